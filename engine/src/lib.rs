@@ -1,0 +1,2 @@
+//! The parts of dfs that Python cannot do fast or safely; see src/dfs/_engine.pyi for the contract.
+pub mod call;

@@ -1,0 +1,253 @@
+"""The boundary between Python and Rust: every verb, who may call it, how long it may block.
+
+Only plain values cross: bytes, ints, strings, tuples, lists, dicts. Hot verbs cross once a batch.
+A verb that waits releases the interpreter lock while it does. Bytes handed over are copied once.
+
+Rust threads never run Python code; they meet Python only where a Python thread calls a verb.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, final
+
+# A successful answer is the encoded protobuf message; a failure is (gRPC code, text, encoded
+# google.rpc.Status or b""). Failures that arise in Rust are built from Engine's `failures` table.
+Failure = tuple[int, str, bytes]
+Result = bytes | Failure
+
+# (id, method, body): a unary call that waits for `propose` or `respond` with that id. A call of a
+# read method is handed over only after its read barrier has passed. Ids are never reused.
+Call = tuple[int, int, bytes]
+
+# (index, payload, wanted): one committed entry. `payload` is b"" for Raft's own entries (blank and
+# membership). `wanted`: a caller of this node waits for the result.
+Entry = tuple[int, bytes, bool]
+
+# (seq, entries, log id of the last entry, membership): entries to apply as one atomic batch, in
+# order. `membership` is b"" unless it changed within the batch; both are opaque and belong into the
+# store in the same write as the applied state. At most one batch is out at a time; it is answered
+# by `step(applied=...)`.
+Batch = tuple[int, list[Entry], bytes, bytes]
+
+# (ticket, result): the outcome of `submit` or `barrier`.
+Done = tuple[int, Result]
+
+# (id, kind, text, data): rare work for Python.
+#   WORK_ASK       data = body, text = name of the asking node ("" = not a member yet);
+#                  answer with finish(id, Result)
+#   WORK_SNAPSHOT  text = path of a file to write; pin a view of the state *now* and call
+#                  frozen(id); write the file from another thread; finish(id, b"") or a Failure.
+#                  Nothing is applied between this and frozen(id).
+#   WORK_INSTALL   text = path of a snapshot file, data = log id + membership (as two
+#                  length-prefixed fields: u32 length, bytes, u32 length, bytes): replace the state
+#                  by it, durably, then finish(id, b""). Nothing is applied meanwhile.
+Work = tuple[int, int, str, bytes]
+WORK_ASK: Final[int]
+WORK_SNAPSHOT: Final[int]
+WORK_INSTALL: Final[int]
+
+class EngineError(Exception):
+    """The log, a snapshot or the transport is in a state that needs a person; says what to do."""
+
+@final
+class Engine:
+    """One node's Raft member, its log, its peer port and its public gRPC port.
+
+    Life: construct (opens and locks the log) → `recovery` → `start` → `step` in a loop → `close`.
+    """
+
+    def __init__(
+        self,
+        *,
+        data_dir: str,
+        name: str,
+        node_id: int,
+        cluster: bytes,
+        raft_addr: str,
+        raft_advertise: str,
+        grpc_addr: str,
+        grpc_advertise: str,
+        upstream: str,
+        routes: Mapping[str, tuple[int, bool]],
+        failures: Mapping[str, Failure],
+        options: Mapping[str, int],
+    ) -> None:
+        """Opens the log below `data_dir`; no sockets yet. Blocks for the replay of the log.
+
+        `node_id` is the incarnation: 63 random bits, made once for each data directory.
+        `cluster` is the 16 byte UUID, or b"" for a node that belongs to none yet.
+        `grpc_addr` "" = no public port. `upstream` is the path of the unix socket to which all calls
+        that `routes` does not name are forwarded as whole streams; "" = such calls are UNIMPLEMENTED.
+        `routes`: "/dfs.FileService/Put" → (method number, is a read).
+        `failures`: one row for each kind that Rust can answer by itself; all of: "no_leader",
+        "outcome_unknown", "overloaded", "deadline", "too_large", "metadata_too_large",
+        "shutting_down", "malformed", "unimplemented", "not_loopback". The text is a prefix: Rust
+        appends ": " and particulars where it has some.
+        `options`: see OPTIONS; unknown names raise ValueError, absent ones take the default.
+        Raises: BlockingIOError (another process has the directory), EngineError (the log is damaged
+        beyond its tail), OSError, ValueError.
+        """
+
+    def recovery(self) -> dict[str, Any]:
+        """What the disk holds, for deciding how to open the store. Does not block.
+
+        {"first": first index in the log (0 = empty), "last": last index, "purged": last purged index,
+        "durable": index recorded by `durable`, "snapshot": path or "", "snapshot_log_id": bytes,
+        "snapshot_membership": bytes, "snapshot_index": int}
+        """
+
+    def start(self, applied: bytes, membership: bytes) -> None:
+        """Starts Raft from the store's applied log id and membership (b"" = empty store), binds
+        both ports, serves. Returns when the ports are bound.
+
+        Raises OSError (EADDRINUSE with the address in the text), EngineError when the store is
+        behind the purged log or behind the recorded durable index.
+        """
+
+    # ---- the hot loop: one thread ---------------------------------------------------------------
+
+    def step(
+        self,
+        applied: Sequence[tuple[int, Sequence[Result | None]]],
+        propose: Sequence[tuple[int, bytes]],
+        respond: Sequence[tuple[int, Result]],
+        max_items: int,
+        timeout_ms: int,
+    ) -> tuple[list[Call], list[Batch], list[Done], list[Work]]:
+        """Results in, next batch out. Waits at most `timeout_ms` for something to do.
+
+        `applied`: (seq, one result for each entry; None where it was not wanted).
+        `propose`: (call id, head): the entry is head + the call's body + the leader's time stamp;
+        the caller is answered by Rust with the result that the leader's apply returned. If there
+        is no leader the engine waits for one within the call's deadline.
+        `respond`: (call id, answer). Ids whose caller is gone are ignored.
+        Raises EngineError once, when the engine has stopped because of a storage error; the
+        process must exit then.
+        """
+
+    # ---- from any thread, never blocking ----------------------------------------------------------
+
+    def submit(self, ticket: int, entry: bytes, timeout_ms: int) -> None:
+        """Proposes an entry (the leader appends the time stamp). The result comes back as Done."""
+
+    def barrier(self, ticket: int, min_revision: int, timeout_ms: int) -> None:
+        """A read barrier: Done (b"") when everything committed before this call, and `min_revision`,
+        has been applied here. With min_revision > 0 no round is made: only that index is awaited."""
+
+    def wake(self) -> None:
+        """Makes a waiting `step` return."""
+
+    def frozen(self, work: int) -> None: ...
+    def finish(self, work: int, result: Result) -> None: ...
+    def durable(self, index: int) -> None:
+        """The store is on disk up to `index`: recorded beside the log; purging may follow."""
+
+    def set_cluster(self, cluster: bytes) -> None:
+        """The node now belongs to this cluster: peer connections must name it from here on."""
+
+    def status(self) -> dict[str, Any]:
+        """Figures of this moment, without a lock on the Raft core.
+
+        {"id", "term", "leader": id or 0, "role": "leader" | "follower" | "candidate" | "learner" |
+        "fresh", "last_log", "committed", "applied", "purged", "snapshot", "durable", "log_bytes",
+        "snapshots_sent", "snapshots_installed", "elections",
+        "members": [{"id", "name", "raft", "grpc", "voter": bool, "matched": index (leader only),
+        "contact_ms": since its last answer (leader only, -1 = never), "error": last error text}],
+        "calls": waiting calls, "streams", "connections"}
+        """
+
+    # ---- blocking, not from the hot thread (they need it to go on) --------------------------------
+
+    def initialize(self, timeout_ms: int) -> None:
+        """Makes this node a cluster of one. No effect when it already is a member of something."""
+
+    def ask(self, addr: str, body: bytes, timeout_ms: int) -> bytes:
+        """Sends `body` to whatever node listens at the peer address and returns the answer its
+        Python gave to WORK_ASK. Raises ConnectionError / TimeoutError with the address and cause;
+        EngineError with the remote's text when it answered with a Failure."""
+
+    def add_learner(self, node_id: int, name: str, raft: str, grpc: str, timeout_ms: int) -> None:
+        """Leader only. Returns when the change is committed; idempotent. Raises EngineError."""
+
+    def promote(self, node_id: int, timeout_ms: int) -> None: ...
+    def remove(self, node_id: int, timeout_ms: int) -> None: ...
+    def transfer_leader(self, node_id: int, timeout_ms: int) -> None:
+        """Leader only; 0 = the voter that has caught up furthest. Returns when another leads."""
+
+    def snapshot(self, timeout_ms: int) -> None:
+        """Takes a snapshot now; returns when the file is in place."""
+
+    def drain(self, timeout_ms: int) -> None:
+        """Stops accepting (GOAWAY), lets calls under way end, hands leadership away if it can."""
+
+    def close(self) -> None:
+        """Stops and joins all Rust threads, within 5 s. Idempotent; must be called before exit."""
+
+# option → default; see limits.py for the reasons.
+OPTIONS: Final[dict[str, int]]
+
+@final
+class Tree:
+    """The kernel side of the mount: the tree in memory, the FUSE request loop, the misses.
+
+    The tree is served to the kernel entirely from memory; only content can miss. A node id is
+    hash(path, version): an open file keeps its version to the end. Threads of Rust answer the kernel;
+    none of them ever waits for Python except through a miss, which has a deadline.
+    """
+
+    def __init__(self, options: Mapping[str, int]) -> None:
+        """Options: "passthrough" 0|1, "no_open" 0|1, "deadline_ms", "ttl_ms", "uid", "gid"."""
+
+    def apply(
+        self,
+        upserts: Sequence[tuple[str, int, int, int, int, int, str | None]],
+        deletes: Sequence[str],
+    ) -> int:
+        """Applies changes; deletes first, then upserts in order; parents are made as needed and
+        implicit directories vanish with their last child. Any thread; blocks for the tree lock only.
+
+        An upsert is (path, kind 0 file 1 directory 2 symlink, size, mode, mtime_ns, version, backing):
+        `backing` is the path of a verified immutable local file with exactly that content, the
+        target of a symlink, or None (not here: opening it becomes a miss). The same path with the
+        same version again only sets the backing. Returns the count of queued kernel notices.
+        Raises ValueError on a path that breaks the key rules (nothing of the batch after it is applied).
+        """
+
+    def serve(self, fd: int) -> None:
+        """Starts serving a fresh /dev/fuse descriptor that is mounted or about to be."""
+
+    def adopt(self, fd: int) -> None:
+        """Takes over a live connection whose former server died; asks the kernel to resend."""
+
+    def next_misses(self, max_items: int, timeout_ms: int) -> list[tuple[int, str, int]]:
+        """Waits for files that a reader wants and that are not here: (miss id, path, version)."""
+
+    def fulfil(self, miss: int, result: str | int) -> bool:
+        """A backing path, or an errno. False when the deadline has answered already."""
+
+    def flush(self, timeout_ms: int) -> bool:
+        """Waits until every later path lookup sees all changes applied so far."""
+
+    def set_live(self, live: bool) -> None:
+        """Not live (the stream of changes is broken): kernel caches get a TTL of 0."""
+
+    def opened(self) -> list[tuple[str, int]]:
+        """(path, version) opened since the last call, for the cache's LRU; bounded, lossy."""
+
+    def stats(self) -> dict[str, int]: ...
+    def running(self) -> bool:
+        """False when the kernel has ended the connection (unmounted or aborted)."""
+
+    def close(self) -> None:
+        """Stops the threads; does not unmount. Waiting readers get an errno. Never hangs."""
+
+def fuse_open() -> int:
+    """Opens /dev/fuse (close-on-exec). Raises OSError."""
+
+def fuse_mount(fd: int, mountpoint: str, options: str) -> None:
+    """mount(2) as fuse.dfs: read-only, nosuid, nodev. Raises OSError."""
+
+def fuse_unmount(mountpoint: str) -> None:
+    """Lazy unmount (MNT_DETACH). Raises OSError."""
+
+def fuse_resend(fd: int) -> None:
+    """Asks the kernel to hand out again what the dead server had taken (FUSE_NOTIFY_RESEND)."""

@@ -1,0 +1,79 @@
+"""Every bound of the system, each with its reason. Nothing elsewhere invents a number."""
+
+from typing import Final
+
+# ---- keys and values ---------------------------------------------------------------------------
+KEY_BYTES_MAX: Final = 1_024
+"""Below PATH_MAX (4,096) with room for a mount point in front."""
+COMPONENT_BYTES_MAX: Final = 255
+"""NAME_MAX of every Linux file system."""
+TARGET_BYTES_MAX: Final = 4_095
+"""PATH_MAX without its NUL: what symlink(2) takes."""
+VALUE_BYTES_MAX: Final = 16 << 20
+"""Largest content of one key while all content travels in the log."""
+SMALL_VALUE_BYTES_MAX: Final = 4_096
+"""Up to here content stands in the current record as well as in history: one lookup per read."""
+REQUEST_ID_BYTES: Final = 16
+MODE_MAX: Final = 0o7777
+DELETE_KEYS_MAX: Final = 10_000
+"""Keys that one recursive delete removes: bounds the work of one log entry."""
+
+# ---- messages ----------------------------------------------------------------------------------
+MESSAGE_BYTES_MAX: Final = VALUE_BYTES_MAX + (64 << 10)
+"""A Put of the largest value with its key and metadata."""
+METADATA_BYTES_MAX: Final = 8 << 10
+STREAM_CHUNK_BYTES_MAX: Final = 1 << 20
+"""Of a list or watch answer; one larger item travels alone."""
+DEADLINE_MS_DEFAULT: Final = 10_000
+"""For a unary call that names none."""
+DEADLINE_MS_MAX: Final = 30_000
+STREAMS_PER_CONNECTION_MAX: Final = 1_024
+CONNECTIONS_MAX: Final = 256
+HANDSHAKE_MS_MAX: Final = 3_000
+CALLS_WAITING_MAX: Final = 8_192
+"""Unary calls inside one node; more are refused, not buffered."""
+CALL_BYTES_WAITING_MAX: Final = 128 << 20
+
+# ---- watches -------------------------------------------------------------------------------------
+WATCHES_MAX: Final = 4_096
+WATCH_EVENTS_MAX: Final = 10_000
+"""Queued for one watcher; more is a gap, never memory."""
+WATCH_BYTES_MAX: Final = 8 << 20
+WATCH_PROGRESS_MS: Final = 1_000
+
+# ---- the hot loop ----------------------------------------------------------------------------------
+STEP_ITEMS_MAX: Final = 512
+STEP_WAIT_MS: Final = 200
+PROPOSAL_BATCHES_MAX: Final = 2
+"""In flight at once: what makes batches form by themselves."""
+
+# ---- Raft ------------------------------------------------------------------------------------------
+HEARTBEAT_MS: Final = 50
+ELECTION_MS_MIN: Final = 300
+ELECTION_MS_MAX: Final = 600
+SNAPSHOT_LOG_BYTES: Final = 64 << 20
+"""Log written since the last snapshot before the next, and never less than that snapshot's size."""
+LOG_KEEP_BYTES: Final = 64 << 20
+"""Kept behind a snapshot so that a member that was away briefly needs none."""
+
+# ---- store -------------------------------------------------------------------------------------------
+FLUSH_INTERVAL_MS: Final = 2_000
+HISTORY_AGE_S: Final = 24 * 3_600
+HISTORY_REVISIONS_MAX: Final = 1_000_000
+FLOOR_PRUNE_EVENTS_MAX: Final = 500
+"""History events removed with one applied batch: no batch becomes long."""
+
+# ---- cluster -----------------------------------------------------------------------------------------
+RAFT_PORT: Final = 12_000
+GRPC_PORT: Final = 13_000
+PROMOTE_LAG_ENTRIES_MAX: Final = 1_000
+STATE_HASH_INTERVAL_MS: Final = 10_000
+STATE_HASH_INTERVAL_ENTRIES: Final = 1_000
+
+# ---- agent -------------------------------------------------------------------------------------------
+FETCH_MS_MAX: Final = 30_000
+RESCAN_INTERVAL_S: Final = 600
+DROP_QUIET_MS: Final = 100
+"""After a close of a file that is written in place, before it is taken."""
+UPLOADS_MAX: Final = 64
+"""Puts of one agent under way at once: they share log writes."""

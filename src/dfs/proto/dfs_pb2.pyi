@@ -1,0 +1,456 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FILE: _ClassVar[Kind]
+    DIRECTORY: _ClassVar[Kind]
+    SYMLINK: _ClassVar[Kind]
+
+class Consistency(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LINEARIZABLE: _ClassVar[Consistency]
+    LOCAL: _ClassVar[Consistency]
+FILE: Kind
+DIRECTORY: Kind
+SYMLINK: Kind
+LINEARIZABLE: Consistency
+LOCAL: Consistency
+
+class Record(_message.Message):
+    __slots__ = ("kind", "revision", "created_revision", "version", "size", "sha256", "mode", "mtime_ns", "target", "node", "principal", "time_ns", "request_id", "implicit", "children")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    CREATED_REVISION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    MTIME_NS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    IMPLICIT_FIELD_NUMBER: _ClassVar[int]
+    CHILDREN_FIELD_NUMBER: _ClassVar[int]
+    kind: Kind
+    revision: int
+    created_revision: int
+    version: int
+    size: int
+    sha256: bytes
+    mode: int
+    mtime_ns: int
+    target: str
+    node: str
+    principal: str
+    time_ns: int
+    request_id: bytes
+    implicit: bool
+    children: int
+    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., revision: _Optional[int] = ..., created_revision: _Optional[int] = ..., version: _Optional[int] = ..., size: _Optional[int] = ..., sha256: _Optional[bytes] = ..., mode: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., target: _Optional[str] = ..., node: _Optional[str] = ..., principal: _Optional[str] = ..., time_ns: _Optional[int] = ..., request_id: _Optional[bytes] = ..., implicit: _Optional[bool] = ..., children: _Optional[int] = ...) -> None: ...
+
+class Metadata(_message.Message):
+    __slots__ = ("mode", "mtime_ns")
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    MTIME_NS_FIELD_NUMBER: _ClassVar[int]
+    mode: int
+    mtime_ns: int
+    def __init__(self, mode: _Optional[int] = ..., mtime_ns: _Optional[int] = ...) -> None: ...
+
+class PutRequest(_message.Message):
+    __slots__ = ("key", "data", "metadata", "base_revision", "request_id")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    BASE_REVISION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    data: bytes
+    metadata: Metadata
+    base_revision: int
+    request_id: bytes
+    def __init__(self, key: _Optional[str] = ..., data: _Optional[bytes] = ..., metadata: _Optional[_Union[Metadata, _Mapping]] = ..., base_revision: _Optional[int] = ..., request_id: _Optional[bytes] = ...) -> None: ...
+
+class PutResponse(_message.Message):
+    __slots__ = ("revision",)
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    def __init__(self, revision: _Optional[int] = ...) -> None: ...
+
+class GetRequest(_message.Message):
+    __slots__ = ("key", "revision", "consistency", "min_revision")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    MIN_REVISION_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    revision: int
+    consistency: Consistency
+    min_revision: int
+    def __init__(self, key: _Optional[str] = ..., revision: _Optional[int] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., min_revision: _Optional[int] = ...) -> None: ...
+
+class GetResponse(_message.Message):
+    __slots__ = ("data", "record")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    record: Record
+    def __init__(self, data: _Optional[bytes] = ..., record: _Optional[_Union[Record, _Mapping]] = ...) -> None: ...
+
+class StatRequest(_message.Message):
+    __slots__ = ("key", "revision", "consistency", "min_revision")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    MIN_REVISION_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    revision: int
+    consistency: Consistency
+    min_revision: int
+    def __init__(self, key: _Optional[str] = ..., revision: _Optional[int] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., min_revision: _Optional[int] = ...) -> None: ...
+
+class StatResponse(_message.Message):
+    __slots__ = ("record",)
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    record: Record
+    def __init__(self, record: _Optional[_Union[Record, _Mapping]] = ...) -> None: ...
+
+class DeleteRequest(_message.Message):
+    __slots__ = ("key", "recursive", "base_revision", "request_id")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    RECURSIVE_FIELD_NUMBER: _ClassVar[int]
+    BASE_REVISION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    recursive: bool
+    base_revision: int
+    request_id: bytes
+    def __init__(self, key: _Optional[str] = ..., recursive: _Optional[bool] = ..., base_revision: _Optional[int] = ..., request_id: _Optional[bytes] = ...) -> None: ...
+
+class DeleteResponse(_message.Message):
+    __slots__ = ("revision", "deleted")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    DELETED_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    deleted: int
+    def __init__(self, revision: _Optional[int] = ..., deleted: _Optional[int] = ...) -> None: ...
+
+class MakeDirRequest(_message.Message):
+    __slots__ = ("key", "metadata", "request_id")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    metadata: Metadata
+    request_id: bytes
+    def __init__(self, key: _Optional[str] = ..., metadata: _Optional[_Union[Metadata, _Mapping]] = ..., request_id: _Optional[bytes] = ...) -> None: ...
+
+class MakeDirResponse(_message.Message):
+    __slots__ = ("revision",)
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    def __init__(self, revision: _Optional[int] = ...) -> None: ...
+
+class SymlinkRequest(_message.Message):
+    __slots__ = ("key", "target", "metadata", "base_revision", "request_id")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    BASE_REVISION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    target: str
+    metadata: Metadata
+    base_revision: int
+    request_id: bytes
+    def __init__(self, key: _Optional[str] = ..., target: _Optional[str] = ..., metadata: _Optional[_Union[Metadata, _Mapping]] = ..., base_revision: _Optional[int] = ..., request_id: _Optional[bytes] = ...) -> None: ...
+
+class SymlinkResponse(_message.Message):
+    __slots__ = ("revision",)
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    def __init__(self, revision: _Optional[int] = ...) -> None: ...
+
+class Item(_message.Message):
+    __slots__ = ("key", "record", "data", "has_data")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    HAS_DATA_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    record: Record
+    data: bytes
+    has_data: bool
+    def __init__(self, key: _Optional[str] = ..., record: _Optional[_Union[Record, _Mapping]] = ..., data: _Optional[bytes] = ..., has_data: _Optional[bool] = ...) -> None: ...
+
+class ListRequest(_message.Message):
+    __slots__ = ("key", "consistency", "min_revision", "recursive", "limit", "after", "data_bytes_max")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    MIN_REVISION_FIELD_NUMBER: _ClassVar[int]
+    RECURSIVE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    DATA_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    consistency: Consistency
+    min_revision: int
+    recursive: bool
+    limit: int
+    after: str
+    data_bytes_max: int
+    def __init__(self, key: _Optional[str] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., min_revision: _Optional[int] = ..., recursive: _Optional[bool] = ..., limit: _Optional[int] = ..., after: _Optional[str] = ..., data_bytes_max: _Optional[int] = ...) -> None: ...
+
+class ListResponse(_message.Message):
+    __slots__ = ("items", "revision")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[Item]
+    revision: int
+    def __init__(self, items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ("key", "after_revision", "snapshot", "data_bytes_max", "progress_ms")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    AFTER_REVISION_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    DATA_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_MS_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    after_revision: int
+    snapshot: bool
+    data_bytes_max: int
+    progress_ms: int
+    def __init__(self, key: _Optional[str] = ..., after_revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., data_bytes_max: _Optional[int] = ..., progress_ms: _Optional[int] = ...) -> None: ...
+
+class Event(_message.Message):
+    __slots__ = ("type", "key", "record", "revision", "previous_revision", "data", "has_data", "sub")
+    class Type(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        PUT: _ClassVar[Event.Type]
+        DELETE: _ClassVar[Event.Type]
+    PUT: Event.Type
+    DELETE: Event.Type
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_REVISION_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    HAS_DATA_FIELD_NUMBER: _ClassVar[int]
+    SUB_FIELD_NUMBER: _ClassVar[int]
+    type: Event.Type
+    key: str
+    record: Record
+    revision: int
+    previous_revision: int
+    data: bytes
+    has_data: bool
+    sub: int
+    def __init__(self, type: _Optional[_Union[Event.Type, str]] = ..., key: _Optional[str] = ..., record: _Optional[_Union[Record, _Mapping]] = ..., revision: _Optional[int] = ..., previous_revision: _Optional[int] = ..., data: _Optional[bytes] = ..., has_data: _Optional[bool] = ..., sub: _Optional[int] = ...) -> None: ...
+
+class WatchResponse(_message.Message):
+    __slots__ = ("items", "snapshot_end", "events", "revision", "gap_floor")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_END_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    GAP_FLOOR_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[Item]
+    snapshot_end: bool
+    events: _containers.RepeatedCompositeFieldContainer[Event]
+    revision: int
+    gap_floor: int
+    def __init__(self, items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ..., snapshot_end: _Optional[bool] = ..., events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., revision: _Optional[int] = ..., gap_floor: _Optional[int] = ...) -> None: ...
+
+class HistoryRequest(_message.Message):
+    __slots__ = ("key", "consistency", "min_revision", "limit", "before_revision")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    MIN_REVISION_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_REVISION_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    consistency: Consistency
+    min_revision: int
+    limit: int
+    before_revision: int
+    def __init__(self, key: _Optional[str] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., min_revision: _Optional[int] = ..., limit: _Optional[int] = ..., before_revision: _Optional[int] = ...) -> None: ...
+
+class HistoryResponse(_message.Message):
+    __slots__ = ("events", "floor")
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    FLOOR_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[Event]
+    floor: int
+    def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., floor: _Optional[int] = ...) -> None: ...
+
+class Member(_message.Message):
+    __slots__ = ("name", "id", "raft", "grpc", "voter", "leader")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RAFT_FIELD_NUMBER: _ClassVar[int]
+    GRPC_FIELD_NUMBER: _ClassVar[int]
+    VOTER_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    id: int
+    raft: str
+    grpc: str
+    voter: bool
+    leader: bool
+    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., raft: _Optional[str] = ..., grpc: _Optional[str] = ..., voter: _Optional[bool] = ..., leader: _Optional[bool] = ...) -> None: ...
+
+class MembersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MembersResponse(_message.Message):
+    __slots__ = ("members", "cluster")
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    cluster: bytes
+    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., cluster: _Optional[bytes] = ...) -> None: ...
+
+class AgentStatus(_message.Message):
+    __slots__ = ("cache", "mount", "mount_mode", "revision", "pending_drops", "cached_bytes", "problems", "files")
+    CACHE_FIELD_NUMBER: _ClassVar[int]
+    MOUNT_FIELD_NUMBER: _ClassVar[int]
+    MOUNT_MODE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    PENDING_DROPS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    cache: str
+    mount: str
+    mount_mode: str
+    revision: int
+    pending_drops: int
+    cached_bytes: int
+    problems: _containers.RepeatedScalarFieldContainer[str]
+    files: int
+    def __init__(self, cache: _Optional[str] = ..., mount: _Optional[str] = ..., mount_mode: _Optional[str] = ..., revision: _Optional[int] = ..., pending_drops: _Optional[int] = ..., cached_bytes: _Optional[int] = ..., problems: _Optional[_Iterable[str]] = ..., files: _Optional[int] = ...) -> None: ...
+
+class NodeStatus(_message.Message):
+    __slots__ = ("member", "role", "term", "applied", "committed", "last_log", "floor", "keys", "bytes", "state_hash", "version", "last_contact_ms", "error", "agent", "leader", "cpu_us", "rss_bytes")
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    LAST_LOG_FIELD_NUMBER: _ClassVar[int]
+    FLOOR_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    STATE_HASH_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LAST_CONTACT_MS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    CPU_US_FIELD_NUMBER: _ClassVar[int]
+    RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    member: Member
+    role: str
+    term: int
+    applied: int
+    committed: int
+    last_log: int
+    floor: int
+    keys: int
+    bytes: int
+    state_hash: bytes
+    version: str
+    last_contact_ms: int
+    error: str
+    agent: AgentStatus
+    leader: str
+    cpu_us: int
+    rss_bytes: int
+    def __init__(self, member: _Optional[_Union[Member, _Mapping]] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., applied: _Optional[int] = ..., committed: _Optional[int] = ..., last_log: _Optional[int] = ..., floor: _Optional[int] = ..., keys: _Optional[int] = ..., bytes: _Optional[int] = ..., state_hash: _Optional[bytes] = ..., version: _Optional[str] = ..., last_contact_ms: _Optional[int] = ..., error: _Optional[str] = ..., agent: _Optional[_Union[AgentStatus, _Mapping]] = ..., leader: _Optional[str] = ..., cpu_us: _Optional[int] = ..., rss_bytes: _Optional[int] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ("local",)
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
+    local: bool
+    def __init__(self, local: _Optional[bool] = ...) -> None: ...
+
+class StatusResponse(_message.Message):
+    __slots__ = ("nodes", "cluster")
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeStatus]
+    cluster: bytes
+    def __init__(self, nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., cluster: _Optional[bytes] = ...) -> None: ...
+
+class AddMemberRequest(_message.Message):
+    __slots__ = ("name", "id", "raft", "grpc", "promote")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RAFT_FIELD_NUMBER: _ClassVar[int]
+    GRPC_FIELD_NUMBER: _ClassVar[int]
+    PROMOTE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    id: int
+    raft: str
+    grpc: str
+    promote: bool
+    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., raft: _Optional[str] = ..., grpc: _Optional[str] = ..., promote: _Optional[bool] = ...) -> None: ...
+
+class AddMemberResponse(_message.Message):
+    __slots__ = ("cluster",)
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    cluster: bytes
+    def __init__(self, cluster: _Optional[bytes] = ...) -> None: ...
+
+class PromoteMemberRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class PromoteMemberResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RemoveMemberRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class RemoveMemberResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TransferLeaderRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class TransferLeaderResponse(_message.Message):
+    __slots__ = ("leader",)
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    leader: str
+    def __init__(self, leader: _Optional[str] = ...) -> None: ...
+
+class ReportAgentRequest(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: AgentStatus
+    def __init__(self, status: _Optional[_Union[AgentStatus, _Mapping]] = ...) -> None: ...
+
+class ReportAgentResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
