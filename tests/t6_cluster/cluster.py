@@ -44,10 +44,9 @@ def free_ports(count: int) -> list[int]:
     """Ports below the ephemeral range, so that no outgoing connection takes one meanwhile."""
     found: list[int] = []
     for port in range(21_000 + os.getpid() % 5_000, 32_000):
-        with socket.socket() as probe:
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                found.append(port)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
         if len(found) == count:
             return found
     raise AssertionError("no free ports")
@@ -56,7 +55,9 @@ def free_ports(count: int) -> list[int]:
 class Node:
     """One `dfs serve` process with its directories; survives being killed and started again."""
 
-    def __init__(self, root: Path, name: str, raft: int, grpc: int, peers: str, mount: bool) -> None:
+    def __init__(
+        self, root: Path, name: str, raft: int, grpc: int, peers: str, mount: bool
+    ) -> None:
         self.root, self.name, self.raft, self.grpc, self.peers = root, name, raft, grpc, peers
         self.data, self.cache, self.mount = root / "data", root / "cache", root / "mount"
         self.mounts = mount
@@ -106,7 +107,9 @@ class Node:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            raise AssertionError(f"{self.name} did not stop within {STOP_S} s:\n{self.tail()}") from None
+            raise AssertionError(
+                f"{self.name} did not stop within {STOP_S} s:\n{self.tail()}"
+            ) from None
 
     def tail(self, lines: int = 40) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
@@ -150,7 +153,11 @@ class Cluster:
                         assert node.stop() == 0, node.tail()
                 for node in self.nodes:
                     text = node.log.read_text(errors="replace")
-                    bad = [line for line in text.splitlines() if any(w in line for w in BROKEN_LOG_WORDS)]
+                    bad = [
+                        line
+                        for line in text.splitlines()
+                        if any(w in line for w in BROKEN_LOG_WORDS)
+                    ]
                     assert not bad, f"{node.name}: {bad[:5]}"
             else:
                 for node in self.nodes:
@@ -203,7 +210,9 @@ class Cluster:
                 seen[node.name] = (status.applied, status.state_hash)
             return seen if len({applied for applied, _ in seen.values()}) == 1 else None
 
-        return {name: digest for name, (_, digest) in wait_until("equal applied index", settled).items()}
+        return {
+            name: digest for name, (_, digest) in wait_until("equal applied index", settled).items()
+        }
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ KEYS_PER_WRITER = 20
 
 @dataclass
 class Writer:
-    """Puts numbered values under its own keys, one at a time, and remembers what was acknowledged."""
+    """Puts numbered values under its own keys one by one; remembers what was acknowledged."""
 
     number: int
     cluster: Cluster
@@ -57,13 +57,15 @@ def check(cluster: Cluster, writers: list[Writer]) -> int:
             for key, (value, revision) in writer.acknowledged.items():
                 data, stat = client.read(key)
                 assert stat.revision >= revision, f"{key}: revision {stat.revision} < {revision}"
-                assert value <= int(data) <= writer.attempted[key], f"{key}: {data!r}, acked {value}"
+                assert value <= int(data) <= writer.attempted[key], (
+                    f"{key}: {data!r}, acked {value}"
+                )
                 checked += 1
     return checked
 
 
 def test_kill_nodes_under_load(tmp_path: Path) -> None:
-    """Six writers, ten kills of changing nodes: every acknowledged write is there afterwards, and all
+    """Six writers, ten kills of changing nodes: every acknowledged write is there afterwards; all
     nodes have the same state hash at the same index."""
     with running(tmp_path) as cluster:
         writers = [Writer(n, cluster) for n in range(WRITERS)]
@@ -90,7 +92,7 @@ def test_kill_nodes_under_load(tmp_path: Path) -> None:
 
 
 def test_kill_all_nodes_at_once(tmp_path: Path) -> None:
-    """After kill -9 of every node at the same moment everything acknowledged is there again, without
+    """After kill -9 of every node at the same moment everything acknowledged is there, without
     any manual step."""
     with running(tmp_path) as cluster:
         with cluster.client() as client:

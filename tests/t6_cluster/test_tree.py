@@ -1,0 +1,105 @@
+"""The main job: a tree dropped on one node is read, verified, on every node's mount."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .cluster import Node, running, wait_until
+
+FILES = 300
+needs_fuse = pytest.mark.skipif(
+    not Path("/dev/fuse").exists() or os.geteuid() != 0, reason="needs /dev/fuse and root"
+)
+
+
+def make_tree(root: Path) -> None:
+    """Small and middle-sized files, nested directories, an empty one, a symlink, odd modes."""
+    for number in range(FILES):
+        path = root / f"dir{number % 7}" / f"sub{number % 3}" / f"file{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        seed = hashlib.sha256(str(number).encode()).digest()
+        path.write_bytes(seed * (number * number % 500))
+        path.chmod(0o755 if number % 10 == 0 else 0o640)
+    (root / "large").write_bytes(os.urandom(1 << 20) * 3)
+    (root / "empty").mkdir()
+    (root / "link").symlink_to("dir0/sub0/file0")
+    (root / "naïve name").write_text("ü")
+
+
+def picture(root: Path) -> dict[str, tuple[str, int, str]]:
+    """Path → kind, permission bits, digest or target; mtime is compared by `same`."""
+    found = {}
+    for directory, names, files in os.walk(root):
+        for name in [*names, *files]:
+            path = Path(directory) / name
+            key = str(path.relative_to(root))
+            mode = path.lstat().st_mode & 0o7777
+            if path.is_symlink():
+                found[key] = ("symlink", 0, str(path.readlink()))
+            elif path.is_dir():
+                found[key] = ("directory", mode, "")
+            else:
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                found[key] = (f"file {path.lstat().st_mtime_ns}", mode, digest)
+    return found
+
+
+def without_directory_modes(
+    tree: dict[str, tuple[str, int, str]],
+) -> dict[str, tuple[str, int, str]]:
+    """Implicit directories have no mode of their own."""
+    return {k: (v[0], 0 if v[0] == "directory" else v[1], v[2]) for k, v in tree.items()}
+
+
+def shows(node: Node, expected: dict[str, tuple[str, int, str]]) -> bool:
+    return without_directory_modes(picture(node.mount)) == without_directory_modes(expected)
+
+
+@needs_fuse
+def test_dropped_tree_is_identical_on_every_mount(tmp_path: Path) -> None:
+    """A tree that is copied into one node's cache directory appears byte for byte, with modes,
+    times, symlinks and empty directories, on the mounts of all nodes."""
+    source = tmp_path / "source"
+    make_tree(source)
+    expected = picture(source)
+    with running(tmp_path, mounts=True) as cluster:
+        shutil.copytree(source, cluster.nodes[0].cache, symlinks=True, dirs_exist_ok=True)
+        for node in cluster.nodes:
+            wait_until(f"{node.name} shows the tree", lambda n=node: shows(n, expected))
+
+
+@needs_fuse
+def test_dropped_tree_survives_kill_of_the_leader(tmp_path: Path) -> None:
+    """The leader is killed by -9 while a tree is being taken in: it still becomes identical on all
+    mounts, the killed node's included when it is back."""
+    source = tmp_path / "source"
+    make_tree(source)
+    expected = picture(source)
+    with running(tmp_path, mounts=True) as cluster:
+        leader = cluster.leader()
+        dropper = next(node for node in cluster.nodes if node is not leader)
+        shutil.copytree(source, dropper.cache, symlinks=True, dirs_exist_ok=True)
+        wait_until("some of it is visible", lambda: len(picture(dropper.mount)) > FILES // 10)
+        leader.kill()
+        leader.start()
+        for node in cluster.nodes:
+            wait_until(f"{node.name} shows the tree", lambda n=node: shows(n, expected))
+
+
+@needs_fuse
+def test_removing_a_drop_evicts_only(tmp_path: Path) -> None:
+    """Removing a file from the cache directory evicts it there and nothing else."""
+    with running(tmp_path, mounts=True) as cluster:
+        first, second = cluster.nodes[:2]
+        (first.cache / "kept").write_text("still here")
+        wait_until("visible", lambda: (second.mount / "kept").exists())
+        (first.cache / "kept").unlink()
+        (first.cache / "marker").write_text("later")
+        wait_until("the later drop is visible", lambda: (second.mount / "marker").exists())
+        for node in cluster.nodes:
+            assert (node.mount / "kept").read_text() == "still here"
