@@ -51,9 +51,11 @@ class DfsError(Exception):
 
     row: ClassVar[Row] = Row("INTERNAL", 13, errno.EIO, 500, 1, False)
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, **metadata: str) -> None:
         super().__init__(text)
         self.text = text
+        self.metadata = metadata
+        """Particulars for programs, such as limit or leader: google.rpc.ErrorInfo.metadata."""
 
     def __str__(self) -> str:
         return self.text
