@@ -1,0 +1,54 @@
+# What people and CI type. Each target prepares what it needs; nothing has to be installed before but
+# Python, cargo and a C compiler.
+.PHONY: help setup test quick lint format rust pytest bench proto lock clean
+
+PY := .venv/bin/python
+CARGO := cargo
+# One profile and one target directory for everything: artefacts are shared.
+CARGO_FLAGS := --release --locked --manifest-path engine/Cargo.toml
+ENGINE := --features python,pyo3/extension-module
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+
+setup: ## the environment with what the tests need
+	@tools/setup --dev
+
+test: setup ## everything: checks, Rust tests, then Python tests layer by layer
+	@tools/test
+
+quick: setup ## the layers that need no processes and no mounts
+	$(PY) -m pytest -q tests/t0_core tests/t1_store tests/t2_engine tests/t3_node tests/t4_api
+
+lint: setup ## all checks that run nothing
+	$(PY) -m ruff check src tests
+	$(PY) -m mypy
+	$(PY) -m mypy.stubtest dfs._engine
+	$(PY) -c "from importlinter.cli import lint_imports_command as run; run()" --no-cache
+	$(PY) tests/tidy.py
+	$(CARGO) fmt --check --manifest-path engine/Cargo.toml
+	$(CARGO) clippy $(CARGO_FLAGS) $(ENGINE) --all-targets -- -D warnings
+
+format: setup ## what the checks would ask for
+	$(PY) -m ruff check --fix src tests
+	$(CARGO) fmt --manifest-path engine/Cargo.toml
+
+rust: ## the Rust tests
+	$(CARGO) test $(CARGO_FLAGS)
+
+pytest: setup ## the Python tests; T="-k name" for some of them
+	$(PY) -m pytest $(T)
+
+bench: setup ## the built-in load generator against three local nodes
+	./dfs bench put
+	./dfs bench get
+
+proto: setup ## the generated protobuf code
+	tools/proto
+
+lock: ## requirements.txt and requirements-dev.txt from pyproject.toml
+	tools/lock
+
+clean: ## removes what the targets made; not the data of any node
+	rm -rf .venv .build engine/target src/dfs/_engine.abi3.so
