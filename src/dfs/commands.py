@@ -1,0 +1,136 @@
+"""Log entries: how one is made from a request, and what it may hold.
+
+An entry is one protobuf message `Entry` put together from three pieces without copying the request:
+
+    head   format, node, principal, digest, tag and length of the operation   (made here)
+    body   the request exactly as the caller sent it                          (the engine has it)
+    stamp  0x11 and 8 bytes: the leader's time                                (the leader's engine)
+
+The `*_head` functions are the door: they raise the DfsError that the caller sees. `check_*` are the
+same rules for the state machine, which must not trust what another version let in.
+"""
+
+import hashlib
+from typing import Final
+
+from dfs.errors import InvalidArgument, TooLarge
+from dfs.limits import MODE_MAX, REQUEST_ID_BYTES, VALUE_BYTES_MAX
+from dfs.paths import check_key, check_target
+from dfs.proto.dfs_pb2 import (
+    DeleteRequest,
+    MakeDirRequest,
+    Metadata,
+    PutRequest,
+    SymlinkRequest,
+)
+from dfs.proto.internal.log_pb2 import Entry, SetFloor
+
+ENTRY_FORMAT: Final = 1
+"""Of the entries written here. Raised when an older version must not apply what is in them."""
+
+FORMAT_PREFIX: Final = bytes((0x08, ENTRY_FORMAT))
+"""How every entry of this format starts."""
+
+PUT: Final = 16
+DELETE: Final = 17
+MAKE_DIR: Final = 18
+SYMLINK: Final = 19
+SET_FLOOR: Final = 20
+"""Field numbers of the operations in Entry."""
+
+STAMP_TAG: Final = b"\x11"
+"""Tag of Entry.time_ns."""
+
+
+def put_head(request: PutRequest, size: int, node: str, principal: str) -> bytes:
+    """Head of a Put. `size` = bytes of the body as sent, which need not be how we would encode it."""
+    check_key(request.key)
+    check_put(request)
+    digest = hashlib.sha256(request.data).digest()
+    return _head(PUT, size, node, principal, digest)
+
+
+def delete_head(request: DeleteRequest, size: int, node: str, principal: str) -> bytes:
+    """Head of a Delete."""
+    check_key(request.key)
+    check_request_id(request.request_id)
+    return _head(DELETE, size, node, principal)
+
+
+def make_dir_head(request: MakeDirRequest, size: int, node: str, principal: str) -> bytes:
+    """Head of a MakeDir."""
+    check_key(request.key)
+    check_make_dir(request)
+    return _head(MAKE_DIR, size, node, principal)
+
+
+def symlink_head(request: SymlinkRequest, size: int, node: str, principal: str) -> bytes:
+    """Head of a Symlink."""
+    check_key(request.key)
+    check_symlink(request)
+    return _head(SYMLINK, size, node, principal)
+
+
+def floor_entry(revision: int, node: str) -> bytes:
+    """A whole SetFloor entry but for its stamp: history before `revision` may go."""
+    body = SetFloor(revision=revision).SerializeToString()
+    return _head(SET_FLOOR, len(body), node, "") + body
+
+
+def stamp(time_ns: int) -> bytes:
+    """What the leader's engine appends to an entry."""
+    return STAMP_TAG + time_ns.to_bytes(8, "little")
+
+
+def check_put(request: PutRequest) -> None:
+    """Rules of a Put besides its key."""
+    size = len(request.data)
+    if size > VALUE_BYTES_MAX:
+        raise TooLarge(
+            f"{request.key}: the value has {size:,} bytes,"
+            f" the limit is {VALUE_BYTES_MAX:,} (VALUE_BYTES_MAX)"
+        )
+    check_request_id(request.request_id)
+    if request.HasField("metadata"):
+        check_metadata(request.metadata)
+
+
+def check_make_dir(request: MakeDirRequest) -> None:
+    """Rules of a MakeDir besides its key."""
+    check_request_id(request.request_id)
+    check_metadata(request.metadata)
+
+
+def check_symlink(request: SymlinkRequest) -> None:
+    """Rules of a Symlink besides its key."""
+    check_target(request.target)
+    check_request_id(request.request_id)
+    check_metadata(request.metadata)
+
+
+def check_metadata(metadata: Metadata) -> None:
+    """A mode has 12 bits; every mtime that fits its field is allowed."""
+    if metadata.mode > MODE_MAX:
+        raise InvalidArgument(f"mode {metadata.mode:#o} has more than 12 bits")
+
+
+def check_request_id(request_id: bytes) -> None:
+    """A request id is absent or 16 bytes."""
+    if request_id and len(request_id) != REQUEST_ID_BYTES:
+        raise InvalidArgument(
+            f"the request id has {len(request_id)} bytes, it must have {REQUEST_ID_BYTES}"
+        )
+
+
+def _head(operation: int, size: int, node: str, principal: str, sha256: bytes = b"") -> bytes:
+    fields = Entry(format=ENTRY_FORMAT, node=node, principal=principal, sha256=sha256)
+    return fields.SerializeToString() + _varint(operation << 3 | 2) + _varint(size)
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)

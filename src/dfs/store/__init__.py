@@ -1,0 +1,11 @@
+"""The state machine: applies log entries to one tree and reads it.
+
+`apply` is a pure function of the state and the entries: no clock, no chance, no I/O but the
+key/value port. What it needs of the world (time, writer, request id) stands in the entry.
+"""
+
+from dfs.store.core import Store
+from dfs.store.layout import Change, UnknownEntry
+from dfs.store.read import View
+
+__all__ = ["Change", "Store", "UnknownEntry", "View"]
