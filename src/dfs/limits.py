@@ -34,6 +34,9 @@ CALLS_WAITING_MAX: Final = 8_192
 """Unary calls inside one node; more are refused, not buffered."""
 CALL_BYTES_WAITING_MAX: Final = 128 << 20
 
+RETRY_DELAY_MS: Final = 100
+"""The hint that goes with "nothing was done, try again": about two heartbeats."""
+
 # ---- watches -------------------------------------------------------------------------------------
 WATCHES_MAX: Final = 4_096
 WATCH_EVENTS_MAX: Final = 10_000
@@ -77,3 +80,46 @@ DROP_QUIET_MS: Final = 100
 """After a close of a file that is written in place, before it is taken."""
 UPLOADS_MAX: Final = 64
 """Puts of one agent under way at once: they share log writes."""
+UPLOADS_BIG_MAX: Final = 2
+"""Of those, larger than UPLOAD_BIG_BYTES: what the agent holds in memory stays below 100 MiB."""
+UPLOAD_BIG_BYTES: Final = 1 << 20
+DROP_READERS: Final = 3
+"""Threads that read and hash drops: hashing leaves the interpreter lock, more only wait for it."""
+DROP_QUIET_MS_MAX: Final = 5_000
+"""The quiet time doubles up to here for a file that is written again and again."""
+DROP_SETTLE_MS: Final = 20
+"""After a hint that is no close (a hard link, a truncation): the close usually follows."""
+DROP_RECENT_MS: Final = 1_000
+"""A file that is written again so soon after it was taken counts as written repeatedly."""
+DROP_QUIET_NO_LEASE_MS: Final = 2_000
+"""Where the file system has no leases: unchanged so long means complete."""
+LEASE_RETRY_MS: Final = 1
+"""The kernel reports a close a moment before it counts the writer as gone."""
+LEASE_RETRY_MS_MAX: Final = 5_000
+"""While a writer holds the file open; its close is reported, this is the second line."""
+CACHE_RETRY_S: Final = 5
+"""Between attempts to use a cache directory that is missing or gone."""
+SIGNATURE_RACY_NS: Final = 20_000_000
+"""A change so soon after another may carry the same time stamp: such a signature proves nothing."""
+AGENT_DATA_BYTES_MAX: Final = 64 << 10
+"""Content up to here travels with the change itself; larger content is fetched when it is wanted."""
+AGENT_RETRY_MS: Final = 50
+AGENT_RETRY_MS_MAX: Final = 2_000
+"""Between attempts of the agent to reach its node or a quorum; doubles from the one to the other."""
+WATCH_SILENCE_MS_MAX: Final = 5_000
+"""No progress mark for so long: the stream is dead, whatever the connection says."""
+FEED_UPDATES_MAX: Final = 64
+"""Parts of the stream that wait to be applied; then the stream waits."""
+FEED_ITEMS_MAX: Final = 4_096
+"""Changes applied to the tree in one go: the event loop is back after a few milliseconds."""
+MISSES_MAX: Final = 64
+MISS_WAIT_MS: Final = 200
+WARM_FETCHES_MAX: Final = 8
+"""Contents fetched at once in the background: readers and drops come first."""
+OBJECT_KEEP_S: Final = 10
+"""A cached object stays so long after its last version is gone: a reader may just open it."""
+REPORT_INTERVAL_MS: Final = 1_000
+PROBLEMS_MAX: Final = 20
+"""Sentences in one report; the rest is counted."""
+CONFLICT_NAMES_MAX: Final = 100
+"""Different losers of one file within one second."""
