@@ -1,6 +1,6 @@
 # What people and CI type. Each target prepares what it needs; nothing has to be installed before but
 # Python, cargo and a C compiler.
-.PHONY: help setup test quick lint format rust pytest bench proto lock clean
+.PHONY: help setup test quick lint format rust pytest bench proto tables lock clean
 
 PY := .venv/bin/python
 CARGO := cargo
@@ -46,6 +46,9 @@ bench: setup ## the built-in load generator against three local nodes
 
 proto: setup ## the generated protobuf code
 	tools/proto
+
+tables: setup ## the tables of the documents, from the code
+	$(PY) tests/tidy.py --write
 
 lock: ## requirements.txt and requirements-dev.txt from pyproject.toml
 	tools/lock

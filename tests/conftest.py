@@ -1,8 +1,8 @@
 """What holds for every test: layers in order, no unexpected log line, hypothesis without chance.
 
-The layers are the folders t0_core … t6_cluster. They run in that order, and a layer with a failure is
-the last one that runs: what stands on a broken layer says nothing. A test that logs a WARNING or worse
-fails, unless it said before that it expects the line: `@pytest.mark.allow_logs("regex")`, or
+The layers are the folders t0_core … t6_cluster. They run in that order, and a layer with a failure
+is the last one that runs: what stands on a broken layer says nothing. A test that logs a WARNING or
+worse fails, unless it said before that it expects the line: `@pytest.mark.allow_logs("regex")`, or
 `allow_logs("regex")` from the fixture of that name.
 """
 
@@ -83,7 +83,7 @@ def allow_logs(request: pytest.FixtureRequest) -> Generator[Callable[[str], None
 
 @pytest.fixture(scope="session")
 def grpcurl() -> Path:
-    """The grpcurl command, which tools/grpcurl builds; skips visibly where that was not possible."""
+    """The grpcurl command that tools/grpcurl builds; skips visibly where that was not possible."""
     path = ROOT / ".build" / "bin" / "grpcurl"
     if not path.exists():
         pytest.skip("no grpcurl: `make test` builds it where Go is installed (tools/grpcurl)")
