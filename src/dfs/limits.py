@@ -123,3 +123,53 @@ PROBLEMS_MAX: Final = 20
 """Sentences in one report; the rest is counted."""
 CONFLICT_NAMES_MAX: Final = 100
 """Different losers of one file within one second."""
+
+# ---- node --------------------------------------------------------------------------------------------
+HASH_MARKS_MAX: Final = 1_024
+"""Applied indexes whose hashes a node remembers: batches end at different indexes on each member,
+and this many reach far enough back to find common ones under full load."""
+HASH_MARKS_SENT_MAX: Final = 512
+WATCH_SCAN_MAX: Final = 10_000
+"""Changes of history looked at for one answer of a watch that catches up."""
+LIST_ITEMS_MAX: Final = 2_000
+"""Items in one answer of a list, however small: bounds the time between two answers."""
+FLOOR_INTERVAL_MS: Final = 60_000
+FLOOR_STEP_MIN: Final = 1_000
+"""Revisions by which the floor moves at least: a log entry each time."""
+FLOOR_PROBE_MAX: Final = 1_000
+"""Deletions that one probe for the age of a revision skips, as their records are older."""
+DISK_FREE_BYTES_MIN: Final = 128 << 20
+"""Below it writes that need space are refused, so that log and store can still be written: two
+segments and two memtables."""
+DISK_CHECK_INTERVAL_MS: Final = 1_000
+READY_INTERVAL_MS: Final = 200
+"""Between two looks at whether this node is ready and who leads."""
+READY_LAG_ENTRIES_MAX: Final = 10_000
+"""Committed but not applied here: more, and the node says it is not ready."""
+JOIN_RETRY_MS: Final = 500
+PROMOTE_RETRY_MS: Final = 250
+ASK_MS_MAX: Final = 2_000
+"""For one question to one member."""
+CLUSTER_MS_MAX: Final = 10_000
+"""For one change of the membership, its two log entries and the catching up in between."""
+CLUSTER_THREADS_MAX: Final = 16
+"""Questions to other nodes under way at once: they block threads."""
+DRAIN_MS_MAX: Final = 5_000
+"""For calls under way when the node stops."""
+
+# ---- client --------------------------------------------------------------------------------------
+CLIENT_BACKOFF_MS_MIN: Final = 20
+"""Before the first repetition of a call; doubled each time. An election takes about a second."""
+CLIENT_BACKOFF_MS_MAX: Final = 1_000
+CLIENT_CONTACT_MS_MAX: Final = 1_000
+"""Nobody has ever answered this client: rather a wrong address than an outage, so it gives up."""
+CLIENT_ATTEMPT_MS_MIN: Final = 1_000
+"""With several endpoints an attempt takes half of the time that is left, but may take so long."""
+CLIENT_LEARN_INTERVAL_MS: Final = 30_000
+"""How often a client asks who the members are, so that it finds one when its node is gone."""
+CLIENT_LEARN_MS_MAX: Final = 2_000
+CLIENT_ANSWER_BYTES_MAX: Final = 2 * MESSAGE_BYTES_MAX
+"""All events of one revision come in one answer: more than one message of the largest Put."""
+CLIENT_KEEPALIVE_MS: Final = 10_000
+CLIENT_KEEPALIVE_MS_MAX: Final = 5_000
+"""A peer that is gone without a word is noticed after the sum of both, also by a quiet stream."""

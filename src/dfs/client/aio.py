@@ -1,0 +1,350 @@
+"""The client for asyncio: the same names and meanings as `Client`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from ..errors import DfsError, Unavailable
+from ..limits import CLIENT_LEARN_MS_MAX
+from ..proto import dfs_pb2 as pb
+from . import calls, streams
+from .calls import Call, Message
+from .faults import Fault, fault
+from .session import CHANNEL_OPTIONS, TIMEOUT_S, Session
+from .streams import WATCH_SILENCE_S, Lost, Watching
+from .sync import encode
+from .values import Event, Item, Stat, Update
+
+R = TypeVar("R")
+
+
+class AsyncClient:
+    """`Client` for asyncio, best with `async with`.
+
+    Belongs to the event loop in which it is first used, and to one thread.
+    """
+
+    def __init__(
+        self, *endpoints: str, timeout: float = TIMEOUT_S, learn: bool = True
+    ) -> None:
+        """See `Client`. Does not need a running loop."""
+        self._session = Session(endpoints, timeout, learn)
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._methods: dict[tuple[str, str], Any] = {}
+        self._learning: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({', '.join(map(repr, self._session.seeds))})"
+
+    async def close(self) -> None:
+        """Closes all connections; watches end. Idempotent."""
+        self._closed = True
+        if self._learning is not None:
+            self._learning.cancel()
+        channels, self._channels, self._methods = self._channels, {}, {}
+        for channel in channels.values():
+            await channel.close()
+
+    def _is_closed(self) -> bool:
+        return self._closed  # A call, as mypy thinks that an attribute stays what it was.
+
+    @property
+    def endpoints(self) -> list[str]:
+        """All endpoints known, those given first."""
+        return self._session.endpoints
+
+    # ---- files -----------------------------------------------------------------------------------
+    async def put(
+        self, key: str, data: bytes | bytearray | memoryview, *, mode: int | None = None,
+        mtime_ns: int | None = None, base_revision: int | None = None,
+        request_id: bytes | None = None, timeout: float | None = None,
+    ) -> int:
+        """See `Client.put`."""
+        return await self._call(
+            calls.put(key, data, mode, mtime_ns, base_revision, request_id), timeout
+        )
+
+    async def get(
+        self, key: str, *, revision: int = 0, local: bool = False,
+        min_revision: int | None = None, timeout: float | None = None,
+    ) -> bytes:
+        """See `Client.get`."""
+        least = self._session.least(local, min_revision)
+        return await self._call(calls.get(key, revision, local, least), timeout)
+
+    async def read(
+        self, key: str, *, revision: int = 0, local: bool = False,
+        min_revision: int | None = None, timeout: float | None = None,
+    ) -> tuple[bytes, Stat]:
+        """See `Client.read`."""
+        least = self._session.least(local, min_revision)
+        return await self._call(calls.read(key, revision, local, least), timeout)
+
+    async def stat(
+        self, key: str, *, revision: int = 0, local: bool = False,
+        min_revision: int | None = None, timeout: float | None = None,
+    ) -> Stat:
+        """See `Client.stat`."""
+        least = self._session.least(local, min_revision)
+        return await self._call(calls.stat(key, revision, local, least), timeout)
+
+    async def delete(
+        self, key: str, *, recursive: bool = False, base_revision: int | None = None,
+        request_id: bytes | None = None, timeout: float | None = None,
+    ) -> int:
+        """See `Client.delete`."""
+        return await self._call(calls.delete(key, recursive, base_revision, request_id), timeout)
+
+    async def mkdir(
+        self, key: str, *, mode: int | None = None, mtime_ns: int | None = None,
+        request_id: bytes | None = None, timeout: float | None = None,
+    ) -> int:
+        """See `Client.mkdir`."""
+        return await self._call(calls.mkdir(key, mode, mtime_ns, request_id), timeout)
+
+    async def symlink(
+        self, key: str, target: str, *, mode: int | None = None, mtime_ns: int | None = None,
+        base_revision: int | None = None, request_id: bytes | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """See `Client.symlink`."""
+        return await self._call(
+            calls.symlink(key, target, mode, mtime_ns, base_revision, request_id), timeout
+        )
+
+    async def list(
+        self, key: str = "", *, recursive: bool = False, data_bytes_max: int = 0, after: str = "",
+        limit: int = 0, local: bool = False, min_revision: int | None = None,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Item]:
+        """See `Client.list`."""
+        request = streams.list_request(
+            key, recursive, data_bytes_max, after, limit, local,
+            self._session.least(local, min_revision),
+        )
+        async for answer in self._stream(
+            streams.LIST, request, pb.ListResponse.FromString, timeout
+        ):
+            self._session.answered(answer.revision, time.monotonic())
+            for part in streams.items_of(answer):
+                yield part
+
+    async def history(
+        self, key: str, *, limit: int = 0, before_revision: int = 0, local: bool = False,
+        min_revision: int | None = None, timeout: float | None = None,
+    ) -> AsyncIterator[Event]:
+        """See `Client.history`."""
+        request = streams.history_request(
+            key, limit, before_revision, local, self._session.least(local, min_revision)
+        )
+        async for answer in self._stream(
+            streams.HISTORY, request, pb.HistoryResponse.FromString, timeout
+        ):
+            for part in streams.events_of(answer):
+                yield part
+
+    async def watch(
+        self, key: str = "", *, after_revision: int = 0, snapshot: bool = False,
+        data_bytes_max: int = 0, on_lost: Lost | None = None,
+    ) -> AsyncIterator[Update]:
+        """See `Client.watch`. Leave it with `aclose` or by cancelling the task."""
+        watching = Watching(key, after_revision, snapshot, data_bytes_max)
+        while not self._is_closed():
+            endpoint = self._session.current()
+            method = self._method(
+                endpoint, streams.WATCH, pb.WatchResponse.FromString, "unary_stream"
+            )
+            stream = method(watching.request())
+            try:
+                while True:
+                    async with asyncio.timeout(WATCH_SILENCE_S):
+                        answer = await stream.read()
+                    if answer is grpc.aio.EOF:
+                        why = Fault(Unavailable(f"{endpoint} ended the watch"), 0.0, True)
+                        break
+                    self._session.answered(answer.revision, time.monotonic())
+                    yield watching.take(answer)
+            except TimeoutError:
+                text = f"nothing heard from {endpoint} for {WATCH_SILENCE_S:.0f} s"
+                why = Fault(Unavailable(text), 0.0, False)
+            except grpc.aio.AioRpcError as error:
+                why = fault_of(error, endpoint, False)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if self._is_closed() and (task is None or not task.cancelling()):
+                    return  # It is the stream that was cancelled, by `close`.
+                raise
+            finally:
+                stream.cancel()
+            await self._lost(watching, why, endpoint, on_lost)
+
+    # ---- cluster ---------------------------------------------------------------------------------
+    async def status(
+        self, *, local: bool = False, timeout: float | None = None
+    ) -> pb.StatusResponse:
+        """See `Client.status`."""
+        return await self._call(calls.status(local), timeout)
+
+    async def members(self, *, timeout: float | None = None) -> pb.MembersResponse:
+        """See `Client.members`."""
+        return await self._call(calls.members(), timeout)
+
+    async def add_member(
+        self, name: str, node_id: int, raft: str, grpc: str, *, promote: bool = True,
+        timeout: float | None = None,
+    ) -> pb.AddMemberResponse:
+        """See `Client.add_member`."""
+        return await self._call(calls.add_member(name, node_id, raft, grpc, promote), timeout)
+
+    async def promote_member(self, name: str, *, timeout: float | None = None) -> None:
+        """See `Client.promote_member`."""
+        return await self._call(calls.promote_member(name), timeout)
+
+    async def remove_member(self, name: str, *, timeout: float | None = None) -> None:
+        """See `Client.remove_member`."""
+        return await self._call(calls.remove_member(name), timeout)
+
+    async def transfer_leader(self, name: str = "", *, timeout: float | None = None) -> str:
+        """See `Client.transfer_leader`."""
+        return await self._call(calls.transfer_leader(name), timeout)
+
+    async def report_agent(self, report: pb.AgentStatus, *, timeout: float | None = None) -> None:
+        """See `Client.report_agent`."""
+        return await self._call(calls.report_agent(report), timeout)
+
+    # ---- sending ---------------------------------------------------------------------------------
+    async def _call(self, call: Call[R], timeout: float | None) -> R:
+        session = self._session
+        attempts = session.attempts(call, timeout, time.monotonic())
+        failed: set[str] = set()
+        while True:
+            endpoint = session.current()
+            method = self._method(endpoint, call.method, call.parse, "unary_unary")
+            limit_s = attempts.timeout_s(time.monotonic(), len(session.endpoints))
+            try:
+                answer = await method(call.request, timeout=limit_s)
+            except grpc.aio.AioRpcError as error:
+                why = fault_of(error, endpoint, call.write)
+            else:
+                revision = call.revision(answer) if call.revision else 0
+                if session.answered(revision, time.monotonic()) and self._learning is None:
+                    self._learning = asyncio.ensure_future(self._learn(endpoint))
+                return call.read(answer)
+            await self._wait(attempts.failed, why, endpoint, failed)
+
+    async def _wait(
+        self, next_attempt: Callable[..., float], why: Fault, endpoint: str, failed: set[str]
+    ) -> None:
+        """Chooses the next endpoint and waits for its turn, or raises."""
+        session = self._session
+        failed.add(endpoint)
+        session.failed(endpoint, why)
+        fresh = session.current() not in failed
+        # The gRPC exception is no news for the user: its text is in ours.
+        try:
+            wait_s = next_attempt(time.monotonic(), why, contact=session.contact, fresh=fresh)
+        except DfsError as error:
+            raise error from None
+        if wait_s:
+            await asyncio.sleep(wait_s)
+
+    async def _lost(
+        self, watching: Watching, why: Fault, endpoint: str, on_lost: Lost | None
+    ) -> None:
+        session = self._session
+        session.failed(endpoint, why)
+        try:
+            wait_s = watching.failed(
+                why, session.contact, time.monotonic(), len(session.endpoints)
+            )
+        except DfsError as error:
+            raise error from None
+        if on_lost is not None:
+            on_lost(why.error)
+        await asyncio.sleep(wait_s)
+
+    async def _stream(
+        self, name: str, request: Message, parse: Callable[[bytes], Any], timeout: float | None
+    ) -> AsyncIterator[Any]:
+        """A stream of answers; repeated elsewhere only as long as nothing has come."""
+        session = self._session
+        call: Call[Any] = Call(name, request, parse, lambda a: a, None, False, True)
+        attempts = session.attempts(call, timeout, time.monotonic())
+        failed: set[str] = set()
+        while True:
+            endpoint = session.current()
+            method = self._method(endpoint, name, parse, "unary_stream")
+            left_s = None if timeout is None else max(attempts.end_s - time.monotonic(), 0.001)
+            stream, count = method(request, timeout=left_s), 0
+            try:
+                async for answer in stream:
+                    count += 1
+                    session.contact = True
+                    yield answer
+                return
+            except grpc.aio.AioRpcError as error:
+                why = fault_of(error, endpoint, False)
+            finally:
+                stream.cancel()
+            if count:
+                raise streams.broken(why.error, count)
+            await self._wait(attempts.failed, why, endpoint, failed)
+
+    def _method(
+        self, endpoint: str, name: str, parse: Callable[[bytes], Any], shape: str
+    ) -> Any:
+        found = self._methods.get((endpoint, name))
+        if found is not None:
+            return found
+        if self._closed:
+            raise ValueError("this client is closed")
+        channel = self._channels.get(endpoint)
+        if channel is None:
+            channel = grpc.aio.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
+            self._channels[endpoint] = channel
+        made = getattr(channel, shape)(
+            name, request_serializer=encode, response_deserializer=parse
+        )
+        self._methods[endpoint, name] = made
+        return made
+
+    async def _learn(self, endpoint: str) -> None:
+        """Asks for the members; a failure changes nothing."""
+        call = calls.members()
+        try:
+            method = self._method(endpoint, call.method, call.parse, "unary_unary")
+            answer = await method(call.request, timeout=CLIENT_LEARN_MS_MAX / 1000)
+        except grpc.aio.AioRpcError:
+            return
+        finally:
+            self._learning = None
+        for gone in self._session.learn(answer):
+            channel = self._channels.pop(gone, None)
+            for key in [k for k in self._methods if k[0] == gone]:
+                del self._methods[key]
+            if channel is not None:
+                await channel.close()
+
+
+def fault_of(error: grpc.aio.AioRpcError, endpoint: str, write: bool) -> Fault:
+    """What a failed call says."""
+    return fault(
+        error.code().value[0], error.details() or "", error.trailing_metadata(), endpoint, write
+    )

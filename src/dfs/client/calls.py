@@ -1,0 +1,261 @@
+"""Each call of the API as a value: which method, which bytes, how its answer is read.
+
+Pure: nothing is sent here. Both clients build their calls with these functions, so that they
+cannot differ.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from ..errors import InvalidArgument
+from ..limits import REQUEST_ID_BYTES
+from ..proto import dfs_pb2 as pb
+from .values import Stat, stat_of
+
+R = TypeVar("R")
+FILES = "/dfs.FileService/"
+CLUSTER = "/dfs.ClusterService/"
+
+
+class Message(Protocol):
+    """Of protobuf's messages, what is needed here."""
+
+    def SerializeToString(self) -> bytes:
+        """The encoded message."""
+        ...
+
+
+class Call(NamedTuple, Generic[R]):
+    """One unary call."""
+
+    method: str
+    request: Message
+    parse: Callable[[bytes], Any]
+    read: Callable[[Any], R]
+    """The result, from the parsed answer."""
+    revision: Callable[[Any], int] | None
+    """The revision that the answer shows; the caller has seen it from then on."""
+    write: bool
+    repeatable: bool
+    """Doing it twice is the same as once, so it may be repeated when its outcome is unknown."""
+    request_id: bytes = b""
+
+
+def uuid7() -> bytes:
+    """A UUID of version 7 (RFC 9562): milliseconds since 1970, then random bits."""
+    head = time.time_ns() // 1_000_000
+    tail = int.from_bytes(os.urandom(10), "big")
+    number = head << 80 | tail
+    number = number & ~(0xF << 76) & ~(0x3 << 62) | 7 << 76 | 2 << 62
+    return number.to_bytes(16, "big")
+
+
+def _request_id(given: bytes | None) -> bytes:
+    if given is None:
+        return uuid7()
+    if len(given) != REQUEST_ID_BYTES:
+        raise InvalidArgument(f"request_id has {len(given)} bytes, not {REQUEST_ID_BYTES}")
+    return given
+
+
+def text(key: str) -> str:
+    """The key, if protobuf can carry it; all other rules are the node's to judge."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"key {key!r} is not valid Unicode: keys are UTF-8") from None
+    return key
+
+
+def _content(data: bytes | bytearray | memoryview) -> bytes:
+    if isinstance(data, bytes | bytearray | memoryview):
+        return data if type(data) is bytes else bytes(data)
+    raise TypeError(f"data must be bytes, not {type(data).__name__}")
+
+
+def _metadata(mode: int | None, mtime_ns: int | None) -> pb.Metadata | None:
+    if mode is None and mtime_ns is None:
+        return None
+    return pb.Metadata(mode=mode, mtime_ns=mtime_ns)
+
+
+def consistency(local: bool) -> pb.Consistency:
+    """The level that `local=` stands for."""
+    return pb.LOCAL if local else pb.LINEARIZABLE
+
+
+def _revision(answer: Any) -> int:
+    return int(answer.revision)
+
+
+def _record_revision(answer: Any) -> int:
+    return int(answer.record.revision)
+
+
+def _write(name: str, request: Any, parse: Callable[[bytes], Any]) -> Call[int]:
+    return Call(
+        FILES + name, request, parse, _revision, _revision, True, True, request.request_id
+    )
+
+
+def put(
+    key: str, data: bytes | bytearray | memoryview, mode: int | None, mtime_ns: int | None,
+    base_revision: int | None, request_id: bytes | None,
+) -> Call[int]:
+    """Store a file."""
+    return _write("Put", pb.PutRequest(
+        key=text(key), data=_content(data), metadata=_metadata(mode, mtime_ns),
+        base_revision=base_revision, request_id=_request_id(request_id),
+    ), pb.PutResponse.FromString)
+
+
+def delete(
+    key: str, recursive: bool, base_revision: int | None, request_id: bytes | None
+) -> Call[int]:
+    """Remove a key or a subtree."""
+    return _write("Delete", pb.DeleteRequest(
+        key=text(key), recursive=recursive, base_revision=base_revision,
+        request_id=_request_id(request_id),
+    ), pb.DeleteResponse.FromString)
+
+
+def mkdir(
+    key: str, mode: int | None, mtime_ns: int | None, request_id: bytes | None
+) -> Call[int]:
+    """Make a directory that stays."""
+    return _write("MakeDir", pb.MakeDirRequest(
+        key=text(key), metadata=_metadata(mode, mtime_ns), request_id=_request_id(request_id)
+    ), pb.MakeDirResponse.FromString)
+
+
+def symlink(
+    key: str, target: str, mode: int | None, mtime_ns: int | None, base_revision: int | None,
+    request_id: bytes | None,
+) -> Call[int]:
+    """Store a symbolic link."""
+    return _write("Symlink", pb.SymlinkRequest(
+        key=text(key), target=text(target), metadata=_metadata(mode, mtime_ns),
+        base_revision=base_revision, request_id=_request_id(request_id),
+    ), pb.SymlinkResponse.FromString)
+
+
+def _data(answer: pb.GetResponse) -> bytes:
+    return answer.data
+
+
+def _read(answer: pb.GetResponse) -> tuple[bytes, Stat]:
+    return answer.data, stat_of(answer.record)
+
+
+def _stat(answer: pb.StatResponse) -> Stat:
+    return stat_of(answer.record)
+
+
+def _get_request(key: str, revision: int, local: bool, min_revision: int) -> pb.GetRequest:
+    return pb.GetRequest(
+        key=text(key), revision=revision, consistency=consistency(local), min_revision=min_revision
+    )
+
+
+def get(key: str, revision: int, local: bool, min_revision: int) -> Call[bytes]:
+    """Read a file's content."""
+    return Call(
+        FILES + "Get", _get_request(key, revision, local, min_revision),
+        pb.GetResponse.FromString, _data, _record_revision, False, True,
+    )
+
+
+def read(key: str, revision: int, local: bool, min_revision: int) -> Call[tuple[bytes, Stat]]:
+    """Read a file's content and record."""
+    return Call(
+        FILES + "Get", _get_request(key, revision, local, min_revision),
+        pb.GetResponse.FromString, _read, _record_revision, False, True,
+    )
+
+
+def stat(key: str, revision: int, local: bool, min_revision: int) -> Call[Stat]:
+    """Read a record."""
+    return Call(
+        FILES + "Stat",
+        pb.StatRequest(
+            key=text(key), revision=revision, consistency=consistency(local),
+            min_revision=min_revision,
+        ),
+        pb.StatResponse.FromString, _stat, _record_revision, False, True,
+    )
+
+
+# ---- cluster -------------------------------------------------------------------------------------
+def _same(answer: Any) -> Any:
+    return answer
+
+
+def _none(_: Any) -> None:
+    return None
+
+
+def _leader(answer: pb.TransferLeaderResponse) -> str:
+    return answer.leader
+
+
+def status(local: bool) -> Call[pb.StatusResponse]:
+    """What every member says of itself."""
+    return Call(
+        CLUSTER + "Status", pb.StatusRequest(local=local), pb.StatusResponse.FromString, _same,
+        None, False, True,
+    )
+
+
+def members() -> Call[pb.MembersResponse]:
+    """Who belongs to the cluster."""
+    return Call(
+        CLUSTER + "Members", pb.MembersRequest(), pb.MembersResponse.FromString, _same, None,
+        False, True,
+    )
+
+
+def add_member(
+    name: str, node_id: int, raft: str, grpc: str, promote: bool
+) -> Call[pb.AddMemberResponse]:
+    """Add an empty node as learner."""
+    return Call(
+        CLUSTER + "AddMember",
+        pb.AddMemberRequest(name=name, id=node_id, raft=raft, grpc=grpc, promote=promote),
+        pb.AddMemberResponse.FromString, _same, None, True, True,
+    )
+
+
+def promote_member(name: str) -> Call[None]:
+    """Give a learner its vote."""
+    return Call(
+        CLUSTER + "PromoteMember", pb.PromoteMemberRequest(name=name),
+        pb.PromoteMemberResponse.FromString, _none, None, True, False,
+    )
+
+
+def remove_member(name: str) -> Call[None]:
+    """Remove a member."""
+    return Call(
+        CLUSTER + "RemoveMember", pb.RemoveMemberRequest(name=name),
+        pb.RemoveMemberResponse.FromString, _none, None, True, False,
+    )
+
+
+def transfer_leader(name: str) -> Call[str]:
+    """Let another voter lead."""
+    return Call(
+        CLUSTER + "TransferLeader", pb.TransferLeaderRequest(name=name),
+        pb.TransferLeaderResponse.FromString, _leader, None, True, False,
+    )
+
+
+def report_agent(report: pb.AgentStatus) -> Call[None]:
+    """Tell the node how its agent is."""
+    return Call(
+        CLUSTER + "ReportAgent", pb.ReportAgentRequest(status=report),
+        pb.ReportAgentResponse.FromString, _none, None, False, True,
+    )

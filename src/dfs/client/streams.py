@@ -1,0 +1,127 @@
+"""The streaming calls as values that remember how far they are. Pure, shared by both clients."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Final
+
+from ..errors import DfsError, InvalidArgument, OutOfRange, Unavailable
+from ..limits import CLIENT_CONTACT_MS_MAX, WATCH_PROGRESS_MS, WATCH_SILENCE_MS_MAX
+from ..proto import dfs_pb2 as pb
+from .calls import FILES, consistency, text
+from .faults import LOST, Fault, backoff_s
+from .values import Event, Item, Update, event_of, item_of
+
+WATCH: Final = FILES + "Watch"
+LIST: Final = FILES + "List"
+HISTORY: Final = FILES + "History"
+WATCH_SILENCE_S: Final = WATCH_SILENCE_MS_MAX / 1000
+
+Lost = Callable[[DfsError], None]
+"""Told why a watch lost its node, each time; it goes on by itself."""
+
+
+def list_request(
+    key: str, recursive: bool, data_bytes_max: int, after: str, limit: int, local: bool,
+    min_revision: int,
+) -> pb.ListRequest:
+    """Everything below a directory."""
+    _not_negative(data_bytes_max=data_bytes_max, limit=limit)
+    return pb.ListRequest(
+        key=text(key), recursive=recursive, data_bytes_max=data_bytes_max, after=text(after),
+        limit=limit, consistency=consistency(local), min_revision=min_revision,
+    )
+
+
+def history_request(
+    key: str, limit: int, before_revision: int, local: bool, min_revision: int
+) -> pb.HistoryRequest:
+    """Past changes, newest first."""
+    _not_negative(limit=limit, before_revision=before_revision)
+    return pb.HistoryRequest(
+        key=text(key), limit=limit, before_revision=before_revision,
+        consistency=consistency(local), min_revision=min_revision,
+    )
+
+
+def _not_negative(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 0:
+            raise InvalidArgument(f"{name} is {number}; it cannot be negative")
+
+
+def items_of(answer: pb.ListResponse) -> list[Item]:
+    """The items of one chunk."""
+    return [item_of(i) for i in answer.items]
+
+
+def events_of(answer: pb.HistoryResponse) -> list[Event]:
+    """The events of one chunk."""
+    return [event_of(e) for e in answer.events]
+
+
+class Watching:
+    """Where one watch is: what to ask next time, and what of an answer is new."""
+
+    def __init__(
+        self, key: str, after_revision: int, snapshot: bool, data_bytes_max: int
+    ) -> None:
+        _not_negative(after_revision=after_revision, data_bytes_max=data_bytes_max)
+        self._key, self._data_bytes_max = text(key), data_bytes_max
+        self._after = 0 if snapshot else after_revision
+        self._snapshot = snapshot
+        self._begin = snapshot
+        self._failures = 0
+        self._first_failure_s = 0.0
+        self._chance = random.Random()
+
+    def request(self) -> pb.WatchRequest:
+        """For a new stream. A snapshot that did not come to its end is taken anew."""
+        self._begin = self._snapshot
+        return pb.WatchRequest(
+            key=self._key, after_revision=self._after, snapshot=self._snapshot,
+            data_bytes_max=self._data_bytes_max, progress_ms=WATCH_PROGRESS_MS,
+        )
+
+    def take(self, answer: pb.WatchResponse) -> Update:
+        """The news of an answer. Raises OutOfRange on a gap."""
+        self._failures = 0
+        if answer.gap_floor:
+            raise OutOfRange(
+                f"the changes after revision {self._after} are gone (history begins at "
+                f"{answer.gap_floor}): watch again with snapshot=True"
+            )
+        if self._snapshot and not answer.snapshot_end:
+            begin, self._begin = self._begin, False
+            return Update([item_of(i) for i in answer.items], False, [], 0, begin)
+        begin = self._begin
+        self._snapshot = self._begin = False
+        events = [event_of(e) for e in answer.events if e.revision > self._after]
+        self._after = max(
+            self._after, answer.revision, events[-1].revision if events else 0
+        )
+        items = [item_of(i) for i in answer.items]
+        return Update(items, answer.snapshot_end, events, self._after, begin)
+
+    def failed(self, fault: Fault, contact: bool, now_s: float, endpoints: int) -> float:
+        """Seconds until the next stream; raises where that would not help."""
+        error = fault.error
+        if not isinstance(error, LOST) and not error.row.retry:
+            raise error
+        if not self._failures:
+            self._first_failure_s = now_s
+        self._failures += 1
+        first_contact_end_s = self._first_failure_s + CLIENT_CONTACT_MS_MAX / 1000
+        if not contact and not fault.answered and now_s >= first_contact_end_s:
+            raise error
+        if self._failures < endpoints:
+            return fault.retry_after_s
+        return max(fault.retry_after_s, backoff_s(self._failures, self._chance))
+
+
+def broken(error: DfsError, count: int) -> DfsError:
+    """Why a list or history ends in the middle."""
+    if isinstance(error, LOST):
+        return Unavailable(f"lost the node after {count} parts of the answer: {error.text}")
+    return error

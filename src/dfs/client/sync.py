@@ -1,0 +1,461 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+
+from ..errors import DfsError, Unavailable
+from ..limits import CLIENT_LEARN_MS_MAX
+from ..proto import dfs_pb2 as pb
+from . import calls, streams
+from .calls import Call, Message
+from .faults import Fault, fault
+from .session import CHANNEL_OPTIONS, TIMEOUT_S, Session
+from .streams import WATCH_SILENCE_S, Lost, Watching
+from .values import Event, Item, Stat, Update
+
+R = TypeVar("R")
+
+
+def encode(message: Message) -> bytes:
+    """The bytes to send."""
+    return message.SerializeToString()
+
+
+def fault_of(error: grpc.RpcError, endpoint: str, write: bool) -> Fault:
+    """What a failed call says."""
+    call: Any = error
+    return fault(
+        call.code().value[0], call.details() or "", call.trailing_metadata(), endpoint, write
+    )
+
+
+class Client:
+    """A connection to a cluster. Get one from `dfs.connect`, best with `with`.
+
+    It knows the endpoints it is given and learns the other members from them; when one does not
+    answer it goes on to the next. Reads are repeated until `timeout` is over, and so are writes:
+    each carries a request id, by which the cluster applies it once however often it arrives. What
+    this client has seen once, its later reads show as well, on any node.
+
+    A client may be used by several threads at once. After os.fork() the child needs a client of
+    its own. It can be pickled: the copy has the same endpoints and connects anew.
+
+    All methods raise the classes of `dfs.errors`. Every `timeout` is in seconds, repetitions
+    included; None means the client's own.
+    """
+
+    def __init__(
+        self, *endpoints: str, timeout: float = TIMEOUT_S, learn: bool = True
+    ) -> None:
+        """`endpoints`: "host:port", "host" or "unix:/path"; none = localhost. `learn`: use the
+        other members as well. Does not block; a wrong address shows at the first call."""
+        self._session = Session(endpoints, timeout, learn)
+        self._channels: dict[str, grpc.Channel] = {}
+        self._methods: dict[tuple[str, str], Any] = {}
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._closed = False
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        session = self._session
+        return _again, (tuple(session.seeds), session.timeout_s, session.learns)
+
+    def __repr__(self) -> str:
+        return f"Client({', '.join(map(repr, self._session.seeds))})"
+
+    def close(self) -> None:
+        """Closes all connections; watches end. Idempotent."""
+        with self._lock:
+            self._closed = True
+            channels, self._channels = self._channels, {}
+            self._methods = {}
+        if self._pid == os.getpid():
+            for channel in channels.values():
+                channel.close()
+
+    @property
+    def endpoints(self) -> list[str]:
+        """All endpoints known, those given first."""
+        return self._session.endpoints
+
+    # ---- files -----------------------------------------------------------------------------------
+    def put(
+        self, key: str, data: bytes | bytearray | memoryview, *, mode: int | None = None,
+        mtime_ns: int | None = None, base_revision: int | None = None,
+        request_id: bytes | None = None, timeout: float | None = None,
+    ) -> int:
+        """Stores a file and returns its revision.
+
+        `base_revision`: the revision that the key must have now (0: it must not exist), else
+        Conflict. `request_id`: 16 bytes; the same id is applied once, so a put whose outcome is
+        unknown can be repeated even by another process.
+        """
+        return self._call(
+            calls.put(key, data, mode, mtime_ns, base_revision, request_id), timeout
+        )
+
+    def get(
+        self, key: str, *, revision: int = 0, local: bool = False,
+        min_revision: int | None = None, timeout: float | None = None,
+    ) -> bytes:
+        """The content of a file; of a retained past revision where `revision` says so.
+
+        `local`: what the node that is asked has applied, which may be behind, but never behind
+        what this client has seen; `min_revision` asks for another revision than that at least.
+        """
+        least = self._session.least(local, min_revision)
+        return self._call(calls.get(key, revision, local, least), timeout)
+
+    def read(
+        self, key: str, *, revision: int = 0, local: bool = False,
+        min_revision: int | None = None, timeout: float | None = None,
+    ) -> tuple[bytes, Stat]:
+        """Content and record of a file, of one and the same version; see `get`."""
+        least = self._session.least(local, min_revision)
+        return self._call(calls.read(key, revision, local, least), timeout)
+
+    def stat(
+        self, key: str, *, revision: int = 0, local: bool = False,
+        min_revision: int | None = None, timeout: float | None = None,
+    ) -> Stat:
+        """What is known of a key; see `get`."""
+        least = self._session.least(local, min_revision)
+        return self._call(calls.stat(key, revision, local, least), timeout)
+
+    def delete(
+        self, key: str, *, recursive: bool = False, base_revision: int | None = None,
+        request_id: bytes | None = None, timeout: float | None = None,
+    ) -> int:
+        """Removes a file, a symlink or an empty directory, or a whole subtree; see `put`."""
+        return self._call(calls.delete(key, recursive, base_revision, request_id), timeout)
+
+    def mkdir(
+        self, key: str, *, mode: int | None = None, mtime_ns: int | None = None,
+        request_id: bytes | None = None, timeout: float | None = None,
+    ) -> int:
+        """Makes a directory that stays when it is empty; one that exists is no error."""
+        return self._call(calls.mkdir(key, mode, mtime_ns, request_id), timeout)
+
+    def symlink(
+        self, key: str, target: str, *, mode: int | None = None, mtime_ns: int | None = None,
+        base_revision: int | None = None, request_id: bytes | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Stores a symbolic link; the target is kept as given."""
+        return self._call(
+            calls.symlink(key, target, mode, mtime_ns, base_revision, request_id), timeout
+        )
+
+    def list(
+        self, key: str = "", *, recursive: bool = False, data_bytes_max: int = 0, after: str = "",
+        limit: int = 0, local: bool = False, min_revision: int | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[Item]:
+        """What is in a directory, or in the whole subtree, in key order, all of one revision.
+
+        `data_bytes_max`: content up to that size comes along. `timeout` is for the whole list;
+        None: none. When the node is lost on the way the list ends with Unavailable: what came so
+        far is of a revision that another node may show no more.
+        """
+        request = streams.list_request(
+            key, recursive, data_bytes_max, after, limit, local,
+            self._session.least(local, min_revision),
+        )
+        for answer in self._stream(
+            streams.LIST, request, pb.ListResponse.FromString, timeout
+        ):
+            self._session.answered(answer.revision, time.monotonic())
+            yield from streams.items_of(answer)
+
+    def history(
+        self, key: str, *, limit: int = 0, before_revision: int = 0, local: bool = False,
+        min_revision: int | None = None, timeout: float | None = None,
+    ) -> Iterator[Event]:
+        """The retained changes of a key and of what is below it, newest first."""
+        request = streams.history_request(
+            key, limit, before_revision, local, self._session.least(local, min_revision)
+        )
+        for answer in self._stream(
+            streams.HISTORY, request, pb.HistoryResponse.FromString, timeout
+        ):
+            yield from streams.events_of(answer)
+
+    def watch(
+        self, key: str = "", *, after_revision: int = 0, snapshot: bool = False,
+        data_bytes_max: int = 0, on_lost: Lost | None = None,
+    ) -> Watch:
+        """The changes of a key and of what is below it, each once and in order, without end.
+
+        Begins after `after_revision` (0: now), or with the present state where `snapshot` says so.
+        A lost node is replaced by another, as long as it takes; `on_lost` is told each time. Raises
+        OutOfRange when the changes wanted are not retained any more. See `Update`.
+        """
+        return Watch(self, Watching(key, after_revision, snapshot, data_bytes_max), on_lost)
+
+    # ---- cluster ---------------------------------------------------------------------------------
+    def status(
+        self, *, local: bool = False, timeout: float | None = None
+    ) -> pb.StatusResponse:
+        """What every member says of itself; `local`: only the node that is asked."""
+        return self._call(calls.status(local), timeout)
+
+    def members(self, *, timeout: float | None = None) -> pb.MembersResponse:
+        """Who belongs to the cluster."""
+        return self._call(calls.members(), timeout)
+
+    def add_member(
+        self, name: str, node_id: int, raft: str, grpc: str, *, promote: bool = True,
+        timeout: float | None = None,
+    ) -> pb.AddMemberResponse:
+        """Adds an empty node as learner; it gets its vote once it has caught up, if `promote`."""
+        return self._call(calls.add_member(name, node_id, raft, grpc, promote), timeout)
+
+    def promote_member(self, name: str, *, timeout: float | None = None) -> None:
+        """Gives a learner its vote."""
+        return self._call(calls.promote_member(name), timeout)
+
+    def remove_member(self, name: str, *, timeout: float | None = None) -> None:
+        """Removes a member."""
+        return self._call(calls.remove_member(name), timeout)
+
+    def transfer_leader(self, name: str = "", *, timeout: float | None = None) -> str:
+        """Lets another voter lead, any that has caught up for ""; returns its name."""
+        return self._call(calls.transfer_leader(name), timeout)
+
+    def report_agent(self, report: pb.AgentStatus, *, timeout: float | None = None) -> None:
+        """Tells the node how its agent is; `status` shows it."""
+        return self._call(calls.report_agent(report), timeout)
+
+    # ---- sending ---------------------------------------------------------------------------------
+    def _call(self, call: Call[R], timeout: float | None) -> R:
+        session = self._session
+        attempts = session.attempts(call, timeout, time.monotonic())
+        failed: set[str] = set()
+        while True:
+            endpoint = session.current()
+            method = self._method(endpoint, call.method, call.parse, "unary_unary")
+            limit_s = attempts.timeout_s(time.monotonic(), len(session.endpoints))
+            try:
+                answer = method(call.request, timeout=limit_s)
+            except grpc.RpcError as error:
+                why = fault_of(error, endpoint, call.write)
+            else:
+                revision = call.revision(answer) if call.revision else 0
+                if session.answered(revision, time.monotonic()):
+                    self._learn(endpoint)
+                return call.read(answer)
+            self._wait(attempts.failed, why, endpoint, failed)
+
+    def _wait(
+        self, next_attempt: Callable[..., float], why: Fault, endpoint: str, failed: set[str]
+    ) -> None:
+        """Chooses the next endpoint and waits for its turn, or raises."""
+        session = self._session
+        failed.add(endpoint)
+        session.failed(endpoint, why)
+        fresh = session.current() not in failed
+        # The gRPC exception is no news for the user: its text is in ours.
+        try:
+            wait_s = next_attempt(time.monotonic(), why, contact=session.contact, fresh=fresh)
+        except DfsError as error:
+            raise error from None
+        if wait_s:
+            time.sleep(wait_s)
+
+    def _stream(
+        self, name: str, request: Message, parse: Callable[[bytes], Any], timeout: float | None
+    ) -> Iterator[Any]:
+        """A stream of answers; repeated elsewhere only as long as nothing has come."""
+        session = self._session
+        call: Call[Any] = Call(name, request, parse, lambda a: a, None, False, True)
+        attempts = session.attempts(call, timeout, time.monotonic())
+        failed: set[str] = set()
+        while True:
+            endpoint = session.current()
+            method = self._method(endpoint, name, parse, "unary_stream")
+            left_s = None if timeout is None else max(attempts.end_s - time.monotonic(), 0.001)
+            stream, count = method(request, timeout=left_s), 0
+            try:
+                for answer in stream:
+                    count += 1
+                    session.contact = True
+                    yield answer
+                return
+            except grpc.RpcError as error:
+                why = fault_of(error, endpoint, False)
+            finally:
+                stream.cancel()
+            if count:
+                raise streams.broken(why.error, count)
+            self._wait(attempts.failed, why, endpoint, failed)
+
+    def _method(
+        self, endpoint: str, name: str, parse: Callable[[bytes], Any], shape: str
+    ) -> Any:
+        found = self._methods.get((endpoint, name))
+        if found is not None and self._pid == os.getpid():
+            return found
+        with self._lock:
+            if self._closed:
+                raise ValueError("this client is closed")
+            if self._pid != os.getpid():
+                raise RuntimeError(
+                    f"this client belongs to process {self._pid}: connect anew after a fork"
+                )
+            channel = self._channels.get(endpoint)
+            if channel is None:
+                channel = grpc.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
+                self._channels[endpoint] = channel
+            made = getattr(channel, shape)(
+                name, request_serializer=encode, response_deserializer=parse
+            )
+            self._methods[endpoint, name] = made
+        return made
+
+    def _learn(self, endpoint: str) -> None:
+        """Asks for the members without waiting; a failure changes nothing."""
+        call = calls.members()
+        method = self._method(endpoint, call.method, call.parse, "unary_unary")
+        method.future(call.request, timeout=CLIENT_LEARN_MS_MAX / 1000).add_done_callback(self._learned)
+
+    def _learned(self, answer: Any) -> None:
+        if self._closed or answer.cancelled() or answer.exception() is not None:
+            return
+        for endpoint in self._session.learn(answer.result()):
+            with self._lock:
+                channel = self._channels.pop(endpoint, None)
+                for key in [k for k in self._methods if k[0] == endpoint]:
+                    del self._methods[key]
+            if channel is not None:
+                channel.close()
+
+
+class Watch:
+    """An iterator of `Update`. Use it in one thread; `close` may be called from any."""
+
+    def __init__(self, client: Client, watching: Watching, on_lost: Lost | None) -> None:
+        self._client, self._watching, self._on_lost = client, watching, on_lost
+        self._stream: Any = None
+        self._endpoint = ""
+        self._heard_s = time.monotonic()
+        self._silent = self._waiting = False
+        self._end = threading.Event()
+        self._guard: threading.Thread | None = None
+
+    def __iter__(self) -> Watch:
+        return self
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the watch: a waiting `next` raises StopIteration. Idempotent."""
+        self._end.set()
+        if (stream := self._stream) is not None:
+            stream.cancel()
+
+    def __next__(self) -> Update:
+        client = self._client
+        while not self._end.is_set():
+            if self._stream is None:
+                self._open()
+            self._heard_s, self._waiting = time.monotonic(), True
+            try:
+                answer = next(self._stream)
+            except StopIteration:
+                why = Fault(Unavailable(f"{self._endpoint} ended the watch"), 0.0, True)
+            except grpc.RpcError as error:
+                why = fault_of(error, self._endpoint, False)
+                if self._silent:
+                    text = f"nothing heard from {self._endpoint} for {WATCH_SILENCE_S:.0f} s"
+                    why = Fault(Unavailable(text), 0.0, False)
+            else:
+                client._session.answered(answer.revision, time.monotonic())
+                return self._watching.take(answer)
+            finally:
+                self._waiting = False
+            if not self._end.is_set():
+                self._lost(why)
+        raise StopIteration
+
+    def _open(self) -> None:
+        client = self._client
+        self._endpoint = client._session.current()
+        method = client._method(
+            self._endpoint, streams.WATCH, pb.WatchResponse.FromString, "unary_stream"
+        )
+        self._silent = False
+        self._stream = method(self._watching.request())
+        if self._end.is_set():
+            self._stream.cancel()
+        if self._guard is None:
+            self._guard = threading.Thread(
+                target=_guard, args=(weakref.ref(self), self._end), name="dfs-watch", daemon=True
+            )
+            self._guard.start()
+
+    def _lost(self, why: Fault) -> None:
+        session = self._client._session
+        self._stream = None
+        session.failed(self._endpoint, why)
+        try:
+            wait_s = self._watching.failed(
+                why, session.contact, time.monotonic(), len(session.endpoints)
+            )
+        except DfsError as error:
+            raise error from None
+        if self._on_lost is not None:
+            self._on_lost(why.error)
+        self._end.wait(wait_s)
+
+    def _check(self) -> None:
+        """Gives a stream up that has been silent for too long while its user waited."""
+        stream = self._stream
+        silence_s = time.monotonic() - self._heard_s
+        if stream is not None and self._waiting and silence_s > WATCH_SILENCE_S:
+            self._silent = True
+            stream.cancel()
+
+
+def _guard(watch: weakref.ref[Watch], end: threading.Event) -> None:
+    """Looks after one watch; holds no reference to it, so that a forgotten one ends."""
+    while not end.wait(WATCH_SILENCE_S / 5):
+        if (found := watch()) is None:
+            return
+        with contextlib.suppress(ValueError):
+            found._check()
+        del found
+
+
+def _again(endpoints: tuple[str, ...], timeout: float, learn: bool) -> Client:
+    return Client(*endpoints, timeout=timeout, learn=learn)
+
+
+def connect(*endpoints: str, timeout: float = TIMEOUT_S, learn: bool = True) -> Client:
+    """A client of the cluster that these nodes belong to; see `Client`."""
+    return Client(*endpoints, timeout=timeout, learn=learn)
