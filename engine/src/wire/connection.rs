@@ -1,0 +1,315 @@
+//! One connection: a single task that reads calls, sends all answers and watches deadlines.
+//!
+//! Answers come through the outbox of the `Peer`, so that all that is ready leaves in one write and
+//! the threads that have the answers do no HTTP/2 work.
+use super::forward;
+use super::frame::Frame;
+use super::grpc;
+use super::hot::Job;
+use super::limits::{
+    CONNECTION_WINDOW, FORWARD_BUFFER, FRAME_BYTES, IDLE, Limits, METADATA_HARD_FACTOR,
+    OUTBOUND_BYTES, OUTBOUND_BYTES_OF_ONE, STREAM_WINDOW, TICK,
+};
+use super::peer::{Answer, Command, Peer, Ticket};
+use super::pulse::Pulse;
+use super::shared::{Gauge, Shared};
+use super::waiting::{Entry, Waiting};
+use crate::call::{Failure, Reply};
+use h2::server::{self, SendResponse};
+use h2::{Reason, RecvStream};
+use http::{HeaderMap, Request};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
+use tokio::time::{Sleep, sleep_until, timeout_at};
+
+/// Serves a connection to its end. With a `refusal` its first call hears that, and no other.
+/// The HTTP/2 preface must be complete by `by`.
+pub async fn serve<T>(
+    shared: Arc<Shared>,
+    peer: Arc<Peer>,
+    socket: T,
+    refusal: Option<Failure>,
+    by: tokio::time::Instant,
+) where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let handshake = builder(&shared.limits).handshake::<T, Frame>(socket);
+    let Ok(Ok(h2)) = timeout_at(by, handshake).await else {
+        return;
+    };
+    let mut connection = Connection::new(shared, peer, h2, refusal);
+    poll_fn(|cx| connection.poll(cx)).await;
+}
+
+fn builder(limits: &Limits) -> server::Builder {
+    let metadata = (limits.metadata_bytes * METADATA_HARD_FACTOR) as u32;
+    let mut builder = server::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_BYTES)
+        .max_concurrent_streams(limits.streams_per_connection)
+        .max_header_list_size(metadata)
+        .max_send_buffer_size(FORWARD_BUFFER);
+    builder
+}
+
+struct Connection<T> {
+    h2: server::Connection<T, Frame>,
+    shared: Arc<Shared>,
+    peer: Arc<Peer>,
+    refusal: Option<Failure>,
+    command: Command,
+    answers: Vec<Answer>,
+    waiting: Waiting,
+    /// Readers of bodies that come in pieces, and forwarded streams.
+    tasks: JoinSet<()>,
+    pulse: Pulse,
+    timer: Pin<Box<Sleep>>,
+    /// When the timer rings: at the next tick, or at a deadline before it.
+    rings: Instant,
+    tick: Instant,
+    last_call: Instant,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
+    fn new(
+        shared: Arc<Shared>,
+        peer: Arc<Peer>,
+        mut h2: server::Connection<T, Frame>,
+        refusal: Option<Failure>,
+    ) -> Self {
+        let now = Instant::now();
+        let rings = now + TICK;
+        Connection {
+            pulse: Pulse::new(h2.ping_pong(), now),
+            h2,
+            shared,
+            peer,
+            refusal,
+            command: Command::Serve,
+            answers: Vec::new(),
+            waiting: Waiting::default(),
+            tasks: JoinSet::new(),
+            timer: Box::pin(sleep_until(rings.into())),
+            rings,
+            tick: rings,
+            last_call: now,
+        }
+    }
+
+    /// Ready when the connection is to be dropped.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.poll_mailbox(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            loop {
+                match self.h2.poll_accept(cx) {
+                    Poll::Ready(Some(Ok((request, respond)))) => self.take_call(request, respond),
+                    Poll::Ready(None | Some(Err(_))) => return Poll::Ready(()),
+                    Poll::Pending => break,
+                }
+            }
+            while let Poll::Ready(Some(_)) = self.tasks.poll_join_next(cx) {}
+            while self.timer.as_mut().poll(cx).is_ready() {
+                if !self.ring() {
+                    self.hang_up(Reason::ENHANCE_YOUR_CALM, cx);
+                    return Poll::Ready(());
+                }
+            }
+            self.pulse.poll(cx);
+            if self.peer.sleep(cx.waker(), self.command) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Sends the answers that have come and does as told.
+    fn poll_mailbox(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut answers = std::mem::take(&mut self.answers);
+        let command = self.peer.collect(&mut answers);
+        for answer in answers.drain(..) {
+            self.finish(answer);
+        }
+        self.answers = answers;
+        if command == Command::Drain && command != self.command {
+            self.h2.graceful_shutdown();
+        }
+        self.command = command;
+        if command == Command::Close {
+            self.hang_up(Reason::NO_ERROR, cx);
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    /// Says goodbye as far as the socket takes it without waiting.
+    fn hang_up(&mut self, reason: Reason, cx: &mut Context<'_>) {
+        self.h2.abrupt_shutdown(reason);
+        let _ = self.h2.poll_closed(cx);
+    }
+
+    // ---- a call comes ---------------------------------------------------------------------------
+
+    fn take_call(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Frame>) {
+        let now = Instant::now();
+        self.last_call = now;
+        if let Some(refusal) = &self.refusal {
+            grpc::fail(&mut respond, refusal);
+            self.h2.graceful_shutdown();
+            return;
+        }
+        if !grpc::is_grpc(&request) {
+            return grpc::not_grpc(respond);
+        }
+        let metadata = grpc::metadata_bytes(&request);
+        let most = self.shared.limits.metadata_bytes;
+        if metadata > most {
+            let text = format!("{metadata} bytes of metadata, at most {most} are taken");
+            let failure = self.shared.failure("metadata_too_large").with(text);
+            return grpc::fail(&mut respond, &failure);
+        }
+        match self.shared.route(request.uri().path()) {
+            Some(route) => self.take_hot(route, request, respond, now),
+            None if self.shared.upstream.is_some() => {
+                let shared = self.shared.clone();
+                self.tasks.spawn(forward::run(shared, request, respond));
+            }
+            None => {
+                let failure = self
+                    .shared
+                    .failure("unimplemented")
+                    .with(request.uri().path());
+                grpc::fail(&mut respond, &failure);
+            }
+        }
+    }
+
+    /// Enters a hot call and hands it to the node: at once when its body is here (the usual case).
+    fn take_hot(
+        &mut self,
+        route: (u32, bool),
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Frame>,
+        now: Instant,
+    ) {
+        let (head, stream) = request.into_parts();
+        let job = match self.admit(route, &head.headers, now) {
+            Ok(job) => job,
+            Err(failure) => return grpc::fail(&mut respond, &failure),
+        };
+        let deadline = job.deadline;
+        let counted = Gauge::new(&self.shared.totals, |t| &t.streams);
+        let (key, serial) = self.waiting.insert(deadline, job.read, respond, counted);
+        let ticket = Ticket::new(self.peer.clone(), key, serial);
+        if let Some(rest) = job.begin(stream, ticket) {
+            let present = self.shared.census.enter();
+            let reader = self.tasks.spawn(async move {
+                let _present = present;
+                rest.await;
+            });
+            self.waiting.set_reader(key, reader);
+        }
+        if deadline < self.rings {
+            self.set_timer(deadline);
+        }
+    }
+
+    fn admit(&self, route: (u32, bool), headers: &HeaderMap, now: Instant) -> Result<Job, Failure> {
+        // Cancelled calls stay until the node has answered them, so streams alone bound nothing.
+        let most = self.shared.limits.streams_per_connection as usize;
+        if self.waiting.len() >= most {
+            let text = format!("{most} calls of this connection are under way");
+            return Err(self.shared.failure("overloaded").with(text));
+        }
+        let job = Job::new(&self.shared, route, headers, now)?;
+        self.shared.totals.calls.fetch_add(1, Relaxed);
+        Ok(job)
+    }
+
+    // ---- a call ends ----------------------------------------------------------------------------
+
+    /// The node has answered, or the wire for it.
+    fn finish(&mut self, answer: Answer) {
+        let Some(entry) = self.waiting.take(answer.key, answer.serial) else {
+            return;
+        };
+        let lost = if entry.read {
+            "shutting_down"
+        } else {
+            "outcome_unknown"
+        };
+        let reply = answer
+            .reply
+            .unwrap_or_else(|| Err(self.shared.failure(lost)));
+        self.send(entry, reply);
+    }
+
+    fn send(&self, mut entry: Entry, reply: Reply) {
+        let body = match reply {
+            Ok(body) => body,
+            Err(failure) => return grpc::fail(&mut entry.respond, &failure),
+        };
+        // "Overloaded" says that nothing was done: of a write that would be a lie.
+        if entry.read
+            && !self
+                .peer
+                .has_room(body.len(), OUTBOUND_BYTES, OUTBOUND_BYTES_OF_ONE)
+        {
+            let text = "the answers that wait for slow readers take too much memory";
+            let failure = self.shared.failure("overloaded").with(text);
+            return grpc::fail(&mut entry.respond, &failure);
+        }
+        self.shared
+            .totals
+            .bytes_out
+            .fetch_add(body.len() as u64, Relaxed);
+        grpc::succeed(entry.respond, body, &self.peer);
+    }
+
+    // ---- time passes ----------------------------------------------------------------------------
+
+    /// The timer rings: ends overdue calls and feels the pulse. False when the client is gone.
+    fn ring(&mut self) -> bool {
+        let now = Instant::now();
+        while let Some(mut entry) = self.waiting.take_overdue(now) {
+            if let Some(reader) = entry.reader.take() {
+                reader.abort();
+            }
+            grpc::fail(&mut entry.respond, &self.shared.failure("deadline"));
+        }
+        let mut alive = true;
+        if now >= self.tick {
+            alive = self.pulse.tick(now, self.last_call, self.peer.flow());
+            let busy = self.waiting.len() > 0 || !self.tasks.is_empty();
+            if !busy && now - self.last_call >= IDLE {
+                self.h2.graceful_shutdown();
+            }
+            self.tick = now + TICK;
+        }
+        let next = self
+            .waiting
+            .earliest()
+            .map_or(self.tick, |first| first.min(self.tick));
+        self.set_timer(next);
+        alive
+    }
+
+    fn set_timer(&mut self, rings: Instant) {
+        self.rings = rings;
+        self.timer.as_mut().reset(rings.into());
+    }
+}
+
+impl<T> Drop for Connection<T> {
+    fn drop(&mut self) {
+        self.peer.leave();
+    }
+}

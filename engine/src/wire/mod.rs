@@ -1,0 +1,163 @@
+//! The public gRPC port: HTTP/2 by h2, gRPC framing by us.
+//!
+//! ```text
+//!            ┌ connection (one task each: reads, answers, deadlines) ─ hot unary ──► Handler
+//!  accept ──►│        ▲                                                                │
+//!            │        └───────────── outbox ◄─────────── Ticket (any thread) ◄─────────┘
+//!            └ forward (one task a stream) ──► upstream (pool) ──► stock gRPC server, unix socket
+//! ```
+//!
+//! Hot unary calls are the ones that `routes` names; they are handed to the node whole. Every other
+//! call is forwarded as a whole HTTP/2 stream, with flow control, trailers, deadline and
+//! cancellation. A caller that goes away never ends its call: only the answer is dropped.
+mod accept;
+mod body;
+mod connection;
+mod forward;
+mod frame;
+mod grpc;
+mod hot;
+mod limits;
+mod peer;
+mod pulse;
+mod shared;
+mod upstream;
+mod waiting;
+
+pub use limits::Limits;
+
+use crate::call::{Failure, Handler};
+use peer::Command;
+use shared::Shared;
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+
+/// Everything that the port needs to know; nothing of it changes while it runs.
+pub struct Config {
+    /// Bound by `bind`: nonblocking, without SO_REUSEPORT.
+    pub listen: TcpListener,
+    /// "/dfs.FileService/Put" → (method number, is a read).
+    pub routes: HashMap<String, (u32, bool)>,
+    /// One row for each of `FAILURES`.
+    pub failures: HashMap<String, Failure>,
+    /// The unix socket of the server for all other calls; without one they are "unimplemented".
+    pub upstream: Option<PathBuf>,
+    pub limits: Limits,
+    /// Serve callers that are not on loopback.
+    pub insecure: bool,
+}
+
+/// The kinds of refusal that the wire gives by itself.
+pub const FAILURES: [&str; 9] = [
+    "outcome_unknown",
+    "overloaded",
+    "deadline",
+    "too_large",
+    "metadata_too_large",
+    "shutting_down",
+    "malformed",
+    "unimplemented",
+    "not_loopback",
+];
+
+/// Figures of this moment (connections, streams) and since the start (calls, bytes of messages).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub connections: u64,
+    /// Hot calls without an answer yet, and forwarded streams.
+    pub streams: u64,
+    pub calls: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+/// The running port.
+pub struct Wire {
+    shared: Arc<Shared>,
+    acceptor: AbortHandle,
+    address: SocketAddr,
+}
+
+/// Binds a listening socket for `Config`. A port that another server has is an error (EADDRINUSE).
+pub fn bind(address: &str) -> io::Result<TcpListener> {
+    let listen = TcpListener::bind(address)
+        .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")))?;
+    listen.set_nonblocking(true)?;
+    Ok(listen)
+}
+
+/// Starts to serve on the runtime.
+pub fn start(rt: &Handle, config: Config, handler: Arc<dyn Handler>) -> io::Result<Wire> {
+    if let Some(missing) = FAILURES
+        .iter()
+        .find(|kind| !config.failures.contains_key(**kind))
+    {
+        let text = format!("no row for the failure \"{missing}\"");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    let _inside = rt.enter();
+    let address = config.listen.local_addr()?;
+    let listen = tokio::net::TcpListener::from_std(config.listen.try_clone()?)?;
+    let shared = Arc::new(Shared::new(config, handler));
+    let present = shared.census.enter();
+    let acceptor = rt
+        .spawn(accept::run(listen, shared.clone(), present))
+        .abort_handle();
+    Ok(Wire {
+        shared,
+        acceptor,
+        address,
+    })
+}
+
+impl Wire {
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.shared.counters()
+    }
+
+    /// Stops accepting, says GOAWAY, waits until all streams have ended. True when they have.
+    /// Blocks: not from a task of the runtime.
+    pub fn drain(&self, timeout: Duration) -> bool {
+        self.acceptor.abort();
+        self.shared.command_all(Command::Drain);
+        self.shared.census.wait(Instant::now() + timeout)
+    }
+
+    /// Ends everything at once; later answers go nowhere. Blocks for the tasks to end (under a
+    /// second): not from a task of the runtime. Idempotent.
+    pub fn close(&self) {
+        self.acceptor.abort();
+        self.shared.command_all(Command::Close);
+        if !self
+            .shared
+            .census
+            .wait(Instant::now() + limits::CLOSE_POLITE)
+        {
+            self.shared.abort_all();
+        }
+        self.shared.upstream_close();
+        let until = Instant::now() + limits::CLOSE_FORCED;
+        self.shared.census.wait(until);
+        if let Some(upstream) = &self.shared.upstream {
+            upstream.census().wait(until);
+        }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.acceptor.abort();
+        self.shared.abort_all();
+        self.shared.upstream_close();
+    }
+}

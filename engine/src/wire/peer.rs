@@ -1,0 +1,203 @@
+//! The side of a connection that other threads touch: its outbox of answers, and its byte counts.
+use super::shared::Totals;
+use crate::call::Reply;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::Waker;
+
+/// What a connection is told to do; only ever raised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Command {
+    Serve,
+    /// Take no new calls, end when the ones under way have.
+    Drain,
+    Close,
+}
+
+/// The answer to the call that waits at `key`; `serial` tells it from others that waited there.
+pub struct Answer {
+    pub key: usize,
+    pub serial: u64,
+    /// None: whoever had the call has dropped it without an answer.
+    pub reply: Option<Reply>,
+}
+
+pub struct Peer {
+    mailbox: Mutex<Mailbox>,
+    totals: Arc<Totals>,
+    inbound: AtomicU64,
+    outbound: AtomicU64,
+    /// Bytes of answers that have left, ever: tells a slow reader from one that stands still.
+    progress: AtomicU64,
+}
+
+struct Mailbox {
+    answers: Vec<Answer>,
+    command: Command,
+    /// Set while the connection sleeps and nothing has woken it.
+    sleeper: Option<Waker>,
+    /// The connection has ended: nobody will look here again.
+    left: bool,
+}
+
+impl Peer {
+    pub fn new(totals: Arc<Totals>, command: Command) -> Peer {
+        let mailbox = Mailbox {
+            answers: Vec::new(),
+            command,
+            sleeper: None,
+            left: false,
+        };
+        Peer {
+            mailbox: Mutex::new(mailbox),
+            totals,
+            inbound: AtomicU64::new(0),
+            outbound: AtomicU64::new(0),
+            progress: AtomicU64::new(0),
+        }
+    }
+
+    /// Any thread. The connection is woken once for all that is posted until it looks.
+    fn post(&self, answer: Answer) {
+        let mut mailbox = self.mailbox.lock();
+        if mailbox.left {
+            drop(mailbox);
+            return; // the answer is dropped outside the lock
+        }
+        mailbox.answers.push(answer);
+        let sleeper = mailbox.sleeper.take();
+        drop(mailbox);
+        if let Some(sleeper) = sleeper {
+            sleeper.wake();
+        }
+    }
+
+    pub fn command(&self, command: Command) {
+        let mut mailbox = self.mailbox.lock();
+        mailbox.command = mailbox.command.max(command);
+        let sleeper = mailbox.sleeper.take();
+        drop(mailbox);
+        if let Some(sleeper) = sleeper {
+            sleeper.wake();
+        }
+    }
+
+    /// The connection empties its mailbox into `answers` (which is empty).
+    pub fn collect(&self, answers: &mut Vec<Answer>) -> Command {
+        debug_assert!(answers.is_empty());
+        let mut mailbox = self.mailbox.lock();
+        mailbox.sleeper = None;
+        std::mem::swap(&mut mailbox.answers, answers);
+        mailbox.command
+    }
+
+    /// The connection goes to sleep. False when something came since it looked last.
+    pub fn sleep(&self, waker: &Waker, seen: Command) -> bool {
+        let mut mailbox = self.mailbox.lock();
+        if !mailbox.answers.is_empty() || mailbox.command != seen {
+            return false;
+        }
+        mailbox.sleeper = Some(waker.clone());
+        true
+    }
+
+    /// The connection has ended.
+    pub fn leave(&self) {
+        let mut mailbox = self.mailbox.lock();
+        mailbox.left = true;
+        let answers = std::mem::take(&mut mailbox.answers);
+        let sleeper = mailbox.sleeper.take();
+        drop(mailbox);
+        drop((answers, sleeper));
+    }
+
+    /// Takes `bytes` of the room for bodies under way, or says that there is none.
+    pub fn receive(self: &Arc<Self>, bytes: usize, most: u64, most_of_one: u64) -> bool {
+        let bytes = bytes as u64;
+        let one = self.inbound.fetch_add(bytes, Relaxed) + bytes;
+        let all = self.totals.inbound.fetch_add(bytes, Relaxed) + bytes;
+        if one <= most_of_one && all <= most {
+            return true;
+        }
+        self.received(bytes as usize);
+        false
+    }
+
+    /// Gives back what `receive` took.
+    pub fn received(&self, bytes: usize) {
+        self.inbound.fetch_sub(bytes as u64, Relaxed);
+        self.totals.inbound.fetch_sub(bytes as u64, Relaxed);
+    }
+
+    pub fn queued(&self, bytes: usize) {
+        self.outbound.fetch_add(bytes as u64, Relaxed);
+        self.totals.outbound.fetch_add(bytes as u64, Relaxed);
+    }
+
+    pub fn sent(&self, bytes: usize) {
+        self.progress.fetch_add(bytes as u64, Relaxed);
+        self.unsent(bytes);
+    }
+
+    pub fn unsent(&self, bytes: usize) {
+        self.outbound.fetch_sub(bytes as u64, Relaxed);
+        self.totals.outbound.fetch_sub(bytes as u64, Relaxed);
+    }
+
+    /// There is room for an answer of `bytes` to a client that may not read it.
+    pub fn has_room(&self, bytes: usize, most: u64, most_of_one: u64) -> bool {
+        let bytes = bytes as u64;
+        self.outbound.load(Relaxed) + bytes <= most_of_one
+            && self.totals.outbound.load(Relaxed) + bytes <= most
+    }
+
+    /// (bytes of answers that wait, bytes that have left).
+    pub fn flow(&self) -> (u64, u64) {
+        (self.outbound.load(Relaxed), self.progress.load(Relaxed))
+    }
+}
+
+/// The right to answer one call, once. Dropped without an answer it says so.
+pub struct Ticket {
+    peer: Arc<Peer>,
+    key: usize,
+    serial: u64,
+    answered: bool,
+}
+
+impl Ticket {
+    pub fn new(peer: Arc<Peer>, key: usize, serial: u64) -> Ticket {
+        Ticket {
+            peer,
+            key,
+            serial,
+            answered: false,
+        }
+    }
+
+    pub fn answer(mut self, reply: Reply) {
+        self.post(Some(reply));
+    }
+
+    pub fn peer(&self) -> &Arc<Peer> {
+        &self.peer
+    }
+
+    fn post(&mut self, reply: Option<Reply>) {
+        self.answered = true;
+        self.peer.post(Answer {
+            key: self.key,
+            serial: self.serial,
+            reply,
+        });
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.post(None);
+        }
+    }
+}
