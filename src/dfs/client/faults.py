@@ -143,7 +143,9 @@ class Attempts:
         )
         wait = 0.0 if fresh else backoff_s(self.count, self._chance)
         wait = max(wait, fault.retry_after_s)
-        end_s = self.end_s if contact or fault.answered else self.begin_s + CLIENT_CONTACT_MS_MAX / 1000
+        end_s = self.end_s
+        if not contact and not fault.answered:
+            end_s = min(end_s, self.begin_s + CLIENT_CONTACT_MS_MAX / 1000)
         if not wanted or now_s + wait >= end_s:
             raise self._verdict(error)
         return wait

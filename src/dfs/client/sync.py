@@ -335,7 +335,8 @@ class Client:
         """Asks for the members without waiting; a failure changes nothing."""
         call = calls.members()
         method = self._method(endpoint, call.method, call.parse, "unary_unary")
-        method.future(call.request, timeout=CLIENT_LEARN_MS_MAX / 1000).add_done_callback(self._learned)
+        future = method.future(call.request, timeout=CLIENT_LEARN_MS_MAX / 1000)
+        future.add_done_callback(self._learned)
 
     def _learned(self, answer: Any) -> None:
         if self._closed or answer.cancelled() or answer.exception() is not None:
