@@ -43,7 +43,7 @@ STAMP_TAG: Final = b"\x11"
 
 
 def put_head(request: PutRequest, size: int, node: str, principal: str) -> bytes:
-    """Head of a Put. `size` = bytes of the body as sent, which need not be how we would encode it."""
+    """Head of a Put. `size`: bytes of the body as sent, which need not be as we would encode it."""
     check_key(request.key)
     check_put(request)
     digest = hashlib.sha256(request.data).digest()

@@ -1,20 +1,56 @@
 """The key/value port under the store: a protocol, RocksDB, and an in-memory twin.
 
-Keys and values are bytes; keys sort by their bytes.
+Keys and values are bytes; keys sort by their bytes. RocksDB runs without its write-ahead log, in
+one column family, with atomic flush: after a crash it holds some whole prefix of the batches that
+were written, and the Raft log has the rest.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import suppress
+from errno import EAGAIN, EIO
+from pathlib import Path
+from typing import Final, Protocol
+from weakref import WeakSet
+
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    ChecksumType,
+    DbClosedError,
+    DBCompressionType,
+    Options,
+    Rdict,
+    WriteBatch,
+    WriteOptions,
+)
+from rocksdict import Snapshot as RocksSnapshot
+from sortedcontainers import SortedDict
+
+from dfs.errors import DataLoss, OutOfSpace, Unavailable
+from dfs.limits import STORE_CACHE_BYTES, STORE_LOAD_BYTES, STORE_MEMTABLE_BYTES
+
+Record = tuple[bytes, bytes]
+_CLOSED: Final = "the state was replaced or closed while it was read: repeat the call"
+
+
+class Closed(Unavailable):
+    """The store or snapshot was closed, or its content was replaced, while it was read."""
 
 
 class Reads(Protocol):
     """What both the live state and a snapshot can do."""
 
     def get(self, key: bytes) -> bytes | None:
-        """The value, or None."""
+        """The value, or None. Raises DataLoss when it cannot be read."""
 
-    def scan(self, begin: bytes, end: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        """Records with begin <= key < end, in order. Raises DataLoss instead of ending early."""
+    def scan(self, begin: bytes, end: bytes, reverse: bool = False) -> Iterator[Record]:
+        """Records with begin <= key < end, in order, as of the first step. Raises DataLoss where
+        damage would end it early."""
 
 
 class Snapshot(Reads, Protocol):
@@ -31,17 +67,357 @@ class KeyValue(Reads, Protocol):
         """One value or None for each key."""
 
     def write(self, changes: Mapping[bytes, bytes | None]) -> None:
-        """Writes all of it or nothing; None deletes. Durable only after `flush`."""
+        """Writes all of it or nothing; None deletes. Durable only after `flush`. Raises OutOfSpace,
+        OSError."""
 
     def snapshot(self) -> Snapshot:
-        """The state as of now."""
+        """The state as of now. Any thread."""
 
     def flush(self) -> None:
         """Returns when everything written before is on disk. Any thread."""
 
-    def replace(self, records: Iterable[tuple[bytes, bytes]]) -> None:
+    def replace(self, records: Iterable[Record]) -> None:
         """Makes `records` the whole content, durably. If reading them raises, the old content
-        stays; a crash leaves the old or the new."""
+        stays; a crash leaves the old or the new. Snapshots are closed."""
 
     def close(self) -> None:
         """Releases everything, the lock of the directory included. Idempotent."""
+
+
+# ---- RocksDB -------------------------------------------------------------------------------------
+
+_CURRENT: Final = "current"
+_FIRST: Final = "db-1"
+_ABSENT: Final = "key not found"
+"""What a snapshot of rocksdict says of a key that is not there."""
+
+
+class RocksKV:
+    """RocksDB in a directory of its own.
+
+    The directory holds one database `db-N` and the file `current` that names it; `replace` fills
+    `db-N+1` and then renames a new `current` into place.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Opens it, or makes it. Raises BlockingIOError when another process has it open, DataLoss
+        when it is damaged, OutOfSpace, OSError."""
+        self._path = Path(path)
+        self._path.mkdir(parents=True, exist_ok=True)
+        pointer = self._path / _CURRENT
+        fresh = not pointer.exists()
+        self._name = _FIRST if fresh else pointer.read_text().strip()
+        self._db = _open(self._path / self._name, create=fresh)
+        self._closed = False
+        self._turn = threading.Lock()
+        """Held by flush, and by what ends a database under it."""
+        self._snapshots: WeakSet[_RocksSnapshot] = WeakSet()
+        self._scans: WeakSet[Iterator[Record]] = WeakSet()
+        self._options = WriteOptions()
+        self._options.disable_wal = True  # type: ignore[method-assign, assignment] # an attribute
+        if fresh:
+            _point(pointer, self._name)
+        self._remove_others()
+
+    def get(self, key: bytes) -> bytes | None:
+        """See Reads."""
+        try:
+            value: bytes | None = self._db.get(key)
+        except Exception as error:  # boundary: rocksdict raises bare exceptions
+            raise _translated(error, key) from None
+        return value
+
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
+        """See KeyValue."""
+        try:
+            values: list[bytes | None] = self._db.get(keys)  # type: ignore[arg-type, assignment]
+        except Exception as error:  # boundary: rocksdict raises bare exceptions
+            raise _translated(error) from None
+        return values
+
+    def scan(self, begin: bytes, end: bytes, reverse: bool = False) -> Iterator[Record]:
+        """See Reads."""
+        steps = _steps(self._db, begin, end, reverse)
+        self._scans.add(steps)
+        return steps
+
+    def write(self, changes: Mapping[bytes, bytes | None]) -> None:
+        """See KeyValue."""
+        _write(self._db, changes.items(), self._options)
+
+    def snapshot(self) -> Snapshot:
+        """See KeyValue."""
+        try:
+            frozen = _RocksSnapshot(self._db.snapshot(), self._scans)
+        except Exception as error:  # boundary: rocksdict raises bare exceptions
+            raise _translated(error) from None
+        self._snapshots.add(frozen)
+        return frozen
+
+    def flush(self) -> None:
+        """See KeyValue. Waits without the interpreter lock."""
+        with self._turn:
+            _flush(self._db)
+
+    def replace(self, records: Iterable[Record]) -> None:
+        """See KeyValue."""
+        name = f"db-{int(self._name.removeprefix('db-')) + 1}"
+        target = self._path / name
+        shutil.rmtree(target, ignore_errors=True)
+        fresh = _open(target, create=True)
+        try:
+            for part in _parts(records):
+                _write(fresh, part, self._options)
+            _flush(fresh)
+        except BaseException:
+            fresh.close()
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+        _sync_directory(target)
+        with self._turn:
+            _point(self._path / _CURRENT, name)
+            old, self._db, self._name = self._db, fresh, name
+            self._let_go(old)
+        self._remove_others()
+
+    def close(self) -> None:
+        """See KeyValue."""
+        with self._turn:
+            if not self._closed:
+                self._closed = True
+                self._let_go(self._db)
+
+    def _let_go(self, db: Rdict) -> None:
+        """Closes a database: its lock is held as long as anything reads from it."""
+        for frozen in list(self._snapshots):
+            frozen.close()
+        for steps in list(self._scans):
+            with suppress(ValueError):  # Another thread is inside: it ends by itself.
+                steps.close()  # type: ignore[attr-defined]
+        db.close()
+
+    def _remove_others(self) -> None:
+        for other in self._path.glob("db-*"):
+            if other.name != self._name:
+                shutil.rmtree(other, ignore_errors=True)
+
+
+class _RocksSnapshot:
+    """A snapshot of RocksDB."""
+
+    def __init__(self, frozen: RocksSnapshot, scans: WeakSet[Iterator[Record]]) -> None:
+        self._frozen: RocksSnapshot | None = frozen
+        self._scans = scans
+
+    def get(self, key: bytes) -> bytes | None:
+        """See Reads."""
+        frozen = self._frozen
+        if frozen is None:
+            raise Closed(_CLOSED)
+        try:
+            value: bytes = frozen[key]
+        except Exception as error:  # boundary: rocksdict raises bare exceptions
+            if str(error) == _ABSENT:
+                return None
+            raise _translated(error, key) from None
+        return value
+
+    def scan(self, begin: bytes, end: bytes, reverse: bool = False) -> Iterator[Record]:
+        """See Reads."""
+        frozen = self._frozen
+        if frozen is None:
+            raise Closed(_CLOSED)
+        steps = _steps(frozen, begin, end, reverse)
+        self._scans.add(steps)
+        return steps
+
+    def close(self) -> None:
+        """See Snapshot."""
+        self._frozen = None
+
+
+def _open(path: Path, *, create: bool) -> Rdict:
+    tables = BlockBasedOptions()
+    tables.set_bloom_filter(10, False)
+    tables.set_block_cache(Cache(STORE_CACHE_BYTES))
+    tables.set_checksum_type(ChecksumType.xxh3())
+    options = Options(raw_mode=True)
+    options.create_if_missing(create)
+    options.set_atomic_flush(True)
+    options.set_block_based_table_factory(tables)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_write_buffer_size(STORE_MEMTABLE_BYTES)
+    options.set_max_background_jobs(2)
+    options.set_bytes_per_sync(1 << 20)
+    options.set_keep_log_file_num(2)
+    options.set_stats_dump_period_sec(0)
+    try:
+        return Rdict(str(path), options)
+    except Exception as error:  # boundary: rocksdict raises bare exceptions
+        text = str(error)
+        if "LOCK" in text:
+            raise BlockingIOError(EAGAIN, f"another process has {path} open") from None
+        if "does not exist" in text:
+            raise DataLoss(f"the store {path} is gone: {text}") from None
+        raise _translated(error) from None
+
+
+def _steps(
+    source: Rdict | RocksSnapshot, begin: bytes, end: bytes, reverse: bool
+) -> Generator[Record, None, None]:
+    """Walks a range. rocksdict's own iterators end silently at a damaged block, hence `status`."""
+    try:
+        cursor = source.iter()
+        if reverse:
+            cursor.seek_for_prev(end)
+            if cursor.valid() and cursor.key() == end:
+                cursor.prev()
+        else:
+            cursor.seek(begin)
+        step = cursor.prev if reverse else cursor.next
+        while cursor.valid():
+            key: bytes = cursor.key()
+            if key < begin if reverse else key >= end:
+                return
+            yield key, cursor.value()
+            step()
+        cursor.status()
+    except Exception as error:  # boundary: rocksdict raises bare exceptions
+        raise _translated(error, begin) from None
+
+
+def _write(db: Rdict, changes: Iterable[tuple[bytes, bytes | None]], options: WriteOptions) -> None:
+    batch = WriteBatch(raw_mode=True)
+    for key, value in changes:
+        if value is None:
+            batch.delete(key)
+        else:
+            batch.put(key, value)
+    try:
+        db.write(batch, options)
+    except Exception as error:  # boundary: rocksdict raises bare exceptions
+        raise _translated(error) from None
+
+
+def _flush(db: Rdict) -> None:
+    try:
+        db.flush(True)
+    except Exception as error:  # boundary: rocksdict raises bare exceptions
+        raise _translated(error) from None
+
+
+def _parts(records: Iterable[Record]) -> Iterator[list[Record]]:
+    part: list[Record] = []
+    size = 0
+    for record in records:
+        part.append(record)
+        size += len(record[0]) + len(record[1])
+        if size >= STORE_LOAD_BYTES:
+            yield part
+            part, size = [], 0
+    yield part
+
+
+def _translated(error: BaseException, key: bytes = b"") -> Exception:
+    """What an exception of rocksdict means."""
+    text = str(error)
+    if isinstance(error, DbClosedError):
+        return Closed(_CLOSED)
+    if "No space left" in text:
+        return OutOfSpace(f"the disk of the store is full: {text}")
+    if text.startswith("Corruption"):
+        return DataLoss(f"the store is damaged{f' at or near {key!r}' if key else ''}: {text}")
+    return OSError(EIO, f"the store failed: {text}")
+
+
+def _point(pointer: Path, name: str) -> None:
+    """Makes `pointer` hold `name`, durably: the old or the new name after a crash."""
+    partial = pointer.with_suffix(".part")
+    with partial.open("w") as file:
+        file.write(name + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(pointer)
+    _sync_directory(pointer.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---- in memory -----------------------------------------------------------------------------------
+
+
+class MemoryKV:
+    """The same in memory, for tests and simulations. Nothing outlives the process."""
+
+    def __init__(self) -> None:
+        self._map = SortedDict()
+        self._closed = False
+        self._turn = threading.RLock()
+        self._snapshots: WeakSet[MemoryKV] = WeakSet()
+
+    def get(self, key: bytes) -> bytes | None:
+        """See Reads."""
+        self._check_open()
+        value: bytes | None = self._map.get(key)
+        return value
+
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
+        """See KeyValue."""
+        return [self.get(key) for key in keys]
+
+    def scan(self, begin: bytes, end: bytes, reverse: bool = False) -> Iterator[Record]:
+        """See Reads."""
+        self._check_open()
+        with self._turn:
+            keys = list(self._map.irange(begin, end, inclusive=(True, False), reverse=reverse))
+            records = [(key, self._map[key]) for key in keys]
+        for record in records:
+            self._check_open()
+            yield record
+
+    def write(self, changes: Mapping[bytes, bytes | None]) -> None:
+        """See KeyValue."""
+        self._check_open()
+        with self._turn:
+            for key, value in changes.items():
+                if value is None:
+                    self._map.pop(key, None)
+                else:
+                    self._map[key] = value
+
+    def snapshot(self) -> Snapshot:
+        """See KeyValue. Copies everything."""
+        self._check_open()
+        frozen = MemoryKV()
+        with self._turn:
+            frozen._map = self._map.copy()
+        self._snapshots.add(frozen)
+        return frozen
+
+    def flush(self) -> None:
+        """See KeyValue."""
+        self._check_open()
+
+    def replace(self, records: Iterable[Record]) -> None:
+        """See KeyValue."""
+        fresh = SortedDict(records)
+        with self._turn:
+            self._map = fresh
+            for frozen in list(self._snapshots):
+                frozen.close()
+
+    def close(self) -> None:
+        """See KeyValue."""
+        self._closed = True
+        for frozen in list(self._snapshots):
+            frozen.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed(_CLOSED)

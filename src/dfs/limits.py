@@ -64,7 +64,14 @@ FLUSH_INTERVAL_MS: Final = 2_000
 HISTORY_AGE_S: Final = 24 * 3_600
 HISTORY_REVISIONS_MAX: Final = 1_000_000
 FLOOR_PRUNE_EVENTS_MAX: Final = 500
-"""History events removed with one applied batch: no batch becomes long."""
+"""History events removed at once: no applied batch becomes long."""
+FLOOR_PRUNE_INTERVAL_ENTRIES: Final = 256
+"""Log entries between two such steps: counted by log index, so that every member prunes alike."""
+STORE_MEMTABLE_BYTES: Final = 64 << 20
+STORE_CACHE_BYTES: Final = 64 << 20
+"""Uncompressed blocks of tables; the page cache has the rest."""
+STORE_LOAD_BYTES: Final = 4 << 20
+"""Written at once while a snapshot is loaded."""
 
 # ---- cluster -----------------------------------------------------------------------------------------
 RAFT_PORT: Final = 12_000
@@ -147,6 +154,8 @@ READY_INTERVAL_MS: Final = 200
 READY_LAG_ENTRIES_MAX: Final = 10_000
 """Committed but not applied here: more, and the node says it is not ready."""
 JOIN_RETRY_MS: Final = 500
+LEADER_POLL_MS: Final = 20
+"""Between two looks for the new leader while leadership moves."""
 PROMOTE_RETRY_MS: Final = 250
 ASK_MS_MAX: Final = 2_000
 """For one question to one member."""

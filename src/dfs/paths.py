@@ -42,14 +42,9 @@ def check_target(target: str) -> None:
         raise InvalidArgument("bad symlink target: it holds a NUL")
 
 
-def parents(key: str) -> list[str]:
-    """The directories above `key`, nearest first, without the root: "a/b/c" → ["a/b", "a"]."""
-    above = []
-    end = key.rfind("/")
-    while end > 0:
-        above.append(key[:end])
-        end = key.rfind("/", 0, end)
-    return above
+def parent(key: str) -> str:
+    """The directory that holds `key`; "" = the root."""
+    return key.rpartition("/")[0]
 
 
 def is_below(key: str, directory: str) -> bool:

@@ -1,87 +1,178 @@
 """Store: the applied state of one node over a key/value port."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
 
-from dfs.errors import DfsError
-from dfs.store.layout import Change
-from dfs.store.read import View
+from dfs.errors import DataLoss, DfsError, Internal
+from dfs.kv import KeyValue
+from dfs.limits import FLOOR_PRUNE_INTERVAL_ENTRIES
+from dfs.store import snapshot
+from dfs.store.batch import Batch
+from dfs.store.encode import done_answer, get_answer, stat_answer
+from dfs.store.layout import META_KEY, Change, Meta, chained, unpack_meta
+from dfs.store.operations import Command, parse, reads, run
+from dfs.store.read import (
+    View,
+    check_revision,
+    current_file,
+    current_version,
+    past_event,
+    past_file,
+)
 
-Kv = Any
+Result = bytes | DfsError | None
 
 
 class Store:
     """The tree, its history and what Raft must find again beside them.
 
+    Attributes, as of the last `apply` or `restore`:
+        applied      index of the last applied log entry; 0 = none
+        log_id       Raft's id of it; opaque
+        membership   Raft's membership as of it; opaque
+        floor        oldest revision still in history
+        state_hash   16 bytes, equal on members that hold the same live records
+        chain        16 bytes, equal on members that applied the same entries
+        keys         live records, directories included
+        bytes        sum of the sizes of the live files
+        time_ns      time of the last entry; never goes back
+
     `apply`, `restore`, `get_answer` and `stat_answer` belong to one thread (the hot one); `view`,
     `export` and `flush` may be called from any.
     """
 
-    applied: int
-    """Index of the last applied log entry; 0 = empty."""
-    log_id: bytes
-    """Raft's id of that entry; opaque."""
-    membership: bytes
-    """Raft's membership as of that entry; opaque."""
-    floor: int
-    """Oldest revision still in history."""
-    state_hash: bytes
-    """16 bytes: equal on members that hold the same live records."""
-    chain: bytes
-    """16 bytes: equal on members that applied the same entries."""
-    keys: int
-    """Live records, directories included."""
-    bytes: int
-    """Sum of the sizes of the live files."""
-    time_ns: int
-    """Time of the last entry, monotonic."""
-
-    def __init__(self, kv: Kv) -> None:
+    def __init__(self, kv: KeyValue) -> None:
         """Opens the state in `kv`. Raises DataLoss when it is damaged, UnknownEntry when a newer
         version of dfs wrote it."""
-        raise NotImplementedError
+        self._kv = kv
+        self._show(self._load())
 
     def apply(
-        self, entries: Sequence[tuple[int, "bytes", bool]], log_id: "bytes", membership: "bytes"
-    ) -> tuple[list["bytes | DfsError | None"], list[Change]]:
+        self, entries: Sequence[tuple[int, bytes, bool]], log_id: bytes, membership: bytes
+    ) -> tuple[list[Result], list[Change]]:
         """Applies committed entries, in order, as one atomic write.
 
         `entries`: (index, payload, wanted), indexes without a gap; b"" for Raft's own entries.
         `membership`: b"" unless it changed within the batch.
         Returns one result an entry (the encoded answer or the refusal where wanted, else None)
         and all changes, in order. Raises only when this node must stop: UnknownEntry (a newer
-        version wrote it), DataLoss (the state is damaged), Internal, OutOfSpace.
+        version wrote it), DataLoss (the state is damaged), Internal, OutOfSpace, OSError. Then
+        nothing was written.
         """
-        raise NotImplementedError
+        batch = Batch(self._kv, self._meta.copy())
+        parsed = [_parsed(payload) for _, payload, _ in entries]
+        wanted_keys = {k for c in parsed if isinstance(c, Command) for k in reads(c)}
+        if wanted_keys:
+            found = list(wanted_keys)
+            batch.preload(found, self._kv.get_many(found))
+        results = [
+            self._step(batch, index, payload, command, wanted)
+            for (index, payload, wanted), command in zip(entries, parsed, strict=True)
+        ]
+        batch.meta.log_id = log_id
+        if membership:
+            batch.meta.membership = membership
+        batch.changes[META_KEY] = batch.meta.pack()
+        self._kv.write(batch.changes)
+        self._show(batch.meta)
+        return results, batch.events
 
     def view(self) -> View:
         """The state as of now, frozen; close it."""
-        raise NotImplementedError
+        return View(self._kv.snapshot())
 
-    def get_answer(self, key: str, revision: int = 0) -> "bytes":
-        """The encoded GetResponse of a file. Raises NotFound, IsADirectory, OutOfRange, DataLoss."""
-        raise NotImplementedError
+    def get_answer(self, key: str, revision: int = 0) -> bytes:
+        """The encoded GetResponse of a file. Raises as View.get."""
+        if revision:
+            check_revision(revision, self.floor, self.applied)
+            return get_answer(*past_file(self._kv, key, revision))
+        return get_answer(*current_file(self._kv, key))
 
-    def stat_answer(self, key: str, revision: int = 0) -> "bytes":
-        """The encoded StatResponse of a key. Raises NotFound, OutOfRange, DataLoss."""
-        raise NotImplementedError
+    def stat_answer(self, key: str, revision: int = 0) -> bytes:
+        """The encoded StatResponse of a key. Raises as View.stat."""
+        if revision:
+            check_revision(revision, self.floor, self.applied)
+            return stat_answer(past_event(self._kv, key, revision).record)
+        return stat_answer(current_version(self._kv, key).record)
 
     def export(self, view: View, path: str) -> None:
-        """Writes the whole state of `view` to a new file at `path`, with a digest, on disk."""
-        raise NotImplementedError
+        """Writes the whole state of `view` to a file that appears at `path` complete and on disk.
+        Raises DataLoss when the state is damaged, OSError."""
+        snapshot.write(view.source, path)
 
     def restore(self, path: str) -> None:
-        """Replaces the whole state by an exported one; a crash leaves the old or the new.
-
-        Raises DataLoss when the file is damaged: the old state stays.
-        """
-        raise NotImplementedError
+        """Replaces the whole state by an exported one; a crash leaves the old or the new. Views
+        end. Raises DataLoss (the file is damaged), UnknownEntry, OSError: the old state stays."""
+        self._kv.replace(snapshot.read(path))
+        self._show(self._load())
 
     def flush(self) -> int:
         """Makes the state durable; returns an index up to which it surely is. Blocks without the
         interpreter lock."""
-        raise NotImplementedError
+        applied = self.applied
+        self._kv.flush()
+        return applied
 
     def close(self) -> None:
         """Releases the key/value store."""
-        raise NotImplementedError
+        self._kv.close()
+
+    def _step(
+        self, batch: Batch, index: int, payload: bytes, command: Command | DfsError | None,
+        wanted: bool,
+    ) -> Result:  # fmt: skip
+        """Applies one entry."""
+        meta = batch.meta
+        if index != meta.applied + 1 and (meta.log_id or index):
+            raise Internal(f"entry {index} is to be applied behind entry {meta.applied}")
+        changes = len(batch.events)
+        batch.sub = 0
+        result: Result = None
+        try:
+            if isinstance(command, DfsError):
+                raise command
+            if command is not None:
+                outcome = run(batch, index, command)
+                result = done_answer(*outcome) if wanted else None
+        except DataLoss:
+            raise
+        except DfsError as refusal:
+            if len(batch.events) != changes:
+                raise Internal(f"entry {index} was refused half done: {refusal}") from refusal
+            result = refusal.with_traceback(None) if wanted else None
+        meta.applied = index
+        meta.chain = chained(meta.chain, index, payload)
+        if index % FLOOR_PRUNE_INTERVAL_ENTRIES == 0:
+            batch.prune()
+        return result
+
+    def _load(self) -> Meta:
+        value = self._kv.get(META_KEY)
+        if value is not None:
+            return unpack_meta(value)
+        if next(self._kv.scan(b"", b"\xff"), None) is not None:
+            raise DataLoss("the store has records, but not the one that says what they are")
+        return Meta()
+
+    def _show(self, meta: Meta) -> None:
+        self._meta = meta
+        self.applied = meta.applied
+        self.log_id = meta.log_id
+        self.membership = meta.membership
+        self.floor = meta.floor
+        self.state_hash = meta.state_hash.to_bytes(16, "little")
+        self.chain = meta.chain
+        self.keys = meta.keys
+        self.bytes = meta.content_bytes
+        self.time_ns = meta.time_ns
+
+
+def _parsed(payload: bytes) -> Command | DfsError | None:
+    """A command, why it is none, or None for Raft's own entries."""
+    if not payload:
+        return None
+    try:
+        return parse(payload)
+    except DfsError as refusal:
+        return refusal.with_traceback(None)

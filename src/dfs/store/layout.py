@@ -1,6 +1,51 @@
-"""The bytes on disk."""
+"""The bytes on disk: store keys, sealed values, records, events and the state's own record.
 
-from typing import NamedTuple
+One ordered space of keys; the first byte is the family. In a path '/' is stored as 0x00, which no
+key may hold: so a subtree is contiguous and sorts by component.
+
+    n path                       → current version of a live key
+    h revision sub               → event: one change of one key
+    i path 0x00 0x00 revision sub → nothing; finds the events of a key
+    d request id                 → what the request with that id did
+    m                            → the state's own record: applied index, counters, hashes
+
+revision: u64, sub: u32, both big-endian. All else is little-endian. A value starts with 8 bytes of
+XXH3-64 over the rest, seeded by the XXH3-64 of its store key: a value that is damaged, or stands
+under another key, does not open. Content of up to SMALL_VALUE_BYTES_MAX stands in `n` and in `h`,
+larger content in `h` alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from struct import Struct
+from typing import Final, NamedTuple
+
+from xxhash import xxh3_64_digest, xxh3_64_intdigest, xxh3_128_digest
+
+from dfs.errors import DataLoss
+from dfs.proto.dfs_pb2 import Kind
+
+STORE_FORMAT: Final = 1
+"""Of everything here. A store or snapshot with another number is refused."""
+
+CURRENT: Final = b"n"
+HISTORY: Final = b"h"
+INDEX: Final = b"i"
+REQUEST: Final = b"d"
+META_KEY: Final = b"m"
+
+CHECKSUM_BYTES: Final = 8
+_VERSION = Struct("<BBIQQQQI")
+_EVENT = Struct("<BIQQ16sHI")
+_REQUEST = Struct("<QQQ")
+_META = Struct("<HQQQQIQQQ16s16sI")
+_PLACE = Struct(">QI")
+
+_INLINE = 1
+_IMPLICIT = 2
+_DELETED = 1
+NO_REQUEST: Final = bytes(16)
 
 
 class UnknownEntry(Exception):
@@ -21,3 +66,253 @@ class Change(NamedTuple):
     """Content of a file; b"" for a deletion."""
     previous: int
     """Revision that it replaced; 0 = the key did not exist."""
+
+
+# ---- store keys ----------------------------------------------------------------------------------
+
+
+def path_of(key: str) -> bytes:
+    """How a key stands in store keys; "" for the root."""
+    return key.encode().replace(b"/", b"\0")
+
+
+def key_of(path: bytes) -> str:
+    """The reverse of `path_of`."""
+    return path.replace(b"\0", b"/").decode()
+
+
+def subtree(family: bytes, path: bytes) -> tuple[bytes, bytes]:
+    """The range [begin, end) of everything strictly below `path`, in `n` or `i`."""
+    if not path:
+        return family, bytes((family[0] + 1,))
+    return family + path + b"\0", family + path + b"\x01"
+
+
+def history_key(revision: int, sub: int) -> bytes:
+    """Where the event of that revision stands."""
+    return HISTORY + _PLACE.pack(revision, sub)
+
+
+def index_key(path: bytes, revision: int, sub: int) -> bytes:
+    """Where the index of a key names that event."""
+    return INDEX + path + b"\0\0" + _PLACE.pack(revision, sub)
+
+
+def place_of(store_key: bytes) -> tuple[int, int]:
+    """(revision, sub) at the end of a key in `h` or `i`."""
+    revision, sub = _PLACE.unpack_from(store_key, len(store_key) - _PLACE.size)
+    return revision, sub
+
+
+# ---- sealed values -------------------------------------------------------------------------------
+
+
+def seal(store_key: bytes, body: bytes) -> bytes:
+    """The stored value: checksum and body."""
+    return xxh3_64_digest(body, xxh3_64_intdigest(store_key)) + body
+
+
+def unseal(store_key: bytes, value: bytes) -> bytes:
+    """The body of a stored value. Raises DataLoss when it is not what was written there."""
+    body = value[CHECKSUM_BYTES:]
+    if value[:CHECKSUM_BYTES] != xxh3_64_digest(body, xxh3_64_intdigest(store_key)):
+        raise DataLoss(f"the checksum of {described(store_key)} does not fit: the disk lies")
+    return body
+
+
+def described(store_key: bytes) -> str:
+    """A store key in words, for messages."""
+    family, rest = store_key[:1], store_key[1:]
+    if family == CURRENT:
+        return f"the record of {_readable(rest)}"
+    if family == HISTORY and len(rest) == _PLACE.size:
+        revision, sub = _PLACE.unpack(rest)
+        return f"event {sub} of revision {revision}"
+    if family == REQUEST:
+        return f"request {rest.hex()}"
+    if store_key == META_KEY:
+        return "the state's own record"
+    return f"the store's record {store_key!r}"
+
+
+def _readable(path: bytes) -> str:
+    return path.replace(b"\0", b"/").decode(errors="replace")
+
+
+# ---- current versions ----------------------------------------------------------------------------
+
+
+class Version(NamedTuple):
+    """The current version of a live key."""
+
+    kind: int
+    implicit: bool
+    """A directory that goes with its last child."""
+    inline: bool
+    """`data` is here, not only in history."""
+    sub: int
+    revision: int
+    created: int
+    number: int
+    """1 for the first version, 2 for the second, …"""
+    size: int
+    """Bytes of a file's content; children of a directory."""
+    record: bytes
+    """Encoded Record."""
+    data: bytes
+
+
+def kind_name(kind: int) -> str:
+    """ "file", "directory" or "symlink"."""
+    return Kind.Name(kind).lower()
+
+
+def pack_version(version: Version) -> bytes:
+    """The body of a value in `n`."""
+    flags = (_INLINE if version.inline else 0) | (_IMPLICIT if version.implicit else 0)
+    head = _VERSION.pack(
+        version.kind, flags, version.sub, version.revision, version.created, version.number,
+        version.size, len(version.record),
+    )  # fmt: skip
+    return head + version.record + version.data
+
+
+def unpack_version(store_key: bytes, value: bytes) -> Version:
+    """Reads a value of `n`. Raises DataLoss."""
+    body = unseal(store_key, value)
+    kind, flags, sub, revision, created, count, size, length = _VERSION.unpack_from(body)
+    end = _VERSION.size + length
+    return Version(
+        kind, bool(flags & _IMPLICIT), bool(flags & _INLINE), sub, revision, created, count, size,
+        body[_VERSION.size : end], body[end:],
+    )  # fmt: skip
+
+
+# ---- events --------------------------------------------------------------------------------------
+
+
+class Event(NamedTuple):
+    """A change as history keeps it."""
+
+    deleted: bool
+    previous_sub: int
+    previous: int
+    time_ns: int
+    request_id: bytes
+    """Of the request that made it; zeros = it had none."""
+    path: bytes
+    record: bytes
+    data: bytes
+
+    def change(self, revision: int, sub: int) -> Change:
+        """The same for the outside."""
+        return Change(
+            revision, sub, self.deleted, key_of(self.path), self.record, self.data, self.previous
+        )
+
+
+def pack_event(event: Event) -> bytes:
+    """The body of a value in `h`."""
+    deleted, previous_sub, previous, time_ns, request_id, path, record, data = event
+    head = _EVENT.pack(
+        _DELETED if deleted else 0, previous_sub, previous, time_ns, request_id or NO_REQUEST,
+        len(path), len(record),
+    )  # fmt: skip
+    return b"".join((head, path, record, data))
+
+
+def unpack_event(store_key: bytes, value: bytes) -> Event:
+    """Reads a value of `h`. Raises DataLoss."""
+    body = unseal(store_key, value)
+    flags, previous_sub, previous, time_ns, request_id, path_length, record_length = (
+        _EVENT.unpack_from(body)
+    )
+    path_end = _EVENT.size + path_length
+    record_end = path_end + record_length
+    return Event(
+        bool(flags & _DELETED), previous_sub, previous, time_ns, request_id,
+        body[_EVENT.size : path_end], body[path_end:record_end], body[record_end:],
+    )  # fmt: skip
+
+
+# ---- requests ------------------------------------------------------------------------------------
+
+
+class Done(NamedTuple):
+    """What a request with an id did."""
+
+    revision: int
+    deleted: int
+    fingerprint: int
+    """Of what was asked, so that an id cannot be used for something else."""
+
+
+def pack_done(done: Done) -> bytes:
+    """The body of a value in `d`."""
+    return _REQUEST.pack(*done)
+
+
+def unpack_done(store_key: bytes, value: bytes) -> Done:
+    """Reads a value of `d`. Raises DataLoss."""
+    return Done(*_REQUEST.unpack(unseal(store_key, value)))
+
+
+# ---- the state's own record ----------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Meta:
+    """What stands in `m`: everything that is no record of a key. See Store for the attributes."""
+
+    applied: int = 0
+    floor: int = 0
+    floor_time_ns: int = 0
+    """Time of the first change that is retained: older requests cannot be told from new ones."""
+    pruned: int = 0
+    pruned_sub: int = 0
+    """The event that pruning looks at next."""
+    keys: int = 0
+    content_bytes: int = 0
+    time_ns: int = 0
+    state_hash: int = 0
+    chain: bytes = bytes(16)
+    log_id: bytes = b""
+    membership: bytes = b""
+
+    def copy(self) -> Meta:
+        """Another one, to change."""
+        return replace(self)
+
+    def pack(self) -> bytes:
+        """The whole value of `m`."""
+        head = _META.pack(
+            STORE_FORMAT, self.applied, self.floor, self.floor_time_ns, self.pruned,
+            self.pruned_sub, self.keys, self.content_bytes, self.time_ns,
+            self.state_hash.to_bytes(16, "little"), self.chain, len(self.log_id),
+        )  # fmt: skip
+        return seal(META_KEY, head + self.log_id + self.membership)
+
+
+def chained(chain: bytes, index: int, payload: bytes) -> bytes:
+    """The hash chain behind one more log entry."""
+    return xxh3_128_digest(chain + index.to_bytes(8, "little") + payload)
+
+
+def unpack_meta(value: bytes) -> Meta:
+    """Reads the value of `m`. Raises DataLoss, or UnknownEntry for another format."""
+    body = unseal(META_KEY, value)
+    written = int.from_bytes(body[:2], "little")
+    if written != STORE_FORMAT:
+        raise UnknownEntry(
+            f"the state has format {written}, this version of dfs knows {STORE_FORMAT}:"
+            " use the version that wrote it, or a newer one"
+        )
+    (
+        _, applied, floor, floor_time_ns, pruned, pruned_sub, keys, size, time_ns, state_hash,
+        chain, length,
+    ) = _META.unpack_from(body)  # fmt: skip
+    end = _META.size + length
+    return Meta(
+        applied, floor, floor_time_ns, pruned, pruned_sub, keys, size, time_ns,
+        int.from_bytes(state_hash, "little"), chain, body[_META.size : end], body[end:],
+    )  # fmt: skip

@@ -1,56 +1,123 @@
-"""Reading the tree and its history."""
+"""Reading the tree and its history, from the live state or from a frozen one."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from types import TracebackType
 
-from dfs.store.layout import Change
+from dfs.errors import (
+    DataLoss,
+    FailedPrecondition,
+    InvalidArgument,
+    IsADirectory,
+    NotFound,
+    OutOfRange,
+)
+from dfs.kv import Reads, Snapshot
+from dfs.paths import check_key, is_below, parent
+from dfs.proto.dfs_pb2 import DIRECTORY, FILE, Record
+from dfs.store.layout import (
+    CURRENT,
+    HISTORY,
+    INDEX,
+    META_KEY,
+    Change,
+    Event,
+    Meta,
+    Version,
+    history_key,
+    index_key,
+    key_of,
+    path_of,
+    place_of,
+    subtree,
+    unpack_event,
+    unpack_meta,
+    unpack_version,
+)
+
+_SUB_MAX = (1 << 32) - 1
+Item = tuple[str, bytes, bytes | None]
 
 
 class View:
     """The state at one applied index. Any thread; `close` when done (or use `with`).
 
-    When the whole state is replaced meanwhile (`restore`), calls raise Unavailable: repeat them.
+    `revision` is that index, `floor` the oldest revision in history then. When the whole state is
+    replaced meanwhile (`Store.restore`), calls raise Unavailable: repeat them.
     """
 
-    revision: int
-    """The applied index that it shows."""
-    floor: int
-    """Oldest revision in history then."""
+    def __init__(self, source: Snapshot) -> None:
+        """Takes over a snapshot of the key/value store."""
+        value = source.get(META_KEY)
+        meta = Meta() if value is None else unpack_meta(value)
+        self.source = source
+        self.revision = meta.applied
+        self.floor = meta.floor
 
     def get(self, key: str, revision: int = 0) -> tuple[bytes, bytes]:
         """(encoded Record, content) of a file. Raises NotFound, IsADirectory, OutOfRange,
-        FailedPrecondition (a symlink), DataLoss."""
-        raise NotImplementedError
+        FailedPrecondition (a symlink), InvalidArgument, DataLoss."""
+        if revision:
+            check_revision(revision, self.floor, self.revision)
+            return past_file(self.source, key, revision)
+        return current_file(self.source, key)
 
     def stat(self, key: str, revision: int = 0) -> bytes:
-        """The encoded Record of a key of any kind. Raises NotFound, OutOfRange, DataLoss."""
-        raise NotImplementedError
+        """The encoded Record of a key of any kind. Raises NotFound, OutOfRange, InvalidArgument,
+        DataLoss. In a directory's past record `children` is what it was when that was written."""
+        if revision:
+            check_revision(revision, self.floor, self.revision)
+            return past_event(self.source, key, revision).record
+        return current_version(self.source, key).record
+
+    def history(self, key: str, before: int = 0) -> Iterator[Change]:
+        """The retained changes of a key and of all below it, newest first, with revision <
+        `before` (0 = all). "" = of the whole tree."""
+        if key:
+            check_key(key)
+        return _history(self.source, path_of(key), self.floor, before)
+
+    def changes(self, after_revision: int) -> Iterator[Change]:
+        """All changes with revision > `after_revision`, ascending. Raises OutOfRange when some of
+        them are below the floor."""
+        if after_revision + 1 < self.floor:
+            raise OutOfRange(
+                f"the changes after revision {after_revision} are no longer retained: history"
+                f" starts at {self.floor}",
+                floor=str(self.floor),
+            )
+        return _changes(self.source, after_revision + 1)
 
     def list(
         self, key: str = "", recursive: bool = False, after: str = "", data_bytes_max: int = 0
-    ) -> Iterator[tuple[str, bytes, bytes | None]]:
+    ) -> Iterator[Item]:
         """(key, encoded Record, content or None) in key order, behind the key `after`.
 
         `key`: "" = the whole tree, a directory (its children, or with `recursive` its subtree,
         without itself), else that one key. Content of files of up to `data_bytes_max` bytes when
         that is not 0. Raises NotFound, InvalidArgument (`after` is elsewhere), DataLoss.
         """
-        raise NotImplementedError
-
-    def history(self, key: str, before: int = 0) -> Iterator[Change]:
-        """The retained changes of a key and of all below it, newest first, with revision <
-        `before` (0 = all)."""
-        raise NotImplementedError
-
-    def changes(self, after_revision: int) -> Iterator[Change]:
-        """All changes with revision > `after_revision`, ascending. Raises OutOfRange when some of
-        them are below the floor."""
-        raise NotImplementedError
+        if key:
+            version = current_version(self.source, key)
+            if version.kind != DIRECTORY:
+                one = (path_of(key), version)
+                return _items(self.source, iter([] if after else [one]), data_bytes_max)
+        path = path_of(key)
+        begin, end = subtree(CURRENT, path)
+        if after:
+            check_key(after)
+            if not is_below(after, key) or (not recursive and parent(after) != key):
+                raise InvalidArgument(f"cannot go on behind {after}: this list never shows it")
+            begin = CURRENT + path_of(after) + (b"\0" if recursive else b"\x01")
+        walk = _subtree if recursive else _children
+        return _items(self.source, walk(self.source, begin, end), data_bytes_max)
 
     def close(self) -> None:
         """Lets go of the frozen state. Idempotent."""
+        self.source.close()
 
-    def __enter__(self) -> "View":
+    def __enter__(self) -> View:
         return self
 
     def __exit__(
@@ -60,3 +127,146 @@ class View:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+# ---- one key -------------------------------------------------------------------------------------
+
+
+def current_version(source: Reads, key: str) -> Version:
+    """The version of a live key. Raises NotFound, InvalidArgument, DataLoss."""
+    store_key = CURRENT + path_of(key)
+    value = source.get(store_key)
+    if value is None or "\0" in key:
+        check_key(key)
+        raise NotFound(f"no such key: {key}")
+    return unpack_version(store_key, value)
+
+
+def current_file(source: Reads, key: str) -> tuple[bytes, bytes]:
+    """(record, content) of a live file."""
+    version = current_version(source, key)
+    if version.kind != FILE:
+        _refuse_kind(key, version.kind, version.record)
+    return version.record, _content(source, path_of(key), version)
+
+
+def past_file(source: Reads, key: str, revision: int) -> tuple[bytes, bytes]:
+    """(record, content) of a file as of a revision."""
+    event = past_event(source, key, revision)
+    record = Record.FromString(event.record)
+    if record.kind != FILE:
+        _refuse_kind(key, record.kind, event.record)
+    return event.record, event.data
+
+
+def past_event(source: Reads, key: str, revision: int) -> Event:
+    """The event that made what a key was as of a revision. Raises NotFound."""
+    check_key(key)
+    path = path_of(key)
+    last = index_key(path, revision, _SUB_MAX)
+    for found, _ in source.scan(index_key(path, 0, 0), last, reverse=True):
+        event = _event(source, path, *place_of(found))
+        if event.deleted:
+            raise NotFound(f"no such key at revision {revision}: {key} was deleted before")
+        return event
+    raise NotFound(f"no such key at revision {revision}: {key}")
+
+
+def check_revision(revision: int, floor: int, applied: int) -> None:
+    """Raises OutOfRange unless a read at that revision is possible."""
+    if revision < floor:
+        raise OutOfRange(
+            f"revision {revision} is no longer retained: history starts at {floor}",
+            floor=str(floor),
+        )
+    if revision > applied:
+        raise OutOfRange(f"revision {revision} is yet to come: the last one here is {applied}")
+
+
+def _refuse_kind(key: str, kind: int, record: bytes) -> None:
+    if kind == DIRECTORY:
+        raise IsADirectory(f"{key} is a directory", other=key)
+    target = Record.FromString(record).target
+    raise FailedPrecondition(
+        f"{key} is a symlink to {target}: links are never followed here, read the target itself"
+    )
+
+
+def _content(source: Reads, path: bytes, version: Version) -> bytes:
+    if version.inline:
+        return version.data
+    return _event(source, path, version.revision, version.sub).data
+
+
+def _event(source: Reads, path: bytes, revision: int, sub: int) -> Event:
+    """The event of a key that must be there."""
+    store_key = history_key(revision, sub)
+    key = key_of(path)
+    try:
+        value = source.get(store_key)
+        event = None if value is None else unpack_event(store_key, value)
+    except DataLoss as error:
+        raise DataLoss(f"{key} at revision {revision}: {error}") from None
+    if event is None or event.path != path:
+        raise DataLoss(f"{key} at revision {revision}: its content is not where it must be")
+    return event
+
+
+# ---- many keys -----------------------------------------------------------------------------------
+
+
+def _subtree(source: Reads, begin: bytes, end: bytes) -> Iterator[tuple[bytes, Version]]:
+    for store_key, value in source.scan(begin, end):
+        yield store_key[1:], unpack_version(store_key, value)
+
+
+def _children(source: Reads, begin: bytes, end: bytes) -> Iterator[tuple[bytes, Version]]:
+    """The same, stepping over what is below each child."""
+    while begin:
+        found = source.scan(begin, end)
+        begin = b""
+        for store_key, value in found:
+            version = unpack_version(store_key, value)
+            yield store_key[1:], version
+            if version.kind == DIRECTORY and version.size:
+                begin = store_key + b"\x01"
+                break
+
+
+def _items(
+    source: Reads, found: Iterator[tuple[bytes, Version]], data_bytes_max: int
+) -> Iterator[Item]:
+    for path, version in found:
+        wanted = data_bytes_max and version.kind == FILE and version.size <= data_bytes_max
+        yield key_of(path), version.record, _content(source, path, version) if wanted else None
+
+
+def _changes(source: Reads, first: int) -> Iterator[Change]:
+    for store_key, value in source.scan(history_key(first, 0), _behind(HISTORY)):
+        yield unpack_event(store_key, value).change(*place_of(store_key))
+
+
+def _history(source: Reads, path: bytes, floor: int, before: int) -> Iterator[Change]:
+    begin_below, end_below = subtree(INDEX, path)
+    if next(source.scan(begin_below, end_below), None) is None:
+        yield from _history_of_one(source, path, floor, before)
+        return
+    begin = history_key(floor, 0)
+    end = history_key(before, 0) if before else _behind(HISTORY)
+    below = path + b"\0"
+    for store_key, value in source.scan(begin, end, reverse=True):
+        event = unpack_event(store_key, value)
+        if not path or event.path == path or event.path.startswith(below):
+            yield event.change(*place_of(store_key))
+
+
+def _history_of_one(source: Reads, path: bytes, floor: int, before: int) -> Iterator[Change]:
+    begin = index_key(path, floor, 0)
+    end = index_key(path, before, 0) if before else index_key(path, (1 << 64) - 1, _SUB_MAX)
+    for found, _ in source.scan(begin, end, reverse=True):
+        revision, sub = place_of(found)
+        yield _event(source, path, revision, sub).change(revision, sub)
+
+
+def _behind(family: bytes) -> bytes:
+    return bytes((family[0] + 1,))

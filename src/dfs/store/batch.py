@@ -1,0 +1,202 @@
+"""One batch of log entries under way: an overlay over the key/value store, and what it counts.
+
+Entries see what earlier entries of the batch did. Nothing is written here: `changes` is what the
+caller writes at once when all is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import merge
+from typing import Final
+
+from xxhash import xxh3_128_intdigest
+
+from dfs.errors import DataLoss
+from dfs.kv import Reads
+from dfs.limits import FLOOR_PRUNE_EVENTS_MAX
+from dfs.proto.dfs_pb2 import DIRECTORY, FILE
+from dfs.store.encode import with_children
+from dfs.store.layout import (
+    CURRENT,
+    NO_REQUEST,
+    REQUEST,
+    Change,
+    Event,
+    Meta,
+    Version,
+    history_key,
+    index_key,
+    key_of,
+    pack_event,
+    pack_version,
+    place_of,
+    seal,
+    unpack_event,
+    unpack_version,
+)
+
+_HASH_MODULUS: Final = 1 << 128
+
+
+class Batch:
+    """The state as it will be when the batch is written."""
+
+    def __init__(self, kv: Reads, meta: Meta) -> None:
+        """Starts from what is stored; `meta` is changed in place."""
+        self.meta = meta
+        self.changes: dict[bytes, bytes | None] = {}
+        """What is to be written; None deletes."""
+        self.events: list[Change] = []
+        """What watchers will see."""
+        self._kv = kv
+        self._seen: dict[bytes, bytes | None] = {}
+        self.sub = 0
+        """The sub-index that the next change of this entry gets."""
+
+    # ---- values ----------------------------------------------------------------------------------
+
+    def preload(self, store_keys: list[bytes], values: list[bytes | None]) -> None:
+        """What was found for keys that the batch will ask for."""
+        self._seen.update(zip(store_keys, values, strict=True))
+
+    def value(self, store_key: bytes) -> bytes | None:
+        """A value in `n` or `d` as of now."""
+        try:
+            return self._seen[store_key]
+        except KeyError:
+            found = self._seen[store_key] = self._kv.get(store_key)
+            return found
+
+    def put(self, store_key: bytes, body: bytes) -> None:
+        """Stores a value in `n` or `d`."""
+        self._seen[store_key] = self.changes[store_key] = seal(store_key, body)
+
+    def remove(self, store_key: bytes) -> None:
+        """Removes a value of `n` or `d`."""
+        self._seen[store_key] = self.changes[store_key] = None
+
+    def scan(self, begin: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Stored records and those of this batch in begin <= key < end, ascending."""
+        fresh = sorted(key for key in self.changes if begin <= key < end)
+        stored = self._kv.scan(begin, end)
+        if not fresh:
+            yield from stored
+            return
+        older = ((k, v) for k, v in stored if k not in self.changes)
+        newer = ((k, v) for k in fresh if (v := self.changes[k]) is not None)
+        yield from merge(older, newer, key=lambda record: record[0])
+
+    # ---- versions --------------------------------------------------------------------------------
+
+    def version(self, path: bytes) -> Version | None:
+        """The current version of a key, or None."""
+        store_key = CURRENT + path
+        value = self.value(store_key)
+        return None if value is None else unpack_version(store_key, value)
+
+    def store(self, path: bytes, old: Version | None, new: Version, request_id: bytes) -> None:
+        """Makes `new` the version of a key, with its event; `new.sub` is `sub`."""
+        meta = self.meta
+        store_key = CURRENT + path
+        digest = xxh3_128_intdigest(store_key + new.record)
+        if old is None:
+            meta.keys += 1
+            event = Event(False, 0, 0, meta.time_ns, request_id, path, new.record, new.data)
+        else:
+            digest -= xxh3_128_intdigest(store_key + old.record)
+            meta.content_bytes -= old.size if old.kind == FILE else 0
+            event = Event(
+                False, old.sub, old.revision, meta.time_ns, request_id, path, new.record, new.data
+            )
+        if new.kind == FILE:
+            meta.content_bytes += new.size
+        meta.state_hash = (meta.state_hash + digest) % _HASH_MODULUS
+        self.put(store_key, pack_version(new if new.inline else new._replace(data=b"")))
+        self._add(new.revision, event)
+
+    def drop(self, revision: int, path: bytes, old: Version, request_id: bytes) -> None:
+        """Removes a key, with its event."""
+        meta = self.meta
+        store_key = CURRENT + path
+        meta.keys -= 1
+        meta.content_bytes -= old.size if old.kind == FILE else 0
+        digest = xxh3_128_intdigest(store_key + old.record)
+        meta.state_hash = (meta.state_hash - digest) % _HASH_MODULUS
+        self.remove(store_key)
+        self._add(
+            revision,
+            Event(True, old.sub, old.revision, meta.time_ns, request_id, path, old.record, b""),
+        )
+
+    def count_child(self, path: bytes, directory: Version, step: int) -> None:
+        """A directory got or lost a child: no change of its own, so no event."""
+        meta = self.meta
+        store_key = CURRENT + path
+        count = directory.size + step
+        record = with_children(directory.record, directory.size, count)
+        digest = xxh3_128_intdigest(store_key + record) - xxh3_128_intdigest(
+            store_key + directory.record
+        )
+        meta.state_hash = (meta.state_hash + digest) % _HASH_MODULUS
+        self.put(store_key, pack_version(directory._replace(size=count, record=record)))
+
+    def lose_child(self, revision: int, path: bytes) -> None:
+        """The child at `path` is gone: its parent counts one less, or vanishes if implicit."""
+        while (cut := path.rfind(b"\0")) > 0:
+            path = path[:cut]
+            parent = self.version(path)
+            if parent is None or parent.kind != DIRECTORY or parent.size < 1:
+                raise DataLoss(f"the state is damaged: {key_of(path)} is not the directory it was")
+            if parent.size > 1 or not parent.implicit:
+                self.count_child(path, parent, -1)
+                return
+            self.drop(revision, path, parent, b"")
+
+    def _add(self, revision: int, event: Event) -> None:
+        sub = self.sub
+        self.sub = sub + 1
+        history = history_key(revision, sub)
+        self.changes[history] = seal(history, pack_event(event))
+        self.changes[index_key(event.path, revision, sub)] = b""
+        self.events.append(event.change(revision, sub))
+
+    # ---- history ---------------------------------------------------------------------------------
+
+    def time_at(self, revision: int) -> int:
+        """Time of the first change at or after a revision; now when there is none."""
+        for store_key, value in self.scan(history_key(revision, 0), b"i"):
+            return unpack_event(store_key, value).time_ns
+        return self.meta.time_ns
+
+    def prune(self) -> None:
+        """Forgets some events below the floor, oldest first, from where it stopped last time.
+
+        An event that is passed takes with it what it replaced, its request id, and itself if it
+        is a deletion. So the newest version below the floor stays: a read at any revision from
+        the floor on is right, and so is the content of a live key, however old.
+        """
+        meta = self.meta
+        if meta.pruned >= meta.floor:
+            return
+        left = FLOOR_PRUNE_EVENTS_MAX
+        begin = history_key(meta.pruned, meta.pruned_sub)
+        for store_key, value in self.scan(begin, history_key(meta.floor, 0)):
+            revision, sub = place_of(store_key)
+            if not left:
+                meta.pruned, meta.pruned_sub = revision, sub
+                return
+            left -= 1
+            self._forget(store_key, unpack_event(store_key, value))
+        meta.pruned, meta.pruned_sub = meta.floor, 0
+
+    def _forget(self, store_key: bytes, event: Event) -> None:
+        revision, sub = place_of(store_key)
+        if event.previous:
+            self.changes[history_key(event.previous, event.previous_sub)] = None
+            self.changes[index_key(event.path, event.previous, event.previous_sub)] = None
+        if event.deleted:
+            self.changes[store_key] = None
+            self.changes[index_key(event.path, revision, sub)] = None
+        if event.request_id != NO_REQUEST:
+            self.remove(REQUEST + event.request_id)

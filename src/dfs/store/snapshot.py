@@ -1,0 +1,176 @@
+"""The whole state as one stream of bytes: written to a file, read back whole or not at all.
+
+    "DFSSNAP\\n"  version u32
+    records      length of key u32, length of value u32, key, value; the first is `m`
+    end          0 u32, 0 u32, count of records u64, SHA-256 of everything before
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from struct import Struct
+from typing import BinaryIO, Final
+
+from xxhash import xxh3_128_intdigest
+
+from dfs.errors import DataLoss
+from dfs.kv import Reads, Record
+from dfs.limits import KEY_BYTES_MAX, STREAM_CHUNK_BYTES_MAX, VALUE_BYTES_MAX
+from dfs.store.layout import (
+    CURRENT,
+    INDEX,
+    META_KEY,
+    Meta,
+    UnknownEntry,
+    unpack_meta,
+    unpack_version,
+    unseal,
+)
+
+MAGIC: Final = b"DFSSNAP\n"
+SNAPSHOT_FORMAT: Final = 1
+_LENGTHS = Struct("<II")
+_COUNT = Struct("<Q")
+_DIGEST_BYTES = 32
+_EXTRA_BYTES_MAX = 16 << 10
+"""More than a store key has beside the path, and a value beside the content."""
+_STATE_HASH_MODULUS = 1 << 128
+
+
+def write(source: Reads, path: str | Path) -> None:
+    """Writes all records to a file that appears at `path` complete and on disk. Raises DataLoss
+    when a stored value is damaged: a snapshot never passes damage on."""
+    target = Path(path)
+    partial = target.with_name(target.name + ".part")
+    try:
+        with partial.open("wb") as file:
+            for part in _encoded(source):
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync_directory(target.parent)
+
+
+def read(path: str | Path) -> Iterator[Record]:
+    """Yields all records of a snapshot file; what they say is true only when the end is reached.
+    Raises DataLoss when the file is damaged, UnknownEntry when a newer version wrote it."""
+    with Path(path).open("rb") as file:
+        reader = _Reader(file, path)
+        if reader.take(len(MAGIC)) != MAGIC:
+            raise DataLoss(f"{path} is no snapshot of dfs")
+        written = int.from_bytes(reader.take(4), "little")
+        if written != SNAPSHOT_FORMAT:
+            raise UnknownEntry(
+                f"the snapshot has format {written}, this version of dfs knows {SNAPSHOT_FORMAT}:"
+                " update this node to the version of the others"
+            )
+        check = _Check()
+        for record in reader.records():
+            check.add(*record)
+            yield record
+        reader.finish(check.count)
+        check.finish(path)
+
+
+def _encoded(source: Reads) -> Iterator[bytes]:
+    digest = hashlib.sha256()
+    buffer = bytearray(MAGIC + SNAPSHOT_FORMAT.to_bytes(4, "little"))
+    count = 0
+    for key, value in _all_records(source):
+        if key[:1] != INDEX:
+            unseal(key, value)
+        buffer += _LENGTHS.pack(len(key), len(value)) + key + value
+        count += 1
+        if len(buffer) >= STREAM_CHUNK_BYTES_MAX:
+            digest.update(buffer)
+            yield bytes(buffer)
+            buffer.clear()
+    buffer += _LENGTHS.pack(0, 0) + _COUNT.pack(count)
+    digest.update(buffer)
+    yield bytes(buffer)
+    yield digest.digest()
+
+
+def _all_records(source: Reads) -> Iterator[Record]:
+    meta = source.get(META_KEY)
+    yield META_KEY, Meta().pack() if meta is None else meta
+    for key, value in source.scan(b"", b"\xff"):
+        if key != META_KEY:
+            yield key, value
+
+
+class _Reader:
+    """Takes a stream apart and digests it on the way."""
+
+    def __init__(self, file: BinaryIO, path: str | Path) -> None:
+        self._file = file
+        self._path = path
+        self._digest = hashlib.sha256()
+
+    def take(self, size: int) -> bytes:
+        """The next bytes, all of them."""
+        taken = self._file.read(size)
+        if len(taken) != size:
+            raise DataLoss(f"the snapshot {self._path} ends early")
+        self._digest.update(taken)
+        return taken
+
+    def records(self) -> Iterator[Record]:
+        """Up to the end mark."""
+        while True:
+            key_length, value_length = _LENGTHS.unpack(self.take(_LENGTHS.size))
+            if not key_length:
+                return
+            if (
+                key_length > KEY_BYTES_MAX + _EXTRA_BYTES_MAX
+                or value_length > VALUE_BYTES_MAX + _EXTRA_BYTES_MAX
+            ):
+                raise DataLoss(f"the snapshot {self._path} is damaged: a length cannot be")
+            yield self.take(key_length), self.take(value_length)
+
+    def finish(self, count: int) -> None:
+        """Compares count and digest."""
+        (written,) = _COUNT.unpack(self.take(_COUNT.size))
+        digest = self._digest.digest()
+        if self._file.read(_DIGEST_BYTES + 1) != digest or written != count:
+            raise DataLoss(f"the snapshot {self._path} is damaged: its digest does not fit")
+
+
+class _Check:
+    """Computes again what the state says of itself."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._meta = Meta()
+        self._keys = 0
+        self._state_hash = 0
+
+    def add(self, key: bytes, value: bytes) -> None:
+        """Takes note of one record."""
+        self.count += 1
+        if key == META_KEY:
+            self._meta = unpack_meta(value)
+        elif key[:1] == CURRENT:
+            self._keys += 1
+            self._state_hash += xxh3_128_intdigest(key + unpack_version(key, value).record)
+
+    def finish(self, path: str | Path) -> None:
+        """Raises DataLoss unless the records are those that the state counted."""
+        same_hash = self._state_hash % _STATE_HASH_MODULUS == self._meta.state_hash
+        if self._keys != self._meta.keys or not same_hash:
+            raise DataLoss(f"the snapshot {path} holds other records than its state hash says")
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
