@@ -1,0 +1,297 @@
+"""The hot thread: takes batches from the engine, applies, answers.
+
+It is the only thread that changes the store. One turn is one `step`: results in, next batch out.
+Whatever the asyncio side has to hear of a turn goes over in one `call_soon_threadsafe`.
+
+    engine ──step──► calls    → head of an entry, or the answer of a read
+                     batches  → store.apply → results, changes for watchers
+                     done     → outcome of what `submit` or `barrier` began
+                     work     → snapshots here, questions to the asyncio side
+
+An exception that is no DfsError inside apply would make this node differ from the others if it went
+on: the process stops at once, and so it does when the store cannot be written.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn, Protocol, TypeVar
+
+from ..errors import DfsError, Internal, OutOfSpace
+from ..limits import DEADLINE_MS_DEFAULT, HASH_MARKS_MAX, STEP_ITEMS_MAX, STEP_WAIT_MS
+from ..store import Change
+from .ports import Batch, Behind, Call, Codec, Done, Engine, Result, Work
+
+T = TypeVar("T")
+log = logging.getLogger("dfs.node")
+
+EXIT_CODE_STATE: Final = 70
+"""The process stopped itself because going on could serve wrong data (EX_SOFTWARE)."""
+
+
+class Machine(Protocol):
+    """What the hot thread needs of the store."""
+
+    applied: int
+    state_hash: bytes
+    chain: bytes
+
+    def apply(
+        self, entries: Sequence[tuple[int, bytes, bool]], log_id: bytes, membership: bytes
+    ) -> tuple[list[bytes | DfsError | None], list[Change]]:
+        """Applies committed entries, in order, as one atomic write."""
+
+
+Mark = tuple[int, bytes]
+"""(applied index, state hash and chain at it)."""
+
+
+def stop_process(sentence: str) -> NoReturn:
+    """Says why, with the traceback if there is one, and ends the process without clean-up."""
+    log.critical("%s", sentence, exc_info=True)
+    logging.shutdown()
+    os._exit(EXIT_CODE_STATE)
+
+
+class HotLoop:
+    """Runs the hot thread; see the module's text."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: Machine,
+        codec: Codec,
+        on_work: Callable[[Work], None],
+        on_changes: Callable[[tuple[int, list[Change]]], None],
+        die: Callable[[str], Any] = stop_process,
+    ) -> None:
+        """`on_work` runs on the hot thread, `on_changes` on the asyncio thread."""
+        self._engine, self._store, self._codec = engine, store, codec
+        self._on_work, self._on_changes, self._die = on_work, on_changes, die
+        self.watched = False
+        """Somebody wants the changes. Set on the asyncio thread."""
+        self.fault: DfsError | None = None
+        """While set, every call is refused with it."""
+        self.full: OutOfSpace | None = None
+        """While set, writes that need space are refused with it."""
+        self.marks: deque[Mark] = deque(maxlen=HASH_MARKS_MAX)
+        self.mark()
+        self._jobs: deque[Callable[[], None]] = deque()  # bounded by the calls of the server
+        self._tickets: dict[int, Callable[[Result], None]] = {}
+        self._numbers = itertools.count(1)
+        self._respond: list[tuple[int, Result]] = []
+        self._outbox: list[tuple[Callable[[Any], None], Any]] = []
+        self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="dfs-hot", daemon=True)
+
+    # ---- from the asyncio thread -----------------------------------------------------------------
+
+    def start(self) -> None:
+        """Starts the thread; call it inside the event loop that shall hear of everything."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread and waits for it. Blocks."""
+        self._stopping = True
+        self._engine.wake()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    async def run(self, job: Callable[[], T]) -> T:
+        """Runs `job` on the hot thread between two batches; returns or raises what it does."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def on_hot() -> None:
+            try:
+                found = job()
+            except Exception as error:  # boundary: raised again where it is awaited
+                self.post(_reject, (future, error))
+            else:
+                self.post(_resolve, (future, found))
+
+        self._jobs.append(on_hot)
+        self._engine.wake()
+        return await future
+
+    async def submit(self, entry: bytes, timeout_ms: int) -> Result:
+        """Proposes an entry; the result of its apply, or why there is none."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        ticket = self._new_ticket(lambda result: self.post(_resolve, (future, result)))
+        self._engine.submit(ticket, entry, timeout_ms)
+        return await future
+
+    async def barrier(self, revision: int, timeout_ms: int) -> Result:
+        """b"" once all that is committed now, or `revision` if not 0, is applied here."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        ticket = self._new_ticket(lambda result: self.post(_resolve, (future, result)))
+        self._engine.barrier(ticket, revision, timeout_ms)
+        return await future
+
+    async def read(self, method: int, body: bytes, local: bool, timeout_ms: int) -> Result:
+        """Answers a read as if the wire had brought it; `local`: without a read barrier."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+        def answer(result: Result) -> None:
+            self.post(_resolve, (future, result))
+
+        def passed(barrier: Result) -> None:
+            if isinstance(barrier, bytes):
+                self._read(method, body, timeout_ms, answer)
+            else:
+                answer(barrier)
+
+        if local:
+            self._jobs.append(lambda: passed(b""))
+            self._engine.wake()
+        else:
+            self._engine.barrier(self._new_ticket(passed), 0, timeout_ms)
+        return await future
+
+    # ---- on the hot thread -----------------------------------------------------------------------
+
+    def post(self, callback: Callable[[Any], None], argument: Any) -> None:
+        """Has the asyncio thread call back after this turn. Hot thread only."""
+        self._outbox.append((callback, argument))
+
+    def mark(self) -> None:
+        """Notes the hashes of the state as it is. Hot thread only."""
+        self.marks.append((self._store.applied, self._store.state_hash + self._store.chain))
+
+    def _run(self) -> None:
+        applied: list[tuple[int, Sequence[Result | None]]] = []
+        propose: list[tuple[int, bytes]] = []
+        try:
+            while not self._stopping:
+                calls, batches, done, work = self._engine.step(
+                    applied, propose, self._respond, STEP_ITEMS_MAX, STEP_WAIT_MS
+                )
+                self._respond = []
+                applied = self._apply(batches) if batches else []
+                propose = self._answer(calls) if calls else []
+                self._finish_turn(done, work)
+        except OutOfSpace as error:
+            self._die(f"the store cannot be written, so this node stops: {error}")
+        except BaseException as error:  # boundary: ends the process
+            self._die(f"this node stops, going on could serve wrong data: {error}")
+
+    def _apply(self, batches: list[Batch]) -> list[tuple[int, Sequence[Result | None]]]:
+        failure = self._codec.failure
+        applied: list[tuple[int, Sequence[Result | None]]] = []
+        changed: list[Change] = []
+        for seq, entries, log_id, membership in batches:
+            results, changes = self._store.apply(entries, log_id, membership)
+            applied.append(
+                (seq, [failure(r) if isinstance(r, DfsError) else r for r in results])
+            )
+            changed += changes
+        self.mark()
+        if self.watched:
+            self.post(self._on_changes, (self._store.applied, changed))
+        return applied
+
+    def _answer(self, calls: list[Call]) -> list[tuple[int, bytes]]:
+        """Heads to propose; the answers of reads and refusals go to `_respond`."""
+        propose: list[tuple[int, bytes]] = []
+        writes, reads, respond = self._codec.writes, self._codec.reads, self._respond
+        if self.fault is not None:
+            refusal = self._codec.failure(self.fault)
+            respond += [(call_id, refusal) for call_id, _, _ in calls]
+            return propose
+        for call_id, method, body in calls:
+            write = writes.get(method)
+            try:
+                if write is None:
+                    respond.append((call_id, reads[method](body)))
+                elif self.full is not None and method not in self._codec.frees_space:
+                    raise self.full
+                else:
+                    propose.append((call_id, write(body)))
+            except Behind as behind:
+                self._reread(behind, method, body, DEADLINE_MS_DEFAULT, self._responder(call_id))
+            except DfsError as error:
+                respond.append((call_id, self._codec.failure(error)))
+            except Exception as error:  # boundary: the caller gets an id, the log the rest
+                respond.append((call_id, self._codec.failure(unexpected(error))))
+        return propose
+
+    def _responder(self, call_id: int) -> Callable[[Result], None]:
+        return lambda result: self._respond.append((call_id, result))
+
+    def _read(
+        self, method: int, body: bytes, timeout_ms: int, answer: Callable[[Result], None]
+    ) -> None:
+        try:
+            if self.fault is not None:
+                raise self.fault
+            answer(self._codec.reads[method](body))
+        except Behind as behind:
+            self._reread(behind, method, body, timeout_ms, answer)
+        except DfsError as error:
+            answer(self._codec.failure(error))
+        except Exception as error:  # boundary: the caller gets an id, the log the rest
+            answer(self._codec.failure(unexpected(error)))
+
+    def _reread(
+        self,
+        behind: Behind,
+        method: int,
+        body: bytes,
+        timeout_ms: int,
+        answer: Callable[[Result], None],
+    ) -> None:
+        def passed(barrier: Result) -> None:
+            if isinstance(barrier, bytes):
+                self._read(method, body, timeout_ms, answer)
+            else:
+                answer(barrier)
+
+        self._engine.barrier(self._new_ticket(passed), behind.revision, timeout_ms)
+
+    def _finish_turn(self, done: list[Done], work: list[Work]) -> None:
+        for ticket, result in done:
+            self._tickets.pop(ticket)(result)
+        for item in work:
+            self._on_work(item)
+        while self._jobs:
+            self._jobs.popleft()()
+        if self._outbox:
+            outbox, self._outbox = self._outbox, []
+            assert self._loop is not None
+            try:
+                self._loop.call_soon_threadsafe(_deliver, outbox)
+            except RuntimeError:  # the event loop has ended; nobody waits any more
+                log.debug("the event loop has ended before the hot thread")
+
+    def _new_ticket(self, done: Callable[[Result], None]) -> int:
+        ticket = next(self._numbers)  # atomic: both threads make tickets
+        self._tickets[ticket] = done
+        return ticket
+
+
+def unexpected(error: Exception) -> Internal:
+    """Logs a bug under a random id, which is all that the caller is told."""
+    number = secrets.token_hex(4)
+    log.error("internal error %s", number, exc_info=error)
+    return Internal(f"internal error {number}; the log of the node says more under that number")
+
+
+def _deliver(outbox: list[tuple[Callable[[Any], None], Any]]) -> None:
+    for callback, argument in outbox:
+        callback(argument)
+
+
+def _resolve(done: tuple[asyncio.Future[Any], Any]) -> None:
+    if not done[0].done():
+        done[0].set_result(done[1])
+
+
+def _reject(done: tuple[asyncio.Future[Any], Exception]) -> None:
+    if not done[0].done():
+        done[0].set_exception(done[1])

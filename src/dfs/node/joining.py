@@ -1,0 +1,212 @@
+"""How a node with an empty data directory becomes a member.
+
+    no peers                          it is a cluster of one
+    peers without its own address     it joins through any of them
+    the full list, with its own       the first of the sorted list starts the cluster alone, once
+                                      every other one has answered that it is fresh; the others join
+
+Whoever is in a cluster already stays in it: the log is the truth about membership, and peers only
+help to notice a cluster of another origin. Everything here may be interrupted and repeated.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import DfsError, Misconfigured, NotAMember, Unavailable
+from ..identity import Identity
+from ..limits import CLUSTER_MS_MAX, JOIN_RETRY_MS, PROMOTE_RETRY_MS
+from .cluster import Answer, Cluster
+from .ports import Engine, Myself
+from .tasks import SayOnce
+
+log = logging.getLogger("dfs.node")
+
+
+class Joining:
+    """Makes this node a member, and then a voter."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        cluster: Cluster,
+        identity: Identity,
+        me: Myself,
+        peers: Sequence[str],
+    ) -> None:
+        self._engine, self._cluster, self._identity, self._me = engine, cluster, identity, me
+        self._listed = me.raft in peers
+        self._others = sorted(set(peers) - {me.raft})
+        self._starts = not self._others or (self._listed and me.raft < self._others[0])
+        self._say = SayOnce()
+        self._joined = asyncio.Event()
+        cluster.on("discover", self._discover)
+        cluster.on("welcome", self._welcome)
+        cluster.cluster_id = lambda: identity.cluster
+
+    async def become_member(self) -> None:
+        """Returns once the node belongs to a cluster, however long that takes.
+
+        Raises Misconfigured when it never can: its name is taken, peers of another cluster.
+        """
+        if self._identity.cluster:
+            await self._check_peers()
+        elif self._engine.status()["role"] != "fresh":
+            await self._find_own_cluster()
+        elif not self._others:
+            await self._start_cluster()
+        elif self._starts:
+            await self._start_when_all_are_fresh()
+        else:
+            await self._join_any()
+
+    async def become_voter(self) -> None:
+        """Asks for the vote until it has it, or for ever as a learner by choice."""
+        while self._identity.voter:
+            if any(m["id"] == self._me.id and m["voter"] for m in self._members()):
+                return
+            try:
+                found = await self._cluster.operate(
+                    {"op": "promote", "name": self._me.name, "id": self._me.id, "automatic": True}
+                )
+                if "lag" in found:
+                    self._say(f"catching up: {found['lag']:,} log entries behind the leader")
+            except NotAMember as error:
+                self._say(
+                    f"this node was removed from the cluster ({error}); to let it join again, stop"
+                    " it, empty its data directory and start it with -peers"
+                )
+            except DfsError as error:
+                self._say(f"waiting to become a voter: {error}")
+            await asyncio.sleep(PROMOTE_RETRY_MS / 1000)
+
+    # ---- what others ask -------------------------------------------------------------------------
+
+    async def _discover(self, _question: Answer) -> Answer:
+        return {
+            "name": self._me.name, "id": self._me.id, "raft": self._me.raft, "grpc": self._me.grpc,
+            "cluster": self._identity.cluster.hex(),
+            "fresh": not self._identity.cluster and self._engine.status()["role"] == "fresh",
+            "starts": self._starts,
+        }
+
+    async def _welcome(self, question: Answer) -> Answer:
+        self._belong(bytes.fromhex(question["cluster"]), bool(question.get("voter", True)))
+        self._joined.set()
+        return {}
+
+    # ---- ways in ---------------------------------------------------------------------------------
+
+    async def _start_cluster(self) -> None:
+        await self._cluster.blocking(self._engine.initialize, CLUSTER_MS_MAX)
+        self._belong(uuid.uuid4().bytes)
+        log.info("%s started cluster %s", self._me.name, self._identity.cluster.hex())
+
+    async def _start_when_all_are_fresh(self) -> None:
+        while True:
+            answers, missing = await self._discover_all()
+            if await self._join_one_of([a for a in answers if a["cluster"]]):
+                return None
+            rivals = [a["name"] for a in answers if a["starts"] and not a["cluster"]]
+            if rivals:
+                missing.append(
+                    f"{', '.join(rivals)} to be started with the same list of peers as this node"
+                )
+            if not missing:
+                return await self._start_cluster()
+            self._say(f"waiting for {'; '.join(missing)}; then this node starts the cluster")
+            await self._pause()
+
+    async def _join_any(self) -> None:
+        while not self._identity.cluster:
+            answers, missing = await self._discover_all()
+            if await self._join_one_of([a for a in answers if a["cluster"]]):
+                return
+            missing += [f"{a['name']} to be in a cluster" for a in answers if not a["cluster"]]
+            if missing:
+                self._say(f"to join, waiting for {' or '.join(missing)}")
+            await self._pause()
+
+    async def _join_one_of(self, answers: Sequence[Answer]) -> bool:
+        question = {
+            "ask": "join", "name": self._me.name, "id": self._me.id, "raft": self._me.raft,
+            "grpc": self._me.grpc,
+        }
+        for answer in answers:
+            try:
+                found = await self._cluster.ask(answer["raft"], question, CLUSTER_MS_MAX)
+            except NotAMember as error:
+                raise Misconfigured(error.text) from None
+            except DfsError as error:
+                self._say(f"{answer['name']} could not take this node in yet: {error}")
+                continue
+            self._belong(bytes.fromhex(found["cluster"]))
+            log.info("%s joined cluster %s", self._me.name, found["cluster"])
+            return True
+        return False
+
+    async def _find_own_cluster(self) -> None:
+        """A stop between becoming a member and writing down of which cluster."""
+        while True:
+            others = [m for m in self._members() if m["id"] != self._me.id]
+            if not others:
+                return self._belong(uuid.uuid4().bytes)
+            for member in others:
+                try:
+                    found = await self._cluster.ask(member["raft"], {"ask": "discover"})
+                except Unavailable as error:
+                    self._say(f"to learn the cluster's id, waiting for a member: {error}")
+                    continue
+                if found["cluster"]:
+                    return self._belong(bytes.fromhex(found["cluster"]))
+            await self._pause()
+
+    async def _check_peers(self) -> None:
+        answers, _ = await self._discover_all()
+        for answer in answers:
+            if answer["cluster"] not in ("", self._identity.cluster.hex()):
+                raise Misconfigured(
+                    f"{self._identity.directory} belongs to cluster"
+                    f" {self._identity.cluster.hex()}, but {answer['name']} ({answer['raft']}) to"
+                    f" {answer['cluster']}: name other peers, or use another data directory"
+                )
+
+    # ---- helpers ---------------------------------------------------------------------------------
+
+    def _belong(self, cluster: bytes, voter: bool = True) -> None:
+        self._identity.join(cluster, voter)
+        self._engine.set_cluster(cluster)
+
+    async def _discover_all(self) -> tuple[list[Answer], list[str]]:
+        """Answers of the other peers, and a phrase for each that gave none."""
+        questions = [self._cluster.ask(peer, {"ask": "discover"}) for peer in self._others]
+        found = await asyncio.gather(*questions, return_exceptions=True)
+        answers: list[Answer] = []
+        missing: list[str] = []
+        for peer, answer in zip(self._others, found, strict=True):
+            if isinstance(answer, DfsError):
+                missing.append(f"{peer} ({answer})" if peer not in str(answer) else str(answer))
+            elif isinstance(answer, BaseException):
+                raise answer
+            elif answer["name"] == self._me.name and answer["id"] != self._me.id:
+                raise Misconfigured(
+                    f"the node at {peer} is also called {self._me.name}: give each node its own"
+                    " DFS_ID"
+                )
+            else:
+                # It is asked again where it was found, whatever it calls itself.
+                answers.append({**answer, "raft": peer})
+        return answers, missing
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(JOIN_RETRY_MS / 1000):
+                await self._joined.wait()
+        except TimeoutError:
+            pass
+
+    def _members(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._engine.status()["members"]
+        return found

@@ -1,0 +1,221 @@
+"""What a node does for its own health beside the calls: flush, floor, hashes, free space."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataLoss, DfsError, OutOfSpace
+from ..limits import (
+    DISK_FREE_BYTES_MIN,
+    FLOOR_PROBE_MAX,
+    FLOOR_STEP_MIN,
+    FLUSH_INTERVAL_MS,
+    HASH_MARKS_SENT_MAX,
+    HISTORY_AGE_S,
+    HISTORY_REVISIONS_MAX,
+)
+from ..store import View
+from .cluster import Answer, Cluster
+from .hot import HotLoop
+from .ports import Engine
+
+log = logging.getLogger("dfs.node")
+
+
+class Flusher:
+    """Makes the store durable every now and then, in a thread of its own.
+
+    Only behind an index that the engine was told of as durable is the log purged.
+    """
+
+    def __init__(
+        self, engine: Engine, flush: Callable[[], int], die: Callable[[str], Any]
+    ) -> None:
+        self._engine, self._flush, self._die = engine, flush, die
+        self._stopping = threading.Event()
+        self.lock = threading.Lock()
+        """Held during a flush; whoever replaces the state holds it too."""
+        self._thread = threading.Thread(target=self._run, name="dfs-flush", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread after a last flush. Blocks."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.wait(FLUSH_INTERVAL_MS / 1000):
+                self.flush()
+            self.flush()
+        except BaseException as error:  # boundary: ends the process
+            self._die(f"the store cannot be flushed, so this node stops: {error}")
+
+    def flush(self) -> None:
+        """Flushes now and tells the engine. Blocks."""
+        with self.lock:
+            self._engine.durable(self._flush())
+
+
+class Floor:
+    """Decides how far the floor of history may move: by count of revisions and by age."""
+
+    def __init__(
+        self,
+        record_time: Callable[[bytes], int],
+        clock: Callable[[], int],
+        age_s: int = HISTORY_AGE_S,
+        revisions_max: int = HISTORY_REVISIONS_MAX,
+    ) -> None:
+        self._record_time, self._clock = record_time, clock
+        self._age_s, self._revisions_max = age_s, revisions_max
+
+    def next(self, view: View, step_min: int = FLOOR_STEP_MIN) -> int:
+        """The revision that should become the floor, or 0 to leave it. Blocks: reads history."""
+        by_count = view.revision - self._revisions_max
+        target = max(by_count, self._too_old(view, max(view.floor, by_count)))
+        return target if target >= view.floor + step_min else 0
+
+    def _too_old(self, view: View, low: int) -> int:
+        """The largest revision of which all changes up to it are too old; `low` if none is."""
+        limit = self._clock() - self._age_s * 1_000_000_000
+        high = view.revision
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._time_after(view, middle - 1) < limit:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _time_after(self, view: View, revision: int) -> int:
+        """Time of the first change after `revision` that says it; now when none does."""
+        for count, change in enumerate(view.changes(revision)):
+            if not change.deleted:  # a deletion carries the record before it
+                return self._record_time(change.record)
+            if count >= FLOOR_PROBE_MAX:
+                break
+        return self._clock()
+
+
+class Space:
+    """Watches the free space below the data directory."""
+
+    def __init__(self, hot: HotLoop, directory: Path, bytes_min: int = DISK_FREE_BYTES_MIN) -> None:
+        self._hot, self._directory, self._bytes_min = hot, directory, bytes_min
+
+    async def check(self) -> None:
+        """Refuses writes that need space while there is too little, and takes them again."""
+        found = os.statvfs(self._directory)
+        free = found.f_bavail * found.f_frsize
+        if free >= self._bytes_min:
+            if self._hot.full is not None:
+                log.warning("there is space on the disk again, writes are taken")
+            self._hot.full = None
+        elif self._hot.full is None:
+            self._hot.full = OutOfSpace(
+                f"the disk of {self._directory} has {free >> 20:,} MiB left, writes are refused"
+                f" below {self._bytes_min >> 20:,} MiB (DISK_FREE_BYTES_MIN); reads and deletes go"
+                " on, and so do writes when there is space again",
+                limit="DISK_FREE_BYTES_MIN",
+            )
+            log.error("%s", self._hot.full)
+
+
+class Hashes:
+    """Compares the hashes of all members at equal indexes.
+
+    Members apply in batches that end at different indexes, so each remembers its hashes at the last
+    HASH_MARKS_MAX ends. The leader collects them. At the highest index that a majority of those who
+    answered share, whoever differs from the majority is told, and stops serving; where two differ
+    and nobody can arbitrate, the leader's word counts.
+    """
+
+    def __init__(
+        self, engine: Engine, cluster: Cluster, hot: HotLoop, condemn: Callable[[str], None]
+    ) -> None:
+        self._engine, self._cluster, self._hot, self._condemn = engine, cluster, hot, condemn
+        self.compared = 0
+        """Highest index at which this node, as leader, found members equal."""
+        cluster.on("marks", self._marks)
+        cluster.on("condemned", self._condemned)
+
+    async def compare(self) -> None:
+        """Leader: asks everybody and tells those who differ."""
+        status = self._engine.status()
+        if status["role"] != "leader":
+            return
+        others = [m for m in status["members"] if m["id"] != status["id"]]
+        found: dict[int, dict[int, str]] = {}
+        for member in others:
+            try:
+                answer = await self._cluster.ask(member["raft"], {"ask": "marks"})
+            except DfsError as error:
+                log.debug("no hashes of %s: %s", member["name"], error)
+                continue
+            found[member["id"]] = {int(index): mark for index, mark in answer["marks"]}
+        if not found:
+            return
+        found[status["id"]] = dict(_recent(self._hot))
+        index, wrong = judge(found, status["id"])
+        self.compared = max(self.compared, index)
+        for member in status["members"]:
+            if member["id"] in wrong:
+                await self._tell(member, index, status["id"])
+
+    async def _tell(self, member: Answer, index: int, leader: int) -> None:
+        text = (
+            f"the state of {member['name']} differs from that of the other members at log index"
+            f" {index}: it is not served any more; run `dfs member remove {member['name']}`, empty"
+            " its data directory and let it join again"
+        )
+        if member["id"] == leader:
+            self._condemn(text)
+            return
+        log.error("%s", text)
+        try:
+            await self._cluster.ask(member["raft"], {"ask": "condemned", "text": text})
+        except DfsError as error:
+            log.error("%s could not be told yet: %s", member["name"], error)
+
+    async def _marks(self, _question: Answer) -> Answer:
+        return {"marks": _recent(self._hot)}
+
+    async def _condemned(self, question: Answer) -> Answer:
+        self._condemn(str(question["text"]))
+        return {}
+
+
+def judge(found: dict[int, dict[int, str]], leader: int) -> tuple[int, set[int]]:
+    """(index, ids that are wrong there) of the marks by id; (0, nobody) without a common index."""
+    reported: dict[int, list[int]] = {}
+    for node_id, marks in found.items():
+        for index in marks:
+            reported.setdefault(index, []).append(node_id)
+    shared = {index: ids for index, ids in reported.items() if len(ids) > 1}
+    if not shared:
+        return 0, set()
+    # As many witnesses as possible, then as late as possible.
+    index = max(shared, key=lambda i: (len(shared[i]), i))
+    votes: dict[str, list[int]] = {}
+    for node_id in shared[index]:
+        votes.setdefault(found[node_id][index], []).append(node_id)
+    right = max(votes.values(), key=lambda ids: (len(ids), leader in ids))
+    return index, set(shared[index]) - set(right)
+
+
+def _recent(hot: HotLoop) -> list[tuple[int, str]]:
+    marks = hot.marks.copy()  # one step under the interpreter lock: the hot thread appends
+    return [(index, mark.hex()) for index, mark in list(marks)[-HASH_MARKS_SENT_MAX:] if index]
+
+
+def fault(text: str) -> DataLoss:
+    """What every caller of a condemned node gets."""
+    return DataLoss(text)

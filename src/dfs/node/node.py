@@ -1,0 +1,426 @@
+"""One member of the cluster: the parts put together, and what the server asks of them."""
+
+import asyncio
+import base64
+import logging
+import resource
+import struct
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from ..errors import DfsError, Misconfigured, Unavailable
+from ..identity import Identity
+from ..limits import (
+    DISK_CHECK_INTERVAL_MS,
+    DRAIN_MS_MAX,
+    FLOOR_INTERVAL_MS,
+    LIST_ITEMS_MAX,
+    READY_LAG_ENTRIES_MAX,
+    STATE_HASH_INTERVAL_MS,
+)
+from ..store import Change, Store, View
+from .cluster import Answer, Cluster
+from .hot import HotLoop, stop_process
+from .joining import Joining
+from .keeping import Floor, Flusher, Hashes, Space, fault
+from .ports import (
+    WORK_ASK,
+    WORK_INSTALL,
+    WORK_SNAPSHOT,
+    Codec,
+    Engine,
+    Myself,
+    Refused,
+    Result,
+    Work,
+)
+from .tasks import every, in_thread
+from .watch import Item, Update, Watches, next_items
+
+log = logging.getLogger("dfs.node")
+PAGE_BYTES = resource.getpagesize()
+
+
+class Node:
+    """Life: construct → `start` → `become_member` → calls → `close`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store,
+        codec: Codec,
+        identity: Identity,
+        me: Myself,
+        peers: Sequence[str],
+        clock: Callable[[], int],
+        die: Callable[[str], Any] = stop_process,
+    ) -> None:
+        """`clock`: ns since 1970, used only for the age of history. `die`: ends the process."""
+        self._engine, self._store, self._codec = engine, store, codec
+        self._identity, self._me = identity, me
+        self._watches = Watches(self.view, self._applied, self._set_watched)
+        self._hot = HotLoop(
+            engine, store, codec, self._on_work, self._watches.deliver, die
+        )
+        if identity.fault:
+            self._hot.fault = fault(identity.fault)
+        self._flusher = Flusher(engine, store.flush, die)
+        self._cluster = Cluster(engine, me, codec.failure)
+        self._cluster.on("status", self._local_status)
+        self._joining = Joining(engine, self._cluster, identity, me, peers)
+        self._hashes = Hashes(engine, self._cluster, self._hot, self._condemn)
+        self._space = Space(self._hot, identity.directory)
+        self._floor = Floor(codec.record_time, clock)
+        self._agent: Answer = {}
+        self._installing = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.failed: asyncio.Future[None]
+        """Raises when a part of the node has ended that never should."""
+
+    # ---- life ------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Brings store and log together, binds the ports, starts threads and tasks.
+
+        Raises EngineError (the disk is in a state that needs a person), OSError (a port).
+        """
+        self.failed = asyncio.get_running_loop().create_future()
+        await in_thread(recover, self._engine, self._store)
+        self._hot.mark()
+        await in_thread(self._engine.start, self._store.log_id, self._store.membership)
+        self._hot.start()
+        self._flusher.start()
+        self._begin(every(DISK_CHECK_INTERVAL_MS, self._space.check))
+        self._begin(every(FLOOR_INTERVAL_MS, self.move_floor))
+        self._begin(every(STATE_HASH_INTERVAL_MS, self._hashes.compare))
+
+    async def become_member(self) -> None:
+        """Returns once the node belongs to a cluster; goes on to become a voter by itself.
+
+        Raises Misconfigured when it cannot belong to one as it was started.
+        """
+        await self._joining.become_member()
+        self._begin(self._joining.become_voter())
+
+    async def drain(self) -> None:
+        """Hands leadership away and lets calls under way end."""
+        await in_thread(self._engine.drain, DRAIN_MS_MAX)
+
+    async def close(self) -> None:
+        """Ends tasks and threads, flushes, and closes the engine."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self._hot.stop)
+        await asyncio.to_thread(self._flusher.stop)
+        await asyncio.to_thread(self._engine.close)
+        await asyncio.to_thread(self._cluster.close)
+
+    def _begin(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not self.failed.done():
+            self.failed.set_exception(error)
+
+    # ---- calls -----------------------------------------------------------------------------------
+
+    async def write(self, method: int, body: bytes, timeout_ms: int) -> Result:
+        """Proposes a write as the hot thread would; the encoded answer or a refusal."""
+        try:
+            self._check_fault()
+            if self._hot.full is not None and method not in self._codec.frees_space:
+                raise self._hot.full
+            head = self._codec.writes[method](body)
+        except DfsError as error:
+            return self._codec.failure(error)
+        return await self._hot.submit(head + body, timeout_ms)
+
+    async def read(self, method: int, body: bytes, local: bool, timeout_ms: int) -> Result:
+        """Answers a read; `local`: from what is applied here, without asking the leader."""
+        if self._installing:
+            return self._codec.failure(_installing())
+        return await self._hot.read(method, body, local, timeout_ms)
+
+    async def barrier(self, local: bool, min_revision: int, timeout_ms: int) -> None:
+        """Returns when a view shows what the caller asks for. Raises Refused."""
+        if not local:
+            self._passed(await self._hot.barrier(0, timeout_ms))
+        if min_revision > self._store.applied:
+            self._passed(await self._hot.barrier(min_revision, timeout_ms))
+
+    async def view(self) -> View:
+        """The state as of now, frozen; close it."""
+        self._check_fault()
+        if self._installing:
+            raise _installing()
+        return await self._hot.run(self._store.view)
+
+    async def items(
+        self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int
+    ) -> AsyncGenerator[tuple[int, list[Item]], None]:
+        """Yields (revision, items) in key order, all of one revision; at least once."""
+        with await self.view() as view:
+            items = view.list(key, recursive, after, data_bytes_max)
+            left = limit or view.revision + LIST_ITEMS_MAX * LIST_ITEMS_MAX
+            first = True
+            while left > 0:
+                piece = await in_thread(next_items, items, min(left, LIST_ITEMS_MAX))
+                if piece or first:
+                    yield view.revision, piece
+                if not piece:
+                    return
+                first, left = False, left - len(piece)
+
+    async def history(
+        self, key: str, before: int, limit: int
+    ) -> AsyncGenerator[tuple[int, list[Change]], None]:
+        """Yields (floor, changes), newest first; at least once."""
+        with await self.view() as view:
+            changes = view.history(key, before)
+            left = limit
+            first = True
+            while True:
+                size = min(left, HISTORY_PIECE) if limit else HISTORY_PIECE
+                piece = await in_thread(_take, changes, size)
+                if piece or first:
+                    yield view.floor, piece
+                first, left = False, left - len(piece)
+                if len(piece) < size or (limit and left <= 0):
+                    return
+
+    async def watch(
+        self, key: str, after: int, snapshot: bool, data_bytes_max: int, progress_s: float
+    ) -> AsyncGenerator[Update, None]:
+        """Yields updates, each change exactly once, until closed or a gap."""
+        followed = self._watches.follow(key, after, snapshot, data_bytes_max, progress_s)
+        async with aclosing(followed) as updates:
+            async for update in updates:
+                self._check_fault()
+                yield update
+
+    # ---- the cluster -----------------------------------------------------------------------------
+
+    async def operate(self, operation: Answer) -> Answer:
+        """Changes the membership, on the leader wherever that is. Raises DfsError."""
+        return await self._cluster.operate(operation)
+
+    async def status(self, local: bool) -> list[Answer]:
+        """What every member says of itself; those that do not answer have "error"."""
+        mine = await self._local_status({})
+        if local:
+            return [mine]
+        members = self._engine.status()["members"]
+        others = [m for m in members if m["id"] != self._me.id]
+        found = [mine, *await asyncio.gather(*(self._status_of(m) for m in others))]
+        contacts: dict[str, int] = {}
+        for row in found:
+            contacts |= row.pop("contacts", {})
+        for row in found:
+            row["last_contact_ms"] = max(0, contacts.get(str(row["member"]["id"]), 0))
+        return sorted(found, key=lambda row: str(row["member"]["name"]))
+
+    def members(self) -> list[Answer]:
+        """The members as this node knows them."""
+        status = self._engine.status()
+        return [_member(m, status["leader"]) for m in status["members"]]
+
+    @property
+    def cluster(self) -> bytes:
+        """UUID of the cluster; b"" while there is none."""
+        return self._identity.cluster
+
+    def report_agent(self, report: Answer) -> None:
+        """Keeps what the local agent says of cache and mount, for `status`."""
+        self._agent = report
+
+    def ready(self) -> bool:
+        """A leader is known, and what is committed is applied here but for a little."""
+        status = self._engine.status()
+        lag = status["committed"] - self._store.applied
+        sound = self._hot.fault is None and not self._installing
+        return bool(sound and status["leader"] and lag <= READY_LAG_ENTRIES_MAX and self.cluster)
+
+    def leads(self) -> bool:
+        """This node is the leader."""
+        return bool(self._engine.status()["role"] == "leader")
+
+    async def move_floor(self) -> None:
+        """Leader: proposes a new floor of history when it is time."""
+        if not self.leads() or self._hot.fault is not None:
+            return
+        with await self.view() as view:
+            floor = await in_thread(self._floor.next, view)
+        if floor:
+            result = await self._hot.submit(self._codec.floor_entry(floor), DRAIN_MS_MAX)
+            if not isinstance(result, bytes):
+                log.warning("the floor of history could not be moved: %s", result[1])
+
+    # ---- inside ----------------------------------------------------------------------------------
+
+    async def _local_status(self, _question: Answer) -> Answer:
+        status = self._engine.status()
+        applied, mark = self._hot.marks[-1]
+        me = next((m for m in status["members"] if m["id"] == self._me.id), None)
+        mine = me or {"id": self._me.id, "name": self._me.name, "raft": self._me.raft,
+                      "grpc": self._me.grpc, "voter": False}
+        leader = next((m["name"] for m in status["members"] if m["id"] == status["leader"]), "")
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        contacts = {str(m["id"]): m["contact_ms"] for m in status["members"]}
+        return {
+            "member": _member(mine, status["leader"]),
+            "role": status["role"], "term": status["term"], "applied": applied,
+            "committed": status["committed"], "last_log": status["last_log"],
+            "floor": self._store.floor, "keys": self._store.keys, "bytes": self._store.bytes,
+            # As protobuf's JSON mapping wants bytes.
+            "state_hash": base64.b64encode(mark[:16]).decode(),
+            "version": self._me.version, "leader": leader, "agent": self._agent,
+            "error": str(self._hot.fault or self._hot.full or ""),
+            "cpu_us": int((usage.ru_utime + usage.ru_stime) * 1_000_000),
+            "rss_bytes": _resident_bytes(),
+            "contacts": contacts if status["role"] == "leader" else {},
+        }
+
+    async def _status_of(self, member: Answer) -> Answer:
+        try:
+            return await self._cluster.ask(member["raft"], {"ask": "status"})
+        except DfsError as error:
+            leader = self._engine.status()["leader"]
+            return {"member": _member(member, leader), "role": "", "error": error.text}
+
+    async def _applied(self, revision: int) -> None:
+        await self.barrier(True, revision, DRAIN_MS_MAX)
+
+    def _passed(self, result: Result) -> None:
+        if not isinstance(result, bytes):
+            raise Refused(result)
+
+    def _check_fault(self) -> None:
+        if self._hot.fault is not None:
+            raise self._hot.fault
+
+    def _set_watched(self, watched: bool) -> None:
+        self._hot.watched = watched
+
+    def _condemn(self, text: str) -> None:
+        if self._hot.fault is None:
+            log.critical("%s", text)
+            self._hot.fault = fault(text)
+            self._identity.condemn(text)
+            if self.leads():
+                self._begin(self._give_up_lead())
+
+    async def _give_up_lead(self) -> None:
+        try:
+            await self._cluster.operate({"op": "transfer", "name": ""})
+        except DfsError as error:
+            log.error("leadership could not be handed away: %s", error)
+
+    # ---- work of the engine; begins on the hot thread --------------------------------------------
+
+    def _on_work(self, work: Work) -> None:
+        number, kind, text, data = work
+        if kind == WORK_ASK:
+            self._hot.post(self._begin_answer, (number, data))
+        elif kind == WORK_SNAPSHOT:
+            view = self._store.view()
+            self._engine.frozen(number)
+            self._hot.post(self._begin, self._snapshot(number, view, text))
+        else:
+            assert kind == WORK_INSTALL
+            self._installing = True
+            self._hot.post(self._begin, self._install(number, text, data))
+
+    def _begin_answer(self, question: tuple[int, bytes]) -> None:
+        self._begin(self._answer(*question))
+
+    async def _answer(self, number: int, body: bytes) -> None:
+        self._engine.finish(number, await self._cluster.answer(body))
+
+    async def _snapshot(self, number: int, view: View, path: str) -> None:
+        with view:
+            try:
+                await in_thread(self._store.export, view, path)
+            except (DfsError, OSError) as error:
+                log.error("the snapshot %s could not be written: %s", path, error)
+                failed = error if isinstance(error, DfsError) else Unavailable(str(error))
+                self._engine.finish(number, self._codec.failure(failed))
+            else:
+                self._engine.finish(number, b"")
+
+    async def _install(self, number: int, path: str, data: bytes) -> None:
+        """Replaces the state. Nothing is applied and nothing is read meanwhile."""
+        log.info("replacing the state by the snapshot %s", path)
+        try:
+            await in_thread(self._restore, path, _unpack(data)[0])
+        except (DfsError, OSError) as error:
+            log.error("the snapshot %s could not be installed: %s", path, error)
+            failed = error if isinstance(error, DfsError) else Unavailable(str(error))
+            self._engine.finish(number, self._codec.failure(failed))
+        else:
+            await self._hot.run(self._hot.mark)
+            self._watches.fall_behind()
+            self._engine.finish(number, b"")
+        finally:
+            self._installing = False
+
+    def _restore(self, path: str, log_id: bytes) -> None:
+        with self._flusher.lock:
+            self._store.restore(path)
+        if self._store.log_id != log_id:
+            raise Misconfigured(f"the snapshot {path} ends at another log entry than it should")
+
+
+HISTORY_PIECE = 500
+"""Changes read from history at once for one answer."""
+
+
+def recover(engine: Engine, store: Store) -> None:
+    """Before the start: a store that is behind the log gets the local snapshot.
+
+    What is missing behind the snapshot is replayed from the log. If there is no snapshot that
+    reaches the log, the engine refuses to start and says what to do.
+    """
+    found = engine.recovery()
+    needed = max(found["purged"], found["durable"])
+    if store.applied < needed and found["snapshot"] and found["snapshot_index"] > store.applied:
+        log.warning(
+            "the store is at log index %d, behind %d: it is restored from the local snapshot of %d",
+            store.applied, needed, found["snapshot_index"],
+        )
+        store.restore(found["snapshot"])
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
+
+
+def _installing() -> Unavailable:
+    return Unavailable("this node is replacing its state by a snapshot of the leader's; try again")
+
+
+def _member(member: Answer, leader: int) -> Answer:
+    found = {key: member[key] for key in ("name", "id", "raft", "grpc", "voter")}
+    return {**found, "leader": member["id"] == leader}
+
+
+def _take(changes: Any, count: int) -> list[Change]:
+    found: list[Change] = []
+    for change in changes:
+        found.append(change)
+        if len(found) >= count:
+            break
+    return found
+
+
+def _unpack(data: bytes) -> tuple[bytes, bytes]:
+    """The two length-prefixed fields of WORK_INSTALL: log id, membership."""
+    (size,) = struct.unpack_from("<I", data)
+    log_id = data[4 : 4 + size]
+    (rest,) = struct.unpack_from("<I", data, 4 + size)
+    return log_id, data[8 + size : 8 + size + rest]

@@ -1,0 +1,98 @@
+"""What the node needs from others: an engine, and somebody who knows the encodings."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from ..errors import DfsError
+
+Failure = tuple[int, str, bytes]
+"""(gRPC code, sentence, encoded details); opaque here."""
+Result = bytes | Failure
+Call = tuple[int, int, bytes]
+Entry = tuple[int, bytes, bool]
+Batch = tuple[int, list[Entry], bytes, bytes]
+Done = tuple[int, Result]
+Work = tuple[int, int, str, bytes]
+
+WORK_ASK: Final = 1
+WORK_SNAPSHOT: Final = 2
+WORK_INSTALL: Final = 3
+"""The kinds of work, as `_engine` numbers them; a test compares."""
+
+
+class Engine(Protocol):
+    """The verbs of `_engine.Engine` that a node uses; that stub says what each does."""
+
+    def recovery(self) -> dict[str, Any]: ...  # noqa: D102
+    def start(self, applied: bytes, membership: bytes) -> None: ...  # noqa: D102
+    def step(  # noqa: D102
+        self,
+        applied: Sequence[tuple[int, Sequence[Result | None]]],
+        propose: Sequence[tuple[int, bytes]],
+        respond: Sequence[tuple[int, Result]],
+        max_items: int,
+        timeout_ms: int,
+    ) -> tuple[list[Call], list[Batch], list[Done], list[Work]]: ...
+    def submit(self, ticket: int, entry: bytes, timeout_ms: int) -> None: ...  # noqa: D102
+    def barrier(self, ticket: int, min_revision: int, timeout_ms: int) -> None: ...  # noqa: D102
+    def wake(self) -> None: ...  # noqa: D102
+    def frozen(self, work: int) -> None: ...  # noqa: D102
+    def finish(self, work: int, result: Result) -> None: ...  # noqa: D102
+    def durable(self, index: int) -> None: ...  # noqa: D102
+    def set_cluster(self, cluster: bytes) -> None: ...  # noqa: D102
+    def status(self) -> dict[str, Any]: ...  # noqa: D102
+    def initialize(self, timeout_ms: int) -> None: ...  # noqa: D102
+    def ask(self, addr: str, body: bytes, timeout_ms: int) -> bytes: ...  # noqa: D102
+    def add_learner(  # noqa: D102
+        self, node_id: int, name: str, raft: str, grpc: str, timeout_ms: int
+    ) -> None: ...
+    def promote(self, node_id: int, timeout_ms: int) -> None: ...  # noqa: D102
+    def remove(self, node_id: int, timeout_ms: int) -> None: ...  # noqa: D102
+    def transfer_leader(self, node_id: int, timeout_ms: int) -> None: ...  # noqa: D102
+    def drain(self, timeout_ms: int) -> None: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Codec:
+    """All that knows how requests, answers and entries are encoded."""
+
+    writes: Mapping[int, Callable[[bytes], bytes]]
+    """Method number → (request body → head of the log entry). Raises DfsError. Any thread."""
+    reads: Mapping[int, Callable[[bytes], bytes]]
+    """Method number → (request body → encoded answer). Raises DfsError, Behind. Hot thread only."""
+    frees_space: frozenset[int]
+    """Writes that are taken even when the disk is full."""
+    failure: Callable[[DfsError], Failure]
+    floor_entry: Callable[[int], bytes]
+    record_time: Callable[[bytes], int]
+    """Encoded Record → commit time in ns."""
+
+
+@dataclass(frozen=True)
+class Myself:
+    """What this node tells others of itself."""
+
+    name: str
+    id: int
+    raft: str
+    """Peer address, as others reach it."""
+    grpc: str
+    version: str
+
+
+class Behind(Exception):
+    """A read asks for a state that is not applied here yet: it is repeated when it is."""
+
+    def __init__(self, revision: int) -> None:
+        super().__init__(revision)
+        self.revision = revision
+
+
+class Refused(Exception):
+    """The engine refused; `failure` goes to the caller as it is."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure[1])
+        self.failure = failure

@@ -1,0 +1,175 @@
+"""FileService on grpcio: decode, ask the node, encode."""
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from typing import Any, Protocol
+
+import grpc
+
+from ..limits import WATCH_PROGRESS_MS
+from ..node import Item as NodeItem
+from ..node import Result, Update
+from ..paths import check_key
+from ..proto.dfs_pb2 import (
+    FILE,
+    LOCAL,
+    Event,
+    HistoryRequest,
+    HistoryResponse,
+    Item,
+    ListRequest,
+    ListResponse,
+    WatchRequest,
+    WatchResponse,
+)
+from ..store import Change
+from . import hot
+from .guard import Context, check_size, guarded, refuse, timeout_ms
+
+
+class Files(Protocol):
+    """What the service needs of a node."""
+
+    async def write(self, method: int, body: bytes, timeout_ms: int) -> Result:
+        """Proposes a write."""
+
+    async def read(self, method: int, body: bytes, local: bool, timeout_ms: int) -> Result:
+        """Answers a read."""
+
+    async def barrier(self, local: bool, min_revision: int, timeout_ms: int) -> None:
+        """Returns when a view shows what the caller asks for."""
+
+    def items(
+        self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int
+    ) -> AsyncGenerator[tuple[int, list[NodeItem]], None]:
+        """Yields (revision, items)."""
+
+    def history(
+        self, key: str, before: int, limit: int
+    ) -> AsyncGenerator[tuple[int, list[Change]], None]:
+        """Yields (floor, changes)."""
+
+    def watch(
+        self, key: str, after: int, snapshot: bool, data_bytes_max: int, progress_s: float
+    ) -> AsyncGenerator[Update, None]:
+        """Yields updates."""
+
+
+class FileService:
+    """All methods of dfs.FileService; bodies come and go as bytes."""
+
+    def __init__(self, node: Files) -> None:
+        self._node = node
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """For `grpc.aio.Server.add_generic_rpc_handlers`."""
+        table: dict[str, Any] = {
+            method.name: grpc.unary_unary_rpc_method_handler(self._hot(method))
+            for method in hot.METHODS
+        }
+        for stream in (self.List, self.Watch, self.History):
+            table[stream.__name__] = grpc.unary_stream_rpc_method_handler(stream)
+        return grpc.method_handlers_generic_handler(hot.SERVICE, table)
+
+    def _hot(self, method: hot.Method) -> Any:
+        async def call(body: bytes, context: Context) -> bytes:
+            limit = timeout_ms(context)
+            found = await guarded(context, self._call(method, body, limit), limit)
+            return found if isinstance(found, bytes) else await refuse(context, found)
+
+        return call
+
+    async def _call(self, method: hot.Method, body: bytes, limit: int) -> Result:
+        check_size(body)
+        if method.reads:
+            return await self._node.read(method.number, body, hot.local(body), limit)
+        return await self._node.write(method.number, body, limit)
+
+    async def List(self, body: bytes, context: Context) -> None:
+        """Streams records in key order, all of one revision."""
+        await guarded(context, self._list(body, context))
+
+    async def _list(self, body: bytes, context: Context) -> None:
+        request = hot.parse(ListRequest, body)
+        if request.key:
+            check_key(request.key)
+        await self._barrier(request, context)
+        found = self._node.items(
+            request.key, request.recursive, request.after, request.limit, request.data_bytes_max
+        )
+        async with aclosing(found) as pieces:
+            async for revision, items in pieces:
+                answer = ListResponse(items=map(_item, items), revision=revision)
+                await context.write(answer.SerializeToString())
+
+    async def Watch(self, body: bytes, context: Context) -> None:
+        """Streams changes in revision order, each exactly once."""
+        await guarded(context, self._watch(body, context))
+
+    async def _watch(self, body: bytes, context: Context) -> None:
+        request = hot.parse(WatchRequest, body)
+        if request.key:
+            check_key(request.key)
+        found = self._node.watch(
+            request.key,
+            request.after_revision,
+            request.snapshot,
+            request.data_bytes_max,
+            (request.progress_ms or WATCH_PROGRESS_MS) / 1000,
+        )
+        async with aclosing(found) as updates:
+            async for update in updates:
+                answer = WatchResponse(
+                    items=map(_item, update.items),
+                    snapshot_end=update.snapshot_end,
+                    events=_events(update.changes, request.data_bytes_max),
+                    revision=update.revision,
+                    gap_floor=update.gap_floor,
+                )
+                await context.write(answer.SerializeToString())
+
+    async def History(self, body: bytes, context: Context) -> None:
+        """Streams the retained changes of a key or subtree, newest first."""
+        await guarded(context, self._history(body, context))
+
+    async def _history(self, body: bytes, context: Context) -> None:
+        request = hot.parse(HistoryRequest, body)
+        if request.key:
+            check_key(request.key)
+        await self._barrier(request, context)
+        found = self._node.history(request.key, request.before_revision, request.limit)
+        async with aclosing(found) as pieces:
+            async for floor, changes in pieces:
+                answer = HistoryResponse(events=_events(changes, 0), floor=floor)
+                await context.write(answer.SerializeToString())
+
+    async def _barrier(self, request: ListRequest | HistoryRequest, context: Context) -> None:
+        local = request.consistency == LOCAL
+        await self._node.barrier(local, request.min_revision, timeout_ms(context))
+
+
+def _item(found: NodeItem) -> Item:
+    key, record, data = found
+    item = Item(key=key, data=data or b"", has_data=data is not None)
+    item.record.MergeFromString(record)
+    return item
+
+
+def _events(changes: Iterable[Change], data_bytes_max: int) -> list[Event]:
+    return [_event(change, data_bytes_max) for change in changes]
+
+
+def _event(change: Change, data_bytes_max: int) -> Event:
+    event = Event(
+        type=Event.DELETE if change.deleted else Event.PUT,
+        key=change.key,
+        revision=change.revision,
+        previous_revision=change.previous,
+        sub=change.sub,
+    )
+    event.record.MergeFromString(change.record)
+    record = event.record
+    if not change.deleted and record.kind == FILE and record.size <= data_bytes_max > 0:
+        event.data = change.data
+        event.has_data = True
+    return event

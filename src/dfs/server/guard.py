@@ -1,0 +1,57 @@
+"""What surrounds every method: deadlines, and refusals with code, sentence and details."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, Final, NoReturn, TypeVar
+
+import grpc
+
+from .. import status
+from ..errors import DfsError
+from ..limits import DEADLINE_MS_DEFAULT, DEADLINE_MS_MAX, MESSAGE_BYTES_MAX
+from ..node import Failure, Refused, unexpected
+
+T = TypeVar("T")
+Context = grpc.aio.ServicerContext[Any, Any]
+CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+GRACE_S: Final = 0.25
+"""Beyond the deadline: the engine knows better why nothing came, so it may answer first."""
+
+
+def timeout_ms(context: Context) -> int:
+    """What is left of the caller's deadline, within what this node allows."""
+    left: float | None = context.time_remaining()
+    if left is None:
+        return DEADLINE_MS_DEFAULT
+    return max(1, min(int(left * 1000), DEADLINE_MS_MAX))
+
+
+def check_size(body: bytes) -> None:
+    """Refuses a message over the limit as the engine's port does."""
+    if len(body) > MESSAGE_BYTES_MAX:
+        raise status.engine_error("too_large")
+
+
+async def guarded(context: Context, work: Awaitable[T], timeout: int = 0) -> T:
+    """The outcome of `work`; whatever it raises becomes a refusal that names no internals.
+
+    `timeout`: milliseconds; 0 = none.
+    """
+    try:
+        async with asyncio.timeout(timeout / 1000 + GRACE_S if timeout else None):
+            return await work
+    except Refused as error:
+        failure = error.failure
+    except DfsError as error:
+        failure = status.failure(error)
+    except TimeoutError:
+        failure = status.failure(status.engine_error("deadline"))
+    except Exception as error:  # boundary: the caller gets an id, the log the rest
+        failure = status.failure(unexpected(error))
+    return await refuse(context, failure)
+
+
+async def refuse(context: Context, failure: Failure) -> NoReturn:
+    """Ends the call with a refusal; never returns."""
+    code, text, details = failure
+    await context.abort(CODES[code], text, ((status.TRAILER, details),))

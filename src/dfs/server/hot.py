@@ -1,0 +1,127 @@
+"""The unary calls that the engine's own port hands over: what their bodies mean.
+
+The table of methods is shared by both hosts: the engine's port calls these functions on the hot
+thread, the grpcio server reaches them through the node. So both give the same answers and refusals.
+"""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from .. import commands, status
+from ..errors import DfsError
+from ..node import Behind, Codec
+from ..paths import check_key
+from ..proto.dfs_pb2 import (
+    LOCAL,
+    DeleteRequest,
+    GetRequest,
+    MakeDirRequest,
+    PutRequest,
+    Record,
+    StatRequest,
+    SymlinkRequest,
+)
+from ..store import Store
+
+M = TypeVar("M", bound=Message)
+
+
+class Method(NamedTuple):
+    """One hot method."""
+
+    name: str
+    number: int
+    """How it is called across the Rust boundary."""
+    reads: bool
+
+
+PUT: Final = Method("Put", 1, False)
+GET: Final = Method("Get", 2, True)
+STAT: Final = Method("Stat", 3, True)
+DELETE: Final = Method("Delete", 4, False)
+MAKE_DIR: Final = Method("MakeDir", 5, False)
+SYMLINK: Final = Method("Symlink", 6, False)
+METHODS: Final = (PUT, GET, STAT, DELETE, MAKE_DIR, SYMLINK)
+SERVICE: Final = "dfs.FileService"
+
+
+def routes() -> dict[str, tuple[int, bool]]:
+    """The engine's `routes`: path → (method number, is a read)."""
+    return {f"/{SERVICE}/{m.name}": (m.number, m.reads) for m in METHODS}
+
+
+def parse(kind: type[M], body: bytes) -> M:
+    """Decodes a request. Raises InvalidArgument when it is none."""
+    try:
+        return kind.FromString(body)
+    except DecodeError:
+        raise malformed(kind) from None
+
+
+def malformed(kind: type[Message]) -> DfsError:
+    """What the sender of bytes that are no message is told."""
+    error = status.engine_error("malformed")
+    return type(error)(f"{error.text}: {kind.__name__}", **error.metadata)
+
+
+def local(body: bytes) -> bool:
+    """Whether a read asks for what is applied here. Get and Stat agree in the field."""
+    try:
+        return GetRequest.FromString(body).consistency == LOCAL
+    except DecodeError:
+        return True  # the handler says what is wrong, which needs no leader
+
+
+def codec(store: Store, node: str) -> Codec:
+    """What the node named `node` needs to know of requests, answers and entries."""
+    return Codec(
+        writes=_writes(node),
+        reads=_reads(store),
+        frees_space=frozenset({DELETE.number}),
+        failure=status.failure,
+        floor_entry=lambda revision: commands.floor_entry(revision, node),
+        record_time=lambda record: Record.FromString(record).time_ns,
+    )
+
+
+def _writes(node: str) -> dict[int, Callable[[bytes], bytes]]:
+    principal = ""  # nobody is authenticated yet
+
+    def put(body: bytes) -> bytes:
+        return commands.put_head(parse(PutRequest, body), len(body), node, principal)
+
+    def delete(body: bytes) -> bytes:
+        return commands.delete_head(parse(DeleteRequest, body), len(body), node, principal)
+
+    def make_dir(body: bytes) -> bytes:
+        return commands.make_dir_head(parse(MakeDirRequest, body), len(body), node, principal)
+
+    def symlink(body: bytes) -> bytes:
+        return commands.symlink_head(parse(SymlinkRequest, body), len(body), node, principal)
+
+    return {
+        PUT.number: put,
+        DELETE.number: delete,
+        MAKE_DIR.number: make_dir,
+        SYMLINK.number: symlink,
+    }
+
+
+def _reads(store: Store) -> dict[int, Callable[[bytes], bytes]]:
+    def get(body: bytes) -> bytes:
+        request = parse(GetRequest, body)
+        check_key(request.key)
+        if request.min_revision > store.applied:
+            raise Behind(request.min_revision)
+        return store.get_answer(request.key, request.revision)
+
+    def stat(body: bytes) -> bytes:
+        request = parse(StatRequest, body)
+        check_key(request.key)
+        if request.min_revision > store.applied:
+            raise Behind(request.min_revision)
+        return store.stat_answer(request.key, request.revision)
+
+    return {GET.number: get, STAT.number: stat}
