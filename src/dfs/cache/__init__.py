@@ -1,0 +1,17 @@
+"""The agent: a cache directory that feeds the tree, and a mount that shows it.
+
+A program of its own (`dfs mount`) and a client like any other, so that it can run on any machine.
+
+    drop ─► watcher ─► uploader ─► take ─► client.put            tree ◄─ feeder ◄─ client.watch
+            which files  which one   is it complete?                │      objects: verified content
+            changed      when        what is in it?                 └─► fetcher: content on demand
+
+watcher    inotify and scans: which paths changed
+uploader   what is pending, what goes when, what becomes of it
+take       one drop: complete, unchanged while it was read, hashed
+journal    what of the cache directory is in the tree already, across restarts
+feeder     the committed tree in memory, and what the mount is told
+objects    content on disk by its SHA-256
+fetcher    content that a reader wants and that is not here
+twin       tree and node in memory, for tests
+"""

@@ -1,0 +1,306 @@
+"""The agent's process: options, parts, the order in which they start and stop.
+
+`dfs mount --endpoint unix:… --cache DIR --mount DIR --state DIR`. A supervisor hands over the
+/dev/fuse descriptor (`--fuse-fd`), mounted already; a restarted agent adopts the connection of the
+dead one (`--adopt`). The mount is served when the first snapshot is complete and not before: it
+never shows less than the tree. Exit codes: 0 asked to stop, 2 misconfigured, 3 the kernel ended the
+mount.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Final
+
+from ..client import AsyncClient
+from ..errors import DfsError, Misconfigured
+from ..limits import FETCH_MS_MAX, REPORT_INTERVAL_MS
+from ..proto import dfs_pb2 as pb
+from .feeder import Feeder
+from .fetcher import Fetcher
+from .journal import Journal
+from .objects import Objects
+from .ports import Client, Tree
+from .problems import Problems
+from .uploader import Uploader
+from .watcher import Watcher
+
+log = logging.getLogger(__name__)
+
+UNMOUNTED: Final = 3
+"""Exit code: the kernel ended the connection; there is nothing left to serve."""
+JOURNAL_WRITE_S: Final = 0.2
+TTL_MS: Final = 3_600_000
+"""Kernel caches, while changes are pushed."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the agent is told."""
+
+    endpoints: Sequence[str]
+    state: str
+    cache: str = ""
+    """"" = no drops are taken."""
+    mount: str = ""
+    """For the status, and to keep out of when it lies below the cache directory."""
+    fuse_fd: int = -1
+    """-1 = nothing is mounted."""
+    adopt: bool = False
+    name: str = field(default_factory=socket.gethostname)
+    cache_bytes_max: int = 0
+    """Of content kept below `state`; 0 = no limit."""
+    no_open: bool = False
+    passthrough: bool = True
+
+
+class Agent:
+    """The parts, wired."""
+
+    def __init__(self, options: Options, client: Client, tree: Tree | None) -> None:
+        """Needs a running loop; `tree` is None where nothing is mounted."""
+        self.options, self.client, self.tree = options, client, tree
+        self.problems = Problems()
+        self.journal = Journal(options.state)
+        self.objects = Objects(options.state) if tree is not None else None
+        self.feeder = Feeder(client, self.problems, self.objects, tree)
+        self.uploader = Uploader(
+            client, self.feeder, self.journal, self.problems, options.name
+        )
+        self.feeder.removed = self.uploader.retry_blocked
+        self.watcher: Watcher | None = None
+        if options.cache:
+            excluded = {os.path.realpath(p) for p in (options.mount, options.state) if p}
+            self.watcher = Watcher(
+                options.cache, self.uploader, self.journal, self.problems, frozenset(excluded)
+            )
+
+    async def run(self) -> None:
+        """Runs until it is cancelled, or until the kernel ends the mount."""
+        # A writer that meets our read lease makes the kernel send this; it would end the process.
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
+        lock = self._lock_state()
+        try:
+            self.journal.open()
+            if self.objects is not None:
+                self.objects.open()
+            await self._run_parts()
+        finally:
+            if self.tree is not None:
+                self.tree.close()
+            self.journal.close()
+            os.close(lock)
+
+    def _lock_state(self) -> int:
+        state = self.options.state
+        try:
+            os.makedirs(state, mode=0o700, exist_ok=True)
+            lock = os.open(os.path.join(state, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        except OSError as error:
+            raise Misconfigured(
+                f"the state directory {state} cannot be used ({error.strerror}); choose another "
+                "with --state"
+            ) from error
+        end = time.monotonic() + 1.0
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return lock
+            except BlockingIOError:
+                if time.monotonic() < end:
+                    time.sleep(0.02)  # Of a killed agent whose last thread is just ending.
+                    continue
+                os.close(lock)
+                raise Misconfigured(
+                    f"another agent uses the state directory {state}; stop it or choose another "
+                    "with --state"
+                ) from None
+
+    async def _run_parts(self) -> None:
+        parts = [self.feeder.run(), self._house(), self._report()]
+        if self.watcher is not None:
+            parts += [self.watcher.run(), self.uploader.run()]
+        if self.tree is not None and self.objects is not None:
+            parts += [self._mount(self.tree), Fetcher(
+                self.client, self.objects, self.feeder, self.tree, self.options.cache_bytes_max
+            ).run()]
+        tasks = [asyncio.create_task(part) for part in parts]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _mount(self, tree: Tree) -> None:
+        """Serves the mount from the moment the tree is known; returns when the kernel ends it."""
+        await self.feeder.ready.wait()
+        if self.options.fuse_fd >= 0:
+            (tree.adopt if self.options.adopt else tree.serve)(self.options.fuse_fd)
+            log.info("%s shows revision %d", self.options.mount, self.feeder.revision)
+        while True:
+            await asyncio.sleep(REPORT_INTERVAL_MS / 1000)
+            if self.options.fuse_fd >= 0 and not tree.running():
+                log.warning("%s was unmounted", self.options.mount)
+                return
+
+    # ---- housekeeping ----------------------------------------------------------------------------
+    async def _house(self) -> None:
+        """Writes the journal, keeps the cache within its bounds; for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(JOURNAL_WRITE_S)
+            try:
+                await loop.run_in_executor(None, self.journal.write, self.journal.collect())
+                self.problems.clear("(journal)")
+            except OSError as error:
+                self.problems.set("(journal)", f"{error}; free some space")
+            if self.objects is not None and self.tree is not None and self.feeder.ready.is_set():
+                self._note_opened(self.objects, self.tree)
+                self._evict(self.objects)
+                await loop.run_in_executor(None, self.objects.sweep, self.feeder.needed)
+
+    def _note_opened(self, objects: Objects, tree: Tree) -> None:
+        for path, version in tree.opened():
+            stat = self.feeder.known.get(path)
+            if stat is not None and stat.revision == version:
+                objects.touch(stat.sha256)
+
+    def _evict(self, objects: Objects) -> None:
+        """Over the limit: the least recently used content goes, down to nine tenths. All of it is
+        in the cluster; what is not, lies in the cache directory, which nothing here touches."""
+        limit = self.options.cache_bytes_max
+        if not limit or objects.bytes - objects.retired_bytes <= limit:
+            return
+        chosen = set(objects.oldest(objects.bytes - objects.retired_bytes - limit * 9 // 10))
+        self.feeder.drop_backing(chosen)
+        for sha256 in chosen:
+            objects.evict(sha256)
+
+    # ---- status ----------------------------------------------------------------------------------
+    def status(self) -> pb.AgentStatus:
+        """What `dfs status` shows."""
+        return pb.AgentStatus(
+            cache=self.options.cache, mount=self.options.mount, mount_mode=self._mount_mode(),
+            revision=self.feeder.revision, pending_drops=self.uploader.waiting,
+            cached_bytes=self.objects.bytes if self.objects is not None else 0,
+            problems=self.problems.lines(), files=len(self.feeder.known),
+        )
+
+    def _mount_mode(self) -> str:
+        if self.tree is None or self.options.fuse_fd < 0:
+            return "off: nothing is mounted"
+        if not self.feeder.ready.is_set():
+            return "off: waiting for the tree"
+        return "passthrough" if self.tree.stats().get("passthrough") else "read"
+
+    async def _report(self) -> None:
+        """Tells the node how things are; for ever."""
+        while True:
+            try:
+                await self.client.report_agent(self.status(), timeout=REPORT_INTERVAL_MS / 1000)
+            except DfsError as error:
+                # The stream of changes says aloud that the node is away.
+                log.debug("the node did not take the report: %s", error)
+            await asyncio.sleep(REPORT_INTERVAL_MS / 1000)
+
+
+def _tree(options: Options) -> Tree:
+    """The kernel side; imported only where something is mounted."""
+    from .._engine import Tree as EngineTree
+
+    return EngineTree({
+        "passthrough": int(options.passthrough), "no_open": int(options.no_open),
+        "deadline_ms": FETCH_MS_MAX, "ttl_ms": TTL_MS, "uid": os.getuid(), "gid": os.getgid(),
+    })
+
+
+async def run(options: Options) -> int:
+    """Runs an agent until SIGTERM or SIGINT; returns the exit code. Raises Misconfigured."""
+    _check(options)
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    local = all(endpoint.startswith("unix:") for endpoint in options.endpoints)
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(
+            AsyncClient(*options.endpoints, learn=not local)
+        )
+        tree = _tree(options) if options.fuse_fd >= 0 else None
+        agent = Agent(options, client, tree)
+        running = asyncio.create_task(agent.run())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if running.done():
+            running.result()
+            return UNMOUNTED
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    return 0
+
+
+def _check(options: Options) -> None:
+    if not options.cache or not options.mount:
+        return
+    cache, mount = os.path.realpath(options.cache), os.path.realpath(options.mount)
+    if cache == mount or cache.startswith(mount + "/"):
+        raise Misconfigured(
+            f"the cache directory {options.cache} lies in the mount {options.mount}, which is "
+            "read-only; choose another with -cache"
+        )
+
+
+def options_of(argv: Sequence[str]) -> Options:
+    """Reads the command line of the agent."""
+    parser = argparse.ArgumentParser("dfs mount", description="Serve a cache and a mount.")
+    add = parser.add_argument
+    add("--endpoint", action="append", required=True, help="a node: unix:PATH or HOST:PORT")
+    add("--state", required=True, help="directory for cached content and the journal")
+    add("--cache", default="", help="directory whose files go into the tree")
+    add("--mount", default="", help="where the tree is shown")
+    add("--fuse-fd", type=int, default=-1, help="descriptor of /dev/fuse, from the supervisor")
+    add("--adopt", action="store_true", help="the descriptor was served by an agent that died")
+    add("--name", default=socket.gethostname(), help="in the names of conflict copies")
+    add("--cache-size", type=int, default=0, help="bytes of cached content; 0 = no limit")
+    add("--no-open", action="store_true", help="faster for trees of small files only")
+    add("--no-passthrough", action="store_true", help="all reads go through this process")
+    given = parser.parse_args(argv)
+    return Options(
+        given.endpoint, os.path.abspath(given.state),
+        os.path.abspath(given.cache) if given.cache else "",
+        os.path.abspath(given.mount) if given.mount else "",
+        given.fuse_fd, given.adopt, given.name, given.cache_size, given.no_open,
+        not given.no_passthrough,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program; one line on stderr for each notable thing."""
+    options = options_of(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s agent %(levelname)s %(message)s"
+    )
+    try:
+        return asyncio.run(run(options))
+    except Misconfigured as error:
+        log.error("%s", error)
+        return error.row.exit
+
+
+if __name__ == "__main__":
+    sys.exit(main())

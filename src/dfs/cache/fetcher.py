@@ -1,0 +1,219 @@
+"""Content that is not here: fetched when a reader waits for it, or in the background when small.
+
+One fetch for each content, however many wait. A reader gets the bytes or, at the deadline, an
+errno; it never hangs. What the last run of the agent left on disk is verified before it is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import functools
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from ..client.values import Kind, Stat
+from ..errors import DataLoss, DeadlineExceeded, DfsError, NotFound, OutOfRange, Unavailable
+from ..limits import (
+    AGENT_DATA_BYTES_MAX,
+    AGENT_RETRY_MS,
+    AGENT_RETRY_MS_MAX,
+    FETCH_MS_MAX,
+    MISS_WAIT_MS,
+    MISSES_MAX,
+    WARM_FETCHES_MAX,
+)
+from .feeder import Feeder
+from .objects import Objects
+from .ports import Client, Tree
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+Key = bytes | tuple[str, int]
+"""What one fetch is for: a content, or a past version whose content is not known yet."""
+
+
+class Fetcher:
+    """Serves the mount's misses and warms the cache."""
+
+    def __init__(
+        self, client: Client, objects: Objects, feeder: Feeder, tree: Tree,
+        bytes_max: int = 0, deadline_ms: int = FETCH_MS_MAX,
+    ) -> None:
+        self._client, self._objects, self._feeder, self._tree = client, objects, feeder, tree
+        self._bytes_max, self._deadline_s = bytes_max, deadline_ms / 1000
+        self._fetching: dict[Key, asyncio.Task[str]] = {}
+        self._serving: set[asyncio.Task[None]] = set()
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(2, "fetcher")
+
+    async def run(self) -> None:
+        """Serves misses and keeps the cache warm, for ever."""
+        loop = asyncio.get_running_loop()
+        thread = threading.Thread(target=self._wait, args=(loop,), name="misses", daemon=True)
+        thread.start()
+        try:
+            await self._warm_for_ever()
+        finally:
+            self._stop.set()
+            for task in (*self._serving, *self._fetching.values()):
+                task.cancel()
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # ---- misses ----------------------------------------------------------------------------------
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        while not self._stop.is_set():
+            misses = self._tree.next_misses(MISSES_MAX, MISS_WAIT_MS)
+            if misses:
+                # The loop may have been closed meanwhile: then nobody waits for us either.
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(self._arrived, misses)
+
+    def _arrived(self, misses: Sequence[tuple[int, str, int]]) -> None:
+        for miss in misses:
+            task = asyncio.create_task(self._serve(*miss))
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, miss: int, path: str, version: int) -> None:
+        result: str | int
+        try:
+            result = await self._once(path, version)
+        except DeadlineExceeded as error:
+            log.warning("%s: a reader waited in vain: %s", path, error)
+            result = errno.ETIMEDOUT
+        except DfsError as error:
+            log.warning("%s: content of revision %d is not to be had: %s", path, version, error)
+            result = errno.EIO
+        except OSError as error:
+            log.warning("%s: content cannot be kept: %s", path, error)
+            result = error.errno or errno.EIO
+        self._tree.fulfil(miss, result)
+        if isinstance(result, str) and self._stat(path, version):
+            self._feeder.back([path])
+
+    def _stat(self, path: str, version: int) -> Stat | None:
+        stat = self._feeder.known.get(path)
+        return stat if stat is not None and stat.revision == version else None
+
+    async def _once(self, path: str, version: int) -> str:
+        """The content of one version, from the disk or the node; shared by all who want it."""
+        stat = self._stat(path, version)
+        key: Key = stat.sha256 if stat else (path, version)
+        task = self._fetching.get(key)
+        if task is None:
+            task = asyncio.create_task(self._content(path, version, stat))
+            self._fetching[key] = task
+            task.add_done_callback(lambda _: self._fetching.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _content(self, path: str, version: int, stat: Stat | None) -> str:
+        if stat is not None and stat.sha256 in self._objects:
+            here = await self._thread(lambda: self._objects.verify(stat.sha256))
+            if here is not None:
+                return here
+        data, sha256 = await self._download(path, version, stat)
+        backing = await self._thread(lambda: self._objects.add(sha256, data))
+        if sha256 not in self._feeder.needed:
+            self._objects.retire(sha256)  # A past version, for one reader.
+        return backing
+
+    async def _download(
+        self, path: str, version: int, stat: Stat | None
+    ) -> tuple[bytes, bytes]:
+        """Reads the version from the node until it is right or the time is up."""
+        end = time.monotonic() + self._deadline_s
+        wait_ms = AGENT_RETRY_MS
+        while True:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise DeadlineExceeded(f"no node gave it within {self._deadline_s:.0f} s")
+            try:
+                return await self._read(path, version, stat, left)
+            except (Unavailable, DataLoss) as error:
+                if isinstance(error, DataLoss) and wait_ms >= AGENT_RETRY_MS_MAX:
+                    raise
+                last = error
+            log.debug("%s: trying again: %s", path, last)
+            await asyncio.sleep(min(wait_ms / 1000, max(end - time.monotonic(), 0)))
+            wait_ms = min(wait_ms * 2, AGENT_RETRY_MS_MAX)
+
+    async def _read(
+        self, path: str, version: int, stat: Stat | None, timeout_s: float
+    ) -> tuple[bytes, bytes]:
+        """A local read is enough: a version never changes, and its hash is checked here."""
+        read = self._client.read
+        try:
+            data, found = await read(
+                path, revision=version, local=True, min_revision=version, timeout=timeout_s
+            )
+        except (OutOfRange, NotFound):
+            # History no longer reaches back to that version, but it may be the present one.
+            data, found = await read(path, local=True, min_revision=version, timeout=timeout_s)
+        if found.revision != version:
+            raise NotFound(f"revision {version} of {path} is gone; now it is {found.revision}")
+        sha256 = stat.sha256 if stat else found.sha256
+        if hashlib.sha256(data).digest() != sha256:
+            raise DataLoss(f"the node sent content of {path} with another SHA-256")
+        return data, sha256
+
+    async def _thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    # ---- warming ---------------------------------------------------------------------------------
+    async def _warm_for_ever(self) -> None:
+        while True:
+            await self._feeder.resynced.wait()
+            self._feeder.resynced.clear()
+            await self._warm()
+
+    async def _warm(self) -> None:
+        """All small content is to be here without a miss: verifies what is, fetches the rest."""
+        wanted = [
+            (path, stat) for path, stat in self._feeder.known.items()
+            if stat.kind is Kind.FILE and stat.size <= AGENT_DATA_BYTES_MAX
+            and self._objects.backing(stat.sha256) is None
+        ]
+        here = [w for w in wanted if w[1].sha256 in self._objects]
+        for start in range(0, len(here), MISSES_MAX):
+            part = here[start : start + MISSES_MAX]
+            await self._thread(functools.partial(self._verify, part))
+            self._feeder.back([path for path, _ in part])
+        missing = [(p, s) for p, s in wanted if self._objects.backing(s.sha256) is None]
+        await _each(missing, self._warm_one, WARM_FETCHES_MAX)
+
+    def _verify(self, part: Sequence[tuple[str, Stat]]) -> None:
+        for _, stat in part:
+            self._objects.verify(stat.sha256)
+
+    async def _warm_one(self, path: str, stat: Stat) -> None:
+        full = self._bytes_max and self._objects.bytes + stat.size > self._bytes_max
+        if full or not self._stat(path, stat.revision):
+            return
+        try:
+            await self._once(path, stat.revision)
+        except (DfsError, OSError) as error:
+            # Nobody waits for it: a reader will make us try again, and hear why not.
+            log.debug("%s: not fetched ahead: %s", path, error)
+            return
+        self._feeder.back([path])
+
+
+async def _each(
+    items: Sequence[tuple[str, Stat]], work: Callable[[str, Stat], Awaitable[None]], at_once: int
+) -> None:
+    """Does the work for each item, so many at once."""
+    iterator = iter(items)
+
+    async def worker() -> None:
+        for path, stat in iterator:
+            await work(path, stat)
+
+    await asyncio.gather(*(worker() for _ in range(at_once)))

@@ -1,0 +1,189 @@
+"""What of the cache directory is in the tree already, across restarts: `<state>/drops.db`.
+
+One row for each drop that was stored: its signature then, its hash, the revision that holds it. A
+scan compares with it and reads only what differs. A second table keeps, for drops that could not be
+stored yet, the revision that they replace: a conflict is noticed even after a restart.
+
+All of it is in memory; changes are collected and written now and then. Losing the last ones is
+harmless: such a drop is read again and found to be equal to what is committed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import threading
+from typing import NamedTuple
+
+from ..client.values import Kind
+from .take import Signature, Taken
+
+log = logging.getLogger(__name__)
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS drops (
+  path TEXT PRIMARY KEY, kind INTEGER, ino INTEGER, size INTEGER, mtime_ns INTEGER,
+  ctime_ns INTEGER, racy INTEGER, mode INTEGER, sha256 BLOB, target TEXT, revision INTEGER
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pending (path TEXT PRIMARY KEY, base INTEGER) WITHOUT ROWID;
+"""
+
+
+class Row(NamedTuple):
+    """A drop that is in the tree."""
+
+    kind: Kind
+    signature: Signature
+    racy: bool
+    mode: int
+    mtime_ns: int
+    sha256: bytes
+    target: str
+    revision: int
+    """What the tree held when this drop was dealt with: its own version, or one equal to it, or
+    the one that won over it."""
+
+
+Changes = list[tuple[str, Row | None, int | None]]
+"""(path, its row, the revision that it replaces while it waits)"""
+
+
+def row_of(taken: Taken, revision: int) -> Row:
+    """The row for a drop that has just been stored as `revision`."""
+    return Row(
+        taken.kind, taken.signature, taken.racy, taken.mode, taken.mtime_ns, taken.sha256,
+        taken.target, revision,
+    )
+
+
+class Journal:
+    """Rows by path. Only `open`, `write` and `close` touch the disk."""
+
+    def __init__(self, state: str) -> None:
+        self.file = os.path.join(state, "drops.db")
+        self.rows: dict[str, Row] = {}
+        self.bases: dict[str, int] = {}
+        self._dirty: set[str] = set()
+        self._database: sqlite3.Connection | None = None
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Reads all rows; a damaged file is set aside, and everything is compared anew."""
+        try:
+            self._load()
+        except sqlite3.DatabaseError as error:
+            self._set_aside(error)
+            self._load()
+
+    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
+        log.warning("%s is damaged (%s): set aside, comparing everything anew", self.file, error)
+        if self._database is not None:
+            self._database.close()
+        self.rows, self.bases = {}, {}
+        os.replace(self.file, self.file + ".damaged")
+        for suffix in ("-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.file + suffix)
+
+    def _load(self) -> None:
+        self._database = sqlite3.connect(
+            self.file, check_same_thread=False, isolation_level=None
+        )
+        self._database.executescript(
+            "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + _TABLES
+        )
+        for path, kind, ino, size, mtime, ctime, racy, *rest in self._database.execute(
+            "SELECT path, kind, ino, size, mtime_ns, ctime_ns, racy, mode, sha256, target, revision"
+            " FROM drops"
+        ):
+            mode, sha256, target, revision = rest
+            self.rows[path] = Row(
+                Kind(kind), Signature(ino, size, mtime, ctime), bool(racy), mode, mtime, sha256,
+                target, revision,
+            )
+        self.bases = dict(self._database.execute("SELECT path, base FROM pending"))
+
+    def unchanged(self, path: str, kind: Kind, signature: Signature, mode: int) -> bool:
+        """Whether a look at the entry is enough to know that it was dealt with."""
+        row = self.rows.get(path)
+        if row is None or row.kind is not kind or row.mode != mode:
+            return False
+        return kind is Kind.DIRECTORY or (row.signature == signature and not row.racy)
+
+    def store(self, path: str, row: Row) -> None:
+        """The drop was dealt with."""
+        self.rows[path] = row
+        self.bases.pop(path, None)
+        self._dirty.add(path)
+
+    def wait(self, path: str, base: int) -> None:
+        """The drop waits, and replaces revision `base`."""
+        if self.bases.get(path) != base:
+            self.bases[path] = base
+            self._dirty.add(path)
+
+    def forget(self, path: str) -> None:
+        """The drop is gone from the cache directory."""
+        row, base = self.rows.pop(path, None), self.bases.pop(path, None)
+        if row is not None or base is not None:
+            self._dirty.add(path)
+
+    def forget_below(self, directory: str) -> None:
+        """A whole directory is gone."""
+        prefix = directory + "/"
+        for path in [p for p in (*self.rows, *self.bases) if p.startswith(prefix)]:
+            self.forget(path)
+
+    def collect(self) -> Changes:
+        """What changed since the last call, for `write`."""
+        dirty, self._dirty = self._dirty, set()
+        return [(path, self.rows.get(path), self.bases.get(path)) for path in dirty]
+
+    def write(self, changes: Changes) -> None:
+        """Writes in one transaction. Blocks; any thread. Raises OSError: the changes are lost,
+        which costs a comparison at the next start."""
+        if not changes or self._database is None:
+            return
+        with self._lock:
+            try:
+                self._database.execute("BEGIN")
+                self._write(self._database, changes)
+                self._database.execute("COMMIT")
+            except sqlite3.Error as error:
+                with contextlib.suppress(sqlite3.Error):
+                    self._database.execute("ROLLBACK")
+                raise OSError(f"{self.file} cannot be written: {error}") from error
+
+    def _write(self, database: sqlite3.Connection, changes: Changes) -> None:
+        database.executemany(
+            "INSERT OR REPLACE INTO drops VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+            [(path, *_columns(row)) for path, row, _ in changes if row],
+        )
+        database.executemany(
+            "DELETE FROM drops WHERE path=?", [(path,) for path, row, _ in changes if not row]
+        )
+        database.executemany(
+            "INSERT OR REPLACE INTO pending VALUES (?,?)",
+            [(path, base) for path, _, base in changes if base is not None],
+        )
+        database.executemany(
+            "DELETE FROM pending WHERE path=?",
+            [(path,) for path, _, base in changes if base is None],
+        )
+
+    def close(self) -> None:
+        """Writes the rest and closes the file."""
+        if self._database is not None:
+            self.write(self.collect())
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+
+def _columns(row: Row) -> tuple[object, ...]:
+    return (
+        int(row.kind), row.signature.ino, row.signature.size, row.mtime_ns, row.signature.ctime_ns,
+        int(row.racy), row.mode, row.sha256, row.target, row.revision,
+    )

@@ -1,0 +1,195 @@
+"""Which drop goes when: one entry for each path, in order of their turns.
+
+A fresh file goes at once. One that is written again and again waits a quiet time that doubles, so
+that it does not fill history with its intermediate states; one that a writer holds open is looked
+at again, ever less often (its close is reported anyway). Pure but for the clock; event loop only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from ..limits import (
+    DROP_QUIET_MS,
+    DROP_QUIET_MS_MAX,
+    DROP_RECENT_MS,
+    DROP_SETTLE_MS,
+    LEASE_RETRY_MS,
+    LEASE_RETRY_MS_MAX,
+)
+
+# Why a path is looked at.
+CLOSED: Final = 1
+"""A writer closed it."""
+MOVED: Final = 2
+"""Renamed to this name, or found by a scan: complete by itself."""
+TOUCHED: Final = 4
+"""Mode or times were set on purpose."""
+HINT: Final = 8
+"""Created, linked, truncated: a close usually follows."""
+SCANNED: Final = 16
+"""Found by a scan: nobody knows when it came."""
+
+
+@dataclass(slots=True)
+class Drop:
+    """One pending path."""
+
+    path: str
+    why: int = 0
+    due: float = 0.0
+    """Monotonic time before which it is left alone."""
+    base: int | None = None
+    """The revision that it replaces; 0 = none. Set once the tree is known."""
+    running: bool = False
+    again: bool = False
+    """Changed while it was running."""
+    busy_ms: int = 0
+    request_id: bytes = b""
+    request_id_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Rhythm:
+    taken: float = 0.0
+    quiet_ms: int = 0
+
+
+class Pending:
+    """All drops that are not dealt with yet, by path."""
+
+    def __init__(self) -> None:
+        self.drops: dict[str, Drop] = {}
+        self._ready: deque[Drop] = deque()
+        self._timers: list[tuple[float, int, Drop]] = []
+        self._sequence = 0
+        self._rhythms: dict[str, _Rhythm] = {}
+        """Taken lately, oldest first."""
+        self._wake = asyncio.Event()
+        self._idle: deque[asyncio.Future[None]] = deque()
+
+    def __len__(self) -> int:
+        return len(self.drops)
+
+    def changed(self, path: str, why: int) -> Drop:
+        """Something happened to `path`; it gets or keeps a turn."""
+        drop = self.drops.get(path)
+        now = time.monotonic()
+        if drop is None:
+            drop = self.drops[path] = Drop(path, why, now + self._quiet_s(path, why, now))
+            self._queue(drop, now)
+            return drop
+        if drop.running:
+            drop.again = True
+        elif drop.due > now and why & ~HINT and (why & MOVED or drop.why == HINT or drop.busy_ms):
+            drop.due = min(drop.due, now + self._quiet_s(path, why, now))
+            self._queue(drop, now)
+        drop.why |= why
+        return drop
+
+    def gone(self, path: str) -> None:
+        """It was removed. One that is running comes to its end."""
+        self._rhythms.pop(path, None)
+        drop = self.drops.get(path)
+        if drop is not None and drop.running:
+            drop.again = True
+        elif drop is not None:
+            del self.drops[path]
+
+    async def next(self) -> Drop:
+        """The next drop whose turn it is; it is running from here until `done` or `later`."""
+        while True:
+            while self._ready:
+                drop = self._ready.popleft()
+                mine = self.drops.get(drop.path) is drop and not drop.running
+                if mine and drop.due <= time.monotonic():
+                    drop.running, drop.again = True, False
+                    return drop
+            waiting = asyncio.get_running_loop().create_future()
+            self._idle.append(waiting)
+            await waiting
+
+    def done(self, drop: Drop) -> None:
+        """Dealt with; if it changed meanwhile it gets another turn."""
+        drop.running = False
+        now = time.monotonic()
+        rhythm = self._rhythms.pop(drop.path, None) or _Rhythm()
+        rhythm.taken = now
+        self._rhythms[drop.path] = rhythm
+        self._forget_old_rhythms(now)
+        if not drop.again:
+            self.drops.pop(drop.path, None)
+            return
+        drop.why, drop.base, drop.request_id, drop.busy_ms = drop.why & TOUCHED, None, b"", 0
+        drop.due = now + self._quiet_s(drop.path, CLOSED, now)
+        self._queue(drop, now)
+
+    def later(self, drop: Drop, due: float) -> None:
+        """Its turn comes again at the monotonic time `due`."""
+        drop.running = False
+        drop.due = due
+        self._queue(drop, time.monotonic())
+
+    def busy(self, drop: Drop) -> None:
+        """A writer has it open."""
+        drop.busy_ms = min(max(2 * drop.busy_ms, LEASE_RETRY_MS), LEASE_RETRY_MS_MAX)
+        wait_ms = LEASE_RETRY_MS if drop.again else drop.busy_ms
+        self.later(drop, time.monotonic() + wait_ms / 1000)
+
+    async def tick(self) -> None:
+        """Gives drops their turn when their time has come; for ever."""
+        while True:
+            now = time.monotonic()
+            while self._timers and self._timers[0][0] <= now:
+                drop = heapq.heappop(self._timers)[2]
+                if self.drops.get(drop.path) is drop and not drop.running:
+                    self._turn(drop)
+            timeout = self._timers[0][0] - now if self._timers else None
+            self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), timeout)
+            except TimeoutError:
+                continue
+
+    def _queue(self, drop: Drop, now: float) -> None:
+        if drop.due <= now:
+            self._turn(drop)
+            return
+        self._sequence += 1
+        heapq.heappush(self._timers, (drop.due, self._sequence, drop))
+        self._wake.set()
+
+    def _turn(self, drop: Drop) -> None:
+        self._ready.append(drop)
+        while self._idle:
+            waiting = self._idle.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+                return
+
+    def _quiet_s(self, path: str, why: int, now: float) -> float:
+        if why & MOVED:
+            return 0.0
+        if not why & (CLOSED | TOUCHED):
+            return DROP_SETTLE_MS / 1000
+        rhythm = self._rhythms.get(path)
+        if rhythm is None or not why & CLOSED:
+            return 0.0
+        if now - rhythm.taken > max(DROP_RECENT_MS, 2 * rhythm.quiet_ms) / 1000:
+            del self._rhythms[path]
+            return 0.0
+        rhythm.quiet_ms = min(max(2 * rhythm.quiet_ms, DROP_QUIET_MS), DROP_QUIET_MS_MAX)
+        return rhythm.quiet_ms / 1000
+
+    def _forget_old_rhythms(self, now: float) -> None:
+        """Two for each that is added: few are left, and none is forgotten too early."""
+        keep_s = 2 * DROP_QUIET_MS_MAX / 1000
+        for path in list(itertools.islice(self._rhythms, 2)):
+            if now - self._rhythms[path].taken > keep_s:
+                del self._rhythms[path]

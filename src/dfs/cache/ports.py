@@ -1,0 +1,105 @@
+"""What the agent asks of the client and of the mount; `twin` has both in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol
+
+from ..client.values import Stat, Update
+from ..errors import DfsError
+from ..proto import dfs_pb2 as pb
+
+Upsert = tuple[str, int, int, int, int, int, str | None]
+"""(path, kind, size, mode, mtime_ns, version, backing or target); see `dfs._engine.Tree.apply`."""
+
+
+class Client(Protocol):
+    """The calls of `dfs.AsyncClient` that the agent makes."""
+
+    async def put(
+        self, key: str, data: bytes, *, mode: int | None = None, mtime_ns: int | None = None,
+        base_revision: int | None = None, request_id: bytes | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Stores a file; returns the revision."""
+        ...
+
+    async def read(
+        self, key: str, *, revision: int = 0, local: bool = False,
+        min_revision: int | None = None, timeout: float | None = None,
+    ) -> tuple[bytes, Stat]:
+        """Content and record."""
+        ...
+
+    async def stat(self, key: str, *, timeout: float | None = None) -> Stat:
+        """The record, linearizable."""
+        ...
+
+    async def mkdir(
+        self, key: str, *, mode: int | None = None, timeout: float | None = None
+    ) -> int:
+        """Makes a directory that stays."""
+        ...
+
+    async def symlink(
+        self, key: str, target: str, *, mtime_ns: int | None = None,
+        base_revision: int | None = None, request_id: bytes | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Stores a link."""
+        ...
+
+    def watch(
+        self, key: str = "", *, after_revision: int = 0, snapshot: bool = False,
+        data_bytes_max: int = 0, on_lost: Callable[[DfsError], None] | None = None,
+    ) -> AsyncIterator[Update]:
+        """The stream of changes; goes on by itself, telling `on_lost`, when it loses its node."""
+        ...
+
+    async def report_agent(self, report: pb.AgentStatus, *, timeout: float | None = None) -> None:
+        """Tells the node how its agent is."""
+        ...
+
+
+class Tree(Protocol):
+    """The verbs of `dfs._engine.Tree` that the agent uses; their contract stands there."""
+
+    def apply(self, upserts: Sequence[Upsert], deletes: Sequence[str]) -> int:
+        """Changes what is shown."""
+        ...
+
+    def serve(self, fd: int) -> None:
+        """Serves a fresh descriptor."""
+        ...
+
+    def adopt(self, fd: int) -> None:
+        """Takes over a live connection."""
+        ...
+
+    def next_misses(self, max_items: int, timeout_ms: int) -> list[tuple[int, str, int]]:
+        """Content that is wanted: (miss, path, version)."""
+        ...
+
+    def fulfil(self, miss: int, result: str | int) -> bool:
+        """A backing path, or an errno."""
+        ...
+
+    def set_live(self, live: bool) -> None:
+        """Whether changes arrive."""
+        ...
+
+    def opened(self) -> list[tuple[str, int]]:
+        """What was opened lately."""
+        ...
+
+    def stats(self) -> dict[str, int]:
+        """Counters."""
+        ...
+
+    def running(self) -> bool:
+        """False when the kernel has ended the connection."""
+        ...
+
+    def close(self) -> None:
+        """Stops the threads."""
+        ...

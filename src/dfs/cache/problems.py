@@ -1,0 +1,46 @@
+"""What the user has to know: one sentence for each path or part that has a problem."""
+
+from __future__ import annotations
+
+import logging
+
+from ..limits import PROBLEMS_MAX
+
+log = logging.getLogger(__name__)
+
+
+class Problems:
+    """Sentences by subject, oldest first. Each is logged once, when it arises or changes."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+
+    def set(self, subject: str, text: str) -> None:
+        """`subject` is a path of the cache directory, or a part of the agent as "(inotify)"."""
+        if self._texts.get(subject) != text:
+            self._texts[subject] = text
+            log.warning("%s", self._line(subject))
+
+    def clear(self, subject: str) -> None:
+        """It is gone."""
+        self._texts.pop(subject, None)
+
+    def clear_below(self, directory: str) -> None:
+        """Everything below a directory of the cache is gone."""
+        for subject in [s for s in self._texts if s.startswith(directory + "/")]:
+            del self._texts[subject]
+
+    def __contains__(self, subject: str) -> bool:
+        return subject in self._texts
+
+    def lines(self) -> list[str]:
+        """For the status: at most PROBLEMS_MAX, then how many more there are."""
+        shown = [self._line(s) for s in list(self._texts)[:PROBLEMS_MAX]]
+        more = len(self._texts) - len(shown)
+        return [*shown, f"… and {more:,} more; see the log"] if more else shown
+
+    def _line(self, subject: str) -> str:
+        text = self._texts[subject]
+        if subject.startswith("("):
+            return text
+        return f"{subject.encode('utf-8', 'backslashreplace').decode()}: {text}"

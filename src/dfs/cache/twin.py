@@ -1,0 +1,370 @@
+"""The agent's two ports in memory: a tree without a kernel, a node without a cluster. For tests.
+
+`MemoryTree` keeps the rules of `dfs._engine.Tree`; `MemoryNode` those of the store, as far as the
+agent can tell. Faults are switched on by attributes.
+"""
+# ruff: noqa: ARG002  # The twins take what the real ones take.
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import NamedTuple
+
+from ..client.values import Event, Item, Kind, Stat, Update
+from ..errors import (
+    Conflict,
+    DeadlineExceeded,
+    DfsError,
+    IsADirectory,
+    NotADirectory,
+    NotFound,
+    OutOfRange,
+    TooLarge,
+    Unavailable,
+)
+from ..limits import VALUE_BYTES_MAX
+from ..paths import check_key
+from ..proto import dfs_pb2 as pb
+from .ports import Upsert
+
+
+class Shown(NamedTuple):
+    """What the mount shows of a path."""
+
+    kind: int
+    size: int
+    mode: int
+    mtime_ns: int
+    version: int
+    backing: str | None
+
+
+class MemoryTree:
+    """What a mount would show, as a dict."""
+
+    def __init__(self, deadline_s: float = 30.0) -> None:
+        self.shown: dict[str, Shown] = {}
+        self.live = False
+        self.fd = -1
+        self.adopted = False
+        self.ended = False
+        self.opens: list[tuple[str, int]] = []
+        self.applied = 0
+        """Calls of `apply`."""
+        self._deadline_s = deadline_s
+        self._misses: queue.Queue[tuple[int, str, int]] = queue.Queue()
+        self._waiting: dict[int, tuple[threading.Event, list[str | int]]] = {}
+
+    def apply(self, upserts: Sequence[Upsert], deletes: Sequence[str]) -> int:
+        """See `dfs._engine.Tree`."""
+        self.applied += 1
+        for path in deletes:
+            self._check(path)
+            self.shown.pop(path, None)
+        for path, kind, size, mode, mtime_ns, version, backing in upserts:
+            self._check(path)
+            new = Shown(kind, size, mode, mtime_ns, version, backing)
+            for parent in _parents(path):
+                if parent in self.shown and self.shown[parent].kind != Kind.DIRECTORY:
+                    raise AssertionError(f"{path} is put below the file {parent}")
+            below = path + "/"
+            if new.kind != Kind.DIRECTORY and any(p.startswith(below) for p in self.shown):
+                raise AssertionError(f"{path} is put where a directory is")
+            self.shown[path] = new
+        return len(upserts) + len(deletes)
+
+    def _check(self, path: str) -> None:
+        check_key(path)
+
+    def serve(self, fd: int) -> None:
+        """See `dfs._engine.Tree`."""
+        self.fd = fd
+
+    def adopt(self, fd: int) -> None:
+        """See `dfs._engine.Tree`."""
+        self.fd, self.adopted = fd, True
+
+    def next_misses(self, max_items: int, timeout_ms: int) -> list[tuple[int, str, int]]:
+        """See `dfs._engine.Tree`."""
+        if self.ended:
+            return []
+        try:
+            found = [self._misses.get(timeout=timeout_ms / 1000)]
+        except queue.Empty:
+            return []
+        while len(found) < max_items and not self._misses.empty():
+            found.append(self._misses.get_nowait())
+        return found
+
+    def fulfil(self, miss: int, result: str | int) -> bool:
+        """See `dfs._engine.Tree`."""
+        waiting = self._waiting.pop(miss, None)
+        if waiting is None:
+            return False
+        waiting[1].append(result)
+        waiting[0].set()
+        return True
+
+    def read(self, path: str) -> bytes:
+        """As a reader of the mount, in a thread of its own: waits for content. Raises OSError."""
+        shown = self.shown[path]
+        self.opens.append((path, shown.version))
+        backing: str | int | None = shown.backing
+        if backing is None:
+            event, results = threading.Event(), list[str | int]()
+            miss = time.monotonic_ns()
+            self._waiting[miss] = event, results
+            self._misses.put((miss, path, shown.version))
+            if not event.wait(self._deadline_s):
+                raise TimeoutError(f"{path}: the agent did not answer")
+            backing = results[0]
+        if isinstance(backing, int):
+            raise OSError(backing, path)
+        with open(backing, "rb") as file:
+            return file.read()
+
+    def set_live(self, live: bool) -> None:
+        """See `dfs._engine.Tree`."""
+        self.live = live
+
+    def opened(self) -> list[tuple[str, int]]:
+        """See `dfs._engine.Tree`."""
+        opens, self.opens = self.opens, []
+        return opens
+
+    def stats(self) -> dict[str, int]:
+        """See `dfs._engine.Tree`."""
+        return {"passthrough": 0}
+
+    def running(self) -> bool:
+        """See `dfs._engine.Tree`."""
+        return not self.ended
+
+    def close(self) -> None:
+        """See `dfs._engine.Tree`."""
+        self.ended = True
+
+
+class MemoryNode:
+    """A node's tree, its history and its watches, called like `dfs.AsyncClient`."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.records: dict[str, Stat] = {}
+        self.contents: dict[tuple[str, int], bytes] = {}
+        self.events: list[Event] = []
+        self.floor = 0
+        self.reports: list[pb.AgentStatus] = []
+        self.calls: list[tuple[str, str]] = []
+        """(verb, key) of every call that reached the node."""
+        self.away = False
+        """No quorum: writes fail. Reads of what is there go on."""
+        self.cut = False
+        """Watches break, and cannot be opened."""
+        self.lose_answers = 0
+        """So many writes are done and their answers lost."""
+        self.damage_reads = 0
+        """So many reads give wrong bytes."""
+        self.hold: asyncio.Event | None = None
+        """Reads and writes wait for it."""
+        self._done: dict[bytes, int] = {}
+        self._news = asyncio.Condition()
+
+    # ---- writes ----------------------------------------------------------------------------------
+    async def put(
+        self, key: str, data: bytes, *, mode: int | None = None, mtime_ns: int | None = None,
+        base_revision: int | None = None, request_id: bytes | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """See `dfs.AsyncClient.put`."""
+        if len(data) > VALUE_BYTES_MAX:
+            raise TooLarge("value too large")
+        stat = _stat(Kind.FILE, len(data), hashlib.sha256(data).digest(),
+                     0o644 if mode is None else mode, mtime_ns)
+        return await self._write("put", key, stat, data, base_revision, request_id)
+
+    async def mkdir(
+        self, key: str, *, mode: int | None = None, timeout: float | None = None
+    ) -> int:
+        """See `dfs.AsyncClient.mkdir`."""
+        stat = _stat(Kind.DIRECTORY, 0, b"", 0o755 if mode is None else mode, None)
+        return await self._write("mkdir", key, stat, b"", None, None)
+
+    async def symlink(
+        self, key: str, target: str, *, mtime_ns: int | None = None,
+        base_revision: int | None = None, request_id: bytes | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """See `dfs.AsyncClient.symlink`."""
+        stat = _stat(Kind.SYMLINK, 0, b"", 0o777, mtime_ns, target)
+        return await self._write("symlink", key, stat, b"", base_revision, request_id)
+
+    async def delete(self, key: str, *, recursive: bool = False) -> int:
+        """See `dfs.AsyncClient.delete`."""
+        below = [k for k in self.records if k.startswith(key + "/")] if recursive else []
+        if key not in self.records and not below:
+            raise NotFound(f"no such key: {key}")
+        self.revision += 1
+        keys = sorted([*below, *([key] if key in self.records else [])], reverse=True)
+        for sub, gone in enumerate(keys):
+            stat = self.records.pop(gone)
+            self._event(gone, stat, None, stat.revision, True, sub)
+        await self._tell()
+        return self.revision
+
+    async def _write(
+        self, verb: str, key: str, stat: Stat, data: bytes, base: int | None,
+        request_id: bytes | None,
+    ) -> int:
+        self.calls.append((verb, key))
+        if self.hold is not None:
+            await self.hold.wait()
+        await asyncio.sleep(0)
+        if self.away:
+            raise Unavailable("no leader: node2 and node3 are silent")
+        if request_id in self._done:
+            return self._done[request_id]
+        revision = self._commit(key, stat, data, base)
+        if request_id is not None:
+            self._done[request_id] = revision
+        await self._tell()
+        if self.lose_answers:
+            self.lose_answers -= 1
+            raise DeadlineExceeded("no answer in time; the write may still happen")
+        return revision
+
+    def _commit(self, key: str, stat: Stat, data: bytes, base: int | None) -> int:
+        check_key(key)
+        old = self.records.get(key)
+        before = old.revision if old else 0
+        if base is not None and base != before:
+            raise Conflict(f"{key} is at revision {before}, not {base}")
+        for parent in _parents(key):
+            if parent in self.records and self.records[parent].kind is not Kind.DIRECTORY:
+                raise NotADirectory(f"{parent} is a file")
+        below = any(k.startswith(key + "/") for k in self.records)
+        if stat.kind is not Kind.DIRECTORY and (
+            below or (old is not None and old.kind is Kind.DIRECTORY)
+        ):
+            raise IsADirectory(f"{key} is a directory")
+        if stat.kind is Kind.DIRECTORY and old is not None and old.kind is not Kind.DIRECTORY:
+            raise NotADirectory(f"{key} is a file")
+        self.revision += 1
+        stat = stat._replace(revision=self.revision, time_ns=time.time_ns())
+        self.records[key] = stat
+        self.contents[key, self.revision] = data
+        self._event(key, stat, data, before, False, 0)
+        return self.revision
+
+    def _event(
+        self, key: str, stat: Stat, data: bytes | None, previous: int, deleted: bool, sub: int
+    ) -> None:
+        self.events.append(Event(key, self.revision, deleted, stat, data, previous, sub))
+
+    async def _tell(self) -> None:
+        async with self._news:
+            self._news.notify_all()
+
+    # ---- reads -----------------------------------------------------------------------------------
+    async def stat(self, key: str, *, timeout: float | None = None) -> Stat:
+        """See `dfs.AsyncClient.stat`."""
+        if self.away:
+            raise Unavailable("no leader")
+        if key not in self.records:
+            raise NotFound(f"no such key: {key}")
+        return self.records[key]
+
+    async def read(
+        self, key: str, *, revision: int = 0, local: bool = False,
+        min_revision: int | None = None, timeout: float | None = None,
+    ) -> tuple[bytes, Stat]:
+        """See `dfs.AsyncClient.read`."""
+        self.calls.append(("read", key))
+        if self.hold is not None:
+            try:
+                await asyncio.wait_for(self.hold.wait(), timeout)
+            except TimeoutError:
+                raise DeadlineExceeded(f"no answer within {timeout} s") from None
+        if self.cut:
+            raise Unavailable("no node answers")
+        if revision and revision < self.floor:
+            raise OutOfRange(f"history begins at {self.floor}")
+        for event in reversed(self.events):
+            if event.key == key and not event.deleted and revision in (0, event.revision):
+                data = event.data or b""
+                if self.damage_reads:
+                    self.damage_reads -= 1
+                    data = b"damaged" + data
+                return data, event.stat
+        raise NotFound(f"no such key: {key}")
+
+    async def watch(
+        self, key: str = "", *, after_revision: int = 0, snapshot: bool = False,
+        data_bytes_max: int = 0, on_lost: Callable[[DfsError], None] | None = None,
+    ) -> AsyncIterator[Update]:
+        """See `dfs.AsyncClient.watch`."""
+        self._must_be_up()
+        self.calls.append(("snapshot" if snapshot else "watch", key))
+        if snapshot:
+            items = [
+                Item(k, s, self._content(k, s, data_bytes_max)) for k, s in self.records.items()
+            ]
+            revision = after_revision = self.revision
+            half = len(items) // 2
+            yield Update(items[:half], False, [], 0, True)
+            yield Update(items[half:], True, [], revision)
+        elif after_revision < self.floor:
+            raise OutOfRange(f"history begins at {self.floor}")
+        else:
+            yield Update([], False, [], after_revision)
+        while True:
+            news = [e for e in self.events if e.revision > after_revision]
+            if news:
+                after_revision = news[-1].revision
+                yield Update([], False, [
+                    e._replace(data=e.data if e.data is not None and e.stat.kind is Kind.FILE
+                               and len(e.data) <= data_bytes_max else None)
+                    for e in news
+                ], after_revision)
+            async with self._news:
+                await self._news.wait_for(lambda: self.cut or self.revision > after_revision)  # noqa: B023
+            self._must_be_up()
+
+    def _must_be_up(self) -> None:
+        if self.cut:
+            raise Unavailable("no node answers")
+
+    async def set_cut(self, cut: bool) -> None:
+        """Breaks all watches, or lets them come back."""
+        self.cut = cut
+        await self._tell()
+
+    def _content(self, key: str, stat: Stat, data_bytes_max: int) -> bytes | None:
+        if stat.kind is not Kind.FILE or stat.size > data_bytes_max:
+            return None
+        return self.contents[key, stat.revision]
+
+    async def report_agent(self, report: pb.AgentStatus, *, timeout: float | None = None) -> None:
+        """See `dfs.AsyncClient.report_agent`."""
+        self._must_be_up()
+        self.reports.append(report)
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _stat(
+    kind: Kind, size: int, sha256: bytes, mode: int, mtime_ns: int | None, target: str = ""
+) -> Stat:
+    now = time.time_ns()
+    return Stat(
+        kind, 0, 0, 1, size, sha256, mode, now if mtime_ns is None else mtime_ns, target, "node1",
+        "", now, b"", False, 0,
+    )

@@ -1,0 +1,307 @@
+"""What becomes of a drop: stored, equal to what is there, kept as a conflict copy, or refused.
+
+However often a path changes, what is on disk when its turn comes is what goes. Without a quorum
+everything waits and goes later. What cannot be stored stays in the cache directory, and the status
+says why. Runs on the event loop; reading and hashing happen in a few threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from ..client.calls import uuid7
+from ..client.values import Kind, Stat
+from ..errors import (
+    Conflict,
+    DeadlineExceeded,
+    DfsError,
+    FailedPrecondition,
+    OutcomeUnknown,
+    OutOfSpace,
+    Overloaded,
+    Unavailable,
+)
+from ..limits import (
+    AGENT_RETRY_MS,
+    AGENT_RETRY_MS_MAX,
+    DROP_READERS,
+    UPLOAD_BIG_BYTES,
+    UPLOADS_BIG_MAX,
+    UPLOADS_MAX,
+    VALUE_BYTES_MAX,
+)
+from ..paths import check_key
+from . import conflicts
+from .feeder import Feeder
+from .journal import Journal, Row, row_of
+from .pending import MOVED, SCANNED, TOUCHED, Drop, Pending
+from .ports import Client
+from .problems import Problems
+from .take import Big, Busy, Skip, Taken, check_name, take
+
+log = logging.getLogger(__name__)
+
+LATER: Final = (Unavailable, OutcomeUnknown, DeadlineExceeded, Overloaded, OutOfSpace)
+"""Errors that pass by themselves; all others need the user."""
+REQUEST_ID_AGE_S: Final = 3_600
+"""A retry so late gets a new id: the cluster refuses ids that are older than its history."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was done since the start."""
+
+    stored: int = 0
+    equal: int = 0
+    conflicts: int = 0
+
+
+class Uploader:
+    """Stores drops in the tree."""
+
+    def __init__(
+        self, client: Client, feeder: Feeder, journal: Journal, problems: Problems, node: str
+    ) -> None:
+        self.counts = Counts()
+        self.root = -1
+        """Descriptor of the cache directory."""
+        self.pending = Pending()
+        self._client, self._feeder = client, feeder
+        self._journal, self._problems, self._node = journal, problems, node
+        self._blocked: dict[str, bool] = {}
+        """Refused paths; whether a removal from the tree may help."""
+        self._retry_ms, self._retry_at = 0, 0.0
+        self._pool = ThreadPoolExecutor(DROP_READERS, "drops")
+        self._big = asyncio.Semaphore(UPLOADS_BIG_MAX)
+
+    @property
+    def waiting(self) -> int:
+        """Drops that are not in the tree: pending, or refused and kept."""
+        return len(self.pending) + sum(p not in self.pending.drops for p in self._blocked)
+
+    # ---- from the watcher ------------------------------------------------------------------------
+    def changed(self, path: str, why: int) -> None:
+        """Something happened to `path`."""
+        drop = self.pending.changed(path, why)
+        if drop.base is None and self._feeder.ready.is_set():
+            drop.base = self._base(path)
+            if self._retry_ms:
+                self._journal.wait(path, drop.base)
+
+    def gone(self, path: str) -> None:
+        """It was removed from the cache directory: evicted, not deleted."""
+        self.pending.gone(path)
+        self._blocked.pop(path, None)
+        self._problems.clear(path)
+        self._journal.forget(path)
+
+    def gone_below(self, directory: str) -> None:
+        """A whole directory was removed or moved away."""
+        prefix = directory + "/"
+        for path in [p for p in (*self.pending.drops, *self._blocked) if p.startswith(prefix)]:
+            self.gone(path)
+        self._journal.forget_below(directory)
+
+    def retry_blocked(self) -> None:
+        """Something was deleted from the tree: what stood in the way may be gone."""
+        for path in [path for path, may_help in self._blocked.items() if may_help]:
+            del self._blocked[path]
+            self.changed(path, MOVED)
+
+    # ---- workers ---------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Stores drops for ever, once the tree is known."""
+        try:
+            await self._feeder.ready.wait()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.pending.tick())
+                for _ in range(UPLOADS_MAX):
+                    group.create_task(self._work())
+        finally:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _work(self) -> None:
+        while True:
+            drop = await self.pending.next()
+            # While the cluster takes nothing, all workers together wait and try again.
+            await asyncio.sleep(max(self._retry_at - time.monotonic(), 0.0))
+            try:
+                due = await self._one(drop)
+            except Busy:
+                self.pending.busy(drop)
+                continue
+            except Exception:  # boundary: one strange file must not stop the others
+                log.exception("%s: unexpected failure", drop.path)
+                self._refused(drop.path, "unexpected failure; see the log")
+                due = None
+            if due is None:
+                self.pending.done(drop)
+            else:
+                self.pending.later(drop, due)
+
+    async def _one(self, drop: Drop) -> float | None:
+        """Deals with one drop; returns when to try again, or None. Raises Busy."""
+        path = drop.path
+        try:
+            check_name(path)
+            check_key(path)
+            if drop.base is None:
+                drop.base = self._base(path)
+            try:
+                return await self._send(drop, await self._take(path, UPLOAD_BIG_BYTES))
+            except Big:
+                async with self._big:
+                    return await self._send(drop, await self._take(path, VALUE_BYTES_MAX))
+        except FileNotFoundError:
+            if not drop.again:
+                self.gone(path)
+                drop.again = False
+        except Skip as error:
+            self._refused(path, str(error))
+        except DfsError as error:
+            self._refused(path, str(error), isinstance(error, FailedPrecondition))
+        except OSError as error:
+            self._refused(path, f"cannot be read: {error.strerror}")
+        return None
+
+    async def _take(self, path: str, bytes_max: int) -> Taken | None:
+        return await asyncio.get_running_loop().run_in_executor(
+            self._pool, take, self.root, path, bytes_max, self._journal.unchanged
+        )
+
+    async def _send(self, drop: Drop, taken: Taken | None) -> float | None:
+        if taken is None:
+            return None
+        path = drop.path
+        seen = self.committed(path)
+        if seen is not None and _equal(seen, taken, bool(drop.why & TOUCHED)):
+            self.counts.equal += 1
+            self._done(path, taken, seen.revision)
+            return None
+        scanned = drop.why & SCANNED and path not in self._journal.bases
+        if scanned and seen is not None and _older(taken, seen):
+            drop.base = 0  # It replaces nothing: the tree went on without it. Both are kept.
+        try:
+            revision = await self._store(drop, taken)
+        except Conflict:
+            return await self._conflict(drop, taken)
+        except LATER as error:
+            return self._later(drop, error)
+        self.counts.stored += 1
+        self._done(path, taken, revision)
+        return None
+
+    async def _store(self, drop: Drop, taken: Taken) -> int:
+        path, client = drop.path, self._client
+        if taken.kind is Kind.DIRECTORY:
+            return await client.mkdir(path, mode=taken.mode)
+        now = time.monotonic()
+        if not drop.request_id or now - drop.request_id_s > REQUEST_ID_AGE_S:
+            drop.request_id, drop.request_id_s = uuid7(), now
+        if taken.kind is Kind.SYMLINK:
+            return await client.symlink(
+                path, taken.target, mtime_ns=taken.mtime_ns, base_revision=drop.base,
+                request_id=drop.request_id,
+            )
+        return await client.put(
+            path, taken.data, mode=taken.mode, mtime_ns=taken.mtime_ns, base_revision=drop.base,
+            request_id=drop.request_id,
+        )
+
+    # ---- outcomes --------------------------------------------------------------------------------
+    def _done(self, path: str, taken: Taken, revision: int) -> None:
+        self._journal.store(path, row_of(taken, revision))
+        self._problems.clear(path)
+        self._blocked.pop(path, None)
+        if self._retry_ms:
+            self._retry_ms, self._retry_at = 0, 0.0
+            self._problems.clear("(upload)")
+            log.info("drops go into the tree again; %d are pending", len(self.pending))
+
+    def _refused(self, path: str, text: str, removal_may_help: bool = False) -> None:
+        self._problems.set(path, text)
+        self._blocked[path] = removal_may_help
+
+    def _later(self, drop: Drop, error: DfsError) -> float:
+        """Nothing can be stored now: everything waits, and what it replaces is remembered."""
+        now = time.monotonic()
+        if not self._retry_ms:
+            self._problems.set(
+                "(upload)", f"drops wait here and go when the cluster takes them: {error}"
+            )
+            for other in self.pending.drops.values():
+                if other.base is not None:
+                    self._journal.wait(other.path, other.base)
+        self._journal.wait(drop.path, drop.base or 0)
+        if now >= self._retry_at:
+            self._retry_ms = min(max(2 * self._retry_ms, AGENT_RETRY_MS), AGENT_RETRY_MS_MAX)
+            self._retry_at = now + self._retry_ms / 1000
+        return self._retry_at
+
+    async def _conflict(self, drop: Drop, taken: Taken) -> float | None:
+        """Somebody else was first. The same content is no conflict; else ours is kept beside it."""
+        path = drop.path
+        # A crash from here on must not make this drop look as if it replaced the winner.
+        self._journal.wait(path, drop.base or 0)
+        await asyncio.get_running_loop().run_in_executor(
+            self._pool, self._journal.write, self._journal.collect()
+        )
+        try:
+            winner = await conflicts.winner(self._client, path)
+            if winner is None:
+                drop.base, drop.request_id = 0, b""  # Deleted meanwhile: a change outlives that.
+                return 0.0
+            if not _equal(winner, taken, False):
+                kept = await conflicts.keep(self._client, path, taken, self._node, self._copies)
+                self.counts.conflicts += 1
+                log.warning("%s was changed elsewhere at the same time (revision %d); the version "
+                            "from here is kept as %s", path, winner.revision, kept)
+        except LATER as error:
+            return self._later(drop, error)
+        self._done(path, taken, winner.revision)
+        return None
+
+    def _copies(self, prefix: str) -> Iterable[tuple[str, Stat]]:
+        return ((p, s) for p, s in self._feeder.known.items() if p.startswith(prefix))
+
+    # ---- what is committed -----------------------------------------------------------------------
+    def committed(self, path: str) -> Stat | Row | None:
+        """The newest version that this agent has heard of: from the stream, or its own, whose
+        event may still be on the way."""
+        row = self._journal.rows.get(path)
+        if row is not None and row.revision > self._feeder.revision:
+            return row
+        return self._feeder.known.get(path)
+
+    def _base(self, path: str) -> int:
+        """The revision that a drop found now replaces, unless it waited already."""
+        if path in self._journal.bases:
+            return self._journal.bases[path]
+        seen = self.committed(path)
+        return seen.revision if seen is not None else 0
+
+
+def _equal(seen: Stat | Row, taken: Taken, touched: bool) -> bool:
+    """Whether storing `taken` would change nothing. Other times alone make no new version, unless
+    somebody set them on purpose."""
+    if seen.kind is not taken.kind:
+        return False
+    if taken.kind is Kind.SYMLINK:
+        return seen.target == taken.target
+    if seen.mode != taken.mode:
+        return False
+    if taken.kind is Kind.DIRECTORY:
+        return True
+    return seen.sha256 == taken.sha256 and (not touched or seen.mtime_ns == taken.mtime_ns)
+
+
+def _older(taken: Taken, seen: Stat | Row) -> bool:
+    """Whether the tree's version was committed after the drop was last changed. True of what comes
+    back with a disk or a backup, or of a cache directory whose journal was lost."""
+    return isinstance(seen, Stat) and seen.time_ns > taken.signature.ctime_ns

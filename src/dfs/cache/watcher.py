@@ -1,0 +1,352 @@
+"""Which paths of the cache directory changed: inotify on every directory, and scans.
+
+The kernel tells of one directory at a time, forgets when its queue is full, and knows nothing of
+what happened before. So a new directory is watched first and scanned then; everything is scanned at
+the start, after an overflow and every RESCAN_INTERVAL_S (writes through a mapping make no event).
+A scan only looks: what has the signature that the journal remembers is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NoReturn
+
+from asyncinotify import Event, Inotify, Mask, Watch
+
+from ..client.values import Kind
+from ..limits import CACHE_RETRY_S, RESCAN_INTERVAL_S
+from . import ignore
+from .ignore import Ignore
+from .journal import Journal
+from .pending import CLOSED, HINT, MOVED, SCANNED, TOUCHED
+from .problems import Problems
+from .take import Skip, kind_of, open_beneath, signature_of
+from .uploader import Uploader
+
+log = logging.getLogger(__name__)
+
+_MASK: Final = (
+    Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.CREATE | Mask.DELETE | Mask.ATTRIB
+    | Mask.MODIFY | Mask.ONLYDIR | Mask.DONT_FOLLOW | Mask.EXCL_UNLINK
+)
+_ROOT_MASK: Final = _MASK | Mask.DELETE_SELF | Mask.MOVE_SELF
+_ISDIR, _OVERFLOW, _IGNORED = int(Mask.ISDIR), int(Mask.Q_OVERFLOW), int(Mask.IGNORED)
+_ROOT_GONE: Final = int(Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.UNMOUNT)
+_AWAY: Final = int(Mask.MOVED_FROM | Mask.DELETE)
+_NEW: Final = int(Mask.MOVED_TO | Mask.CREATE)
+_WHY: Final = (
+    (int(Mask.MOVED_TO), MOVED), (int(Mask.CLOSE_WRITE), CLOSED), (int(Mask.ATTRIB), TOUCHED),
+    (int(Mask.CREATE | Mask.MODIFY), HINT),
+)
+_REMOVED: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
+"""Removed or replaced while it was being looked at."""
+_EVENTS_AT_ONCE: Final = 256
+"""Full-size events read in one go."""
+_PATHS_AT_ONCE: Final = 1_000
+"""Found by a scan and handed to the event loop in one go."""
+
+
+class RootGone(Exception):
+    """The cache directory was removed, moved or unmounted."""
+
+
+class Watcher:
+    """Tells an uploader what changed below `root`."""
+
+    def __init__(
+        self, root: str, uploader: Uploader, journal: Journal, problems: Problems,
+        excluded: frozenset[str] = frozenset(),
+    ) -> None:
+        """`excluded`: real paths below the root that are no part of it, as the own mount."""
+        self.root = root
+        self.overflows = 0
+        self.scans = 0
+        """Complete ones."""
+        self._uploader, self._journal, self._problems = uploader, journal, problems
+        self._excluded = excluded
+        self._ignore = Ignore()
+        self._inotify: Inotify | None = None
+        self._dirs: dict[int, tuple[str, Watch]] = {}
+        """Watch descriptor → directory, relative to the root."""
+        self._unwatched = 0
+        self._full_scan_waits = False
+        self._stopping = False
+        self._pool = ThreadPoolExecutor(1, "scan")
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self) -> NoReturn:
+        """Watches for ever; a directory that is missing or gone is tried again and again."""
+        try:
+            while True:
+                try:
+                    await self._watch()
+                except RootGone:
+                    self._problems.set("(cache)", f"the cache directory {self.root} is gone; "
+                                       "make it again or correct -cache")
+                except OSError as error:
+                    self._problems.set("(cache)", _unusable(self.root, error))
+                await asyncio.sleep(CACHE_RETRY_S)
+        finally:
+            self._stopping = True
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _watch(self) -> None:
+        """One life of the root directory."""
+        os.makedirs(self.root, exist_ok=True)
+        self._open_root()
+        with Inotify(cache_size=_EVENTS_AT_ONCE) as self._inotify:
+            self._dirs, self._unwatched = {}, 0
+            self._add_watch("")
+            self._read_ignore()
+            self._problems.clear("(cache)")
+            rescan = asyncio.create_task(self._rescan())
+            try:
+                while True:
+                    self._event(await self._inotify.get())
+            finally:
+                rescan.cancel()
+                self._inotify = None
+
+    def _open_root(self) -> None:
+        """The former descriptor is closed only now: a thread may have been reading below it."""
+        former, self._uploader.root = self._uploader.root, os.open(
+            self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        )
+        if former >= 0:
+            os.close(former)
+
+    # ---- events ----------------------------------------------------------------------------------
+    def _event(self, event: Event) -> None:
+        mask = int(event.mask)
+        if mask & _OVERFLOW:
+            self.overflows += 1
+            log.info("more happened in %s than the kernel could queue: scanning it", self.root)
+            self.scan_all()
+            return
+        watch = event.watch
+        known = self._dirs.get(watch.wd) if watch is not None else None
+        if watch is None or known is None:
+            return  # Of a watch that is just being made (its scan follows) or is gone.
+        directory = known[0]
+        if mask & _ROOT_GONE and not directory:
+            raise RootGone
+        if mask & _IGNORED:
+            self._dirs.pop(watch.wd, None)
+        if event.name is None:
+            return
+        name = str(event.name)
+        path = f"{directory}/{name}" if directory else name
+        if path == ignore.FILE:
+            self._read_ignore()
+            self.scan_all()
+        if not self._excludes(path, bool(mask & _ISDIR)):
+            self._happened(path, mask)
+
+    def _happened(self, path: str, mask: int) -> None:
+        if mask & _AWAY:
+            self._uploader.gone(path)
+            if mask & _ISDIR:
+                self._forget(path)
+            return
+        if mask & _ISDIR and mask & _NEW:
+            self._submit(path)
+        for bit, why in _WHY:
+            if mask & bit:
+                # A directory is complete by itself.
+                why = MOVED if mask & _ISDIR and why == HINT else why
+                self._uploader.changed(path, why)
+                return
+
+    def _forget(self, directory: str) -> None:
+        """A directory was removed or moved away, or is ignored from now on: its watches would tell
+        of a wrong path."""
+        self._uploader.gone_below(directory)
+        prefix = directory + "/"
+        for number, (path, watch) in list(self._dirs.items()):
+            if path != directory and not path.startswith(prefix):
+                continue
+            del self._dirs[number]
+            if self._inotify is not None:
+                try:
+                    self._inotify.rm_watch(watch)
+                except OSError:
+                    continue  # The kernel has removed it, with the directory.
+
+    # ---- watches ---------------------------------------------------------------------------------
+    def _add_watch(self, directory: str) -> None:
+        """Any thread. Events may arrive before `_dirs` knows the watch; the scan that follows
+        finds what they told of."""
+        inotify = self._inotify
+        if inotify is None:
+            return
+        path = os.path.join(self.root, directory) if directory else self.root
+        try:
+            watch = inotify.add_watch(path, _MASK if directory else _ROOT_MASK)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.ENOMEM):
+                raise
+            self._unwatched += 1
+            return
+        self._dirs[watch.wd] = directory, watch
+
+    def _report_unwatched(self) -> None:
+        if not self._unwatched:
+            self._problems.clear("(inotify)")
+            return
+        needed = len(self._dirs) + self._unwatched
+        self._problems.set(
+            "(inotify)",
+            f"{self._unwatched:,} directories of the cache are not watched, changes there are "
+            f"found only every {RESCAN_INTERVAL_S} s: they need fs.inotify.max_user_watches to be "
+            f"{2 * needed} or more (sysctl -w fs.inotify.max_user_watches={2 * needed})",
+        )
+
+    # ---- scans -----------------------------------------------------------------------------------
+    def scan_all(self) -> None:
+        """Scans everything soon; asked again before it began, once is enough."""
+        if not self._full_scan_waits:
+            self._full_scan_waits = True
+            self._pool.submit(self._guarded, "")
+
+    async def _rescan(self) -> NoReturn:
+        while True:
+            self.scan_all()
+            await asyncio.sleep(RESCAN_INTERVAL_S)
+
+    def _submit(self, directory: str) -> None:
+        self._pool.submit(self._guarded, directory)
+
+    def _guarded(self, directory: str) -> None:
+        """A scan in its thread: a failure is a problem to show, not a dead thread."""
+        try:
+            self._scan(directory)
+        except Exception as error:  # boundary: the thread pool would swallow it
+            log.exception("scan of %r failed", directory or self.root)
+            self._tell(self._problems.set, "(scan)", f"a scan of the cache failed: {error}")
+
+    def _scan(self, top: str) -> None:
+        """Watches and compares everything from `top` on. In the scan thread."""
+        if not top:
+            self._full_scan_waits, self._unwatched = False, 0
+        began = time.time_ns()
+        found: list[str] = []
+        seen: set[str] = set()
+        for path, changed in self._walk(top):
+            seen.add(path)
+            if changed:
+                found.append(path)
+            if len(found) >= _PATHS_AT_ONCE:
+                self._tell(self._changed, found)
+                found = []
+        self._tell(self._changed, found)
+        if not top and not self._stopping:
+            self._tell(self._complete, seen, began)
+
+    def _walk(self, top: str) -> Iterator[tuple[str, bool]]:
+        """(path, is not what the journal remembers) of all entries below `top`."""
+        stack = [top]
+        while stack and not self._stopping:
+            directory = stack.pop()
+            try:
+                entries = self._list(directory)
+            except PermissionError as error:
+                self._tell(self._problems.set, directory or "(cache)",
+                           f"may not be read ({error.strerror}); what is in it is not stored")
+                continue
+            except OSError as error:
+                if error.errno not in _REMOVED:
+                    raise
+                continue
+            for name, found in entries:
+                path = f"{directory}/{name}" if directory else name
+                is_directory = stat.S_ISDIR(found.st_mode)
+                if self._excludes(path, is_directory):
+                    continue
+                if is_directory:
+                    stack.append(path)
+                yield path, not self._unchanged(path, found)
+
+    def _list(self, directory: str) -> list[tuple[str, os.stat_result]]:
+        """Watches a directory, then reads it. Goes through no symbolic link."""
+        self._add_watch(directory)
+        fd = open_beneath(self._uploader.root, directory or ".", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            found = []
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    try:
+                        found.append((entry.name, entry.stat(follow_symlinks=False)))
+                    except FileNotFoundError:
+                        continue  # Removed meanwhile.
+            return found
+        finally:
+            os.close(fd)
+
+    def _unchanged(self, path: str, found: os.stat_result) -> bool:
+        try:
+            kind: Kind = kind_of(found.st_mode)
+        except Skip:
+            return False  # The uploader says what is wrong with it.
+        mode = stat.S_IMODE(found.st_mode)
+        return self._journal.unchanged(path, kind, signature_of(found), mode)
+
+    def _tell(self, what: Callable[..., object], *arguments: object) -> None:
+        """From the scan thread to the event loop."""
+        try:
+            self._loop.call_soon_threadsafe(what, *arguments)
+        except RuntimeError:
+            return  # The loop has ended, and the agent with it.
+
+    def _changed(self, paths: list[str]) -> None:
+        for path in paths:
+            self._uploader.changed(path, MOVED | SCANNED)
+
+    def _complete(self, seen: set[str], began_ns: int) -> None:
+        """A full scan is over: what the journal remembers and the scan did not see is gone, unless
+        it came after the scan had passed."""
+        self.scans += 1
+        self._report_unwatched()
+        self._problems.clear("(scan)")
+        drops = self._uploader.pending.drops
+        for path in [p for p, row in self._journal.rows.items()
+                     if p not in seen and p not in drops and row.signature.ctime_ns < began_ns]:
+            self._uploader.gone(path)
+
+    # ---- what is no drop -------------------------------------------------------------------------
+    def _read_ignore(self) -> None:
+        try:
+            with open(os.path.join(self.root, ignore.FILE), encoding="utf-8") as file:
+                self._ignore = Ignore(file.read())
+        except FileNotFoundError:
+            self._ignore = Ignore()
+        except (OSError, ValueError) as error:
+            self._problems.set(ignore.FILE, f"cannot be read, the built-in list holds: {error}")
+            return
+        self._problems.clear(ignore.FILE)
+        for directory in {d for d, _ in self._dirs.values()}:
+            if directory and (
+                self._ignore.ignored(directory, True) or self._ignore.below_ignored(directory)
+            ):
+                self._forget(directory)
+
+    def _excludes(self, path: str, directory: bool) -> bool:
+        if self._ignore.ignored(path, directory):
+            return True
+        return directory and bool(self._excluded) and (
+            os.path.realpath(os.path.join(self.root, path)) in self._excluded
+        )
+
+
+def _unusable(path: str, error: OSError) -> str:
+    if error.errno == errno.EMFILE:
+        return ("the cache cannot be watched: fs.inotify.max_user_instances is used up; raise it "
+                "with sysctl -w fs.inotify.max_user_instances=1024")
+    return (f"the cache directory {path} cannot be used ({error.strerror}); make it with "
+            f"mkdir -p {path}, owned by the user that runs dfs, or choose another with -cache")
