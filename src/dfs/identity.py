@@ -43,6 +43,8 @@ class Identity:
     """Why this copy of the state may not be served any more."""
     created: bool = False
     """Made by this process."""
+    offered: bool = False
+    """A cluster may know this id already, though no answer has said so."""
 
     def join(self, cluster: bytes, voter: bool = True) -> None:
         """Records durably that the node belongs to `cluster`, for good."""
@@ -67,9 +69,9 @@ class Identity:
     def abandon(self) -> None:
         """Undoes the first start of a node that never became a member: nothing stays on disk.
 
-        No effect where the identity was there before this process, or a cluster was joined.
+        No effect where the identity was there before this process, or a cluster may know it.
         """
-        if not self.created or self.cluster:
+        if not self.created or self.cluster or self.offered:
             return
         for name in OURS:
             path = self.directory / name

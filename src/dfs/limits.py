@@ -47,6 +47,8 @@ WATCH_PROGRESS_MS: Final = 1_000
 # ---- the hot loop ----------------------------------------------------------------------------------
 STEP_ITEMS_MAX: Final = 512
 STEP_WAIT_MS: Final = 200
+SWITCH_INTERVAL_US: Final = 500
+"""Interpreter lock handed from a busy thread to the hot one; Python's own 5 ms would be its pause."""
 PROPOSAL_BATCHES_MAX: Final = 2
 """In flight at once: what makes batches form by themselves."""
 
@@ -70,6 +72,9 @@ FLOOR_PRUNE_INTERVAL_ENTRIES: Final = 256
 STORE_MEMTABLE_BYTES: Final = 64 << 20
 STORE_CACHE_BYTES: Final = 64 << 20
 """Uncompressed blocks of tables; the page cache has the rest."""
+STORE_RECENT_VALUES: Final = 16_384
+"""Current records kept in memory, and as many of the generation before; a record is below 5 KiB
+with its content, typically 300 bytes."""
 STORE_LOAD_BYTES: Final = 4 << 20
 """Written at once while a snapshot is loaded."""
 

@@ -20,14 +20,13 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol
 
 from ..errors import DfsError, Internal, OutOfSpace
 from ..limits import DEADLINE_MS_DEFAULT, HASH_MARKS_MAX, STEP_ITEMS_MAX, STEP_WAIT_MS
 from ..store import Change
 from .ports import Batch, Behind, Call, Codec, Done, Engine, Result, Work
 
-T = TypeVar("T")
 log = logging.getLogger("dfs.node")
 
 EXIT_CODE_STATE: Final = 70
@@ -103,22 +102,6 @@ class HotLoop:
         self._engine.wake()
         if self._thread.ident is not None:
             self._thread.join()
-
-    async def run(self, job: Callable[[], T]) -> T:
-        """Runs `job` on the hot thread between two batches; returns or raises what it does."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        def on_hot() -> None:
-            try:
-                found = job()
-            except Exception as error:  # boundary: raised again where it is awaited
-                self.post(_reject, (future, error))
-            else:
-                self.post(_resolve, (future, found))
-
-        self._jobs.append(on_hot)
-        self._engine.wake()
-        return await future
 
     async def submit(self, entry: bytes, timeout_ms: int) -> Result:
         """Proposes an entry; the result of its apply, or why there is none."""
@@ -290,8 +273,3 @@ def _deliver(outbox: list[tuple[Callable[[Any], None], Any]]) -> None:
 def _resolve(done: tuple[asyncio.Future[Any], Any]) -> None:
     if not done[0].done():
         done[0].set_result(done[1])
-
-
-def _reject(done: tuple[asyncio.Future[Any], Exception]) -> None:
-    if not done[0].done():
-        done[0].set_exception(done[1])

@@ -100,6 +100,7 @@ class Joining:
     # ---- ways in ---------------------------------------------------------------------------------
 
     async def _start_cluster(self) -> None:
+        self._identity.offered = True
         await self._cluster.blocking(self._engine.initialize, CLUSTER_MS_MAX)
         self._belong(uuid.uuid4().bytes)
         log.info("%s started cluster %s", self._me.name, self._identity.cluster.hex())
@@ -135,9 +136,11 @@ class Joining:
             "grpc": self._me.grpc,
         }
         for answer in answers:
+            self._identity.offered = True
             try:
                 found = await self._cluster.ask(answer["raft"], question, CLUSTER_MS_MAX)
             except NotAMember as error:
+                self._identity.offered = False
                 raise Misconfigured(error.text) from None
             except DfsError as error:
                 self._say(f"{answer['name']} could not take this node in yet: {error}")

@@ -154,18 +154,18 @@ class Node:
         if min_revision > self._store.applied:
             self._passed(await self._hot.barrier(min_revision, timeout_ms))
 
-    async def view(self) -> View:
+    def view(self) -> View:
         """The state as of now, frozen; close it."""
         self._check_fault()
         if self._installing:
             raise _installing()
-        return await self._hot.run(self._store.view)
+        return self._store.view()
 
     async def items(
         self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int
     ) -> AsyncGenerator[tuple[int, list[Item]], None]:
         """Yields (revision, items) in key order, all of one revision; at least once."""
-        with await self.view() as view:
+        with self.view() as view:
             items = view.list(key, recursive, after, data_bytes_max)
             left = limit or view.revision + LIST_ITEMS_MAX * LIST_ITEMS_MAX
             first = True
@@ -181,7 +181,7 @@ class Node:
         self, key: str, before: int, limit: int
     ) -> AsyncGenerator[tuple[int, list[Change]], None]:
         """Yields (floor, changes), newest first; at least once."""
-        with await self.view() as view:
+        with self.view() as view:
             changes = view.history(key, before)
             left = limit
             first = True
@@ -254,7 +254,7 @@ class Node:
         """Leader: proposes a new floor of history when it is time."""
         if not self.leads() or self._hot.fault is not None:
             return
-        with await self.view() as view:
+        with self.view() as view:
             floor = await in_thread(self._floor.next, view)
         if floor:
             result = await self._hot.submit(self._codec.floor_entry(floor), DRAIN_MS_MAX)
@@ -363,7 +363,7 @@ class Node:
             failed = error if isinstance(error, DfsError) else Unavailable(str(error))
             self._engine.finish(number, self._codec.failure(failed))
         else:
-            await self._hot.run(self._hot.mark)
+            self._hot.mark()  # nothing is applied, so the hot thread does not do it now
             self._watches.fall_behind()
             self._engine.finish(number, b"")
         finally:

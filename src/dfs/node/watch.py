@@ -118,11 +118,11 @@ class Watches:
 
     def __init__(
         self,
-        pin: Callable[[], Awaitable[View]],
+        pin: Callable[[], View],
         wait_for: Callable[[int], Awaitable[None]],
         on_watched: Callable[[bool], None],
     ) -> None:
-        """`pin`: a view made on the hot thread. `wait_for`: that a revision is applied here.
+        """`pin`: makes a view. `wait_for`: that a revision is applied here.
         `on_watched`: whether changes are wanted at all."""
         self._pin, self._wait_for, self._on_watched = pin, wait_for, on_watched
         self._by_key: dict[str, set[Watcher]] = {}
@@ -163,7 +163,7 @@ class Watches:
                 watcher.fall_behind()
             else:
                 watcher.collect()
-                (await self._pinned(watcher)).close()
+                self._pinned(watcher).close()
                 yield Update(watcher.told)
             while True:
                 if not watcher.behind:
@@ -178,14 +178,14 @@ class Watches:
         finally:
             self._remove(watcher)
 
-    async def _pinned(self, watcher: Watcher) -> View:
-        view = await self._pin()
+    def _pinned(self, watcher: Watcher) -> View:
+        view = self._pin()
         watcher.told = view.revision
         return view
 
     async def _snapshot(self, watcher: Watcher) -> AsyncGenerator[Update, None]:
         watcher.collect()
-        with await self._pinned(watcher) as view:
+        with self._pinned(watcher) as view:
             items = tree(view, watcher.key, watcher.data_bytes_max)
             while piece := await in_thread(next_items, items):
                 yield Update(view.revision, items=piece)
@@ -193,7 +193,7 @@ class Watches:
 
     async def _catch_up(self, watcher: Watcher) -> Update:
         watcher.collect()
-        with await self._pin() as view:
+        with self._pin() as view:
             try:
                 read = _History(view, watcher)
                 changes = await in_thread(read.next_changes, watcher.told)

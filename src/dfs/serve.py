@@ -1,0 +1,227 @@
+"""A node from its settings: opened in order, closed in reverse."""
+
+import asyncio
+import errno
+import logging
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+
+from . import limits
+from ._version import version
+from .errors import DfsError, Misconfigured
+from .identity import LOG, SOCKET, STORE, Identity, open_identity
+from .kv import KeyValue, RocksKV
+from .limits import READY_INTERVAL_MS, SWITCH_INTERVAL_US
+from .node import Engine, Myself, Node, stop_process
+from .server import codec, routes, serving
+from .status import engine_failures
+from .store import Store
+
+log = logging.getLogger("dfs.serve")
+
+ENGINE_OPTIONS: Final = (
+    "heartbeat_ms", "election_ms_min", "election_ms_max", "proposal_batches_max",
+    "calls_waiting_max", "call_bytes_waiting_max", "deadline_ms_default", "deadline_ms_max",
+    "message_bytes_max", "metadata_bytes_max", "streams_per_connection_max", "connections_max",
+    "handshake_ms_max", "snapshot_log_bytes", "log_keep_bytes",
+)  # fmt: skip
+"""Limits that the engine takes under their own name."""
+
+
+class Settings(Protocol):
+    """What a node needs of the settings; `dfs.config.Settings` has more."""
+
+    @property
+    def id(self) -> str:
+        """Name of the node."""
+
+    @property
+    def data(self) -> Path:
+        """Directory for log, store and identity."""
+
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """Peer addresses of other nodes, perhaps with its own among them."""
+
+    @property
+    def insecure(self) -> bool:
+        """Serve callers that are not on this machine."""
+
+    @property
+    def raft_listen(self) -> str:
+        """Address to bind for peers."""
+
+    @property
+    def raft_advertise(self) -> str:
+        """Address that the other nodes connect to."""
+
+    @property
+    def grpc_listen(self) -> str:
+        """Address to bind for callers."""
+
+    @property
+    def grpc_advertise(self) -> str:
+        """Address that clients learn."""
+
+
+class Backend(NamedTuple):
+    """What a node stands on: the real thing, or the twins in memory."""
+
+    engine: Callable[..., Engine]
+    engine_error: type[Exception]
+    kv: Callable[[Path], KeyValue]
+
+
+class Running(NamedTuple):
+    """A node that serves its socket."""
+
+    node: Node
+    identity: Identity
+    socket: Path
+    engine: Engine
+    store: Store
+
+
+Companion = Callable[[Running], AbstractAsyncContextManager[Any]]
+"""Something that lives as long as the node does, such as the supervisor of the agent."""
+
+
+def real_backend() -> Backend:
+    """Raft and gRPC in Rust, the state in RocksDB."""
+    try:
+        from . import _engine
+    except ImportError as error:
+        raise Misconfigured(f"the engine is not built ({error}): run `make setup`") from None
+    return Backend(_engine.Engine, _engine.EngineError, RocksKV)
+
+
+async def run(
+    settings: Settings,
+    companion: Companion,
+    announce: Callable[[Running], None],
+    backend: Backend | None = None,
+) -> None:
+    """Serves until SIGTERM or SIGINT. `announce` is called once, when the node is ready.
+
+    Raises DfsError: Misconfigured where the user has to change something.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_US / 1_000_000)
+    stop = _stop_on_signals()
+    async with running_node(settings, backend or real_backend()) as running:
+        if await _first(running.node.become_member(), stop, running.node.failed):
+            return
+        async with companion(running):
+            if await _first(_ready(running.node), stop, running.node.failed):
+                return
+            announce(running)
+            await _first(stop.wait(), stop, running.node.failed)
+        log.info("stopping: leadership is handed away, calls under way may end")
+
+
+@asynccontextmanager
+async def running_node(
+    settings: Settings, backend: Backend, die: Callable[[str], Any] = stop_process
+) -> AsyncIterator[Running]:
+    """A node that answers on its socket and ports; it need not be a member of a cluster yet."""
+    async with AsyncExitStack() as stack:
+        identity = open_identity(settings.data, settings.id)
+        stack.callback(identity.abandon)
+        if identity.fault:
+            raise Misconfigured(identity.fault)
+        engine = _open_engine(settings, identity, backend)
+        stack.callback(engine.close)
+        store = Store(backend.kv(settings.data / STORE))
+        stack.callback(store.close)
+        node = Node(
+            engine, store, codec(store, identity.name), identity, _myself(settings, identity),
+            settings.peers, time.time_ns, die,
+        )  # fmt: skip
+        stack.push_async_callback(node.close)
+        await stack.enter_async_context(serving(node, settings.data / SOCKET))
+        await _start(node, backend)
+        stack.push_async_callback(node.drain)
+        yield Running(node, identity, settings.data / SOCKET, engine, store)
+
+
+def _open_engine(settings: Settings, identity: Identity, backend: Backend) -> Engine:
+    directory = settings.data / LOG
+    directory.mkdir(mode=0o700, exist_ok=True)
+    options = {name: int(getattr(limits, name.upper())) for name in ENGINE_OPTIONS}
+    try:
+        return backend.engine(
+            data_dir=str(directory),
+            name=identity.name,
+            node_id=identity.id,
+            cluster=identity.cluster,
+            raft_addr=settings.raft_listen,
+            raft_advertise=settings.raft_advertise,
+            grpc_addr=settings.grpc_listen,
+            grpc_advertise=settings.grpc_advertise,
+            upstream=str((settings.data / SOCKET).absolute()),
+            routes=routes(),
+            failures=engine_failures(),
+            options={**options, "insecure": int(settings.insecure)},
+        )
+    except BlockingIOError:
+        raise Misconfigured(
+            f"another process uses the data directory {settings.data}: stop it, or choose another"
+            " directory with -data"
+        ) from None
+    except (OSError, backend.engine_error) as error:
+        raise Misconfigured(f"the log in {directory} cannot be opened: {error}") from None
+
+
+async def _start(node: Node, backend: Backend) -> None:
+    try:
+        await node.start()
+    except OSError as error:
+        if isinstance(error, DfsError):
+            raise
+        remedy = "choose another with -raft or -grpc"
+        if error.errno == errno.EADDRINUSE:
+            remedy = f"stop what listens there, or {remedy}"
+        why = error.strerror or error
+        raise Misconfigured(f"a port cannot be opened: {why}; {remedy}") from None
+    except backend.engine_error as error:
+        raise Misconfigured(str(error)) from None
+
+
+def _myself(settings: Settings, identity: Identity) -> Myself:
+    return Myself(
+        identity.name, identity.id, settings.raft_advertise, settings.grpc_advertise, version()
+    )
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _ready(node: Node) -> None:
+    while not node.ready():  # noqa: ASYNC110 - figures of the engine, which has no event for it
+        await asyncio.sleep(READY_INTERVAL_MS / 1000)
+
+
+async def _first(
+    work: Awaitable[Any], stop: asyncio.Event, failed: "asyncio.Future[None]"
+) -> bool:
+    """Waits for `work`; True when the node shall stop instead. Raises what broke the node."""
+    working = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((working, stopping, failed), return_when=asyncio.FIRST_COMPLETED)
+        for ended in (failed, working):
+            if ended.done():
+                ended.result()
+        return stop.is_set()
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
