@@ -1,7 +1,8 @@
 //! Connections to the server that takes the forwarded calls: dialled when needed, again when lost.
 use super::frame::Frame;
 use super::limits::{
-    DIAL, FORWARD_BUFFER, LINK_METADATA_BYTES, LINK_STREAM_WINDOW, LINK_STREAMS, LINK_WINDOW, LINKS,
+    DIAL, FORWARD_BUFFER, LINK_FRAME_BUDGET, LINK_METADATA_BYTES, LINK_STREAM_WINDOW, LINK_STREAMS,
+    LINK_WINDOW, LINKS,
 };
 use super::shared::Census;
 use h2::SendStream;
@@ -187,6 +188,7 @@ fn builder() -> Builder {
         .enable_push(false)
         .initial_window_size(LINK_STREAM_WINDOW)
         .initial_connection_window_size(LINK_WINDOW)
+        .data_frame_budget(LINK_FRAME_BUDGET)
         .max_header_list_size(LINK_METADATA_BYTES)
         .max_send_buffer_size(FORWARD_BUFFER);
     builder
