@@ -1,0 +1,210 @@
+"""put, get, cat, rm, mkdir, ln."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from ..errors import InvalidArgument, Misconfigured, TooLarge
+from ..limits import VALUE_BYTES_MAX
+from . import output, parsing, shared
+
+STANDARD = "-"
+
+
+# ---- put -----------------------------------------------------------------------------------------
+def put_flags(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `dfs put`."""
+    parser.add_argument("key")
+    parser.add_argument("file", nargs="?", default=STANDARD, help="Default: standard input.")
+    parser.add_argument("-t", "--text", help="This text instead of a file.")
+    parser.add_argument("--mode", type=_mode, help="Permissions, octal. Default: 644.")
+    parser.add_argument(
+        "-p", "--preserve", action="store_true", help="Keep the file's permissions and time."
+    )
+    _base_flag(parser)
+    parsing.output_flag(parser)
+
+
+def put(args: argparse.Namespace) -> None:
+    """Stores a file; prints its revision."""
+    mode, mtime_ns = args.mode, None
+    if args.text is not None:
+        data = args.text.encode()
+    elif args.file == STANDARD:
+        if sys.stdin.isatty():
+            output.note("reading the content from the terminal; Ctrl-D ends it")
+        data = sys.stdin.buffer.read(VALUE_BYTES_MAX + 1)
+    else:
+        with _readable(args.file).open("rb") as file:
+            data = file.read(VALUE_BYTES_MAX + 1)
+            if args.preserve:
+                found = os.fstat(file.fileno())
+                mtime_ns = found.st_mtime_ns
+                mode = found.st_mode & 0o7777 if mode is None else mode
+    if len(data) > VALUE_BYTES_MAX:
+        raise TooLarge(
+            f"the content is larger than {VALUE_BYTES_MAX:,} bytes (VALUE_BYTES_MAX), the most"
+            " that one key holds"
+        )
+    with shared.client(args) as client:
+        revision = client.put(
+            args.key, data, mode=mode, mtime_ns=mtime_ns, base_revision=args.base_revision
+        )
+    _revision(args, revision)
+
+
+def _mode(text: str) -> int:
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not octal, such as 644") from None
+
+
+def _readable(name: str) -> Path:
+    path = Path(name)
+    try:
+        with path.open("rb"):
+            return path
+    except OSError as error:
+        raise Misconfigured(f"{name} cannot be read: {error.strerror}") from None
+
+
+def _base_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--base-revision", type=int, metavar="REVISION",
+        help="Only if the key is at this revision; 0: only if there is none.",
+    )
+
+
+def _revision(args: argparse.Namespace, revision: int) -> None:
+    if args.output == "json":
+        output.json({"revision": revision})
+    else:
+        output.text(str(revision))
+
+
+# ---- get, cat ------------------------------------------------------------------------------------
+def get_flags(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `dfs get`."""
+    parser.add_argument("key")
+    parser.add_argument("file", nargs="?", default=STANDARD, help="Default: standard output.")
+    parser.add_argument("--revision", type=int, default=0, help="A past revision.")
+    shared.local_flag(parser)
+    parsing.output_flag(parser)
+
+
+def get(args: argparse.Namespace) -> None:
+    """Reads a file, to standard output or into a file that appears complete or not at all."""
+    with shared.client(args) as client:
+        data, stat = client.read(args.key, revision=args.revision, local=args.local)
+    if args.file != STANDARD:
+        _write(Path(args.file), data, stat.mode)
+    if args.output == "json":
+        record = {"key": args.key, **shared.stat_json(stat)}
+        if args.file == STANDARD:
+            record["data"] = base64.b64encode(data).decode()
+        output.json(record)
+    elif args.file == STANDARD:
+        output.raw(data)
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)  # A device or a pipe takes what it is given.
+            return
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                os.fchmod(file.fileno(), mode & 0o777)
+            Path(temporary).replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+            raise
+    except OSError as error:
+        raise Misconfigured(f"{path} cannot be written: {error.strerror}") from None
+
+
+def cat_flags(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `dfs cat`."""
+    parser.add_argument("key", nargs="+", help="KEY, or KEY@REVISION for a past one.")
+    parser.add_argument(
+        "--revision", type=int, help="For all keys, which are then taken as they stand."
+    )
+    shared.local_flag(parser)
+
+
+def cat(args: argparse.Namespace) -> None:
+    """Prints files one after the other."""
+    with shared.client(args) as client:
+        for word in args.key:
+            key, revision = (word, args.revision) if args.revision is not None else at(word)
+            output.raw(client.get(key, revision=revision, local=args.local))
+
+
+def at(word: str) -> tuple[str, int]:
+    """(key, revision) of KEY@REVISION; (key, 0) of anything else."""
+    key, sign, number = word.rpartition("@")
+    if sign and key and number.isascii() and number.isdigit():
+        return key, int(number)
+    return word, 0
+
+
+# ---- rm, mkdir, ln -------------------------------------------------------------------------------
+def rm_flags(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `dfs rm`."""
+    parser.add_argument("key", nargs="+")
+    parser.add_argument("-r", "--recursive", action="store_true", help="With all that is below.")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="Only print what would go.")
+    _base_flag(parser)
+
+
+def rm(args: argparse.Namespace) -> None:
+    """Removes keys, in all the cluster; history keeps them for a while."""
+    if args.base_revision is not None and len(args.key) > 1:
+        raise InvalidArgument("--base-revision is of one key: remove them one by one")
+    with shared.client(args) as client:
+        for key in args.key:
+            if not args.dry_run:
+                client.delete(key, recursive=args.recursive, base_revision=args.base_revision)
+                continue
+            client.stat(key)
+            output.text(key)
+            if args.recursive:
+                for item in client.list(key, recursive=True):
+                    if item.key != key:
+                        output.text(item.key)
+
+
+def mkdir_flags(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `dfs mkdir`."""
+    parser.add_argument("key", nargs="+")
+    parser.add_argument("--mode", type=_mode, help="Permissions, octal. Default: 755.")
+
+
+def mkdir(args: argparse.Namespace) -> None:
+    """Makes directories."""
+    with shared.client(args) as client:
+        for key in args.key:
+            client.mkdir(key, mode=args.mode)
+
+
+def ln_flags(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `dfs ln`."""
+    parser.add_argument("target", help="Kept as given.")
+    parser.add_argument("key")
+    _base_flag(parser)
+
+
+def ln(args: argparse.Namespace) -> None:
+    """Stores a symbolic link."""
+    with shared.client(args) as client:
+        client.symlink(args.key, args.target, base_revision=args.base_revision)
