@@ -194,8 +194,9 @@ class Tree:
     none of them ever waits for Python except through a miss, which has a deadline.
     """
 
-    def __init__(self, options: Mapping[str, int]) -> None:
-        """Options: "passthrough" 0|1, "no_open" 0|1, "deadline_ms", "ttl_ms", "uid", "gid"."""
+    def __new__(cls, options: Mapping[str, int]) -> Tree:
+        """Options, all optional: "passthrough" 0|1 (1), "no_open" 0|1 (0), "deadline_ms" (30,000),
+        "ttl_ms" (3,600,000), "uid", "gid" (0)."""
 
     def apply(
         self,
@@ -209,14 +210,24 @@ class Tree:
         `backing` is the path of a verified immutable local file with exactly that content, the
         target of a symlink, or None (not here: opening it becomes a miss). The same path with the
         same version again only sets the backing. Returns the count of queued kernel notices.
+        An upsert that is older than what is shown there is ignored; what is older and in the way of
+        one goes. Deleting a directory that still has children makes it an implicit one.
         Raises ValueError on a path that breaks the key rules (nothing of the batch after it is applied).
         """
 
-    def serve(self, fd: int) -> None:
-        """Starts serving a fresh /dev/fuse descriptor that is mounted or about to be."""
+    def place(self, items: Sequence[tuple[str, int, str | None]]) -> int:
+        """(path, version, backing): sets or clears where the content of a version is, but only while
+        that version is shown: a fetch that ends late brings nothing back. Returns how many were set."""
 
-    def adopt(self, fd: int) -> None:
-        """Takes over a live connection whose former server died; asks the kernel to resend."""
+    def serve(self, fd: int, table: int = -1) -> None:
+        """Starts serving a fresh /dev/fuse descriptor that is mounted or about to be. Takes copies of
+        the descriptors. `table`: of a memfd that outlives this process, in which the open files are
+        noted for the one that adopts (its number is in DFS_FUSE_TABLE; see `dfs.mount`)."""
+
+    def adopt(self, fd: int, table: int = -1) -> None:
+        """Takes over a live connection whose former server died; asks the kernel to resend. Without
+        the former server's `table`, files that are open through passthrough cannot be opened once
+        more (EIO) until they are closed."""
 
     def next_misses(self, max_items: int, timeout_ms: int) -> list[tuple[int, str, int]]:
         """Waits for files that a reader wants and that are not here: (miss id, path, version)."""
@@ -233,7 +244,13 @@ class Tree:
     def opened(self) -> list[tuple[str, int]]:
         """(path, version) opened since the last call, for the cache's LRU; bounded, lossy."""
 
-    def stats(self) -> dict[str, int]: ...
+    def stats(self) -> dict[str, int]:
+        """entries, bytes, nodes, live, passthrough (negotiated), epochs, notices_queued,
+        notices_delivered, waiting (readers), requests, lookups, opens, reads, misses, timeouts,
+        interrupts, damaged (local files without the committed size), io_errors, malformed, stale
+        (ignored upserts), collisions (entries not shown), open, open_passthrough,
+        passthrough_refused, table_errors."""
+
     def running(self) -> bool:
         """False when the kernel has ended the connection (unmounted or aborted)."""
 
@@ -243,11 +260,12 @@ class Tree:
 def fuse_open() -> int:
     """Opens /dev/fuse (close-on-exec). Raises OSError."""
 
-def fuse_mount(fd: int, mountpoint: str, options: str) -> None:
+def fuse_mount(fd: int, mountpoint: str, options: str, source: str = "dfs") -> None:
     """mount(2) as fuse.dfs: read-only, nosuid, nodev. Raises OSError."""
 
-def fuse_unmount(mountpoint: str) -> None:
-    """Lazy unmount (MNT_DETACH). Raises OSError."""
+def fuse_unmount(mountpoint: str, force: bool = False) -> None:
+    """Lazy unmount (MNT_DETACH); with `force` the connection is aborted first. Raises OSError."""
 
 def fuse_resend(fd: int) -> None:
-    """Asks the kernel to hand out again what the dead server had taken (FUSE_NOTIFY_RESEND)."""
+    """Asks the kernel to hand out again what the dead server had taken (FUSE_NOTIFY_RESEND).
+    Raises OSError when the connection has ended."""

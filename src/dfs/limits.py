@@ -72,9 +72,6 @@ FLOOR_PRUNE_INTERVAL_ENTRIES: Final = 256
 STORE_MEMTABLE_BYTES: Final = 64 << 20
 STORE_CACHE_BYTES: Final = 64 << 20
 """Uncompressed blocks of tables; the page cache has the rest."""
-STORE_RECENT_VALUES: Final = 16_384
-"""Current records kept in memory, and as many of the generation before; a record is below 5 KiB
-with its content, typically 300 bytes."""
 STORE_LOAD_BYTES: Final = 4 << 20
 """Written at once while a snapshot is loaded."""
 
@@ -135,6 +132,21 @@ PROBLEMS_MAX: Final = 20
 """Sentences in one report; the rest is counted."""
 CONFLICT_NAMES_MAX: Final = 100
 """Different losers of one file within one second."""
+
+# ---- mount ---------------------------------------------------------------------------------------
+AGENT_WATCH_MS: Final = 100
+"""Between two looks at the agent; its end is noticed at once, its getting stuck only by looking."""
+AGENT_STABLE_MS: Final = 2_000
+"""An agent that lived so long is replaced at once when it dies; others after a pause."""
+AGENT_RESTART_MS_MIN: Final = 100
+AGENT_RESTART_MS_MAX: Final = 5_000
+"""The pause doubles from the one to the other while agents die as soon as they start."""
+AGENT_STOP_MS_MAX: Final = 3_000
+"""For an agent to end in order; then its mount is ended by force."""
+AGENT_KILL_MS_MAX: Final = 2_000
+"""For a killed agent to be gone."""
+MOUNTS_STACKED_MAX: Final = 16
+"""Dead mounts on one directory that a start takes away."""
 
 # ---- node --------------------------------------------------------------------------------------------
 HASH_MARKS_MAX: Final = 1_024

@@ -1,0 +1,35 @@
+//! The kernel side of the mount: a read-only file system that is served from memory.
+//!
+//! | file         | has                                                          | pure |
+//! |--------------|--------------------------------------------------------------|------|
+//! | abi.rs       | numbers of the FUSE protocol                                 | yes  |
+//! | request.rs   | decodes requests                                             | yes  |
+//! | reply.rs     | encodes replies and notices                                  | yes  |
+//! | node.rs      | one entry, and how it is numbered                            | yes  |
+//! | tree.rs      | the tree: what the kernel may ask of it                      | yes  |
+//! | change.rs    | the tree: changes, and which notices they cause              | yes  |
+//! | notice.rs    | the queue of notices                                         | yes  |
+//! | misses.rs    | files that are not here, and who waits for them              | yes  |
+//! | table.rs     | open files, written where they outlive the process           | a file |
+//! | pins.rs      | open files: content of one version to the end                | files |
+//! | device.rs    | system calls: /dev/fuse, mount, umount                       | no   |
+//! | threads.rs   | named threads that never are waited for without end          | no   |
+//! | session.rs   | all of it together: one mount                                | no   |
+//! | serve.rs     | answers requests                                             | no   |
+//! | seam.rs      | the classes and functions that Python sees                   | no   |
+pub mod abi;
+pub mod change;
+pub mod device;
+pub mod misses;
+pub mod node;
+pub mod notice;
+pub mod pins;
+pub mod reply;
+pub mod request;
+#[cfg(feature = "python")]
+pub mod seam;
+mod serve;
+pub mod session;
+pub mod table;
+mod threads;
+pub mod tree;

@@ -1,0 +1,120 @@
+//! One entry of the tree, and how it is numbered.
+//!
+//! A node id is hash(path, version): content under an id never changes, an open file keeps its
+//! version, and a restarted process gives the same ids. A directory's id is hash(path) alone.
+use super::abi::{S_IFDIR, S_IFLNK, S_IFREG};
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+use std::ffi::CStr;
+use std::hash::Hasher;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    File,
+    Directory,
+    Link,
+}
+
+impl Kind {
+    /// The file type bits of a mode.
+    pub fn type_bits(self) -> u32 {
+        match self {
+            Kind::File => S_IFREG,
+            Kind::Directory => S_IFDIR,
+            Kind::Link => S_IFLNK,
+        }
+    }
+}
+
+/// A file, directory or symlink at one version. Shared by the tree and by requests under way; what
+/// can change is atomic and changes only under the tree's write lock (except `lookups` and `place`).
+pub struct Node {
+    pub id: u64,
+    pub parent: u64,
+    pub name: Box<[u8]>,
+    pub kind: Kind,
+    pub size: u64,
+    pub version: u64,
+    /// Directories: the newest version that came to be at or below it.
+    pub newest: AtomicU64,
+    /// Permission bits.
+    pub mode: AtomicU32,
+    pub mtime_ns: AtomicI64,
+    /// How often the kernel has been told this id, less what it has forgotten.
+    pub lookups: AtomicU64,
+    /// No longer in the tree; kept while the kernel knows it.
+    pub orphan: AtomicBool,
+    /// Directories: stays when its last child goes.
+    pub explicit: AtomicBool,
+    /// Directories: the kernel was told of a name here that it does not exist.
+    pub denied: AtomicBool,
+    /// Files: where the content is, if it is here. Symlinks: the target.
+    pub place: Mutex<Option<Arc<CStr>>>,
+}
+
+impl Node {
+    pub fn is_directory(&self) -> bool {
+        self.kind == Kind::Directory
+    }
+
+    pub fn newest(&self) -> u64 {
+        self.newest.load(Relaxed)
+    }
+
+    /// Whether the kernel may hold this id.
+    pub fn known(&self) -> bool {
+        self.lookups.load(Relaxed) > 0
+    }
+
+    pub fn is_orphan(&self) -> bool {
+        self.orphan.load(Relaxed)
+    }
+}
+
+/// Node ids: see the module. Never 0 (none) and 1 (root).
+pub fn node_id(kind: Kind, path: &str, version: u64) -> u64 {
+    let (domain, version) = match kind {
+        Kind::File => (b'f', version),
+        Kind::Link => (b'l', version),
+        Kind::Directory => (b'd', 0),
+    };
+    digest(domain, version, path.as_bytes())
+}
+
+/// Where a name stands in a listing; a listing goes on there even in another process.
+pub fn cookie(name: &[u8]) -> u64 {
+    digest(b'c', 0, name)
+}
+
+/// 61 bits: positive as a file offset, far from the small numbers.
+fn digest(domain: u8, version: u64, bytes: &[u8]) -> u64 {
+    let mut hash = Sha256::new();
+    hash.update([domain]);
+    hash.update(version.to_le_bytes());
+    hash.update(bytes);
+    let first: [u8; 8] = hash.finalize()[..8].try_into().expect("8 of 32 bytes");
+    u64::from_le_bytes(first) >> 3 | 1 << 61
+}
+
+/// Ids are hashes already.
+#[derive(Default)]
+pub struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = id;
+    }
+}

@@ -1,0 +1,238 @@
+//! Open files: each keeps the content of its version to the end, whatever happens to the tree or to
+//! the local file's name.
+use super::device::Device;
+use super::node::Node;
+use super::reply::Opened;
+use super::table::{Row, Table};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Why content cannot be had.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// There is no local file.
+    Absent,
+    /// The local file has not the committed size, or is no file.
+    Damaged,
+    Failed(i32),
+}
+
+struct Pin {
+    opens: u32,
+    served: Opened,
+    /// Through the page cache: where from. None after a take-over, and for empty files.
+    file: Option<Arc<File>>,
+    slot: u32,
+}
+
+#[derive(Default)]
+struct State {
+    pins: HashMap<u64, Pin>,
+    table: Table,
+    /// The kernel or our privileges do not allow passthrough: not asked again.
+    forbidden: bool,
+    /// Files that the kernel would not read itself.
+    refused: u64,
+}
+
+#[derive(Default)]
+pub struct Pins(Mutex<State>);
+
+impl Pins {
+    /// From here on the open files are written to `table`.
+    pub fn begin(&self, table: Table) {
+        self.0.lock().table = table;
+    }
+
+    /// Goes on with the open files of a former process; returns their ids.
+    pub fn resume(&self, table: Table, rows: Vec<(u32, Row)>) -> Vec<u64> {
+        let mut state = self.0.lock();
+        state.table = table;
+        let nodes = rows.iter().map(|(_, row)| row.node).collect();
+        state.pins.extend(rows.into_iter().map(|(slot, row)| {
+            let served = match row.backing {
+                0 => Opened::Cached,
+                id => Opened::Passthrough(id),
+            };
+            (
+                row.node,
+                Pin {
+                    opens: row.opens,
+                    served,
+                    file: None,
+                    slot,
+                },
+            )
+        }));
+        nodes
+    }
+
+    /// Opens the content of a node: by the kernel itself if `passthrough` and it agrees, else for
+    /// reads that we answer. All open files of one node are served the same way.
+    pub fn open(&self, node: &Node, device: &Device, passthrough: bool) -> Result<Opened, Trouble> {
+        let mut guard = self.0.lock();
+        let state = &mut *guard;
+        if let Some(pin) = state.pins.get_mut(&node.id) {
+            pin.opens += 1;
+            state.table.set(pin.slot, pin.row(node.id));
+            return Ok(pin.served);
+        }
+        let file = if node.size == 0 {
+            None
+        } else {
+            Some(open_place(node)?)
+        };
+        let backing = match &file {
+            Some(file) if passthrough => state.backing(file, device),
+            _ => None,
+        };
+        let (served, file) = match backing {
+            Some(id) => (Opened::Passthrough(id), None),
+            None => (Opened::Cached, file.map(Arc::new)),
+        };
+        let mut pin = Pin {
+            opens: 1,
+            served,
+            file,
+            slot: 0,
+        };
+        pin.slot = state.table.add(pin.row(node.id));
+        state.pins.insert(node.id, pin);
+        Ok(served)
+    }
+
+    /// One open file of the node is closed.
+    pub fn release(&self, id: u64, device: &Device) {
+        let mut guard = self.0.lock();
+        let state = &mut *guard;
+        let Some(pin) = state.pins.get_mut(&id) else {
+            return;
+        };
+        pin.opens = pin.opens.saturating_sub(1);
+        if pin.opens > 0 {
+            state.table.set(pin.slot, pin.row(id));
+            return;
+        }
+        // The row goes first: nobody may find an id that is closed.
+        state.table.remove(pin.slot);
+        if let Opened::Passthrough(backing) = pin.served {
+            device.backing_close(backing);
+        }
+        state.pins.remove(&id);
+    }
+
+    /// Fills `buffer` from `offset`, up to the committed size.
+    pub fn read(&self, node: &Node, offset: u64, buffer: &mut [u8]) -> Result<usize, Trouble> {
+        let left = usize::try_from(node.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let length = buffer.len().min(left);
+        if length == 0 {
+            return Ok(0);
+        }
+        let file = self.file(node)?;
+        match file.read_exact_at(&mut buffer[..length], offset) {
+            Ok(()) => Ok(length),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Err(Trouble::Damaged)
+            }
+            Err(error) => Err(Trouble::Failed(error.raw_os_error().unwrap_or(libc::EIO))),
+        }
+    }
+
+    /// The pinned file, or one for this read only.
+    fn file(&self, node: &Node) -> Result<Arc<File>, Trouble> {
+        let mut state = self.0.lock();
+        let Some(pin) = state.pins.get_mut(&node.id) else {
+            drop(state);
+            return open_place(node).map(Arc::new);
+        };
+        if pin.file.is_none() {
+            pin.file = Some(Arc::new(open_place(node)?));
+        }
+        pin.file.clone().ok_or(Trouble::Absent)
+    }
+
+    /// Figures for the status.
+    pub fn counts(&self) -> [(&'static str, u64); 4] {
+        let state = self.0.lock();
+        let direct = |pin: &&Pin| matches!(pin.served, Opened::Passthrough(_));
+        [
+            ("open", state.pins.len() as u64),
+            (
+                "open_passthrough",
+                state.pins.values().filter(direct).count() as u64,
+            ),
+            ("passthrough_refused", state.refused),
+            ("table_errors", state.table.errors),
+        ]
+    }
+}
+
+impl State {
+    /// Asks the kernel to read the file itself. None: it will not (no privilege, an old kernel, a
+    /// file system stacked too high).
+    fn backing(&mut self, file: &File, device: &Device) -> Option<u32> {
+        if self.forbidden {
+            return None;
+        }
+        match device.backing_open(file) {
+            Ok(id) if id > 0 => Some(id),
+            Ok(_) => None,
+            Err(error) => {
+                self.refused += 1;
+                self.forbidden = error.raw_os_error() != Some(libc::ELOOP);
+                None
+            }
+        }
+    }
+}
+
+impl Pin {
+    fn row(&self, node: u64) -> Row {
+        let backing = match self.served {
+            Opened::Passthrough(id) => id,
+            Opened::Cached => 0,
+        };
+        Row {
+            node,
+            backing,
+            opens: self.opens,
+        }
+    }
+}
+
+/// Opens the local file of a node if it is what was committed; forgets it otherwise.
+fn open_place(node: &Node) -> Result<File, Trouble> {
+    let mut place = node.place.lock();
+    let Some(path) = place.as_deref() else {
+        return Err(Trouble::Absent);
+    };
+    let path = Path::new(OsStr::from_bytes(path.to_bytes()));
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            *place = None;
+            return Err(Trouble::Absent);
+        }
+        Err(error) => return Err(Trouble::Failed(error.raw_os_error().unwrap_or(libc::EIO))),
+    };
+    match file.metadata() {
+        Ok(metadata) if metadata.is_file() && metadata.len() == node.size => Ok(file),
+        Ok(_) => {
+            *place = None;
+            Err(Trouble::Damaged)
+        }
+        Err(error) => Err(Trouble::Failed(error.raw_os_error().unwrap_or(libc::EIO))),
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/pins.rs"]
+mod tests;

@@ -1,0 +1,279 @@
+//! What Python sees of the mount; `src/dfs/_engine.pyi` is its documentation.
+use super::change::Upsert;
+use super::device;
+use super::node::Kind;
+use super::session::{Options, Session};
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Limits of keys, the same as in `dfs.limits` and `dfs.paths`: a name that breaks them would make
+/// the kernel refuse the whole directory.
+const KEY_BYTES_MAX: usize = 1_024;
+const COMPONENT_BYTES_MAX: usize = 255;
+const TARGET_BYTES_MAX: usize = 4_095;
+const RESERVED: &str = ".dfs";
+
+/// (path, kind, size, mode, mtime_ns, version, backing)
+type Item = (String, u8, u64, u32, i64, u64, Option<String>);
+
+#[pyclass(frozen, name = "Tree", module = "dfs._engine")]
+struct PyTree(Arc<Session>);
+
+#[derive(FromPyObject)]
+enum Fetched {
+    Errno(i32),
+    Place(String),
+}
+
+#[pymethods]
+impl PyTree {
+    #[new]
+    fn new(options: &Bound<'_, PyDict>) -> PyResult<PyTree> {
+        let mut chosen = Options {
+            passthrough: true,
+            no_open: false,
+            deadline: Duration::from_secs(30),
+            ttl: Duration::from_secs(3_600),
+            uid: 0,
+            gid: 0,
+        };
+        for (name, value) in options {
+            let (name, value): (String, u32) = (name.extract()?, value.extract()?);
+            match name.as_str() {
+                "passthrough" => chosen.passthrough = value != 0,
+                "no_open" => chosen.no_open = value != 0,
+                "deadline_ms" => chosen.deadline = Duration::from_millis(value.into()),
+                "ttl_ms" => chosen.ttl = Duration::from_millis(value.into()),
+                "uid" => chosen.uid = value,
+                "gid" => chosen.gid = value,
+                _ => return Err(PyValueError::new_err(format!("unknown option {name:?}"))),
+            }
+        }
+        Ok(PyTree(Session::new(chosen)))
+    }
+
+    fn apply(&self, py: Python<'_>, upserts: Vec<Item>, deletes: Vec<String>) -> PyResult<usize> {
+        py.detach(|| {
+            let mut changes = Vec::with_capacity(upserts.len());
+            let bad_delete = deletes
+                .iter()
+                .find_map(|path| check_path(path).err().map(|why| (path, why)));
+            if let Some((path, why)) = bad_delete {
+                return Err(bad_path(path, why));
+            }
+            for item in upserts {
+                match upsert(item) {
+                    Ok(change) => changes.push(change),
+                    Err(error) => {
+                        self.0.apply(&changes, &deletes);
+                        return Err(error);
+                    }
+                }
+            }
+            Ok(self.0.apply(&changes, &deletes))
+        })
+    }
+
+    fn place(&self, py: Python<'_>, items: Vec<(String, u64, Option<String>)>) -> PyResult<usize> {
+        py.detach(|| {
+            let mut placed = 0;
+            for (path, version, backing) in items {
+                let backing = backing.map(|backing| c_string(&backing)).transpose()?;
+                placed += usize::from(self.0.place(&path, version, backing));
+            }
+            Ok(placed)
+        })
+    }
+
+    #[pyo3(signature = (fd, table = -1))]
+    fn serve(&self, py: Python<'_>, fd: RawFd, table: RawFd) -> PyResult<()> {
+        Ok(py.detach(|| self.0.serve(fd, table_file(table)?))?)
+    }
+
+    #[pyo3(signature = (fd, table = -1))]
+    fn adopt(&self, py: Python<'_>, fd: RawFd, table: RawFd) -> PyResult<()> {
+        Ok(py.detach(|| self.0.adopt(fd, table_file(table)?))?)
+    }
+
+    fn next_misses(
+        &self,
+        py: Python<'_>,
+        max_items: usize,
+        timeout_ms: u64,
+    ) -> Vec<(u64, String, u64)> {
+        py.detach(|| {
+            self.0
+                .next_misses(max_items, Duration::from_millis(timeout_ms))
+        })
+    }
+
+    fn fulfil(&self, py: Python<'_>, miss: u64, result: Fetched) -> PyResult<bool> {
+        let result = match result {
+            Fetched::Errno(errno) if errno > 0 => Err(errno),
+            Fetched::Errno(errno) => return Err(PyValueError::new_err(format!("errno {errno}"))),
+            Fetched::Place(place) => Ok(c_string(&place)?),
+        };
+        Ok(py.detach(|| self.0.fulfil(miss, result)))
+    }
+
+    fn flush(&self, py: Python<'_>, timeout_ms: u64) -> bool {
+        py.detach(|| self.0.flush(Duration::from_millis(timeout_ms)))
+    }
+
+    fn set_live(&self, live: bool) {
+        self.0.set_live(live);
+    }
+
+    fn opened(&self, py: Python<'_>) -> Vec<(String, u64)> {
+        py.detach(|| self.0.opened())
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = PyDict::new(py);
+        for (name, value) in py.detach(|| self.0.stats()) {
+            stats.set_item(name, value)?;
+        }
+        Ok(stats)
+    }
+
+    fn running(&self) -> bool {
+        self.0.running()
+    }
+
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.0.close());
+    }
+}
+
+fn upsert(item: Item) -> PyResult<Upsert> {
+    let (path, kind, size, mode, mtime_ns, version, place) = item;
+    check_path(&path).map_err(|why| bad_path(&path, why))?;
+    let place = place.map(|place| c_string(&place)).transpose()?;
+    let (kind, size) = match (kind, &place) {
+        (0, _) => (Kind::File, size),
+        (1, _) => (Kind::Directory, 0),
+        (2, Some(target)) if (1..=TARGET_BYTES_MAX).contains(&target.count_bytes()) => {
+            (Kind::Link, target.count_bytes() as u64)
+        }
+        (2, _) => {
+            return Err(bad_path(
+                &path,
+                "the target of a symlink is 1 to 4,095 bytes",
+            ));
+        }
+        _ => return Err(bad_path(&path, "the kind is none of 0, 1 and 2")),
+    };
+    Ok(Upsert {
+        path,
+        kind,
+        size,
+        mode,
+        mtime_ns,
+        version,
+        place,
+    })
+}
+
+fn check_path(path: &str) -> Result<(), &'static str> {
+    if path.len() > KEY_BYTES_MAX {
+        return Err("longer than 1,024 bytes");
+    }
+    if path.chars().any(char::is_control) {
+        return Err("has a control character");
+    }
+    if path.split('/').next() == Some(RESERVED) {
+        return Err("begins with the reserved .dfs");
+    }
+    for name in path.split('/') {
+        match name {
+            "" => return Err("has an empty component"),
+            "." | ".." => return Err("has the component . or .."),
+            _ if name.len() > COMPONENT_BYTES_MAX => return Err("has a component over 255 bytes"),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn bad_path(path: &str, why: &str) -> PyErr {
+    PyValueError::new_err(format!("{path:?}: {why}"))
+}
+
+fn c_string(text: &str) -> PyResult<Arc<CStr>> {
+    let string = CString::new(text).map_err(|_| bad_path(text, "has a NUL character"))?;
+    Ok(string.into())
+}
+
+/// A copy of the descriptor of the table of open files; none for a negative number.
+fn table_file(fd: RawFd) -> io::Result<Option<File>> {
+    if fd < 0 {
+        return Ok(None);
+    }
+    // SAFETY: borrowed only for the call, which fails cleanly on a closed number.
+    let copy = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
+    Ok(Some(File::from(copy)))
+}
+
+/// Names the path in an OSError, as Python's own functions do.
+fn with_path(error: &io::Error, path: &str) -> PyErr {
+    match error.raw_os_error() {
+        Some(errno) => {
+            let text = error.to_string();
+            let text = text
+                .split(" (os error")
+                .next()
+                .unwrap_or_default()
+                .to_owned();
+            PyOSError::new_err((errno, text, path.to_owned()))
+        }
+        None => PyOSError::new_err(format!("{path}: {error}")),
+    }
+}
+
+#[pyfunction]
+fn fuse_open() -> PyResult<RawFd> {
+    device::open()
+        .map(IntoRawFd::into_raw_fd)
+        .map_err(|error| with_path(&error, "/dev/fuse"))
+}
+
+#[pyfunction]
+#[pyo3(signature = (fd, mountpoint, options, source = "dfs"))]
+fn fuse_mount(
+    py: Python<'_>,
+    fd: RawFd,
+    mountpoint: &str,
+    options: &str,
+    source: &str,
+) -> PyResult<()> {
+    py.detach(|| device::mount(fd, mountpoint, source, options))
+        .map_err(|error| with_path(&error, mountpoint))
+}
+
+#[pyfunction]
+#[pyo3(signature = (mountpoint, force = false))]
+fn fuse_unmount(py: Python<'_>, mountpoint: &str, force: bool) -> PyResult<()> {
+    py.detach(|| device::unmount(mountpoint, force))
+        .map_err(|error| with_path(&error, mountpoint))
+}
+
+#[pyfunction]
+fn fuse_resend(py: Python<'_>, fd: RawFd) -> PyResult<()> {
+    Ok(py.detach(|| device::Device::duplicate(fd)?.resend())?)
+}
+
+/// Adds the mount's class and functions to the extension module.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<PyTree>()?;
+    m.add_function(wrap_pyfunction!(fuse_open, m)?)?;
+    m.add_function(wrap_pyfunction!(fuse_mount, m)?)?;
+    m.add_function(wrap_pyfunction!(fuse_unmount, m)?)?;
+    m.add_function(wrap_pyfunction!(fuse_resend, m)?)
+}

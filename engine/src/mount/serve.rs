@@ -1,0 +1,400 @@
+//! Answers the kernel's requests, one after the other; only misses are answered later.
+use super::abi::{MAJOR, MINOR, MINOR_EPOCH, MINOR_MIN, TRANSFER, cap};
+use super::device::{Device, Received};
+use super::misses::{Waiter, Want};
+use super::node::{Kind, Node};
+use super::pins::Trouble;
+use super::reply::{Attr, Granted, Message, Plus};
+use super::request::{Malformed, Request, parse};
+use super::session::Session;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// What kernels without epochs may keep: a take-over cannot make them forget names at once.
+const TTL_WITHOUT_EPOCHS: Duration = Duration::from_secs(1);
+const WANTED: u64 = cap::ASYNC_READ
+    | cap::AUTO_INVAL_DATA
+    | cap::READDIRPLUS
+    | cap::NO_OPEN
+    | cap::PARALLEL_DIROPS
+    | cap::MAX_PAGES
+    | cap::CACHE_SYMLINKS
+    | cap::NO_OPENDIR
+    | cap::INIT_EXT
+    | cap::HAS_RESEND;
+
+/// Whether the loop goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    Continue,
+    End,
+}
+
+/// What to do with a file that is not here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum IfAbsent {
+    Fetch,
+    /// It has just been fetched.
+    Fail,
+}
+
+/// Where the answer to one request goes.
+struct Call<'a> {
+    device: &'a Device,
+    unique: u64,
+    message: &'a mut Message,
+}
+
+impl Call<'_> {
+    /// Begins a successful answer.
+    fn ok(&mut self) -> &mut Message {
+        self.message.ok(self.unique)
+    }
+
+    /// False when nobody waits for it any more.
+    fn send(&mut self) -> bool {
+        self.device.send(self.message.sealed()).is_ok()
+    }
+
+    fn refuse(&mut self, errno: i32) {
+        self.message.error(self.unique, errno);
+        self.send();
+    }
+}
+
+impl Session {
+    /// The request loop: returns when told to stop or when the kernel ends the connection.
+    pub(super) fn answer_requests(&self, device: &Device, stop: BorrowedFd<'_>) {
+        let mut buffer = vec![0; TRANSFER + 4096];
+        let mut message = Message::default();
+        loop {
+            match device.receive(&mut buffer, stop) {
+                Ok(Received::Message(length)) => {
+                    if self.answer(device, &buffer[..length], &mut message) == Next::End {
+                        return;
+                    }
+                }
+                Ok(Received::Stop | Received::Ended) => return,
+                // Nothing that can be repaired here: the process is replaced, the mount stays.
+                Err(error) => panic!("/dev/fuse: {error}"),
+            }
+        }
+    }
+
+    /// Answers one request.
+    pub fn answer(&self, device: &Device, bytes: &[u8], message: &mut Message) -> Next {
+        self.counters.requests.fetch_add(1, Relaxed);
+        match parse(bytes) {
+            Ok((header, request)) => {
+                let call = &mut Call {
+                    device,
+                    unique: header.unique,
+                    message,
+                };
+                self.dispatch(call, header.node, &request)
+            }
+            Err(malformed) => {
+                self.counters.malformed.fetch_add(1, Relaxed);
+                if let Malformed::Body(header) = malformed {
+                    Call {
+                        device,
+                        unique: header.unique,
+                        message,
+                    }
+                    .refuse(libc::EINVAL);
+                }
+                Next::Continue
+            }
+        }
+    }
+
+    fn dispatch(&self, call: &mut Call<'_>, id: u64, request: &Request<'_>) -> Next {
+        match *request {
+            Request::Lookup(name) => self.lookup(call, id, name),
+            Request::Forget(count) => self.forget(id, count),
+            Request::BatchForget(ref forgets) => {
+                forgets
+                    .clone()
+                    .for_each(|(id, count)| self.forget(id, count));
+            }
+            Request::GetAttr => self.with_node(call, id, |call, node| {
+                call.ok().attr(&self.attr(node), self.ttl());
+                call.send();
+            }),
+            Request::ReadLink => self.with_node(call, id, |call, node| {
+                let target = node
+                    .place
+                    .lock()
+                    .clone()
+                    .filter(|_| node.kind == Kind::Link);
+                let Some(target) = target else {
+                    return call.refuse(libc::EINVAL);
+                };
+                call.ok().bytes(target.to_bytes());
+                call.send();
+            }),
+            Request::Open if self.options.no_open => call.refuse(libc::ENOSYS),
+            Request::Open => self.with_node(call, id, |call, node| {
+                self.open(call, node, IfAbsent::Fetch);
+            }),
+            Request::Read { offset, size } => self.with_node(call, id, |call, node| {
+                self.read(call, node, (offset, size), IfAbsent::Fetch);
+            }),
+            Request::Release => {
+                self.pins.release(id, call.device);
+                call.ok();
+                call.send();
+            }
+            Request::ReadDir { offset, size, plus } => self.list(call, id, (offset, size), plus),
+            Request::ReleaseDir => {
+                call.ok();
+                call.send();
+            }
+            Request::StatFs => {
+                let totals = self.tree.read().totals();
+                call.ok().statfs(totals);
+                call.send();
+            }
+            Request::Interrupt(target) => self.interrupt(call, target),
+            Request::Init {
+                major,
+                minor,
+                readahead,
+                flags,
+            } => {
+                self.init(call, (major, minor), readahead, flags);
+            }
+            Request::Destroy => {
+                call.ok();
+                call.send();
+                return Next::End;
+            }
+            Request::NotifyReply => {}
+            // OPENDIR: the kernel then opens and caches directories by itself. The others:
+            // extended attributes, FLUSH and so on, most of which it then never asks again.
+            Request::OpenDir | Request::Other => call.refuse(libc::ENOSYS),
+        }
+        Next::Continue
+    }
+
+    fn init(&self, call: &mut Call<'_>, (major, minor): (u32, u32), readahead: u32, flags: u64) {
+        if major > MAJOR {
+            call.ok().init_major();
+            call.send();
+            return;
+        }
+        if major < MAJOR || minor < MINOR_MIN {
+            return call.refuse(libc::EPROTO);
+        }
+        let direct = self.options.passthrough && !self.options.no_open;
+        let passthrough = if direct { cap::PASSTHROUGH } else { 0 };
+        let flags = flags & (WANTED | passthrough);
+        self.passthrough
+            .store(flags & cap::PASSTHROUGH != 0, Relaxed);
+        if minor >= MINOR_EPOCH {
+            self.notices.allow_epochs();
+        }
+        let (minor, transfer) = (minor.min(MINOR), TRANSFER as u32);
+        call.ok().init(&Granted {
+            minor,
+            readahead,
+            flags,
+            transfer,
+        });
+        call.send();
+    }
+
+    fn lookup(&self, call: &mut Call<'_>, parent: u64, name: &[u8]) {
+        self.counters.lookups.fetch_add(1, Relaxed);
+        let found = self
+            .tree
+            .read()
+            .lookup(parent, name)
+            .map(|found| found.cloned());
+        let Ok(found) = found else {
+            return call.refuse(libc::ESTALE);
+        };
+        let attr = found.as_deref().map(|node| self.attr(node));
+        call.ok().entry(attr.as_ref(), self.ttl());
+        if !call.send()
+            && let Some(node) = found
+        {
+            self.forget(node.id, 1); // The kernel has not learned it.
+        }
+    }
+
+    fn forget(&self, id: u64, count: u64) {
+        let gone = self.tree.read().forget(id, count);
+        if gone {
+            self.tree.write().reap(id);
+        }
+    }
+
+    /// Opens a file, or parks the request until its content is here.
+    fn open(&self, call: &mut Call<'_>, node: &Arc<Node>, if_absent: IfAbsent) {
+        if node.kind != Kind::File {
+            return call.refuse(libc::EISDIR);
+        }
+        match self
+            .pins
+            .open(node, call.device, self.passthrough.load(Relaxed))
+        {
+            Ok(opened) => {
+                self.counters.opens.fetch_add(1, Relaxed);
+                call.ok().opened(opened);
+                if call.send() {
+                    self.remember(node);
+                } else {
+                    self.pins.release(node.id, call.device); // No RELEASE will come.
+                }
+            }
+            Err(trouble) => self.missing(call, node, Want::Open, &trouble, if_absent),
+        }
+    }
+
+    fn read(&self, call: &mut Call<'_>, node: &Arc<Node>, range: (u64, u32), if_absent: IfAbsent) {
+        self.counters.reads.fetch_add(1, Relaxed);
+        let (offset, size) = range;
+        let length = (size as usize).min(TRANSFER);
+        match call
+            .ok()
+            .fill(length, |into| self.pins.read(node, offset, into))
+        {
+            Ok(_) => {
+                call.send();
+            }
+            Err(trouble) => {
+                self.missing(call, node, Want::Read { offset, size }, &trouble, if_absent);
+            }
+        }
+    }
+
+    /// The content of a file is not at hand: fetches it, or says what is wrong.
+    fn missing(
+        &self,
+        call: &mut Call<'_>,
+        node: &Arc<Node>,
+        want: Want,
+        trouble: &Trouble,
+        if_absent: IfAbsent,
+    ) {
+        if *trouble == Trouble::Damaged {
+            self.counters.damaged.fetch_add(1, Relaxed);
+        }
+        match trouble {
+            Trouble::Absent | Trouble::Damaged if if_absent == IfAbsent::Fetch => {
+                let waiter = Waiter {
+                    unique: call.unique,
+                    node: node.clone(),
+                    want,
+                };
+                if let Err(errno) = self.park(waiter) {
+                    call.refuse(errno);
+                }
+            }
+            Trouble::Failed(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
+                call.refuse(*errno);
+            }
+            _ => {
+                self.counters.io_errors.fetch_add(1, Relaxed);
+                call.refuse(libc::EIO);
+            }
+        }
+    }
+
+    fn park(&self, waiter: Waiter) -> Result<(), i32> {
+        let path = self.tree.read().path(&waiter.node);
+        // Replaced and no longer here: the caller looks the path up again by itself.
+        let path = path.ok_or(libc::ESTALE)?;
+        self.counters.misses.fetch_add(1, Relaxed);
+        self.misses.park(waiter, &path, Instant::now())
+    }
+
+    /// The content of a miss has come: does what the request wanted.
+    pub(super) fn answer_waiter(&self, device: &Device, waiter: &Waiter, message: &mut Message) {
+        let call = &mut Call {
+            device,
+            unique: waiter.unique,
+            message,
+        };
+        match waiter.want {
+            Want::Open => self.open(call, &waiter.node, IfAbsent::Fail),
+            Want::Read { offset, size } => {
+                self.read(call, &waiter.node, (offset, size), IfAbsent::Fail);
+            }
+        }
+    }
+
+    fn list(&self, call: &mut Call<'_>, id: u64, (after, size): (u64, u32), plus: bool) {
+        let size = (size as usize).min(TRANSFER);
+        let ttl = self.ttl();
+        let message = call.ok();
+        let listed = self.tree.read().list(id, after, plus, |entry| {
+            let plus = match (plus, entry.name) {
+                (false, _) => Plus::No,
+                (true, b"." | b"..") => Plus::Dot,
+                (true, _) => Plus::Yes(ttl),
+            };
+            message.dirent(size, entry.cookie, entry.name, &self.attr(entry.node), plus)
+        });
+        match listed {
+            Ok(()) => {
+                call.send();
+            }
+            Err(_) => call.refuse(libc::ESTALE),
+        }
+    }
+
+    /// Releases a reader that waits for a file. Otherwise the request has been answered, or has not
+    /// been seen yet (a take-over): EAGAIN makes the kernel ask again.
+    fn interrupt(&self, call: &mut Call<'_>, target: u64) {
+        if let Some(waiter) = self.misses.interrupt(target) {
+            self.counters.interrupts.fetch_add(1, Relaxed);
+            call.unique = waiter.unique;
+            call.refuse(libc::EINTR);
+        } else {
+            call.refuse(libc::EAGAIN);
+        }
+    }
+
+    /// ESTALE when there is no such node any more.
+    fn with_node<'a>(
+        &self,
+        call: &mut Call<'a>,
+        id: u64,
+        answer: impl FnOnce(&mut Call<'a>, &Arc<Node>),
+    ) {
+        let node = self.tree.read().get(id).cloned();
+        match node {
+            Some(node) => answer(call, &node),
+            None => call.refuse(libc::ESTALE),
+        }
+    }
+
+    fn attr(&self, node: &Node) -> Attr {
+        Attr {
+            node: node.id,
+            size: node.size,
+            mtime_ns: node.mtime_ns.load(Relaxed),
+            mode: node.kind.type_bits() | node.mode.load(Relaxed),
+            uid: self.options.uid,
+            gid: self.options.gid,
+        }
+    }
+
+    fn ttl(&self) -> Duration {
+        if !self.live.load(Relaxed) {
+            return Duration::ZERO;
+        }
+        if self.notices.epochs_allowed() {
+            return self.options.ttl;
+        }
+        self.options.ttl.min(TTL_WITHOUT_EPOCHS)
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/serve.rs"]
+mod tests;

@@ -1,0 +1,334 @@
+//! One mount: the tree, who waits, who has files open, and the threads that talk to the kernel.
+//!
+//! | thread      | does                                              | waits for              |
+//! |-------------|---------------------------------------------------|------------------------|
+//! | dfs-fuse    | reads requests, answers all but misses            | the kernel             |
+//! | dfs-notify  | tells the kernel what changed; holds no lock      | the kernel's own locks |
+//! | dfs-late    | answers misses whose deadline has passed          | the clock              |
+//!
+//! Callers' threads change the tree and fulfil misses. Locks are taken one at a time, except that a
+//! node's `place` may be taken under any.
+use super::change::{Batch, Upsert};
+use super::device::Device;
+use super::misses::{Misses, Wanted};
+use super::node::Node;
+use super::notice::{Notice, Notices, Queue};
+use super::pins::Pins;
+use super::reply::Message;
+use super::table::Table;
+use super::threads::Threads;
+use super::tree::Tree;
+use parking_lot::{Mutex, RwLock};
+use std::collections::VecDeque;
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Changes under one hold of the tree's lock: lookups never wait long.
+const CHANGES_PER_LOCK: usize = 512;
+/// Opens remembered for the cache's LRU.
+const RECENT_MAX: usize = 4_096;
+/// How long closing waits for the threads.
+const CLOSE_WAIT: Duration = Duration::from_secs(3);
+
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Let the kernel read local files itself, where it and our privileges allow it.
+    pub passthrough: bool,
+    /// Never be asked to open: fastest for small files, but nothing pins an open one.
+    pub no_open: bool,
+    /// A reader waits at most this long for a file that is not here.
+    pub deadline: Duration,
+    /// How long the kernel may keep names and attributes; it is told of each change.
+    pub ttl: Duration,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// What happened, for the status.
+#[derive(Default)]
+pub struct Counters {
+    pub requests: AtomicU64,
+    pub lookups: AtomicU64,
+    pub opens: AtomicU64,
+    pub reads: AtomicU64,
+    pub misses: AtomicU64,
+    pub timeouts: AtomicU64,
+    pub interrupts: AtomicU64,
+    /// Local files without the committed size.
+    pub damaged: AtomicU64,
+    pub io_errors: AtomicU64,
+    pub malformed: AtomicU64,
+    pub stale: AtomicU64,
+    pub collisions: AtomicU64,
+}
+
+pub struct Session {
+    pub(super) options: Options,
+    pub(super) tree: RwLock<Tree>,
+    pub(super) misses: Misses,
+    pub(super) notices: Queue,
+    pub(super) pins: Pins,
+    pub(super) counters: Counters,
+    pub(super) recent: Mutex<VecDeque<Arc<Node>>>,
+    /// The stream of changes is whole: the kernel may keep what it is told.
+    pub(super) live: AtomicBool,
+    /// The kernel has agreed to read local files itself.
+    pub(super) passthrough: AtomicBool,
+    pub(super) device: RwLock<Option<Arc<Device>>>,
+    pub(super) threads: Threads,
+}
+
+impl Session {
+    pub fn new(options: Options) -> Arc<Session> {
+        Arc::new(Session {
+            options,
+            tree: RwLock::new(Tree::new(now_ns())),
+            misses: Misses::new(options.deadline),
+            notices: Queue::default(),
+            pins: Pins::default(),
+            counters: Counters::default(),
+            recent: Mutex::default(),
+            live: true.into(),
+            passthrough: false.into(),
+            device: RwLock::default(),
+            threads: Threads::default(),
+        })
+    }
+
+    /// Deletes first, then upserts in order; paths have been checked. Returns how many notices to
+    /// the kernel were queued.
+    pub fn apply(&self, upserts: &[Upsert], deletes: &[String]) -> usize {
+        let mut queued = 0;
+        for paths in deletes.chunks(CHANGES_PER_LOCK) {
+            queued += self.change(|tree, batch| {
+                for path in paths {
+                    tree.delete(path, batch);
+                }
+            });
+        }
+        for upserts in upserts.chunks(CHANGES_PER_LOCK) {
+            queued += self.change(|tree, batch| {
+                for upsert in upserts {
+                    tree.upsert(upsert, batch);
+                }
+            });
+        }
+        queued
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Tree, &mut Batch)) -> usize {
+        let mut batch = Batch::new(now_ns());
+        change(&mut self.tree.write(), &mut batch);
+        self.counters.stale.fetch_add(batch.stale, Relaxed);
+        self.counters
+            .collisions
+            .fetch_add(batch.collisions, Relaxed);
+        self.notices.push(batch.notices)
+    }
+
+    /// Sets or clears where the content of a version is; false when that version is not shown.
+    pub fn place(&self, path: &str, version: u64, place: Option<Arc<CStr>>) -> bool {
+        self.tree.read().place(path, version, place)
+    }
+
+    /// Starts answering on a fresh connection.
+    pub fn serve(self: &Arc<Self>, fd: RawFd, table: Option<File>) -> io::Result<()> {
+        let table = table.map(Table::begin).transpose()?.unwrap_or_default();
+        self.pins.begin(table);
+        self.start(Device::duplicate(fd)?, Notices::default())
+    }
+
+    /// Goes on where a process that died has stopped.
+    pub fn adopt(self: &Arc<Self>, fd: RawFd, table: Option<File>) -> io::Result<()> {
+        let (table, rows) = match table {
+            Some(file) => Table::resume(file)?,
+            None => (Table::default(), Vec::new()),
+        };
+        let device = Device::duplicate(fd)?;
+        let open = self.pins.resume(table, rows);
+        // Whether the former process negotiated it is not known: the first open finds out.
+        self.passthrough.store(self.options.passthrough, Relaxed);
+        let notices = self.tree.write().adopt(open.into_iter(), now_ns());
+        let mut message = Message::default();
+        device.resend()?;
+        if device.send(message.notice(&Notice::Epoch).sealed()).is_ok() {
+            self.notices.allow_epochs();
+        }
+        self.start(device, notices)
+    }
+
+    fn start(self: &Arc<Self>, device: Device, notices: Notices) -> io::Result<()> {
+        let device = Arc::new(device);
+        {
+            let mut slot = self.device.write();
+            if slot.is_some() || self.threads.stopped() {
+                let text = "a tree serves one connection, once";
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+            }
+            *slot = Some(device.clone());
+        }
+        self.notices.open();
+        self.notices.push(notices);
+        let (session, on) = (self.clone(), device.clone());
+        self.threads
+            .start("dfs-fuse", move |stop| session.answer_requests(&on, stop))?;
+        let (session, on) = (self.clone(), device.clone());
+        self.threads
+            .start("dfs-notify", move |_| session.deliver_notices(&on))?;
+        let (session, on) = (self.clone(), device);
+        self.threads
+            .start("dfs-late", move |_| session.answer_late(&on))
+    }
+
+    fn deliver_notices(&self, device: &Device) {
+        let mut message = Message::default();
+        while let Some(notice) = self.notices.next() {
+            // ENOENT: the kernel does not hold it, which is as good. ENODEV: unmounted.
+            let _ = device.send(message.notice(&notice).sealed());
+            self.notices.delivered();
+        }
+    }
+
+    fn answer_late(&self, device: &Device) {
+        let mut message = Message::default();
+        while let Some(waiters) = self.misses.overdue() {
+            self.counters
+                .timeouts
+                .fetch_add(waiters.len() as u64, Relaxed);
+            for waiter in waiters {
+                let _ = device.send(message.error(waiter.unique, libc::ETIMEDOUT).sealed());
+            }
+        }
+    }
+
+    /// Files that readers wait for and nobody has taken.
+    pub fn next_misses(&self, max: usize, timeout: Duration) -> Vec<Wanted> {
+        self.misses.take(max, timeout)
+    }
+
+    /// Ends a miss with the place of the content or an errno; answers everybody who waits for it.
+    /// False when it has ended already.
+    pub fn fulfil(&self, miss: u64, result: Result<Arc<CStr>, i32>) -> bool {
+        if let (Ok(place), Some(node)) = (&result, self.misses.node(miss)) {
+            *node.place.lock() = Some(place.clone());
+        }
+        let failed = result.err();
+        let Some(waiters) = self.misses.end(miss, failed, Instant::now()) else {
+            return false;
+        };
+        let Some(device) = self.device.read().clone() else {
+            return true;
+        };
+        let mut message = Message::default();
+        for waiter in waiters {
+            match failed {
+                Some(errno) => {
+                    let _ = device.send(message.error(waiter.unique, errno).sealed());
+                }
+                None => self.answer_waiter(&device, &waiter, &mut message),
+            }
+        }
+        true
+    }
+
+    /// Waits until every later look-up of a path sees all changes applied so far.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        self.notices.flush(timeout)
+    }
+
+    pub fn set_live(&self, live: bool) {
+        self.live.store(live, Relaxed);
+    }
+
+    /// Paths and versions opened since the last call.
+    pub fn opened(&self) -> Vec<(String, u64)> {
+        let recent = std::mem::take(&mut *self.recent.lock());
+        let tree = self.tree.read();
+        let named = |node: Arc<Node>| Some((tree.path(&node)?, node.version));
+        recent.into_iter().filter_map(named).collect()
+    }
+
+    pub(super) fn remember(&self, node: &Arc<Node>) {
+        let mut recent = self.recent.lock();
+        if recent.back().is_some_and(|last| last.id == node.id) {
+            return;
+        }
+        if recent.len() == RECENT_MAX {
+            recent.pop_front();
+        }
+        recent.push_back(node.clone());
+    }
+
+    /// False before the start, and when the kernel has ended the connection.
+    pub fn running(&self) -> bool {
+        self.threads.running("dfs-fuse")
+    }
+
+    /// Ends the threads; who waits gets ENOTCONN. Waits for them for a bounded time only.
+    pub fn close(&self) {
+        // Notices first: while one is being written somebody must still answer look-ups.
+        self.notices.close();
+        let waiters = self.misses.close();
+        let device = self.device.write().take();
+        if let Some(device) = &device {
+            let mut message = Message::default();
+            for waiter in waiters {
+                let _ = device.send(message.error(waiter.unique, libc::ENOTCONN).sealed());
+            }
+        }
+        self.threads.wait("dfs-notify", CLOSE_WAIT);
+        self.threads.stop();
+        self.threads.wait("dfs-fuse", CLOSE_WAIT);
+        self.threads.wait("dfs-late", CLOSE_WAIT);
+    }
+
+    /// Figures of this moment.
+    pub fn stats(&self) -> Vec<(&'static str, u64)> {
+        let (totals, held) = {
+            let tree = self.tree.read();
+            (tree.totals(), tree.held())
+        };
+        let (queued, delivered) = self.notices.counts();
+        let of = |counter: &AtomicU64| counter.load(Relaxed);
+        let flag = |flag: &AtomicBool| u64::from(flag.load(Relaxed));
+        let counters = &self.counters;
+        let mut stats = vec![
+            ("entries", totals.entries),
+            ("bytes", totals.bytes),
+            ("nodes", held as u64),
+            ("live", flag(&self.live)),
+            ("passthrough", flag(&self.passthrough)),
+            ("epochs", u64::from(self.notices.epochs_allowed())),
+            ("notices_queued", queued),
+            ("notices_delivered", delivered),
+            ("waiting", self.misses.waiting() as u64),
+            ("requests", of(&counters.requests)),
+            ("lookups", of(&counters.lookups)),
+            ("opens", of(&counters.opens)),
+            ("reads", of(&counters.reads)),
+            ("misses", of(&counters.misses)),
+            ("timeouts", of(&counters.timeouts)),
+            ("interrupts", of(&counters.interrupts)),
+            ("damaged", of(&counters.damaged)),
+            ("io_errors", of(&counters.io_errors)),
+            ("malformed", of(&counters.malformed)),
+            ("stale", of(&counters.stale)),
+            ("collisions", of(&counters.collisions)),
+        ];
+        stats.extend(self.pins.counts());
+        stats
+    }
+}
+
+pub(super) fn now_ns() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

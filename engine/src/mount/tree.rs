@@ -1,0 +1,223 @@
+//! The tree in memory: what the kernel sees. Pure: no clock, no descriptors, no locks of its own.
+//! `change.rs` has what alters it.
+use super::abi::ROOT;
+use super::node::{IdHasher, Kind, Node, cookie};
+use super::reply::Totals;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasherDefault;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+type IdMap<V> = HashMap<u64, V, BuildHasherDefault<IdHasher>>;
+
+const DIRECTORY_MODE: u32 = 0o755;
+/// Cookies of the entries that every directory has.
+const DOT: u64 = 1;
+const DOT_DOT: u64 = 2;
+
+/// One entry of a listing.
+pub struct Listed<'a> {
+    pub node: &'a Node,
+    pub name: &'a [u8],
+    pub cookie: u64,
+}
+
+pub struct Tree {
+    pub(super) nodes: IdMap<Arc<Node>>,
+    /// Of each directory, by cookie.
+    pub(super) children: IdMap<BTreeMap<u64, Arc<Node>>>,
+    pub(super) totals: Totals,
+    /// The kernel may hold anything: a former process told it things.
+    pub(super) tell_all: bool,
+}
+
+impl Tree {
+    pub fn new(now_ns: i64) -> Tree {
+        let mut tree = Tree {
+            nodes: IdMap::default(),
+            children: IdMap::default(),
+            totals: Totals::default(),
+            tell_all: false,
+        };
+        let root = directory(ROOT, ROOT, b"", now_ns);
+        root.explicit.store(true, Relaxed);
+        root.lookups.store(1, Relaxed);
+        tree.nodes.insert(ROOT, root);
+        tree.children.insert(ROOT, BTreeMap::new());
+        tree
+    }
+
+    // ---- questions of the kernel ------------------------------------------------------------------
+
+    pub fn get(&self, id: u64) -> Option<&Arc<Node>> {
+        self.nodes.get(&id)
+    }
+
+    /// The node under a name, counted as known to the kernel. Err when there is no such directory.
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<&Arc<Node>>, NoDirectory> {
+        let directory = self.nodes.get(&parent).ok_or(NoDirectory)?;
+        if !self.children.contains_key(&parent) {
+            return Err(NoDirectory);
+        }
+        let found = self.child(parent, name);
+        match found {
+            Some(node) => {
+                node.lookups.fetch_add(1, Relaxed);
+            }
+            None => directory.denied.store(true, Relaxed),
+        }
+        Ok(found)
+    }
+
+    /// The kernel drops `count` lookups of an id. True when `reap` should be called for it.
+    pub fn forget(&self, id: u64, count: u64) -> bool {
+        let Some(node) = self.nodes.get(&id).filter(|node| node.id != ROOT) else {
+            return false;
+        };
+        let less = |lookups: u64| Some(lookups.saturating_sub(count));
+        let before = node
+            .lookups
+            .fetch_update(Relaxed, Relaxed, less)
+            .unwrap_or(0);
+        before <= count && node.is_orphan()
+    }
+
+    /// Drops a node that neither the tree nor the kernel knows any more.
+    pub fn reap(&mut self, id: u64) {
+        if self
+            .nodes
+            .get(&id)
+            .is_some_and(|node| node.is_orphan() && !node.known())
+        {
+            self.nodes.remove(&id);
+        }
+    }
+
+    /// Calls `take` for each entry behind cookie `after`, until it says no. With `count` the kernel
+    /// learns each node that was taken.
+    pub fn list(
+        &self,
+        id: u64,
+        after: u64,
+        count: bool,
+        mut take: impl FnMut(Listed<'_>) -> bool,
+    ) -> Result<(), NoDirectory> {
+        let directory = self.nodes.get(&id).ok_or(NoDirectory)?;
+        let children = self.children.get(&id).ok_or(NoDirectory)?;
+        let parent = self.nodes.get(&directory.parent).unwrap_or(directory);
+        if after < DOT
+            && !take(Listed {
+                node: directory,
+                name: b".",
+                cookie: DOT,
+            })
+        {
+            return Ok(());
+        }
+        if after < DOT_DOT
+            && !take(Listed {
+                node: parent,
+                name: b"..",
+                cookie: DOT_DOT,
+            })
+        {
+            return Ok(());
+        }
+        let from = after.saturating_add(1).max(DOT_DOT + 1);
+        for (cookie, node) in children.range(from..) {
+            if !take(Listed {
+                node,
+                name: &node.name,
+                cookie: *cookie,
+            }) {
+                break;
+            }
+            if count {
+                node.lookups.fetch_add(1, Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Nodes held, including those that only the kernel still knows.
+    pub fn held(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The path of a node that is in the tree.
+    pub fn path(&self, node: &Node) -> Option<String> {
+        let mut names = vec![String::from_utf8_lossy(&node.name).into_owned()];
+        let mut above = node.parent;
+        let mut orphan = node.is_orphan();
+        while above != ROOT {
+            let parent = self.nodes.get(&above)?;
+            orphan |= parent.is_orphan();
+            names.push(String::from_utf8_lossy(&parent.name).into_owned());
+            above = parent.parent;
+        }
+        names.reverse();
+        (!orphan).then(|| names.join("/"))
+    }
+
+    pub fn find(&self, path: &str) -> Option<&Arc<Node>> {
+        let mut node = self.nodes.get(&ROOT)?;
+        for (_, name) in components(path) {
+            node = self.child(node.id, name.as_bytes())?;
+        }
+        (node.id != ROOT).then_some(node)
+    }
+
+    pub(super) fn has_children(&self, id: u64) -> bool {
+        self.children
+            .get(&id)
+            .is_some_and(|children| !children.is_empty())
+    }
+
+    pub(super) fn child(&self, parent: u64, name: &[u8]) -> Option<&Arc<Node>> {
+        let found = self.children.get(&parent)?.get(&cookie(name))?;
+        (*found.name == *name).then_some(found)
+    }
+}
+
+/// The id is none of a directory that exists.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoDirectory;
+
+pub(super) fn directory(id: u64, parent: u64, name: &[u8], now_ns: i64) -> Arc<Node> {
+    Arc::new(Node {
+        id,
+        parent,
+        name: name.into(),
+        kind: Kind::Directory,
+        size: 0,
+        version: 0,
+        mode: DIRECTORY_MODE.into(),
+        newest: 0.into(),
+        mtime_ns: now_ns.into(),
+        lookups: 0.into(),
+        orphan: false.into(),
+        explicit: false.into(),
+        denied: false.into(),
+        place: None.into(),
+    })
+}
+
+/// Each component with the path that ends with it.
+pub(super) fn components(path: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let rest = path.get(from..).filter(|rest| !rest.is_empty())?;
+        let length = rest.find('/').unwrap_or(rest.len());
+        let upto = from + length;
+        from = upto + 1;
+        Some((&path[..upto], &rest[..length]))
+    })
+}
+
+#[cfg(test)]
+#[path = "tests/tree.rs"]
+mod tests;

@@ -1,0 +1,425 @@
+"""The supervisor of a mount: makes it, keeps its descriptor, keeps an agent serving it.
+
+The agent serves, the supervisor only holds: as long as it has the descriptor of /dev/fuse open,
+an agent may die at any moment and the mount stays. Readers then wait a moment for the next agent,
+which adopts the connection; open files go on.
+
+    supervisor ── opens /dev/fuse, mounts, starts ──► agent (argv_for_fd(fd, adopt=False))
+        │                                                │ dies
+        ├─ asks the kernel to hand out again what the dead one had taken (RESEND)
+        └─ starts the next ─────────────────────────► agent (argv_for_fd(fd, adopt=True))
+
+What the agent finds: the descriptor under the number in its arguments; in the variable
+`DFS_FUSE_TABLE` the number of a second one, the table of open files (for `Tree.serve` and
+`Tree.adopt`); as standard input a pipe that ends when the supervisor does. SIGTERM ends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from ._engine import fuse_mount, fuse_open, fuse_resend, fuse_unmount
+from .errors import Misconfigured
+from .limits import (
+    AGENT_KILL_MS_MAX,
+    AGENT_RESTART_MS_MAX,
+    AGENT_RESTART_MS_MIN,
+    AGENT_STABLE_MS,
+    AGENT_STOP_MS_MAX,
+    AGENT_WATCH_MS,
+    MOUNTS_STACKED_MAX,
+)
+
+log = logging.getLogger(__name__)
+
+TABLE_VARIABLE: Final = "DFS_FUSE_TABLE"
+KIND: Final = "fuse.dfs"
+MAX_READ: Final = 1 << 20
+"""Bytes the kernel asks for at once; what the engine's buffer holds."""
+
+
+class MountState(NamedTuple):
+    """How a mount is doing."""
+
+    mounted: bool
+    pid: int
+    """Of the agent; 0 while there is none."""
+    restarts: int
+    last_exit: int | None
+    """Of the last agent that ended by itself: its exit code, or minus the signal."""
+    problem: str
+    """One sentence; "" when all is well."""
+
+
+# ---- what is mounted -----------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Mounted:
+    """A line of /proc/self/mountinfo."""
+
+    point: str
+    kind: str
+    source: str
+
+
+def mounts(text: str | None = None) -> list[Mounted]:
+    """What is mounted, lowest first. Reads no file system but /proc."""
+    found = []
+    for line in (text or Path("/proc/self/mountinfo").read_text()).splitlines():
+        fields = line.split(" ")
+        dash = fields.index("-", 6)
+        found.append(Mounted(unescape(fields[4]), fields[dash + 1], unescape(fields[dash + 2])))
+    return found
+
+
+def unescape(text: str) -> str:
+    """Undoes the \\040 of mountinfo."""
+    head, *rest = text.split("\\")
+    return head + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)
+
+
+def top_mount(point: str) -> Mounted | None:
+    """What is seen at a path, if it is a mount point."""
+    return next((m for m in reversed(mounts()) if m.point == point), None)
+
+
+def locate(mountpoint: str) -> str:
+    """The path as the kernel names it, without touching what may be mounted there: a dead file
+    system could hang whoever asks."""
+    path = os.path.abspath(mountpoint)
+    path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    return path if top_mount(path) else os.path.realpath(path)
+
+
+# ---- who made it ---------------------------------------------------------------------------------
+def identity() -> str:
+    """The source of our mounts: names this process so that another can tell whether it lives."""
+    return f"dfs:{os.getpid()}:{started(os.getpid())}"
+
+
+def started(pid: int) -> str:
+    """When a process was started, in ticks since boot; "" when there is none."""
+    return (stat_fields(pid) + [""] * 20)[19]
+
+
+def stat_fields(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third (the state) on; none when there is no process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def owner(source: str) -> int:
+    """The living process that made a mount of ours; 0 when it is gone."""
+    kind, _, rest = source.partition(":")
+    pid, _, since = rest.partition(":")
+    alive = kind == "dfs" and pid.isdigit() and since and started(int(pid)) == since
+    return int(pid) if alive else 0
+
+
+# ---- making it -----------------------------------------------------------------------------------
+def check_mountpoint(mountpoint: str) -> str:
+    """Makes sure that `mountpoint` can be mounted on; takes dead mounts of ours away. Returns its
+    real path. Raises Misconfigured."""
+    path = locate(mountpoint)
+    for _ in range(MOUNTS_STACKED_MAX):
+        top = top_mount(path)
+        if top is None or top.kind != KIND:
+            break
+        if pid := owner(top.source):
+            raise Misconfigured(
+                f"{path} is mounted by process {pid}, which is alive; stop that one or choose "
+                "another directory with -mount"
+            )
+        log.warning("%s: a mount of a process that is gone (%s) is replaced", path, top.source)
+        # By force: whoever still waits on the dead mount gets an error instead of waiting on.
+        fuse_unmount(path, force=True)
+    if top is not None and (top.kind == "fuse" or top.kind.startswith(("fuse.", "nfs"))):
+        raise Misconfigured(
+            f"{path} shows another file system ({top.kind}); unmount it (umount {path}) or choose "
+            "another directory with -mount"
+        )
+    check_directory(path)
+    return path
+
+
+def check_directory(path: str) -> None:
+    """An empty directory it must be. Raises Misconfigured."""
+    try:
+        with os.scandir(path) as entries:
+            first = next(entries, None)
+    except FileNotFoundError:
+        raise Misconfigured(f"{path} does not exist; make it (mkdir -p {path})") from None
+    except NotADirectoryError:
+        raise Misconfigured(
+            f"{path} is no directory; choose another one with -mount"
+        ) from None
+    except OSError as error:
+        remedy = f"umount -l {path}" if error.errno == errno.ENOTCONN else f"ls -ld {path}"
+        raise Misconfigured(f"{path} cannot be used ({error.strerror}); try: {remedy}") from error
+    if first is not None:
+        raise Misconfigured(
+            f"{path} is not empty ({first.name!r} is in it) and a mount would hide that; choose an "
+            "empty directory with -mount"
+        )
+
+
+def open_device() -> int:
+    """A descriptor of /dev/fuse. Raises Misconfigured."""
+    try:
+        return fuse_open()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+            text = "/dev/fuse is missing; try: modprobe fuse, or in a container: --device /dev/fuse"
+        else:
+            text = f"/dev/fuse cannot be opened ({error.strerror}); run as root"
+        raise Misconfigured(f"{text}, or run without a mount: -mount ''") from error
+
+
+def make_mount(mountpoint: str, allow_other: bool) -> tuple[str, int]:
+    """Mounts; returns the real path and the descriptor. Raises Misconfigured."""
+    path = check_mountpoint(mountpoint)
+    fd = open_device()
+    options = f"user_id={os.getuid()},group_id={os.getgid()},max_read={MAX_READ}"
+    options += ",default_permissions" + (",allow_other" if allow_other else "")
+    try:
+        fuse_mount(fd, path, options, identity())
+    except OSError as error:
+        os.close(fd)
+        if error.errno == errno.EPERM:
+            text = "mounting needs root (in a container: --cap-add SYS_ADMIN)"
+            raise Misconfigured(f"{path}: {text}, or run without a mount: -mount ''") from error
+        raise Misconfigured(f"{path} cannot be mounted on ({error.strerror})") from error
+    return path, fd
+
+
+class MountSupervisor:
+    """Keeps one mount served. `start`, `poll` and `stop` may be called from any thread; the work is
+    done by a thread of its own."""
+
+    def __init__(
+        self,
+        argv_for_fd: Callable[[int, bool], list[str]],
+        mountpoint: str,
+        *,
+        allow_other: bool | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """`argv_for_fd(fd, adopt)` is the command line of an agent. `allow_other`: every user sees
+        the mount (permission bits hold); None = if we are root, as the kernel wants it."""
+        self.mountpoint = mountpoint
+        self._argv_for_fd = argv_for_fd
+        self._allow_other = os.geteuid() == 0 if allow_other is None else allow_other
+        self._env = dict(os.environ if env is None else env)
+        self._lock = threading.Lock()
+        self._state = MountState(False, 0, 0, None, "")
+        self._stopping = threading.Event()
+        self._wake, self._wake_end = os.pipe()
+        self._thread: threading.Thread | None = None
+        self._fd = self._table = -1
+        self._agent: subprocess.Popen[bytes] | None = None
+        self._leaving: list[subprocess.Popen[bytes]] = []
+
+    # ---- for callers -----------------------------------------------------------------------------
+    def start(self) -> None:
+        """Mounts and starts the first agent. Raises Misconfigured with nothing changed."""
+        self._mount()
+        self._thread = threading.Thread(target=self._run, name="dfs-mount", daemon=True)
+        self._thread.start()
+
+    def poll(self) -> MountState:
+        """How it is doing. Does not block."""
+        with self._lock:
+            return self._state
+
+    def stop(self) -> None:
+        """Ends the agent and unmounts, however busy the mount is. Blocks for seconds at most (in
+        asyncio: in a thread). Idempotent."""
+        self._stopping.set()
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        os.close(self._wake_end)
+        thread.join(2 * (AGENT_STOP_MS_MAX + AGENT_KILL_MS_MAX) / 1000)
+        if thread.is_alive():
+            log.error("%s: the supervisor of the mount does not end", self.mountpoint)
+
+    def __enter__(self) -> MountSupervisor:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # ---- the thread ------------------------------------------------------------------------------
+    def _run(self) -> None:
+        adopt, quick = False, 0
+        try:
+            while not self._stopping.is_set():
+                begun = time.monotonic()
+                if self._start_agent(adopt) and not self._wait_for_death():
+                    break
+                lived = (time.monotonic() - begun) * 1000
+                quick = 0 if lived >= AGENT_STABLE_MS else quick + 1
+                self._pause(quick)
+                adopt = not self._stopping.is_set() and self._revive()
+        finally:
+            self._end()
+
+    def _start_agent(self, adopt: bool) -> bool:
+        fds = (self._fd, self._table)
+        try:
+            self._agent = subprocess.Popen(
+                self._argv_for_fd(self._fd, adopt),
+                stdin=subprocess.PIPE,
+                pass_fds=fds,
+                env={**self._env, TABLE_VARIABLE: str(self._table)},
+                # A Ctrl-C at the terminal is for us; we then stop the agent in order.
+                process_group=0,
+            )
+        except OSError as error:
+            self._note(problem=f"the agent of {self.mountpoint} cannot be started: {error}")
+            log.error("%s", self.poll().problem)
+            return False
+        self._note(pid=self._agent.pid, problem="")
+        return True
+
+    def _wait_for_death(self) -> bool:
+        """True when the agent has died, False when we are to stop."""
+        agent = self._agent
+        assert agent is not None
+        pidfd = os.pidfd_open(agent.pid)
+        try:
+            waiting = select.poll()
+            waiting.register(pidfd, select.POLLIN)
+            waiting.register(self._wake, select.POLLIN)
+            while not self._stopping.is_set():
+                waiting.poll(AGENT_WATCH_MS)
+                if agent.poll() is not None or half_dead(agent.pid):
+                    self._bury(agent)
+                    return True
+                self._leaving = [left for left in self._leaving if left.poll() is None]
+        finally:
+            os.close(pidfd)
+        return False
+
+    def _bury(self, agent: subprocess.Popen[bytes]) -> None:
+        """Notes the death; what of the process is stuck in the kernel ends once the next agent
+        answers."""
+        self._agent = None
+        close_pipe(agent)
+        if agent.returncode is None:
+            self._leaving.append(agent)
+        how = describe_exit(agent.returncode)
+        self._note(pid=0, restarts=self.poll().restarts + 1, last_exit=agent.returncode)
+        self._note(problem=f"the agent of {self.mountpoint} {how}; starting another")
+        if not self._stopping.is_set():
+            log.warning("%s", self.poll().problem)
+
+    def _pause(self, quick: int) -> None:
+        """Before the next start: nothing after a long life, ever longer when they die at once."""
+        if quick > 1:
+            delay = min(AGENT_RESTART_MS_MIN << min(quick - 2, 16), AGENT_RESTART_MS_MAX)
+            self._stopping.wait(delay / 1000)
+
+    def _revive(self) -> bool:
+        """True when the next agent can adopt the connection; else there is a new one."""
+        try:
+            fuse_resend(self._fd)
+            return True
+        except OSError as error:
+            log.warning("%s was unmounted (%s); mounting it again", self.mountpoint, error.strerror)
+        self._close_mount(force=True)
+        while not self._stopping.is_set():
+            try:
+                self._mount()
+                return False
+            except Misconfigured as error:
+                self._note(problem=str(error))
+                self._stopping.wait(AGENT_RESTART_MS_MAX / 1000)
+        return False
+
+    # ---- parts -----------------------------------------------------------------------------------
+    def _mount(self) -> None:
+        self.mountpoint, self._fd = make_mount(self.mountpoint, self._allow_other)
+        self._table = os.memfd_create("dfs-open-files", os.MFD_CLOEXEC)
+        self._note(mounted=True)
+
+    def _end(self) -> None:
+        """The agent first, so that it can end in order; then the mount, by force if need be."""
+        agent = self._agent
+        if agent is not None:
+            agent.terminate()
+            wait_for(agent, AGENT_STOP_MS_MAX)
+        stuck = agent is not None and agent.poll() is None
+        # Aborts the connection when the agent hangs: it may be waiting for itself in the kernel.
+        self._close_mount(force=stuck or bool(self._leaving))
+        for process in [*self._leaving, *([agent] if agent is not None else [])]:
+            process.kill()
+            if not wait_for(process, AGENT_KILL_MS_MAX):
+                log.error("agent %d of %s cannot be ended", process.pid, self.mountpoint)
+            close_pipe(process)
+        self._agent, self._leaving = None, []
+        os.close(self._wake)
+        self._note(pid=0, problem="")
+
+    def _close_mount(self, force: bool) -> None:
+        if self._fd < 0:
+            return
+        try:
+            top = top_mount(self.mountpoint)
+            if top is not None and top.kind == KIND and top.source == identity():
+                fuse_unmount(self.mountpoint, force=force)
+        except OSError as error:
+            log.error("%s cannot be unmounted: %s", self.mountpoint, error.strerror)
+        os.close(self._fd)
+        os.close(self._table)
+        self._fd = self._table = -1
+        self._note(mounted=False)
+
+    def _note(self, **changes: object) -> None:
+        with self._lock:
+            self._state = self._state._replace(**changes)  # type: ignore[arg-type]
+
+
+def half_dead(pid: int) -> bool:
+    """The process was killed, but one of its threads is stuck in the kernel: it waits for a lock
+    whose holder waits for the mount. It cannot be reaped, and would never end by itself."""
+    return stat_fields(pid)[:1] == ["Z"]
+
+
+def describe_exit(code: int | None) -> str:
+    """For the log: what became of an agent."""
+    if code is None:
+        return "was killed and hangs in the kernel"
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
+
+
+def wait_for(process: subprocess.Popen[bytes], timeout_ms: int) -> bool:
+    """Whether it ended in time."""
+    try:
+        process.wait(timeout_ms / 1000)
+        return True
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def close_pipe(process: subprocess.Popen[bytes]) -> None:
+    """Closes our end of its standard input."""
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
