@@ -35,6 +35,10 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 OFF: Final = "none"
 """Said for a directory that is not wanted; so is an empty value."""
 
+NOT_SETTINGS: Final = frozenset(("DFS_CONFIG", "DFS_FUSE_TABLE"))
+"""Variables of ours that are no settings: the name of the file itself, and what a supervisor hands
+to its agent."""
+
 # Kubernetes and old Docker links put these into every container beside a service called "dfs-…".
 _INJECTED = re.compile(r"(_|^)(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP)(_\w+)?)?)$")
 _ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
@@ -337,7 +341,7 @@ def _variables(environ: Mapping[str, str]) -> dict[str, str]:
     found = {}
     for variable, value in environ.items():
         name = variable.removeprefix(PREFIX)
-        if name == variable or name in ("CONFIG",) or _INJECTED.search(name):
+        if name == variable or variable in NOT_SETTINGS or _INJECTED.search(name):
             continue
         if variable not in known:
             raise Misconfigured(f"unknown variable {variable}{suggest(variable, known)}")

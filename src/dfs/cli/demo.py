@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ..client import connect
-from ..errors import DfsError, Unavailable
+from ..errors import DfsError, Misconfigured, Unavailable
 from . import output
 from .demo_nodes import Node, Nodes, directory
 from .demo_tree import LEFT_BY_BUILDS, NOT_FILES, OnMount, OnNode, Tree, copy, scan
 
-FUSE: Final = Path("/dev/fuse")
 STALLED_S: Final = 60.0
 """No file more in so long: the demo has failed."""
 AGENT_S: Final = 20.0
@@ -62,10 +61,11 @@ def demo(args: argparse.Namespace) -> int:
     tree = chosen_tree(args)
     for line in tree.left_out:
         output.note(f"left out: {line}")
-    mounts = fuse_usable()
-    if not mounts:
-        output.note(f"no mounts: {FUSE} cannot be opened; the nodes are asked by their API instead")
     with _stoppable(), directory(args.dir) as root:
+        why = why_no_mounts(root / "probe" / "mount")
+        if why:
+            output.note(f"no mounts: {why}. The nodes are compared by their API instead")
+        mounts = not why
         nodes = Nodes(root, mounts)
         try:
             _start(nodes)
@@ -118,13 +118,19 @@ def own_files() -> Path:
     return repository if (repository / "pyproject.toml").exists() else package
 
 
-def fuse_usable() -> bool:
-    """Whether this process may open /dev/fuse."""
+def why_no_mounts(probe: Path) -> str:
+    """"" if this process may mount, which it tries; else one sentence."""
+    from .._engine import fuse_unmount
+    from ..mount import make_mount
+
+    probe.mkdir(parents=True, exist_ok=True)
     try:
-        os.close(os.open(FUSE, os.O_RDWR))
-    except OSError:
-        return False
-    return True
+        path, fd = make_mount(str(probe), False)
+    except Misconfigured as error:
+        return error.text.removesuffix(", or run without a mount: -mount ''")
+    os.close(fd)
+    fuse_unmount(path, force=True)
+    return ""
 
 
 # ---- the story -----------------------------------------------------------------------------------

@@ -1,0 +1,61 @@
+"""serve: a node, its agent beside it, and one line when both are ready."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from .. import serve as node
+from ..config import Settings
+from . import agents, output, parsing
+
+FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def serve_flags(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `dfs serve`: the settings, and nothing else."""
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Runs a node until SIGTERM or Ctrl-C."""
+    loaded = parsing.settings(args)
+    settings = loaded.settings
+    start_logging(settings.log_level)
+    plan = agents.plan(loaded)
+    for line in plan.notes:
+        output.note(line)
+
+    @asynccontextmanager
+    async def companion(running: node.Running) -> AsyncIterator[None]:
+        if plan.cache is None and plan.mount is None:
+            running.node.report_agent({"mount_mode": "off", "problems": plan.notes})
+        async with agents.running(plan, [f"unix:{running.socket.absolute()}"]):
+            yield
+
+    def announce(running: node.Running) -> None:
+        ready(settings, plan, running)
+
+    asyncio.run(node.run(settings, companion, announce))
+
+
+def start_logging(level: str) -> None:
+    """To stderr, one line each."""
+    logging.basicConfig(level=level.upper(), stream=sys.stderr, format=FORMAT)
+
+
+def ready(settings: Settings, plan: agents.Plan, running: node.Running) -> None:
+    """One line of what is there, and what to try next."""
+    endpoint = settings.grpc.removeprefix(":") if settings.grpc.startswith(":") else settings.grpc
+    endpoint = f"localhost:{endpoint}" if settings.grpc.startswith(":") else endpoint
+    where = [f"gRPC {settings.grpc}", f"Raft {settings.raft}", f"data {settings.data}"]
+    where += [f"cache {plan.cache}"] if plan.cache else []
+    where += [f"mount {plan.mount}"] if plan.mount else []
+    output.note(f"{running.identity.name} is ready: {', '.join(where)}. Try:")
+    output.note(f"  dfs put greeting -t hello -endpoint {endpoint}")
+    output.note(f"  dfs get greeting -endpoint {endpoint}")
+    output.note(f"  dfs status -endpoint {endpoint}")
