@@ -43,6 +43,8 @@ WATCH_EVENTS_MAX: Final = 10_000
 """Queued for one watcher; more is a gap, never memory."""
 WATCH_BYTES_MAX: Final = 8 << 20
 WATCH_PROGRESS_MS: Final = 1_000
+WATCH_WAIT_MS_MAX: Final = 5_000
+"""For a node that lags to reach the revision from which a watch goes on; else it is none yet."""
 
 # ---- the hot loop ----------------------------------------------------------------------------------
 STEP_ITEMS_MAX: Final = 512

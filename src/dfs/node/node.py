@@ -5,12 +5,13 @@ import base64
 import logging
 import resource
 import struct
+import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from ..errors import DfsError, Misconfigured, Unavailable
+from ..errors import DfsError, Misconfigured, OutOfRange, Unavailable
 from ..identity import Identity
 from ..limits import (
     DISK_CHECK_INTERVAL_MS,
@@ -19,6 +20,7 @@ from ..limits import (
     LIST_ITEMS_MAX,
     READY_LAG_ENTRIES_MAX,
     STATE_HASH_INTERVAL_MS,
+    WATCH_WAIT_MS_MAX,
 )
 from ..store import Change, Store, View
 from .cluster import Answer, Cluster
@@ -37,7 +39,7 @@ from .ports import (
     Work,
 )
 from .tasks import every, in_thread
-from .watch import Item, Update, Watches, next_items
+from .watch import Item, Pieces, Update, Watches
 
 log = logging.getLogger("dfs.node")
 PAGE_BYTES = resource.getpagesize()
@@ -166,11 +168,11 @@ class Node:
     ) -> AsyncGenerator[tuple[int, list[Item]], None]:
         """Yields (revision, items) in key order, all of one revision; at least once."""
         with self.view() as view:
-            items = view.list(key, recursive, after, data_bytes_max)
-            left = limit or view.revision + LIST_ITEMS_MAX * LIST_ITEMS_MAX
+            pieces = Pieces(view.list(key, recursive, after, data_bytes_max))
+            left = limit or sys.maxsize
             first = True
             while left > 0:
-                piece = await in_thread(next_items, items, min(left, LIST_ITEMS_MAX))
+                piece = await in_thread(pieces.next, min(left, LIST_ITEMS_MAX))
                 if piece or first:
                     yield view.revision, piece
                 if not piece:
@@ -294,7 +296,13 @@ class Node:
             return {"member": _member(member, leader), "role": "", "error": error.text}
 
     async def _applied(self, revision: int) -> None:
-        await self.barrier(True, revision, DRAIN_MS_MAX)
+        try:
+            await self.barrier(True, revision, WATCH_WAIT_MS_MAX)
+        except Refused:
+            raise OutOfRange(
+                f"revision {revision} does not exist here yet, {self._store.applied} is the last;"
+                " watch from one that an answer gave you"
+            ) from None
 
     def _passed(self, result: Result) -> None:
         if not isinstance(result, bytes):

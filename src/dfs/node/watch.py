@@ -101,10 +101,11 @@ class Watcher:
         while self._queue:
             change = self._queue[0]
             if change.revision > self.told:
-                if size >= STREAM_CHUNK_BYTES_MAX and change.revision != taken[-1].revision:
+                size += _size(change)
+                full = size > STREAM_CHUNK_BYTES_MAX
+                if full and taken and change.revision != taken[-1].revision:
                     break
                 taken.append(change)
-                size += _size(change)
             self._bytes -= _size(change)
             self._queue.popleft()
         if not self._queue:
@@ -186,8 +187,8 @@ class Watches:
     async def _snapshot(self, watcher: Watcher) -> AsyncGenerator[Update, None]:
         watcher.collect()
         with self._pinned(watcher) as view:
-            items = tree(view, watcher.key, watcher.data_bytes_max)
-            while piece := await in_thread(next_items, items):
+            pieces = Pieces(tree(view, watcher.key, watcher.data_bytes_max))
+            while piece := await in_thread(pieces.next):
                 yield Update(view.revision, items=piece)
         yield Update(watcher.told, snapshot_end=True)
 
@@ -243,16 +244,17 @@ class _History:
         found: list[Change] = []
         size = scanned = last = 0
         for change in self._view.changes(after):
-            full = size >= STREAM_CHUNK_BYTES_MAX or scanned >= WATCH_SCAN_MAX
+            concerns = self._key in _above(change.key)
+            if len(change.data) > self._most:
+                change = change._replace(data=b"")
+            size += _size(change) if concerns else 0
+            full = (found and size > STREAM_CHUNK_BYTES_MAX) or scanned >= WATCH_SCAN_MAX
             if full and change.revision != last:
                 self.exhausted, self.read_until = False, last
                 break
             scanned, last = scanned + 1, change.revision
-            if self._key in _above(change.key):
-                if len(change.data) > self._most:
-                    change = change._replace(data=b"")
+            if concerns:
                 found.append(change)
-                size += _size(change)
         return found
 
 
@@ -274,17 +276,28 @@ def tree(view: View, key: str, data_bytes_max: int) -> Iterator[Item]:
     yield from items
 
 
-def next_items(items: Iterator[Item], items_max: int = LIST_ITEMS_MAX) -> list[Item]:
-    """The next piece of a stream of items; empty at the end. Blocks."""
-    piece: list[Item] = []
-    size = 0
-    while size < STREAM_CHUNK_BYTES_MAX and len(piece) < items_max:
-        item = next(items, None)
-        if item is None:
-            break
-        piece.append(item)
-        size += len(item[0]) + len(item[1]) + len(item[2] or b"")
-    return piece
+class Pieces:
+    """Cuts a stream of items into answers: bounded bytes, one larger item alone."""
+
+    def __init__(self, items: Iterator[Item]) -> None:
+        self._items = items
+        self._next: Item | None = None
+
+    def next(self, items_max: int = LIST_ITEMS_MAX) -> list[Item]:
+        """The next answer's items; empty at the end. Blocks."""
+        piece: list[Item] = []
+        size = 0
+        while len(piece) < items_max:
+            item = self._next or next(self._items, None)
+            self._next = None
+            if item is None:
+                break
+            size += len(item[0]) + len(item[1]) + len(item[2] or b"")
+            if piece and size > STREAM_CHUNK_BYTES_MAX:
+                self._next = item
+                break
+            piece.append(item)
+        return piece
 
 
 def _above(key: str) -> list[str]:

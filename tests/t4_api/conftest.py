@@ -1,0 +1,138 @@
+"""A node for each test, on every host that answers calls.
+
+memory   grpcio on the unix socket, engine and store in memory
+grpcio   grpcio on the unix socket, the real engine and store
+wire     the real engine's public port, which answers hot calls itself and forwards the others
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from dfs.engine_memory import EngineError, MemoryEngine
+from dfs.errors import Misconfigured
+from dfs.kv import MemoryKV
+from dfs.limits import MESSAGE_BYTES_MAX
+from dfs.proto.dfs_pb2_grpc import ClusterServiceStub, FileServiceStub
+from dfs.serve import Backend, Running, real_backend, running_node
+
+HOSTS = ("memory", "grpcio", "wire")
+
+
+@dataclass(frozen=True)
+class Settings:
+    id: str
+    data: Path
+    raft_listen: str
+    grpc_listen: str
+    peers: tuple[str, ...] = ()
+    insecure: bool = False
+
+    @property
+    def raft_advertise(self) -> str:
+        return self.raft_listen
+
+    @property
+    def grpc_advertise(self) -> str:
+        return self.grpc_listen
+
+
+@dataclass
+class Api:
+    """What a test calls."""
+
+    files: FileServiceStub
+    cluster: ClusterServiceStub
+    channel: grpc.aio.Channel
+    running: Running
+    host: str
+
+    async def raw(self, method: str, body: bytes) -> bytes:
+        """A unary call with a body of any bytes."""
+        return await self.channel.unary_unary(method)(body, timeout=10)
+
+    def applied(self) -> int:
+        return self.running.store.applied
+
+
+@dataclass
+class Refusal:
+    """A refusal with its details."""
+
+    code: grpc.StatusCode
+    text: str
+    reason: str
+    domain: str
+    metadata: dict[str, str]
+    retry_ms: int
+    """0 = no hint."""
+
+
+async def refused(call) -> Refusal:
+    """Awaits a call that must be refused."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return refusal(caught.value)
+
+
+def refusal(error: grpc.aio.AioRpcError) -> Refusal:
+    details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
+    status = Status.FromString(details)
+    info, retry = ErrorInfo(), RetryInfo()
+    for part in status.details:
+        assert isinstance(part, Any)
+        assert part.Unpack(info) or part.Unpack(retry)
+    if details:
+        assert (status.code, status.message) == (error.code().value[0], error.details())
+    return Refusal(
+        error.code(), error.details(), info.reason, info.domain, dict(info.metadata),
+        retry.retry_delay.ToMilliseconds(),
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def backend_of(host: str) -> Backend:
+    if host == "memory":
+        return Backend(MemoryEngine, EngineError, lambda _path: MemoryKV())
+    try:
+        return real_backend()
+    except Misconfigured as error:
+        pytest.skip(str(error))
+
+
+@asynccontextmanager
+async def serve(host: str, data: Path) -> AsyncIterator[Api]:
+    grpc_address = f"127.0.0.1:{free_port()}"
+    settings = Settings("node1", data, f"127.0.0.1:{free_port()}", grpc_address)
+    async with running_node(settings, backend_of(host)) as running:
+        await running.node.become_member()
+        target = grpc_address if host == "wire" else f"unix:{running.socket}"
+        options = [
+            ("grpc.max_receive_message_length", 2 * MESSAGE_BYTES_MAX),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.enable_retries", 0),
+        ]
+        async with grpc.aio.insecure_channel(target, options) as channel:
+            stubs = FileServiceStub(channel), ClusterServiceStub(channel)
+            yield Api(*stubs, channel, running, host)
+
+
+@pytest.fixture(params=HOSTS)
+async def api(request, tmp_path) -> AsyncIterator[Api]:
+    async with serve(request.param, tmp_path / "data") as found:
+        yield found

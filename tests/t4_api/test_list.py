@@ -1,0 +1,92 @@
+"""Lists: one pinned revision, in key order, in pieces."""
+
+import grpc
+import pytest
+
+from dfs.limits import LIST_ITEMS_MAX, MESSAGE_BYTES_MAX, STREAM_CHUNK_BYTES_MAX
+from dfs.proto import dfs_pb2 as pb
+
+from .conftest import refused
+
+Code = grpc.StatusCode
+TREE = ("a", "b/1", "b/2", "b/c/3", "b.txt", "d")
+
+
+@pytest.fixture
+async def tree(api):
+    for key in TREE:
+        await api.files.Put(pb.PutRequest(key=key, data=key.encode()))
+    return api
+
+
+async def listed(api, **fields):
+    """(keys, revision, answers) of a list."""
+    answers = [answer async for answer in api.files.List(pb.ListRequest(**fields))]
+    assert len({answer.revision for answer in answers}) == 1
+    items = [item for answer in answers for item in answer.items]
+    return [item.key for item in items], answers[0].revision, items
+
+
+async def test_directories_and_subtrees(tree):
+    keys, revision, _ = await listed(tree)
+    assert keys == ["a", "b", "b.txt", "d"]
+    assert revision == tree.applied()
+    assert (await listed(tree, recursive=True))[0] == [
+        "a", "b", "b/1", "b/2", "b/c", "b/c/3", "b.txt", "d",
+    ]
+    assert (await listed(tree, key="b"))[0] == ["b/1", "b/2", "b/c"]
+    assert (await listed(tree, key="b", recursive=True))[0] == ["b/1", "b/2", "b/c", "b/c/3"]
+    assert (await listed(tree, key="b/1"))[0] == ["b/1"]
+
+
+async def test_an_empty_tree_answers_once_with_its_revision(api):
+    keys, revision, _ = await listed(api)
+    assert (keys, revision) == ([], api.applied())
+
+
+async def test_pages(tree):
+    keys, after = [], ""
+    while page := (await listed(tree, recursive=True, limit=3, after=after))[0]:
+        assert len(page) <= 3
+        keys += page
+        after = page[-1]
+    assert keys == (await listed(tree, recursive=True))[0]
+    found = await refused(tree.files.List(pb.ListRequest(key="b", after="d")).read())
+    assert found.code == Code.INVALID_ARGUMENT
+
+
+async def test_content_up_to_a_size(tree):
+    _, _, items = await listed(tree, key="b", recursive=True, data_bytes_max=3)
+    assert {item.key: item.data for item in items if item.has_data} == {
+        "b/1": b"b/1", "b/2": b"b/2",
+    }
+    _, _, items = await listed(tree)
+    assert not any(item.has_data for item in items)
+
+
+@pytest.mark.parametrize("consistency", [pb.LINEARIZABLE, pb.LOCAL])
+async def test_a_list_shows_one_revision_while_writes_go_on(api, consistency):
+    for n in range(LIST_ITEMS_MAX + 10):
+        await api.running.node.write(1, pb.PutRequest(key=f"k{n:05}").SerializeToString(), 1000)
+    request = pb.ListRequest(consistency=consistency)
+    call = api.files.List(request)
+    first = await call.read()
+    assert len(first.items) == LIST_ITEMS_MAX
+    await api.files.Delete(pb.DeleteRequest(key=f"k{LIST_ITEMS_MAX + 1:05}"))
+    rest = []
+    while (answer := await call.read()) is not grpc.aio.EOF:
+        rest.append(answer)
+    keys = [item.key for answer in (first, *rest) for item in answer.items]
+    assert keys == [f"k{n:05}" for n in range(LIST_ITEMS_MAX + 10)]
+    assert {answer.revision for answer in (first, *rest)} == {api.applied() - 1}
+
+
+async def test_pieces_are_bounded_and_a_large_item_travels_alone(api):
+    for n, size in enumerate((600_000, 600_000, 16 << 20, 10)):
+        await api.files.Put(pb.PutRequest(key=f"k{n}", data=bytes(size)))
+    request = pb.ListRequest(data_bytes_max=16 << 20)
+    answers = [answer async for answer in api.files.List(request)]
+    assert [len(answer.items) for answer in answers] == [1, 1, 1, 1]
+    sizes = [answer.ByteSize() for answer in answers]
+    assert max(sizes) <= MESSAGE_BYTES_MAX
+    assert sorted(sizes)[-2] <= STREAM_CHUNK_BYTES_MAX
