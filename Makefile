@@ -40,7 +40,7 @@ rust: ## the Rust tests
 pytest: setup ## the Python tests; T="-k name" for some of them
 	$(PY) -m pytest $(T)
 
-bench: setup ## the built-in load generator against three local nodes
+bench: setup ## puts and gets against the node at DFS_ENDPOINT, default localhost:13000
 	./dfs bench put
 	./dfs bench get
 

@@ -221,30 +221,52 @@ def table(head: str, rows: list[list[str]]) -> str:
 
 def first_sentence(text: str | None) -> str:
     """Of a docstring."""
-    return re.split(r"(?<=[.:])\s", (text or "").strip() + " ", maxsplit=1)[0]
+    return re.split(r"(?<=[.])\s", (text or "").strip() + " ", maxsplit=1)[0]
+
+
+USER_LIMITS = ("keys and values", "messages", "watches", "store")
+"""The sections of limits.py that a user may run into."""
+
+
+SECTION = re.compile(r"# ---- (.*?) -*$")
+
+
+def limits() -> Iterator[tuple[str, str, str]]:
+    """(section, constant, reason) of each constant of limits.py."""
+    text = (ROOT / "src/dfs/limits.py").read_text()
+    lines = enumerate(text.splitlines(), 1)
+    sections = {n: found[1] for n, line in lines if (found := SECTION.match(line))}
+    body = ast.parse(text).body
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            said = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            reason = str(after.value.value) if said else ""  # type: ignore[union-attr]
+            section = max((n, name) for n, name in sections.items() if n < node.lineno)[1]
+            yield section, node.target.id, reason
+
+
+def check_limits() -> Iterator[str]:
+    """Every limit has its reason."""
+    for _, limit, reason in limits():
+        if not reason:
+            yield f"src/dfs/limits.py: {limit} has no reason (a string below it)"
 
 
 def table_limits() -> str:
-    """Each constant of limits.py with the string below it."""
+    """The limits that a user may meet."""
     import dfs.limits
 
-    body = ast.parse((ROOT / "src/dfs/limits.py").read_text()).body
-    rows = []
-    for node, after in zip(body, [*body[1:], None], strict=True):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            said = ""
-            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                said = str(after.value.value)
-            rows.append([f"`{node.target.id}`", value(getattr(dfs.limits, node.target.id)), said])
-    return table("limit | value | reason", rows)
+    return table("limit | value | reason", [
+        [f"`{limit}`", value(limit, getattr(dfs.limits, limit)), reason]
+        for section, limit, reason in limits()
+        if section in USER_LIMITS
+    ])
 
 
-def value(number: object) -> str:
+def value(limit: str, number: int) -> str:
     """A limit as people write it."""
-    if not isinstance(number, int) or isinstance(number, bool):
-        return str(number)
     for shift, unit in ((20, "MiB"), (10, "KiB")):
-        if number >= 1 << shift and number % (1 << shift) == 0:
+        if "BYTES" in limit and number >= 1 << shift and number % (1 << shift) == 0:
             return f"{number >> shift:,} {unit}"
     return f"{number:,}"
 
@@ -270,20 +292,28 @@ def table_settings() -> str:
     """Each setting of config.py."""
     import dfs.config
 
-    rows = []
-    for row in dfs.config.rows():
-        key = "" if row.name == row.flag else row.name
-        rows.append([
-            f"`{row.flag}`", f"`{row.variable}`", f"`{key}`", f"{row.default}" or "(none)",
+    rows = [
+        [
+            f"`{row.flag}`", f"`{row.variable}`", f"`{row.name}`", row.default or "(none)",
             ", ".join(row.used_by), row.doc,
-        ])
+        ]
+        for row in dfs.config.rows()
+    ]
     return table("flag | variable | dfs.yaml | default | of | meaning", rows)
 
 
+def table_commands() -> str:
+    """Each command of the command line."""
+    from dfs.cli.parsing import COMMANDS
+
+    return table("command | what it does", [[f"`dfs {c}`", row.doc] for c, row in COMMANDS.items()])
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    "limits": table_limits, "errors": table_errors, "settings": table_settings
+    "limits": table_limits, "errors": table_errors, "settings": table_settings,
+    "commands": table_commands,
 }
-TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(\n<!-- end of table -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: (\w+) -->\n)(?:.*?\n)??(<!-- end of table -->)", re.DOTALL)
 
 
 def documents() -> list[Path]:
@@ -297,7 +327,7 @@ def check_tables(write: bool = False) -> Iterator[str]:
     for path in documents():
         text = path.read_text()
         found |= {match[2] for match in TABLE.finditer(text)}
-        fresh = TABLE.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], text)
+        fresh = TABLE.sub(lambda match: match[1] + TABLES[match[2]]() + "\n" + match[3], text)
         if fresh != text and write:
             path.write_text(fresh)
         elif fresh != text:
@@ -355,7 +385,7 @@ def check_promises() -> Iterator[str]:
 
 CHECKS = (
     check_sizes, check_functions, check_calls, check_excepts, check_rust, check_versions,
-    check_protobuf, check_tables, check_links, check_promises,
+    check_limits, check_protobuf, check_tables, check_links, check_promises,
 )
 
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-# ---- keys and values ---------------------------------------------------------------------------
+# ---- keys and values ----------------------------------------------------------------------------
 KEY_BYTES_MAX: Final = 1_024
 """Below PATH_MAX (4,096) with room for a mount point in front."""
 COMPONENT_BYTES_MAX: Final = 255
@@ -14,79 +14,106 @@ VALUE_BYTES_MAX: Final = 16 << 20
 SMALL_VALUE_BYTES_MAX: Final = 4_096
 """Up to here content stands in the current record as well as in history: one lookup per read."""
 REQUEST_ID_BYTES: Final = 16
+"""A UUID."""
 MODE_MAX: Final = 0o7777
+"""Permission bits with setuid, setgid and sticky; the kind of a file is not among them."""
 DELETE_KEYS_MAX: Final = 10_000
 """Keys that one recursive delete removes: bounds the work of one log entry."""
 
-# ---- messages ----------------------------------------------------------------------------------
+# ---- messages -----------------------------------------------------------------------------------
 MESSAGE_BYTES_MAX: Final = VALUE_BYTES_MAX + (64 << 10)
 """A Put of the largest value with its key and metadata."""
 METADATA_BYTES_MAX: Final = 8 << 10
+"""Headers of a call; gRPC's own default."""
 STREAM_CHUNK_BYTES_MAX: Final = 1 << 20
 """Of a list or watch answer; one larger item travels alone."""
 DEADLINE_MS_DEFAULT: Final = 10_000
 """For a unary call that names none."""
 DEADLINE_MS_MAX: Final = 30_000
+"""A unary call that asks for longer gets this: what waits so long is better asked again."""
 STREAMS_PER_CONNECTION_MAX: Final = 1_024
+"""Calls of one connection at once; callers that want more open another."""
 CONNECTIONS_MAX: Final = 256
+"""Each costs buffers; with CALL_BYTES_WAITING_MAX it bounds the memory of a node under attack."""
 HANDSHAKE_MS_MAX: Final = 3_000
+"""A caller that says nothing after connecting is cut off."""
 CALLS_WAITING_MAX: Final = 8_192
 """Unary calls inside one node; more are refused, not buffered."""
 CALL_BYTES_WAITING_MAX: Final = 128 << 20
+"""Of the bodies of those calls: eight of the largest puts."""
 
 RETRY_DELAY_MS: Final = 100
 """The hint that goes with "nothing was done, try again": about two heartbeats."""
 
-# ---- watches -------------------------------------------------------------------------------------
+# ---- watches ------------------------------------------------------------------------------------
 WATCHES_MAX: Final = 4_096
+"""Each has a queue of its own; WATCH_BYTES_MAX each is the worst case."""
 WATCH_EVENTS_MAX: Final = 10_000
-"""Queued for one watcher; more is a gap, never memory."""
+"""Queued for one watcher; more is read from history again, never kept in memory."""
 WATCH_BYTES_MAX: Final = 8 << 20
+"""As WATCH_EVENTS_MAX, for large content."""
 WATCH_PROGRESS_MS: Final = 1_000
+"""A watcher knows at least so often that it is up to date, and that its stream lives."""
 WATCH_WAIT_MS_MAX: Final = 5_000
 """For a node that lags to reach the revision from which a watch goes on; else it is none yet."""
 
-# ---- the hot loop ----------------------------------------------------------------------------------
+# ---- the hot loop -------------------------------------------------------------------------------
 STEP_ITEMS_MAX: Final = 512
+"""Calls and entries in one turn of the hot loop: a turn stays below some milliseconds."""
 STEP_WAIT_MS: Final = 200
+"""Longest wait of an idle turn; `wake` ends it earlier."""
 SWITCH_INTERVAL_US: Final = 500
-"""Interpreter lock handed from a busy thread to the hot one; Python's own 5 ms would be its pause."""
+"""For a busy thread to hand the interpreter lock to the hot one; Python's own 5 ms is a long pause."""
 PROPOSAL_BATCHES_MAX: Final = 2
 """In flight at once: what makes batches form by themselves."""
 
-# ---- Raft ------------------------------------------------------------------------------------------
+# ---- Raft ---------------------------------------------------------------------------------------
 HEARTBEAT_MS: Final = 50
+"""Six of them fit into the shortest election timeout."""
 ELECTION_MS_MIN: Final = 300
+"""A killed leader is replaced in about a second, and a busy machine causes no election."""
 ELECTION_MS_MAX: Final = 600
+"""Twice the minimum: two candidates seldom start together."""
 SNAPSHOT_LOG_BYTES: Final = 64 << 20
 """Log written since the last snapshot before the next, and never less than that snapshot's size."""
 LOG_KEEP_BYTES: Final = 64 << 20
 """Kept behind a snapshot so that a member that was away briefly needs none."""
 
-# ---- store -------------------------------------------------------------------------------------------
+# ---- store --------------------------------------------------------------------------------------
 FLUSH_INTERVAL_MS: Final = 2_000
+"""What the log keeps for the store after a crash: about so much is replayed."""
 HISTORY_AGE_S: Final = 24 * 3_600
+"""A day: a watcher that was away over night resumes, a mistake of yesterday can be looked at."""
 HISTORY_REVISIONS_MAX: Final = 1_000_000
+"""Bounds the disk where much is written within HISTORY_AGE_S."""
 FLOOR_PRUNE_EVENTS_MAX: Final = 500
 """History events removed at once: no applied batch becomes long."""
 FLOOR_PRUNE_INTERVAL_ENTRIES: Final = 256
 """Log entries between two such steps: counted by log index, so that every member prunes alike."""
 STORE_MEMTABLE_BYTES: Final = 64 << 20
+"""Written to disk when full; two of them may exist."""
 STORE_CACHE_BYTES: Final = 64 << 20
 """Uncompressed blocks of tables; the page cache has the rest."""
 STORE_LOAD_BYTES: Final = 4 << 20
 """Written at once while a snapshot is loaded."""
 
-# ---- cluster -----------------------------------------------------------------------------------------
+# ---- cluster ------------------------------------------------------------------------------------
 RAFT_PORT: Final = 12_000
+"""Where peers meet by default."""
 GRPC_PORT: Final = 13_000
+"""Where callers are served by default."""
 PROMOTE_LAG_ENTRIES_MAX: Final = 1_000
+"""So close behind, a learner that gets its vote does not delay the others."""
 STATE_HASH_INTERVAL_MS: Final = 10_000
+"""A member that differs is found within this time,"""
 STATE_HASH_INTERVAL_ENTRIES: Final = 1_000
+"""or within so many entries where much is written."""
 
-# ---- agent -------------------------------------------------------------------------------------------
+# ---- agent --------------------------------------------------------------------------------------
 FETCH_MS_MAX: Final = 30_000
+"""For content that a reader waits for; then an errno, never a hang."""
 RESCAN_INTERVAL_S: Final = 600
+"""inotify may lose events: the cache directory is compared so often."""
 DROP_QUIET_MS: Final = 100
 """After a close of a file that is written in place, before it is taken."""
 UPLOADS_MAX: Final = 64
@@ -94,6 +121,7 @@ UPLOADS_MAX: Final = 64
 UPLOADS_BIG_MAX: Final = 2
 """Of those, larger than UPLOAD_BIG_BYTES: what the agent holds in memory stays below 100 MiB."""
 UPLOAD_BIG_BYTES: Final = 1 << 20
+"""See UPLOADS_BIG_MAX."""
 DROP_READERS: Final = 3
 """Threads that read and hash drops: hashing leaves the interpreter lock, more only wait for it."""
 DROP_QUIET_MS_MAX: Final = 5_000
@@ -111,12 +139,13 @@ LEASE_RETRY_MS_MAX: Final = 5_000
 CACHE_RETRY_S: Final = 5
 """Between attempts to use a cache directory that is missing or gone."""
 SIGNATURE_RACY_NS: Final = 20_000_000
-"""A change so soon after another may carry the same time stamp: such a signature proves nothing."""
+"""A change so soon after another may have the same time stamp: such a signature proves nothing."""
 AGENT_DATA_BYTES_MAX: Final = 64 << 10
-"""Content up to here travels with the change itself; larger content is fetched when it is wanted."""
+"""Content up to here travels with the change itself; larger content is fetched when wanted."""
 AGENT_RETRY_MS: Final = 50
+"""First pause of the agent when it does not reach its node."""
 AGENT_RETRY_MS_MAX: Final = 2_000
-"""Between attempts of the agent to reach its node or a quorum; doubles from the one to the other."""
+"""Between attempts of the agent to reach its node or a quorum; doubles from one to the other."""
 WATCH_SILENCE_MS_MAX: Final = 5_000
 """No progress mark for so long: the stream is dead, whatever the connection says."""
 FEED_UPDATES_MAX: Final = 64
@@ -124,23 +153,27 @@ FEED_UPDATES_MAX: Final = 64
 FEED_ITEMS_MAX: Final = 4_096
 """Changes applied to the tree in one go: the event loop is back after a few milliseconds."""
 MISSES_MAX: Final = 64
+"""Files that readers wait for, fetched at once."""
 MISS_WAIT_MS: Final = 200
+"""Longest wait for the next miss: how fast the thread notices that the agent ends."""
 WARM_FETCHES_MAX: Final = 8
 """Contents fetched at once in the background: readers and drops come first."""
 OBJECT_KEEP_S: Final = 10
 """A cached object stays so long after its last version is gone: a reader may just open it."""
 REPORT_INTERVAL_MS: Final = 1_000
+"""How old the agent's figures in `dfs status` may be."""
 PROBLEMS_MAX: Final = 20
 """Sentences in one report; the rest is counted."""
 CONFLICT_NAMES_MAX: Final = 100
 """Different losers of one file within one second."""
 
-# ---- mount ---------------------------------------------------------------------------------------
+# ---- mount --------------------------------------------------------------------------------------
 AGENT_WATCH_MS: Final = 100
 """Between two looks at the agent; its end is noticed at once, its getting stuck only by looking."""
 AGENT_STABLE_MS: Final = 2_000
 """An agent that lived so long is replaced at once when it dies; others after a pause."""
 AGENT_RESTART_MS_MIN: Final = 100
+"""First pause before an agent that died at once is started again."""
 AGENT_RESTART_MS_MAX: Final = 5_000
 """The pause doubles from the one to the other while agents die as soon as they start."""
 AGENT_STOP_MS_MAX: Final = 3_000
@@ -150,16 +183,18 @@ AGENT_KILL_MS_MAX: Final = 2_000
 MOUNTS_STACKED_MAX: Final = 16
 """Dead mounts on one directory that a start takes away."""
 
-# ---- node --------------------------------------------------------------------------------------------
+# ---- node ---------------------------------------------------------------------------------------
 HASH_MARKS_MAX: Final = 1_024
 """Applied indexes whose hashes a node remembers: batches end at different indexes on each member,
 and this many reach far enough back to find common ones under full load."""
 HASH_MARKS_SENT_MAX: Final = 512
+"""Of those, in one answer to another member."""
 WATCH_SCAN_MAX: Final = 10_000
 """Changes of history looked at for one answer of a watch that catches up."""
 LIST_ITEMS_MAX: Final = 2_000
 """Items in one answer of a list, however small: bounds the time between two answers."""
 FLOOR_INTERVAL_MS: Final = 60_000
+"""How often the leader looks whether history is old enough to go."""
 FLOOR_STEP_MIN: Final = 1_000
 """Revisions by which the floor moves at least: a log entry each time."""
 FLOOR_PROBE_MAX: Final = 1_000
@@ -168,14 +203,17 @@ DISK_FREE_BYTES_MIN: Final = 128 << 20
 """Below it writes that need space are refused, so that log and store can still be written: two
 segments and two memtables."""
 DISK_CHECK_INTERVAL_MS: Final = 1_000
+"""A disk fills by less than DISK_FREE_BYTES_MIN in this time."""
 READY_INTERVAL_MS: Final = 200
 """Between two looks at whether this node is ready and who leads."""
 READY_LAG_ENTRIES_MAX: Final = 10_000
 """Committed but not applied here: more, and the node says it is not ready."""
 JOIN_RETRY_MS: Final = 500
+"""A node that found no cluster asks around again."""
 LEADER_POLL_MS: Final = 20
 """Between two looks for the new leader while leadership moves."""
 PROMOTE_RETRY_MS: Final = 250
+"""Between two looks whether a learner has caught up."""
 ASK_MS_MAX: Final = 2_000
 """For one question to one member."""
 CLUSTER_MS_MAX: Final = 10_000
@@ -185,10 +223,11 @@ CLUSTER_THREADS_MAX: Final = 16
 DRAIN_MS_MAX: Final = 5_000
 """For calls under way when the node stops."""
 
-# ---- client --------------------------------------------------------------------------------------
+# ---- client -------------------------------------------------------------------------------------
 CLIENT_BACKOFF_MS_MIN: Final = 20
 """Before the first repetition of a call; doubled each time. An election takes about a second."""
 CLIENT_BACKOFF_MS_MAX: Final = 1_000
+"""The pause grows no further: a cluster that is back is noticed within a second."""
 CLIENT_CONTACT_MS_MAX: Final = 1_000
 """Nobody has ever answered this client: rather a wrong address than an outage, so it gives up."""
 CLIENT_ATTEMPT_MS_MIN: Final = 1_000
@@ -196,8 +235,10 @@ CLIENT_ATTEMPT_MS_MIN: Final = 1_000
 CLIENT_LEARN_INTERVAL_MS: Final = 30_000
 """How often a client asks who the members are, so that it finds one when its node is gone."""
 CLIENT_LEARN_MS_MAX: Final = 2_000
+"""For that question; nobody waits for it."""
 CLIENT_ANSWER_BYTES_MAX: Final = 2 * MESSAGE_BYTES_MAX
 """All events of one revision come in one answer: more than one message of the largest Put."""
 CLIENT_KEEPALIVE_MS: Final = 10_000
+"""A connection that says nothing is asked whether it lives so often."""
 CLIENT_KEEPALIVE_MS_MAX: Final = 5_000
 """A peer that is gone without a word is noticed after the sum of both, also by a quiet stream."""
