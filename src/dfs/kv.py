@@ -114,7 +114,9 @@ class RocksKV:
         self._snapshots: WeakSet[_RocksSnapshot] = WeakSet()
         self._scans: WeakSet[Iterator[Record]] = WeakSet()
         self._options = WriteOptions()
-        self._options.disable_wal = True  # type: ignore[method-assign, assignment] # an attribute
+        # The stub has it wrong: both are attributes.
+        self._options.disable_wal = True  # type: ignore[method-assign, assignment]
+        self._options.memtable_insert_hint_per_batch = True
         if fresh:
             _point(pointer, self._name)
         self._remove_others()
@@ -246,6 +248,7 @@ def _open(path: Path, *, create: bool) -> Rdict:
     options.set_atomic_flush(True)
     options.set_block_based_table_factory(tables)
     options.set_compression_type(DBCompressionType.lz4())
+    options.set_allow_concurrent_memtable_write(False)  # One thread writes.
     options.set_write_buffer_size(STORE_MEMTABLE_BYTES)
     options.set_max_background_jobs(2)
     options.set_bytes_per_sync(1 << 20)

@@ -10,27 +10,32 @@ from collections.abc import Iterator
 from heapq import merge
 from typing import Final
 
-from xxhash import xxh3_128_intdigest
-
 from dfs.errors import DataLoss
-from dfs.kv import Reads
+from dfs.kv import KeyValue
 from dfs.limits import FLOOR_PRUNE_EVENTS_MAX
 from dfs.proto.dfs_pb2 import DIRECTORY, FILE
 from dfs.store.encode import with_children
 from dfs.store.layout import (
     CURRENT,
+    HISTORY,
+    INDEX,
+    INLINE,
     NO_REQUEST,
+    PATH_END,
+    PLACE,
     REQUEST,
     Change,
     Event,
     Meta,
     Version,
+    digest_of,
     history_key,
     index_key,
     key_of,
     pack_event,
     pack_version,
     place_of,
+    record_of,
     seal,
     unpack_event,
     unpack_version,
@@ -42,7 +47,7 @@ _HASH_MODULUS: Final = 1 << 128
 class Batch:
     """The state as it will be when the batch is written."""
 
-    def __init__(self, kv: Reads, meta: Meta) -> None:
+    def __init__(self, kv: KeyValue, meta: Meta) -> None:
         """Starts from what is stored; `meta` is changed in place."""
         self.meta = meta
         self.changes: dict[bytes, bytes | None] = {}
@@ -50,31 +55,33 @@ class Batch:
         self.events: list[Change] = []
         """What watchers will see."""
         self._kv = kv
-        self._seen: dict[bytes, bytes | None] = {}
+        self.seen: dict[bytes, bytes | None] = {}
+        """Values of `n` and `d` that were looked at or changed, as they are now."""
         self.sub = 0
         """The sub-index that the next change of this entry gets."""
 
     # ---- values ----------------------------------------------------------------------------------
 
-    def preload(self, store_keys: list[bytes], values: list[bytes | None]) -> None:
-        """What was found for keys that the batch will ask for."""
-        self._seen.update(zip(store_keys, values, strict=True))
+    def load(self, store_keys: list[bytes]) -> None:
+        """Fetches at once what the batch will surely look at."""
+        if store_keys:
+            self.seen.update(zip(store_keys, self._kv.get_many(store_keys), strict=True))
 
     def value(self, store_key: bytes) -> bytes | None:
         """A value in `n` or `d` as of now."""
         try:
-            return self._seen[store_key]
+            return self.seen[store_key]
         except KeyError:
-            found = self._seen[store_key] = self._kv.get(store_key)
+            found = self.seen[store_key] = self._kv.get(store_key)
             return found
 
     def put(self, store_key: bytes, body: bytes) -> None:
         """Stores a value in `n` or `d`."""
-        self._seen[store_key] = self.changes[store_key] = seal(store_key, body)
+        self.seen[store_key] = self.changes[store_key] = seal(store_key, body)
 
     def remove(self, store_key: bytes) -> None:
         """Removes a value of `n` or `d`."""
-        self._seen[store_key] = self.changes[store_key] = None
+        self.seen[store_key] = self.changes[store_key] = None
 
     def scan(self, begin: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Stored records and those of this batch in begin <= key < end, ascending."""
@@ -95,53 +102,62 @@ class Batch:
         value = self.value(store_key)
         return None if value is None else unpack_version(store_key, value)
 
-    def store(self, path: bytes, old: Version | None, new: Version, request_id: bytes) -> None:
-        """Makes `new` the version of a key, with its event; `new.sub` is `sub`."""
+    def record(self, path: bytes, version: Version) -> bytes:
+        """The encoded Record of a key's current version."""
+        return record_of(version, self.seen[CURRENT + path] or b"")
+
+    def store(
+        self, index: int, path: bytes, old: Version | None, kind: int, flags: int, size: int,
+        record: bytes, data: bytes, request_id: bytes,
+    ) -> None:  # fmt: skip
+        """Makes a new version of a key, with its event. `size` = children for a directory."""
         meta = self.meta
         store_key = CURRENT + path
-        digest = xxh3_128_intdigest(store_key + new.record)
+        digest = digest_of(store_key, record)
+        change = int.from_bytes(digest, "little")
         if old is None:
             meta.keys += 1
-            event = Event(False, 0, 0, meta.time_ns, request_id, path, new.record, new.data)
+            created, number, previous, previous_sub = index, 1, 0, 0
         else:
-            digest -= xxh3_128_intdigest(store_key + old.record)
-            meta.content_bytes -= old.size if old.kind == FILE else 0
-            event = Event(
-                False, old.sub, old.revision, meta.time_ns, request_id, path, new.record, new.data
-            )
-        if new.kind == FILE:
-            meta.content_bytes += new.size
-        meta.state_hash = (meta.state_hash + digest) % _HASH_MODULUS
-        self.put(store_key, pack_version(new if new.inline else new._replace(data=b"")))
-        self._add(new.revision, event)
+            created, number, previous = old.created, old.number + 1, old.revision
+            previous_sub = old.sub
+            change -= int.from_bytes(old.digest, "little")
+            if old.kind == FILE:
+                meta.content_bytes -= old.size
+        if kind == FILE:
+            meta.content_bytes += size
+        meta.state_hash = (meta.state_hash + change) % _HASH_MODULUS
+        body = pack_version(
+            kind, flags, self.sub, index, created, number, size, digest, record,
+            data if flags & INLINE else b"",
+        )  # fmt: skip
+        self.put(store_key, body)
+        self._add(index, False, previous_sub, previous, request_id, path, record, data)
 
-    def drop(self, revision: int, path: bytes, old: Version, request_id: bytes) -> None:
+    def drop(self, index: int, path: bytes, old: Version, request_id: bytes) -> None:
         """Removes a key, with its event."""
         meta = self.meta
-        store_key = CURRENT + path
+        record = self.record(path, old)
         meta.keys -= 1
-        meta.content_bytes -= old.size if old.kind == FILE else 0
-        digest = xxh3_128_intdigest(store_key + old.record)
-        meta.state_hash = (meta.state_hash - digest) % _HASH_MODULUS
-        self.remove(store_key)
-        self._add(
-            revision,
-            Event(True, old.sub, old.revision, meta.time_ns, request_id, path, old.record, b""),
-        )
+        if old.kind == FILE:
+            meta.content_bytes -= old.size
+        meta.state_hash = (meta.state_hash - int.from_bytes(old.digest, "little")) % _HASH_MODULUS
+        self.remove(CURRENT + path)
+        self._add(index, True, old.sub, old.revision, request_id, path, record, b"")
 
     def count_child(self, path: bytes, directory: Version, step: int) -> None:
         """A directory got or lost a child: no change of its own, so no event."""
         meta = self.meta
         store_key = CURRENT + path
         count = directory.size + step
-        record = with_children(directory.record, directory.size, count)
-        digest = xxh3_128_intdigest(store_key + record) - xxh3_128_intdigest(
-            store_key + directory.record
-        )
-        meta.state_hash = (meta.state_hash + digest) % _HASH_MODULUS
-        self.put(store_key, pack_version(directory._replace(size=count, record=record)))
+        record = with_children(self.record(path, directory), directory.size, count)
+        digest = digest_of(store_key, record)
+        meta.state_hash += int.from_bytes(digest, "little")
+        meta.state_hash -= int.from_bytes(directory.digest, "little")
+        meta.state_hash %= _HASH_MODULUS
+        self.put(store_key, pack_version(*directory[:6], count, digest, record, b""))
 
-    def lose_child(self, revision: int, path: bytes) -> None:
+    def lose_child(self, index: int, path: bytes) -> None:
         """The child at `path` is gone: its parent counts one less, or vanishes if implicit."""
         while (cut := path.rfind(b"\0")) > 0:
             path = path[:cut]
@@ -151,15 +167,23 @@ class Batch:
             if parent.size > 1 or not parent.implicit:
                 self.count_child(path, parent, -1)
                 return
-            self.drop(revision, path, parent, b"")
+            self.drop(index, path, parent, b"")
 
-    def _add(self, revision: int, event: Event) -> None:
+    def _add(
+        self, index: int, deleted: bool, previous_sub: int, previous: int, request_id: bytes,
+        path: bytes, record: bytes, data: bytes,
+    ) -> None:  # fmt: skip
         sub = self.sub
         self.sub = sub + 1
-        history = history_key(revision, sub)
-        self.changes[history] = seal(history, pack_event(event))
-        self.changes[index_key(event.path, revision, sub)] = b""
-        self.events.append(event.change(revision, sub))
+        changes = self.changes
+        place = PLACE.pack(index, sub)
+        history = HISTORY + place
+        body = pack_event(
+            deleted, previous_sub, previous, self.meta.time_ns, request_id, path, record, data
+        )
+        changes[history] = seal(history, body)
+        changes[INDEX + path + PATH_END + place] = b""
+        self.events.append(Change(index, sub, deleted, key_of(path), record, data, previous))
 
     # ---- history ---------------------------------------------------------------------------------
 

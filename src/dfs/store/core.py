@@ -11,12 +11,12 @@ from dfs.store import snapshot
 from dfs.store.batch import Batch
 from dfs.store.encode import done_answer, get_answer, stat_answer
 from dfs.store.layout import META_KEY, Change, Meta, chained, unpack_meta
-from dfs.store.operations import Command, parse, reads, run
+from dfs.store.operations import Command, parse, run
 from dfs.store.read import (
     View,
     check_revision,
     current_file,
-    current_version,
+    current_record,
     past_event,
     past_file,
 )
@@ -61,14 +61,11 @@ class Store:
         nothing was written.
         """
         batch = Batch(self._kv, self._meta.copy())
-        parsed = [_parsed(payload) for _, payload, _ in entries]
-        wanted_keys = {k for c in parsed if isinstance(c, Command) for k in reads(c)}
-        if wanted_keys:
-            found = list(wanted_keys)
-            batch.preload(found, self._kv.get_many(found))
+        commands = [parse(payload) if payload else None for _, payload, _ in entries]
+        batch.load([key for command in commands if command for key in command.needs])
         results = [
             self._step(batch, index, payload, command, wanted)
-            for (index, payload, wanted), command in zip(entries, parsed, strict=True)
+            for (index, payload, wanted), command in zip(entries, commands, strict=True)
         ]
         batch.meta.log_id = log_id
         if membership:
@@ -94,7 +91,7 @@ class Store:
         if revision:
             check_revision(revision, self.floor, self.applied)
             return stat_answer(past_event(self._kv, key, revision).record)
-        return stat_answer(current_version(self._kv, key).record)
+        return stat_answer(current_record(self._kv, key))
 
     def export(self, view: View, path: str) -> None:
         """Writes the whole state of `view` to a file that appears at `path` complete and on disk.
@@ -119,30 +116,29 @@ class Store:
         self._kv.close()
 
     def _step(
-        self, batch: Batch, index: int, payload: bytes, command: Command | DfsError | None,
-        wanted: bool,
-    ) -> Result:  # fmt: skip
+        self, batch: Batch, index: int, payload: bytes, command: Command | None, wanted: bool
+    ) -> Result:
         """Applies one entry."""
         meta = batch.meta
         if index != meta.applied + 1 and (meta.log_id or index):
             raise Internal(f"entry {index} is to be applied behind entry {meta.applied}")
-        changes = len(batch.events)
-        batch.sub = 0
-        result: Result = None
-        try:
-            if isinstance(command, DfsError):
-                raise command
-            if command is not None:
-                outcome = run(batch, index, command)
-                result = done_answer(*outcome) if wanted else None
-        except DataLoss:
-            raise
-        except DfsError as refusal:
-            if len(batch.events) != changes:
-                raise Internal(f"entry {index} was refused half done: {refusal}") from refusal
-            result = refusal.with_traceback(None) if wanted else None
         meta.applied = index
         meta.chain = chained(meta.chain, index, payload)
+        batch.sub = 0
+        result: Result = None
+        if command is not None:
+            changes = len(batch.events)
+            try:
+                outcome = run(batch, index, command)
+                if wanted:
+                    result = done_answer(*outcome)
+            except DataLoss:
+                raise
+            except DfsError as refusal:
+                if len(batch.events) != changes:
+                    raise Internal(f"entry {index} was refused half done: {refusal}") from refusal
+                if wanted:
+                    result = refusal.with_traceback(None)
         if index % FLOOR_PRUNE_INTERVAL_ENTRIES == 0:
             batch.prune()
         return result
@@ -166,13 +162,3 @@ class Store:
         self.keys = meta.keys
         self.bytes = meta.content_bytes
         self.time_ns = meta.time_ns
-
-
-def _parsed(payload: bytes) -> Command | DfsError | None:
-    """A command, why it is none, or None for Raft's own entries."""
-    if not payload:
-        return None
-    try:
-        return parse(payload)
-    except DfsError as refusal:
-        return refusal.with_traceback(None)

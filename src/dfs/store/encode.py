@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Final
 
 _LOW: Final = 1 << 14
+_HIGH: Final = 1 << 28
 _LAST: Final = tuple(
     bytes((n,)) if n < 0x80 else bytes((n & 0x7F | 0x80, n >> 7)) for n in range(_LOW)
 )
@@ -20,6 +21,8 @@ def varint(number: int) -> bytes:
     """A protobuf varint; not negative."""
     if number < _LOW:
         return _LAST[number]
+    if number < _HIGH:
+        return _MORE[number & (_LOW - 1)] + _LAST[number >> 14]
     return _MORE[number & (_LOW - 1)] + varint(number >> 14)
 
 
@@ -30,17 +33,17 @@ def writer_fields(node: str, principal: str) -> bytes:
 
 
 def file_record(
-    revision: int, created: int, count: int, size: int, sha256: bytes, mode: int, mtime_ns: int,
+    revision: int, created: int, number: int, size: int, sha256: bytes, mode: int, mtime_ns: int,
     writer: bytes, time_ns: int, request_id: bytes,
 ) -> bytes:  # fmt: skip
     """A Record of kind FILE. `writer` = `writer_fields`."""
     return b"\x10%b\x18%b\x20%b%b\x32\x20%b%b%b%b\x61%b%b" % (
         varint(revision),
         varint(created),
-        varint(count),
-        b"\x28" + varint(size) if size else b"",
+        _LAST[number] if number < _LOW else varint(number),
+        b"\x28" + (_LAST[size] if size < _LOW else varint(size)) if size else b"",
         sha256,
-        b"\x38" + varint(mode) if mode else b"",
+        b"\x38" + _LAST[mode] if mode else b"",
         b"\x41" + mtime_ns.to_bytes(8, "little", signed=True) if mtime_ns else b"",
         writer,
         time_ns.to_bytes(8, "little"),

@@ -36,15 +36,23 @@ REQUEST: Final = b"d"
 META_KEY: Final = b"m"
 
 CHECKSUM_BYTES: Final = 8
-_VERSION = Struct("<BBIQQQQI")
+_VERSION = Struct("<BBIQQQQ16sI")
 _EVENT = Struct("<BIQQ16sHI")
 _REQUEST = Struct("<QQQ")
 _META = Struct("<HQQQQIQQQ16s16sI")
-_PLACE = Struct(">QI")
 
-_INLINE = 1
-_IMPLICIT = 2
+PLACE: Final = Struct(">QI")
+"""(revision, sub) of an event, at the end of keys in `h` and `i`."""
+PATH_END: Final = b"\0\0"
+"""Behind the path in `i`: no path holds it, so no path's index runs into another's."""
+
+_RECORD_START = CHECKSUM_BYTES + _VERSION.size
+
+INLINE: Final = 1
+IMPLICIT: Final = 2
+"""Flags of a current version."""
 _DELETED = 1
+"""Flag of an event."""
 NO_REQUEST: Final = bytes(16)
 
 
@@ -89,18 +97,18 @@ def subtree(family: bytes, path: bytes) -> tuple[bytes, bytes]:
 
 
 def history_key(revision: int, sub: int) -> bytes:
-    """Where the event of that revision stands."""
-    return HISTORY + _PLACE.pack(revision, sub)
+    """Where an event stands."""
+    return HISTORY + PLACE.pack(revision, sub)
 
 
 def index_key(path: bytes, revision: int, sub: int) -> bytes:
     """Where the index of a key names that event."""
-    return INDEX + path + b"\0\0" + _PLACE.pack(revision, sub)
+    return INDEX + path + PATH_END + PLACE.pack(revision, sub)
 
 
 def place_of(store_key: bytes) -> tuple[int, int]:
     """(revision, sub) at the end of a key in `h` or `i`."""
-    revision, sub = _PLACE.unpack_from(store_key, len(store_key) - _PLACE.size)
+    revision, sub = PLACE.unpack_from(store_key, len(store_key) - PLACE.size)
     return revision, sub
 
 
@@ -125,8 +133,8 @@ def described(store_key: bytes) -> str:
     family, rest = store_key[:1], store_key[1:]
     if family == CURRENT:
         return f"the record of {_readable(rest)}"
-    if family == HISTORY and len(rest) == _PLACE.size:
-        revision, sub = _PLACE.unpack(rest)
+    if family == HISTORY and len(rest) == PLACE.size:
+        revision, sub = PLACE.unpack(rest)
         return f"event {sub} of revision {revision}"
     if family == REQUEST:
         return f"request {rest.hex()}"
@@ -143,13 +151,10 @@ def _readable(path: bytes) -> str:
 
 
 class Version(NamedTuple):
-    """The current version of a live key."""
+    """The current version of a live key, without record and content."""
 
     kind: int
-    implicit: bool
-    """A directory that goes with its last child."""
-    inline: bool
-    """`data` is here, not only in history."""
+    flags: int
     sub: int
     revision: int
     created: int
@@ -157,9 +162,19 @@ class Version(NamedTuple):
     """1 for the first version, 2 for the second, …"""
     size: int
     """Bytes of a file's content; children of a directory."""
-    record: bytes
-    """Encoded Record."""
-    data: bytes
+    digest: bytes
+    """Its part of the state hash."""
+    record_bytes: int
+
+    @property
+    def inline(self) -> bool:
+        """The content is here, not only in history."""
+        return bool(self.flags & INLINE)
+
+    @property
+    def implicit(self) -> bool:
+        """A directory that goes with its last child."""
+        return bool(self.flags & IMPLICIT)
 
 
 def kind_name(kind: int) -> str:
@@ -167,25 +182,35 @@ def kind_name(kind: int) -> str:
     return Kind.Name(kind).lower()
 
 
-def pack_version(version: Version) -> bytes:
-    """The body of a value in `n`."""
-    flags = (_INLINE if version.inline else 0) | (_IMPLICIT if version.implicit else 0)
+def digest_of(store_key: bytes, record: bytes) -> bytes:
+    """What a live record adds to the state hash."""
+    return xxh3_128_digest(store_key + record)
+
+
+def pack_version(
+    kind: int, flags: int, sub: int, revision: int, created: int, number: int, size: int,
+    digest: bytes, record: bytes, data: bytes,
+) -> bytes:  # fmt: skip
+    """The body of a value in `n`. `data` = b"" unless it is inline."""
     head = _VERSION.pack(
-        version.kind, flags, version.sub, version.revision, version.created, version.number,
-        version.size, len(version.record),
-    )  # fmt: skip
-    return head + version.record + version.data
+        kind, flags, sub, revision, created, number, size, digest, len(record)
+    )
+    return head + record + data
 
 
 def unpack_version(store_key: bytes, value: bytes) -> Version:
-    """Reads a value of `n`. Raises DataLoss."""
-    body = unseal(store_key, value)
-    kind, flags, sub, revision, created, count, size, length = _VERSION.unpack_from(body)
-    end = _VERSION.size + length
-    return Version(
-        kind, bool(flags & _IMPLICIT), bool(flags & _INLINE), sub, revision, created, count, size,
-        body[_VERSION.size : end], body[end:],
-    )  # fmt: skip
+    """Reads the head of a value of `n`. Raises DataLoss."""
+    return Version._make(_VERSION.unpack_from(unseal(store_key, value)))
+
+
+def record_of(version: Version, value: bytes) -> bytes:
+    """The encoded Record in a value of `n` whose head is `version`."""
+    return value[_RECORD_START : _RECORD_START + version.record_bytes]
+
+
+def inline_data_of(version: Version, value: bytes) -> bytes:
+    """The content in a value of `n` that holds it."""
+    return value[_RECORD_START + version.record_bytes :]
 
 
 # ---- events --------------------------------------------------------------------------------------
@@ -211,9 +236,11 @@ class Event(NamedTuple):
         )
 
 
-def pack_event(event: Event) -> bytes:
-    """The body of a value in `h`."""
-    deleted, previous_sub, previous, time_ns, request_id, path, record, data = event
+def pack_event(
+    deleted: bool, previous_sub: int, previous: int, time_ns: int, request_id: bytes, path: bytes,
+    record: bytes, data: bytes,
+) -> bytes:  # fmt: skip
+    """The body of a value in `h`; the arguments are the fields of Event."""
     head = _EVENT.pack(
         _DELETED if deleted else 0, previous_sub, previous, time_ns, request_id or NO_REQUEST,
         len(path), len(record),

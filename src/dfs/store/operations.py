@@ -16,6 +16,7 @@ from xxhash import xxh3_64_intdigest
 from dfs import commands
 from dfs.errors import (
     Conflict,
+    DataLoss,
     FailedPrecondition,
     InvalidArgument,
     IsADirectory,
@@ -24,7 +25,7 @@ from dfs.errors import (
     NotFound,
     TooLarge,
 )
-from dfs.limits import DELETE_KEYS_MAX, SMALL_VALUE_BYTES_MAX
+from dfs.limits import DELETE_KEYS_MAX, SMALL_VALUE_BYTES_MAX, VALUE_BYTES_MAX
 from dfs.paths import check_key
 from dfs.proto.dfs_pb2 import (
     DIRECTORY,
@@ -36,11 +37,13 @@ from dfs.proto.dfs_pb2 import (
     Record,
     SymlinkRequest,
 )
-from dfs.proto.internal.log_pb2 import Entry, SetFloor
+from dfs.proto.internal.log_pb2 import Entry
 from dfs.store.batch import Batch
 from dfs.store.encode import file_record, writer_fields
 from dfs.store.layout import (
     CURRENT,
+    IMPLICIT,
+    INLINE,
     REQUEST,
     Done,
     UnknownEntry,
@@ -48,7 +51,6 @@ from dfs.store.layout import (
     key_of,
     kind_name,
     pack_done,
-    path_of,
     subtree,
     unpack_done,
     unpack_version,
@@ -64,107 +66,99 @@ _TIME_NS_MAX = (1 << 63) - 1
 _NS_PER_MS = 1_000_000
 
 
+Outcome = tuple[int, int]
+"""What the answer says: the revision, and how many keys were deleted."""
+
+
 class Command(NamedTuple):
     """A decoded entry."""
 
-    name: str
+    run: Callable[[Batch, int, Command], Outcome]
+    number: int
     """Of the operation."""
     entry: Entry
     request: Any
-    """PutRequest, DeleteRequest, MakeDirRequest, SymlinkRequest or SetFloor."""
+    """PutRequest, DeleteRequest, MakeDirRequest, SymlinkRequest, SetFloor, or the refusal."""
     path: bytes
     """Of the request's key, as in store keys."""
-
-
-class Outcome(NamedTuple):
-    """What the answer says."""
-
-    revision: int
-    deleted: int = 0
+    needs: tuple[bytes, ...]
+    """Store keys that running it surely looks at."""
 
 
 def parse(payload: bytes) -> Command:
-    """Decodes an entry. Raises UnknownEntry when a newer version wrote it (this node must stop),
-    InvalidArgument when it is none at all."""
-    if payload[:2] != commands.FORMAT_PREFIX:
-        _refuse_format(payload)
-    entry = _decode(payload)
-    name = entry.WhichOneof("operation")
-    if name is None:
-        _refuse_operation(entry)
-    request = getattr(entry, name)
-    if name == "set_floor":
-        return Command(name, entry, request, b"")
-    key = request.key
-    if "\0" in key:
-        check_key(key)  # It would look like another key: in paths a NUL stands for '/'.
-    return Command(name, entry, request, path_of(key))
-
-
-def reads(command: Command) -> list[bytes]:
-    """Store keys that running it surely looks at."""
-    if command.name == "set_floor":
-        return []
-    if command.request.request_id:
-        return [CURRENT + command.path, REQUEST + command.request.request_id]
-    return [CURRENT + command.path]
+    """Decodes an entry. One that is none becomes a command that is refused. Raises UnknownEntry
+    when a newer version wrote it: this node must stop."""
+    try:
+        if payload[:2] != commands.FORMAT_PREFIX:
+            _refuse_format(payload)
+        entry = _decode(payload)
+        name = entry.WhichOneof("operation")
+        if name is None:
+            _refuse_operation(entry)
+        request = getattr(entry, name)
+        number, operation = _OPERATIONS[name]
+        if number == commands.SET_FLOOR:
+            return Command(operation, number, entry, request, b"", ())
+        key = request.key
+        if "\0" in key:
+            check_key(key)  # It would look like another key: in paths a NUL stands for '/'.
+        path = key.encode().replace(b"/", b"\0")
+        request_id = request.request_id
+        if not request_id:
+            return Command(operation, number, entry, request, path, (CURRENT + path,))
+        commands.check_request_id(request_id)
+        needs = (CURRENT + path, REQUEST + request_id)
+        return Command(_once, number, entry, request, path, needs)
+    except InvalidArgument as refusal:
+        return Command(_refused, 0, Entry(), refusal, b"", ())
 
 
 def run(batch: Batch, index: int, command: Command) -> Outcome:
     """Does what the entry at `index` says. Raises the refusal, or DataLoss (this node stops)."""
     meta = batch.meta
-    meta.time_ns = min(max(meta.time_ns + 1, command.entry.time_ns), _TIME_NS_MAX)
-    if command.name == "set_floor":
-        return _set_floor(batch, index, command.request)
-    number, operation = _OPERATIONS[command.name]
-    request_id = command.request.request_id
-    if not request_id:
-        return operation(batch, index, command)
-    commands.check_request_id(request_id)
-    fingerprint = _fingerprint(number, command)
-    done = _done_before(batch, request_id, fingerprint)
-    if done is not None:
-        return done
-    outcome = operation(batch, index, command)
-    if outcome.revision == index:  # Else it changed nothing, and no event would take the id away.
-        store_key = REQUEST + request_id
-        batch.put(store_key, pack_done(Done(index, outcome.deleted, fingerprint)))
-    return outcome
+    time_ns = command.entry.time_ns
+    if meta.time_ns < time_ns <= _TIME_NS_MAX:
+        meta.time_ns = time_ns
+    elif meta.time_ns < _TIME_NS_MAX:
+        meta.time_ns += 1
+    return command.run(batch, index, command)
 
 
 # ---- operations ----------------------------------------------------------------------------------
 
 
 def _put(batch: Batch, index: int, command: Command) -> Outcome:
-    _, entry, request, path = command
-    commands.check_put(request)
+    entry, request, path = command.entry, command.request, command.path
+    data = request.data
+    size = len(data)
+    described = request.HasField("metadata")
+    if described or size > VALUE_BYTES_MAX:
+        commands.check_put(request)
     sha256 = entry.sha256
     if len(sha256) != _SHA256_BYTES:
         raise InvalidArgument(f"{request.key}: the log entry has no digest of the value")
     old = _leaf_before(batch, request, path)
     if old is None:
         _make_parents(batch, index, entry, path)
-        created, count = index, 1
+        created, number = index, 1
     else:
-        created, count = old.created, old.number + 1
+        created, number = old.created, old.number + 1
     time_ns = batch.meta.time_ns
     mode, mtime_ns = FILE_MODE, time_ns
-    if request.HasField("metadata"):
+    if described:
         mode, mtime_ns = _metadata(request.metadata, mode, mtime_ns)
-    data = request.data
-    size = len(data)
+    request_id = request.request_id
     record = file_record(
-        index, created, count, size, sha256, mode, mtime_ns,
-        writer_fields(entry.node, entry.principal), time_ns, request.request_id,
+        index, created, number, size, sha256, mode, mtime_ns,
+        writer_fields(entry.node, entry.principal), time_ns, request_id,
     )  # fmt: skip
-    inline = size <= SMALL_VALUE_BYTES_MAX
-    new = Version(FILE, False, inline, batch.sub, index, created, count, size, record, data)
-    batch.store(path, old, new, request.request_id)
-    return Outcome(index)
+    flags = INLINE if size <= SMALL_VALUE_BYTES_MAX else 0
+    batch.store(index, path, old, FILE, flags, size, record, data, request_id)
+    return index, 0
 
 
 def _symlink(batch: Batch, index: int, command: Command) -> Outcome:
-    _, entry, request, path = command
+    entry, request, path = command.entry, command.request, command.path
     commands.check_symlink(request)
     old = _leaf_before(batch, request, path)
     if old is None:
@@ -174,12 +168,12 @@ def _symlink(batch: Batch, index: int, command: Command) -> Outcome:
         kind=SYMLINK, target=request.target, mode=mode, mtime_ns=mtime_ns,
         request_id=request.request_id,
     )  # fmt: skip
-    batch.store(path, old, _version(batch, index, entry, old, record), request.request_id)
-    return Outcome(index)
+    _store(batch, index, entry, path, old, record)
+    return index, 0
 
 
 def _make_dir(batch: Batch, index: int, command: Command) -> Outcome:
-    _, entry, request, path = command
+    entry, request, path = command.entry, command.request, command.path
     check_key(request.key)
     commands.check_make_dir(request)
     old = batch.version(path)
@@ -189,27 +183,28 @@ def _make_dir(batch: Batch, index: int, command: Command) -> Outcome:
     elif old.kind != DIRECTORY:
         raise NotADirectory(f"{request.key} is a {kind_name(old.kind)}", other=request.key)
     elif not old.implicit:
-        present = Record.FromString(old.record)
+        present = Record.FromString(batch.record(path, old))
         mode, mtime_ns = present.mode, present.mtime_ns
         if _metadata(request.metadata, mode, mtime_ns) == (mode, mtime_ns):
-            return Outcome(old.revision)
+            return old.revision, 0
     mode, mtime_ns = _metadata(request.metadata, mode, mtime_ns)
     record = Record(
         kind=DIRECTORY, mode=mode, mtime_ns=mtime_ns, request_id=request.request_id,
         children=old.size if old else 0,
     )  # fmt: skip
-    batch.store(path, old, _version(batch, index, entry, old, record), request.request_id)
-    return Outcome(index)
+    _store(batch, index, entry, path, old, record)
+    return index, 0
 
 
 def _delete(batch: Batch, index: int, command: Command) -> Outcome:
-    _, _, request, path = command
+    request, path = command.request, command.path
     key = request.key
     old = batch.version(path)
     if old is None:
         check_key(key)
         raise NotFound(f"no such key: {key}")
-    _check_base(request, old)
+    if request.HasField("base_revision"):
+        _check_base(request, old)
     below: list[tuple[bytes, Version]] = []
     if old.kind == DIRECTORY and old.size:
         if not request.recursive:
@@ -219,26 +214,31 @@ def _delete(batch: Batch, index: int, command: Command) -> Outcome:
         batch.drop(index, child_path, child, b"")
     batch.drop(index, path, old, request.request_id)
     batch.lose_child(index, path)
-    return Outcome(index, len(below) + 1)
+    return index, len(below) + 1
 
 
-def _set_floor(batch: Batch, index: int, request: SetFloor) -> Outcome:
+def _set_floor(batch: Batch, index: int, command: Command) -> Outcome:
     meta = batch.meta
-    if request.revision > index:
-        raise InvalidArgument(f"the floor cannot be {request.revision}: that is yet to come")
-    if request.revision > meta.floor:
-        meta.floor = request.revision
-        meta.floor_time_ns = batch.time_at(request.revision)
+    floor = command.request.revision
+    if floor > index:
+        raise InvalidArgument(f"the floor cannot be {floor}: that is yet to come")
+    if floor > meta.floor:
+        meta.floor = floor
+        meta.floor_time_ns = batch.time_at(floor)
     batch.prune()
-    return Outcome(meta.floor)
+    return meta.floor, 0
 
 
-Operation = Callable[[Batch, int, Command], Outcome]
-_OPERATIONS: Final[dict[str, tuple[int, Operation]]] = {
+def _refused(_batch: Batch, _index: int, command: Command) -> Outcome:
+    raise command.request
+
+
+_OPERATIONS: Final[dict[str, tuple[int, Callable[[Batch, int, Command], Outcome]]]] = {
     "put": (commands.PUT, _put),
     "delete": (commands.DELETE, _delete),
     "make_dir": (commands.MAKE_DIR, _make_dir),
     "symlink": (commands.SYMLINK, _symlink),
+    "set_floor": (commands.SET_FLOOR, _set_floor),
 }
 
 
@@ -254,13 +254,12 @@ def _leaf_before(
         check_key(request.key)
     elif old.kind == DIRECTORY:
         raise IsADirectory(f"{request.key} is a directory", other=request.key)
-    _check_base(request, old)
+    if request.HasField("base_revision"):
+        _check_base(request, old)
     return old
 
 
 def _check_base(request: PutRequest | SymlinkRequest | DeleteRequest, old: Version | None) -> None:
-    if not request.HasField("base_revision"):
-        return
     expected, found = request.base_revision, old.revision if old else 0
     if expected == found:
         return
@@ -294,21 +293,22 @@ def _make_parents(batch: Batch, index: int, entry: Entry, path: bytes) -> None:
             kind=DIRECTORY, mode=DIRECTORY_MODE, mtime_ns=batch.meta.time_ns, implicit=True,
             children=1,
         )  # fmt: skip
-        batch.store(directory, None, _version(batch, index, entry, None, record), b"")
+        _store(batch, index, entry, directory, None, record)
 
 
-def _version(
-    batch: Batch, index: int, entry: Entry, old: Version | None, record: Record
-) -> Version:
-    """The next version of a directory or symlink."""
+def _store(
+    batch: Batch, index: int, entry: Entry, path: bytes, old: Version | None, record: Record
+) -> None:
+    """Makes the next version of a directory or symlink."""
     record.revision = index
     record.created_revision = old.created if old else index
     record.version = old.number + 1 if old else 1
     record.node, record.principal = entry.node, entry.principal
     record.time_ns = batch.meta.time_ns
-    return Version(
-        record.kind, record.implicit, True, batch.sub, index, record.created_revision,
-        record.version, record.children, record.SerializeToString(deterministic=True), b"",
+    flags = IMPLICIT if record.implicit else 0
+    batch.store(
+        index, path, old, record.kind, flags, record.children,
+        record.SerializeToString(deterministic=True), b"", record.request_id,
     )  # fmt: skip
 
 
@@ -321,9 +321,11 @@ def _metadata(metadata: Metadata, mode: int, mtime_ns: int) -> tuple[int, int]:
 
 
 def _contents(batch: Batch, key: str, path: bytes, old: Version) -> str:
-    first = next(batch.scan(*subtree(CURRENT, path)))[0][1:]
+    first, _ = next(batch.scan(*subtree(CURRENT, path)), (b"", b""))
+    if not first:
+        raise DataLoss(f"the state is damaged: {key} counts {old.size} children and has none")
     return (
-        f"{key} is a directory that is not empty: it holds {key_of(first)}"
+        f"{key} is a directory that is not empty: it holds {key_of(first[1:])}"
         f"{f' and {old.size - 1:,} more' if old.size > 1 else ''}; delete it with recursive"
     )
 
@@ -331,6 +333,7 @@ def _contents(batch: Batch, key: str, path: bytes, old: Version) -> str:
 def _subtree(batch: Batch, key: str, path: bytes) -> list[tuple[bytes, Version]]:
     below = []
     for store_key, value in batch.scan(*subtree(CURRENT, path)):
+        batch.seen[store_key] = value
         below.append((store_key[1:], unpack_version(store_key, value)))
         if len(below) == DELETE_KEYS_MAX:
             raise TooLarge(
@@ -341,6 +344,21 @@ def _subtree(batch: Batch, key: str, path: bytes) -> list[tuple[bytes, Version]]
 
 
 # ---- requests ------------------------------------------------------------------------------------
+
+
+def _once(batch: Batch, index: int, command: Command) -> Outcome:
+    """Runs a command whose request has an id, unless it was run before."""
+    request_id = command.request.request_id
+    number, operation = _OPERATIONS[command.entry.WhichOneof("operation")]
+    fingerprint = _fingerprint(number, command)
+    done = _done_before(batch, request_id, fingerprint)
+    if done is not None:
+        return done
+    outcome = operation(batch, index, command)
+    if outcome[0] == index:  # Else it changed nothing, and no event would take the id away.
+        store_key = REQUEST + request_id
+        batch.put(store_key, pack_done(Done(index, outcome[1], fingerprint)))
+    return outcome
 
 
 def _fingerprint(number: int, command: Command) -> int:
@@ -361,7 +379,7 @@ def _done_before(batch: Batch, request_id: bytes, fingerprint: int) -> Outcome |
                 f"the request id {request_id.hex()} was used for another request"
                 f" (revision {done.revision}): ids must be unique"
             )
-        return Outcome(done.revision, done.deleted)
+        return done.revision, done.deleted
     made_ns = _uuid7_ns(request_id)
     if made_ns and made_ns < batch.meta.floor_time_ns:
         raise FailedPrecondition(

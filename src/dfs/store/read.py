@@ -20,6 +20,7 @@ from dfs.store.layout import (
     CURRENT,
     HISTORY,
     INDEX,
+    INLINE,
     META_KEY,
     Change,
     Event,
@@ -27,9 +28,11 @@ from dfs.store.layout import (
     Version,
     history_key,
     index_key,
+    inline_data_of,
     key_of,
     path_of,
     place_of,
+    record_of,
     subtree,
     unpack_event,
     unpack_meta,
@@ -38,6 +41,8 @@ from dfs.store.layout import (
 
 _SUB_MAX = (1 << 32) - 1
 Item = tuple[str, bytes, bytes | None]
+Found = tuple[bytes, Version, bytes]
+"""A path, its current version, and the stored value that it is the head of."""
 
 
 class View:
@@ -69,7 +74,7 @@ class View:
         if revision:
             check_revision(revision, self.floor, self.revision)
             return past_event(self.source, key, revision).record
-        return current_version(self.source, key).record
+        return current_record(self.source, key)
 
     def history(self, key: str, before: int = 0) -> Iterator[Change]:
         """The retained changes of a key and of all below it, newest first, with revision <
@@ -99,9 +104,9 @@ class View:
         that is not 0. Raises NotFound, InvalidArgument (`after` is elsewhere), DataLoss.
         """
         if key:
-            version = current_version(self.source, key)
+            version, value = _current(self.source, key)
             if version.kind != DIRECTORY:
-                one = (path_of(key), version)
+                one = (path_of(key), version, value)
                 return _items(self.source, iter([] if after else [one]), data_bytes_max)
         path = path_of(key)
         begin, end = subtree(CURRENT, path)
@@ -132,22 +137,30 @@ class View:
 # ---- one key -------------------------------------------------------------------------------------
 
 
-def current_version(source: Reads, key: str) -> Version:
-    """The version of a live key. Raises NotFound, InvalidArgument, DataLoss."""
+def _current(source: Reads, key: str) -> tuple[Version, bytes]:
+    """A live key's version and the stored value that it is the head of."""
     store_key = CURRENT + path_of(key)
     value = source.get(store_key)
     if value is None or "\0" in key:
         check_key(key)
         raise NotFound(f"no such key: {key}")
-    return unpack_version(store_key, value)
+    return unpack_version(store_key, value), value
+
+
+def current_record(source: Reads, key: str) -> bytes:
+    """The record of a live key. Raises NotFound, InvalidArgument, DataLoss."""
+    return record_of(*_current(source, key))
 
 
 def current_file(source: Reads, key: str) -> tuple[bytes, bytes]:
     """(record, content) of a live file."""
-    version = current_version(source, key)
+    version, value = _current(source, key)
+    record = record_of(version, value)
     if version.kind != FILE:
-        _refuse_kind(key, version.kind, version.record)
-    return version.record, _content(source, path_of(key), version)
+        _refuse_kind(key, version.kind, record)
+    if version.flags & INLINE:
+        return record, inline_data_of(version, value)
+    return record, _event(source, path_of(key), version.revision, version.sub).data
 
 
 def past_file(source: Reads, key: str, revision: int) -> tuple[bytes, bytes]:
@@ -192,12 +205,6 @@ def _refuse_kind(key: str, kind: int, record: bytes) -> None:
     )
 
 
-def _content(source: Reads, path: bytes, version: Version) -> bytes:
-    if version.inline:
-        return version.data
-    return _event(source, path, version.revision, version.sub).data
-
-
 def _event(source: Reads, path: bytes, revision: int, sub: int) -> Event:
     """The event of a key that must be there."""
     store_key = history_key(revision, sub)
@@ -215,30 +222,33 @@ def _event(source: Reads, path: bytes, revision: int, sub: int) -> Event:
 # ---- many keys -----------------------------------------------------------------------------------
 
 
-def _subtree(source: Reads, begin: bytes, end: bytes) -> Iterator[tuple[bytes, Version]]:
+def _subtree(source: Reads, begin: bytes, end: bytes) -> Iterator[Found]:
     for store_key, value in source.scan(begin, end):
-        yield store_key[1:], unpack_version(store_key, value)
+        yield store_key[1:], unpack_version(store_key, value), value
 
 
-def _children(source: Reads, begin: bytes, end: bytes) -> Iterator[tuple[bytes, Version]]:
+def _children(source: Reads, begin: bytes, end: bytes) -> Iterator[Found]:
     """The same, stepping over what is below each child."""
     while begin:
         found = source.scan(begin, end)
         begin = b""
         for store_key, value in found:
             version = unpack_version(store_key, value)
-            yield store_key[1:], version
+            yield store_key[1:], version, value
             if version.kind == DIRECTORY and version.size:
                 begin = store_key + b"\x01"
                 break
 
 
-def _items(
-    source: Reads, found: Iterator[tuple[bytes, Version]], data_bytes_max: int
-) -> Iterator[Item]:
-    for path, version in found:
-        wanted = data_bytes_max and version.kind == FILE and version.size <= data_bytes_max
-        yield key_of(path), version.record, _content(source, path, version) if wanted else None
+def _items(source: Reads, found: Iterator[Found], data_bytes_max: int) -> Iterator[Item]:
+    for path, version, value in found:
+        data = None
+        if data_bytes_max and version.kind == FILE and version.size <= data_bytes_max:
+            if version.flags & INLINE:
+                data = inline_data_of(version, value)
+            else:
+                data = _event(source, path, version.revision, version.sub).data
+        yield key_of(path), record_of(version, value), data
 
 
 def _changes(source: Reads, first: int) -> Iterator[Change]:

@@ -14,8 +14,6 @@ from pathlib import Path
 from struct import Struct
 from typing import BinaryIO, Final
 
-from xxhash import xxh3_128_intdigest
-
 from dfs.errors import DataLoss
 from dfs.kv import Reads, Record
 from dfs.limits import KEY_BYTES_MAX, STREAM_CHUNK_BYTES_MAX, VALUE_BYTES_MAX
@@ -25,6 +23,8 @@ from dfs.store.layout import (
     META_KEY,
     Meta,
     UnknownEntry,
+    digest_of,
+    record_of,
     unpack_meta,
     unpack_version,
     unseal,
@@ -159,7 +159,8 @@ class _Check:
             self._meta = unpack_meta(value)
         elif key[:1] == CURRENT:
             self._keys += 1
-            self._state_hash += xxh3_128_intdigest(key + unpack_version(key, value).record)
+            record = record_of(unpack_version(key, value), value)
+            self._state_hash += int.from_bytes(digest_of(key, record), "little")
 
     def finish(self, path: str | Path) -> None:
         """Raises DataLoss unless the records are those that the state counted."""
