@@ -97,7 +97,8 @@ impl Tree {
     }
 
     /// The kernel's knowledge comes from a process that died: every directory may have changed
-    /// since. `open` are the ids of files that are open. Returns what to tell the kernel.
+    /// since. `open` are the ids of files that are open. Returns what to tell the kernel, besides
+    /// that all names are out of date.
     pub fn adopt(&mut self, open: impl Iterator<Item = u64>, now_ns: i64) -> Notices {
         self.tell_all = true;
         for id in open {
@@ -110,7 +111,6 @@ impl Tree {
             self.nodes[id].mtime_ns.store(now_ns, Relaxed);
             notices.directories.insert(*id);
         }
-        notices.names.push(Notice::Epoch);
         notices
     }
 

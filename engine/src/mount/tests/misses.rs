@@ -1,1 +1,128 @@
+use super::super::change::{Batch, Upsert};
+use super::super::node::Kind;
+use super::super::tree::Tree;
+use super::*;
 
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn node(path: &str) -> Arc<Node> {
+    let upsert = Upsert {
+        path: path.to_owned(),
+        kind: Kind::File,
+        size: 9,
+        mode: 0,
+        mtime_ns: 0,
+        version: 4,
+        place: None,
+    };
+    let mut tree = Tree::new(0);
+    tree.upsert(&upsert, &mut Batch::new(0));
+    tree.find(path).unwrap().clone()
+}
+
+fn waiter(unique: u64, node: &Arc<Node>) -> Waiter {
+    Waiter {
+        unique,
+        node: node.clone(),
+        want: Want::Open,
+    }
+}
+
+fn uniques(waiters: Vec<Waiter>) -> Vec<u64> {
+    waiters.iter().map(|waiter| waiter.unique).collect()
+}
+
+#[test]
+fn readers_of_one_file_share_one_miss() {
+    let (misses, now) = (Misses::new(DEADLINE), Instant::now());
+    let (one, two) = (node("d/one"), node("two"));
+    misses.park(waiter(2, &one), "d/one", now).unwrap();
+    misses.park(waiter(4, &one), "d/one", now).unwrap();
+    misses.park(waiter(6, &two), "two", now).unwrap();
+    let taken = misses.take(10, Duration::ZERO);
+    assert_eq!(
+        taken,
+        [(1, "d/one".to_owned(), 4), (2, "two".to_owned(), 4)]
+    );
+    assert_eq!(misses.take(10, Duration::ZERO), []);
+    assert_eq!(misses.waiting(), 3);
+    assert_eq!(misses.node(1).unwrap().id, one.id);
+    assert_eq!(uniques(misses.end(1, None, now).unwrap()), [2, 4]);
+    assert!(misses.end(1, None, now).is_none());
+    assert_eq!(misses.waiting(), 1);
+}
+
+#[test]
+fn a_failed_file_fails_at_once_for_a_second() {
+    let (misses, now, one) = (Misses::new(DEADLINE), Instant::now(), node("one"));
+    misses.park(waiter(2, &one), "one", now).unwrap();
+    misses.end(1, Some(libc::EHOSTUNREACH), now).unwrap();
+    let soon = now + FAILURE_MEMORY / 2;
+    assert_eq!(
+        misses.park(waiter(4, &one), "one", soon),
+        Err(libc::EHOSTUNREACH)
+    );
+    assert_eq!(
+        misses.park(waiter(6, &one), "one", now + FAILURE_MEMORY),
+        Ok(())
+    );
+}
+
+#[test]
+fn a_deadline_ends_the_miss_for_all_and_is_remembered() {
+    let (misses, one) = (Misses::new(Duration::from_millis(1)), node("one"));
+    misses.park(waiter(2, &one), "one", Instant::now()).unwrap();
+    misses.park(waiter(4, &one), "one", Instant::now()).unwrap();
+    assert_eq!(uniques(misses.overdue().unwrap()), [2, 4]);
+    assert!(misses.end(1, None, Instant::now()).is_none(), "too late");
+    assert_eq!(
+        misses.park(waiter(6, &one), "one", Instant::now()),
+        Err(libc::ETIMEDOUT)
+    );
+    assert_eq!(
+        misses.take(1, Duration::ZERO),
+        [],
+        "what has ended is not handed out"
+    );
+}
+
+#[test]
+fn an_interrupt_takes_one_reader_out_and_leaves_the_fetch() {
+    let (misses, now, one) = (Misses::new(DEADLINE), Instant::now(), node("one"));
+    misses.park(waiter(2, &one), "one", now).unwrap();
+    misses
+        .park(waiter(4 | UNIQUE_RESEND, &one), "one", now)
+        .unwrap();
+    assert_eq!(misses.interrupt(4).unwrap().unique, 4 | UNIQUE_RESEND);
+    assert!(misses.interrupt(4).is_none());
+    assert!(misses.interrupt(8).is_none());
+    assert_eq!(uniques(misses.end(1, None, now).unwrap()), [2]);
+}
+
+#[test]
+fn a_request_that_is_handed_out_twice_waits_once() {
+    let (misses, now, one) = (Misses::new(DEADLINE), Instant::now(), node("one"));
+    misses.park(waiter(2, &one), "one", now).unwrap();
+    misses
+        .park(waiter(2 | UNIQUE_RESEND, &one), "one", now)
+        .unwrap();
+    assert_eq!(misses.waiting(), 1);
+    assert_eq!(
+        uniques(misses.end(1, None, now).unwrap()),
+        [2 | UNIQUE_RESEND]
+    );
+}
+
+#[test]
+fn closing_returns_everybody_and_wakes_the_threads() {
+    let misses = Arc::new(Misses::new(DEADLINE));
+    let (taker, clock) = (misses.clone(), misses.clone());
+    let taking = std::thread::spawn(move || taker.take(1, Duration::from_secs(60)));
+    let timing = std::thread::spawn(move || clock.overdue().is_none());
+    let one = node("one");
+    assert_eq!(uniques(misses.close()), []);
+    assert_eq!(taking.join().unwrap(), []);
+    assert!(timing.join().unwrap());
+    let refused = misses.park(waiter(2, &one), "one", Instant::now());
+    assert_eq!(refused, Err(libc::ENOTCONN));
+}

@@ -1,1 +1,420 @@
+//! The whole session against a kernel that is the other end of a socket.
+use super::super::abi::{HEADER, ROOT, notify, op};
+use super::super::change::Upsert;
+use super::super::session::Options;
+use super::*;
+use std::ffi::{CStr, CString};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
+use std::thread;
+use tempfile::TempDir;
 
+const WAIT: Duration = Duration::from_secs(10);
+
+/// Speaks as the kernel does.
+struct Kernel {
+    socket: UnixDatagram,
+    unique: u64,
+    session: Arc<Session>,
+    dir: TempDir,
+}
+
+/// (errno, what came with it)
+type Answer = (i32, Vec<u8>);
+
+impl Kernel {
+    fn new(change: impl FnOnce(&mut Options)) -> Kernel {
+        let mut options = Options {
+            passthrough: true,
+            no_open: false,
+            deadline: WAIT,
+            ttl: Duration::from_secs(3_600),
+            uid: 1,
+            gid: 2,
+        };
+        change(&mut options);
+        let (socket, end) = UnixDatagram::pair().unwrap();
+        socket.set_read_timeout(Some(WAIT)).unwrap();
+        let session = Session::new(options);
+        session.serve(end.as_raw_fd(), None).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut kernel = Kernel {
+            socket,
+            unique: 0,
+            session,
+            dir,
+        };
+        assert_eq!(kernel.init(45).0, 0);
+        kernel
+    }
+
+    fn init(&mut self, minor: u32) -> Answer {
+        let body: Vec<u8> = [7, minor, 1 << 20, u32::MAX, u32::MAX]
+            .iter()
+            .flat_map(|word: &u32| word.to_le_bytes())
+            .collect();
+        self.ask(op::INIT, 0, &body)
+    }
+
+    /// Sends a request; returns its id.
+    fn send(&mut self, opcode: u32, node: u64, body: &[u8]) -> u64 {
+        self.unique += 2;
+        let mut bytes = Vec::new();
+        bytes.extend(((HEADER + body.len()) as u32).to_le_bytes());
+        bytes.extend(opcode.to_le_bytes());
+        bytes.extend(self.unique.to_le_bytes());
+        bytes.extend(node.to_le_bytes());
+        bytes.extend([0; 16]);
+        bytes.extend(body);
+        self.socket.send(&bytes).unwrap();
+        self.unique
+    }
+
+    /// The next message: (unique, code, rest).
+    fn receive(&self) -> (u64, i32, Vec<u8>) {
+        let mut bytes = vec![0; 1 << 16];
+        let length = self.socket.recv(&mut bytes).unwrap();
+        assert_eq!(
+            u32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize,
+            length
+        );
+        let code = i32::from_le_bytes(bytes[4..8].try_into().unwrap());
+        let unique = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
+        (unique, code, bytes[16..length].to_vec())
+    }
+
+    fn ask(&mut self, opcode: u32, node: u64, body: &[u8]) -> Answer {
+        let unique = self.send(opcode, node, body);
+        self.answer_to(unique)
+    }
+
+    fn answer_to(&self, unique: u64) -> Answer {
+        loop {
+            let (to, code, rest) = self.receive();
+            if to == unique {
+                return (-code, rest);
+            }
+            assert_eq!(to, 0, "an answer that nobody waits for");
+        }
+    }
+
+    fn lookup(&mut self, parent: u64, name: &str) -> u64 {
+        let name = CString::new(name).unwrap();
+        let (errno, entry) = self.ask(op::LOOKUP, parent, name.as_bytes_with_nul());
+        assert_eq!(errno, 0);
+        word(&entry, 0)
+    }
+
+    fn read(&mut self, node: u64, offset: u64, size: u32) -> Answer {
+        self.ask(op::READ, node, &read_body(offset, size))
+    }
+
+    fn put(&self, path: &str, version: u64, content: &[u8], here: bool) {
+        let place = here.then(|| self.object(version, content));
+        let upsert = Upsert {
+            path: path.to_owned(),
+            kind: Kind::File,
+            size: content.len() as u64,
+            mode: 0o640,
+            mtime_ns: 1,
+            version,
+            place,
+        };
+        self.session.apply(&[upsert], &[]);
+    }
+
+    fn object(&self, version: u64, content: &[u8]) -> Arc<CStr> {
+        let path = self.dir.path().join(version.to_string());
+        std::fs::write(&path, content).unwrap();
+        CString::new(path.to_str().unwrap()).unwrap().into()
+    }
+
+    fn miss(&self) -> u64 {
+        self.session.next_misses(1, WAIT)[0].0
+    }
+
+    fn stat(&self, name: &str) -> u64 {
+        self.session
+            .stats()
+            .iter()
+            .find(|stat| stat.0 == name)
+            .unwrap()
+            .1
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        self.session.close();
+        assert!(!self.session.running());
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+fn read_body(offset: u64, size: u32) -> Vec<u8> {
+    let mut body = vec![0; 40];
+    body[8..16].copy_from_slice(&offset.to_le_bytes());
+    body[16..20].copy_from_slice(&size.to_le_bytes());
+    body
+}
+
+fn any(_: &mut Options) {}
+
+#[test]
+fn init_grants_what_both_know() {
+    let mut kernel = Kernel::new(any);
+    let (errno, body) = kernel.init(99);
+    assert_eq!((errno, body.len()), (0, 64));
+    assert_eq!(word(&body, 0), 45 << 32 | 7);
+    assert_eq!(kernel.init(30), (libc::EPROTO, vec![]));
+    assert_eq!((kernel.stat("passthrough"), kernel.stat("epochs")), (1, 1));
+}
+
+#[test]
+fn names_attributes_and_listings() {
+    let mut kernel = Kernel::new(any);
+    kernel.put("d/f", 1, b"hello", true);
+    let directory = kernel.lookup(ROOT, "d");
+    let file = kernel.lookup(directory, "f");
+    assert_eq!(kernel.lookup(directory, "missing"), 0);
+    let (errno, attr) = kernel.ask(op::GETATTR, file, &[0; 16]);
+    assert_eq!((errno, word(&attr, 16), word(&attr, 24)), (0, file, 5));
+    let (errno, listing) = kernel.ask(op::READDIR, directory, &read_body(0, 4096));
+    assert_eq!((errno, listing.len()), (0, 96));
+    let (_, again) = kernel.ask(op::READDIR, directory, &read_body(word(&listing, 72), 4096));
+    assert_eq!(again, []);
+    assert_eq!(
+        kernel
+            .ask(op::READDIRPLUS, directory, &read_body(0, 4096))
+            .1
+            .len(),
+        3 * 160
+    );
+    assert_eq!(kernel.ask(op::STATFS, ROOT, &[]).1.len(), 80);
+    kernel.send(op::FORGET, file, &2u64.to_le_bytes()); // The look-up and the listing.
+    assert_eq!(kernel.ask(op::READLINK, file, &[]).0, libc::EINVAL);
+}
+
+#[test]
+fn symlinks_have_targets() {
+    let mut kernel = Kernel::new(any);
+    let link = Upsert {
+        path: "l".to_owned(),
+        kind: Kind::Link,
+        size: 3,
+        mode: 0o777,
+        mtime_ns: 0,
+        version: 1,
+        place: Some(c"d/f".into()),
+    };
+    kernel.session.apply(&[link], &[]);
+    let id = kernel.lookup(ROOT, "l");
+    assert_eq!(kernel.ask(op::READLINK, id, &[]), (0, b"d/f".to_vec()));
+}
+
+#[test]
+fn what_is_not_supported_is_said_once_and_for_all() {
+    let mut kernel = Kernel::new(any);
+    for opcode in [22, 23, 25, 34, 39, 46, op::OPENDIR] {
+        assert_eq!(
+            kernel.ask(opcode, ROOT, b"user.x\0").0,
+            libc::ENOSYS,
+            "{opcode}"
+        );
+    }
+    let mut kernel = Kernel::new(|options| options.no_open = true);
+    assert_eq!(kernel.ask(op::OPEN, ROOT, &[0; 8]).0, libc::ENOSYS);
+}
+
+#[test]
+fn unknown_nodes_are_stale() {
+    let mut kernel = Kernel::new(any);
+    for opcode in [op::GETATTR, op::OPEN, op::READLINK] {
+        assert_eq!(kernel.ask(opcode, 4_711, &[0; 16]).0, libc::ESTALE);
+    }
+    assert_eq!(kernel.read(4_711, 0, 1).0, libc::ESTALE);
+    assert_eq!(kernel.ask(op::LOOKUP, 4_711, b"x\0").0, libc::ESTALE);
+    assert_eq!(
+        kernel.ask(op::READDIR, 4_711, &read_body(0, 4096)).0,
+        libc::ESTALE
+    );
+    assert_eq!(kernel.ask(op::OPEN, ROOT, &[0; 8]).0, libc::EISDIR);
+}
+
+#[test]
+fn malformed_requests_are_refused_and_the_next_one_is_served() {
+    let mut kernel = Kernel::new(any);
+    assert_eq!(kernel.ask(op::LOOKUP, ROOT, b"no end").0, libc::EINVAL);
+    kernel.socket.send(b"short").unwrap();
+    assert_eq!(kernel.ask(op::STATFS, ROOT, &[]).0, 0);
+    assert_eq!(kernel.stat("malformed"), 2);
+}
+
+#[test]
+fn an_open_file_keeps_its_version_and_a_new_open_gets_the_new_one() {
+    let mut kernel = Kernel::new(any);
+    kernel.put("f", 1, b"old", true);
+    let old = kernel.lookup(ROOT, "f");
+    assert_eq!(kernel.ask(op::OPEN, old, &[0; 8]).0, 0);
+    kernel.put("f", 2, b"newer", true);
+    let (unique, code, rest) = kernel.receive();
+    assert_eq!(
+        (unique, code, word(&rest, 0)),
+        (0, notify::INVAL_ENTRY, ROOT)
+    );
+    std::fs::remove_file(kernel.dir.path().join("1")).unwrap();
+    assert_eq!(kernel.read(old, 0, 100), (0, b"old".to_vec()));
+    let new = kernel.lookup(ROOT, "f");
+    assert_ne!(old, new);
+    assert_eq!(kernel.read(new, 1, 2), (0, b"ew".to_vec()));
+    assert_eq!(kernel.ask(op::RELEASE, old, &[0; 24]).0, 0);
+    assert_eq!(
+        kernel.ask(op::OPEN, old, &[0; 8]).0,
+        libc::ESTALE,
+        "replaced and not here"
+    );
+    assert_eq!(kernel.session.opened(), [], "what is replaced has no path");
+}
+
+#[test]
+fn a_miss_waits_for_the_content() {
+    let mut kernel = Kernel::new(any);
+    kernel.put("d/f", 7, b"hello", false);
+    let directory = kernel.lookup(ROOT, "d");
+    let file = kernel.lookup(directory, "f");
+    let open = kernel.send(op::OPEN, file, &[0; 8]);
+    let taken = kernel.session.next_misses(9, WAIT);
+    assert_eq!(taken, [(1, "d/f".to_owned(), 7)]);
+    let place = kernel.object(7, b"hello");
+    assert!(kernel.session.fulfil(1, Ok(place)));
+    assert_eq!(kernel.answer_to(open).0, 0);
+    assert_eq!(kernel.read(file, 0, 100), (0, b"hello".to_vec()));
+    assert_eq!(kernel.session.opened(), [("d/f".to_owned(), 7)]);
+    assert!(!kernel.session.fulfil(1, Err(libc::EIO)));
+}
+
+#[test]
+fn a_miss_that_fails_gives_its_errno_and_a_wrong_file_is_an_error() {
+    let mut kernel = Kernel::new(any);
+    kernel.put("f", 7, b"hello", false);
+    kernel.put("g", 8, b"hello", false);
+    let (one, other) = (kernel.lookup(ROOT, "f"), kernel.lookup(ROOT, "g"));
+    let open = kernel.send(op::OPEN, one, &[0; 8]);
+    let miss = kernel.miss();
+    assert!(kernel.session.fulfil(miss, Err(libc::EHOSTUNREACH)));
+    assert_eq!(kernel.answer_to(open).0, libc::EHOSTUNREACH);
+    assert_eq!(
+        kernel.ask(op::OPEN, one, &[0; 8]).0,
+        libc::EHOSTUNREACH,
+        "remembered"
+    );
+    let read = kernel.send(op::READ, other, &read_body(0, 9));
+    let miss = kernel.miss();
+    let place = kernel.object(8, b"hell");
+    assert!(kernel.session.fulfil(miss, Ok(place)));
+    assert_eq!(kernel.answer_to(read).0, libc::EIO);
+    assert_eq!((kernel.stat("damaged"), kernel.stat("io_errors")), (1, 1));
+}
+
+#[test]
+fn a_damaged_local_file_is_fetched_again() {
+    let mut kernel = Kernel::new(any);
+    kernel.put("f", 7, b"hello", true);
+    std::fs::write(kernel.dir.path().join("7"), b"hel").unwrap();
+    let file = kernel.lookup(ROOT, "f");
+    let open = kernel.send(op::OPEN, file, &[0; 8]);
+    let miss = kernel.miss();
+    let place = kernel.object(7, b"hello");
+    assert!(kernel.session.fulfil(miss, Ok(place)));
+    assert_eq!(kernel.answer_to(open).0, 0);
+    assert_eq!(kernel.stat("damaged"), 1);
+}
+
+#[test]
+fn a_deadline_answers_and_an_interrupt_answers_at_once() {
+    let mut kernel = Kernel::new(|options| options.deadline = Duration::from_millis(20));
+    kernel.put("f", 7, b"hello", false);
+    let file = kernel.lookup(ROOT, "f");
+    assert_eq!(kernel.ask(op::OPEN, file, &[0; 8]).0, libc::ETIMEDOUT);
+    assert_eq!(kernel.stat("timeouts"), 1);
+
+    let mut kernel = Kernel::new(any);
+    kernel.put("f", 7, b"hello", false);
+    let file = kernel.lookup(ROOT, "f");
+    let open = kernel.send(op::OPEN, file, &[0; 8]);
+    kernel.miss();
+    kernel.send(op::INTERRUPT, 0, &open.to_le_bytes());
+    assert_eq!(kernel.answer_to(open).0, libc::EINTR);
+    assert_eq!(
+        kernel.ask(op::INTERRUPT, 0, &open.to_le_bytes()).0,
+        libc::EAGAIN
+    );
+}
+
+#[test]
+fn caches_are_not_trusted_while_changes_do_not_arrive() {
+    let mut kernel = Kernel::new(any);
+    let lifetime = |kernel: &mut Kernel| word(&kernel.ask(op::LOOKUP, ROOT, b"x\0").1, 16);
+    assert_eq!(lifetime(&mut kernel), 3_600);
+    kernel.session.set_live(false);
+    assert_eq!(lifetime(&mut kernel), 0);
+}
+
+#[test]
+fn a_take_over_asks_for_a_resend_and_invalidates_everything() {
+    let kernel = Kernel::new(any);
+    let (socket, end) = UnixDatagram::pair().unwrap();
+    socket.set_read_timeout(Some(WAIT)).unwrap();
+    let session = Session::new(kernel.session.options);
+    session.adopt(end.as_raw_fd(), None).unwrap();
+    let next = Kernel {
+        socket,
+        unique: 0,
+        session,
+        dir: tempfile::tempdir().unwrap(),
+    };
+    let codes: Vec<i32> = (0..3).map(|_| next.receive().1).collect();
+    assert_eq!(
+        codes,
+        [notify::RESEND, notify::INC_EPOCH, notify::INVAL_INODE]
+    );
+}
+
+#[test]
+fn closing_answers_who_waits_and_a_session_serves_once() {
+    let mut kernel = Kernel::new(any);
+    kernel.put("f", 7, b"hello", false);
+    let file = kernel.lookup(ROOT, "f");
+    let open = kernel.send(op::OPEN, file, &[0; 8]);
+    kernel.miss();
+    assert!(
+        kernel
+            .session
+            .serve(kernel.socket.as_raw_fd(), None)
+            .is_err()
+    );
+    assert!(kernel.session.running());
+    kernel.session.close();
+    assert_eq!(kernel.answer_to(open).0, libc::ENOTCONN);
+    assert!(
+        kernel
+            .session
+            .serve(kernel.socket.as_raw_fd(), None)
+            .is_err()
+    );
+    assert_eq!(kernel.session.next_misses(1, WAIT), []);
+}
+
+#[test]
+fn destroy_ends_the_loop() {
+    let mut kernel = Kernel::new(any);
+    assert_eq!(kernel.ask(op::DESTROY, 0, &[]).0, 0);
+    let end = Instant::now() + WAIT;
+    while kernel.session.running() && Instant::now() < end {
+        thread::yield_now();
+    }
+    assert!(!kernel.session.running());
+}
