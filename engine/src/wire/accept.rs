@@ -89,7 +89,7 @@ impl Drop for Registered {
     }
 }
 
-fn refusal(shared: &Shared, from: IpAddr) -> Option<Failure> {
+pub fn refusal(shared: &Shared, from: IpAddr) -> Option<Failure> {
     if !shared.insecure && !from.to_canonical().is_loopback() {
         return Some(
             shared

@@ -11,7 +11,7 @@ use super::limits::{
     OUTBOUND_BYTES, OUTBOUND_BYTES_OF_ONE, STREAM_WINDOW, TICK,
 };
 use super::peer::{Answer, Command, Peer, Ticket};
-use super::pulse::Pulse;
+use super::pulse::{Pulse, now};
 use super::shared::{Gauge, Shared};
 use super::waiting::{Entry, Waiting};
 use crate::call::{Failure, Reply};
@@ -85,7 +85,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         mut h2: server::Connection<T, Frame>,
         refusal: Option<Failure>,
     ) -> Self {
-        let now = Instant::now();
+        let now = now();
         let rings = now + TICK;
         Connection {
             pulse: Pulse::new(h2.ping_pong(), now),
@@ -159,7 +159,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     // ---- a call comes ---------------------------------------------------------------------------
 
     fn take_call(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Frame>) {
-        let now = Instant::now();
+        let now = now();
         self.last_call = now;
         if let Some(refusal) = &self.refusal {
             grpc::fail(&mut respond, refusal);
@@ -278,7 +278,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
 
     /// The timer rings: ends overdue calls and feels the pulse. False when the client is gone.
     fn ring(&mut self) -> bool {
-        let now = Instant::now();
+        let now = now();
         while let Some(mut entry) = self.waiting.take_overdue(now) {
             if let Some(reader) = entry.reader.take() {
                 reader.abort();

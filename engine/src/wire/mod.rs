@@ -21,6 +21,8 @@ mod limits;
 mod peer;
 mod pulse;
 mod shared;
+#[cfg(test)]
+mod tests;
 mod upstream;
 mod waiting;
 

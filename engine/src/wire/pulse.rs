@@ -4,6 +4,11 @@ use h2::{Ping, PingPong};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+/// The clock of the runtime, which tests can stop.
+pub fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 pub struct Pulse {
     pings: Option<PingPong>,
     heard: Instant,
@@ -32,7 +37,7 @@ impl Pulse {
             && let Poll::Ready(Ok(_)) = pings.poll_pong(cx)
         {
             self.pinged = None;
-            self.heard = Instant::now();
+            self.heard = now();
         }
     }
 

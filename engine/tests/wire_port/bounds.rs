@@ -193,6 +193,28 @@ async fn a_flood_of_resets_is_cut_or_bounded() {
 }
 
 #[tokio::test]
+async fn a_flood_of_pings_or_settings_holds_up_nobody_else() {
+    let server = Server::start();
+    let mut other = Client::connect(server.address).await;
+    for frame in [frame(6, 0, 0, b"01234567"), frame(4, 0, 0, b"")] {
+        let mut socket = TcpStream::connect(server.address).await.unwrap();
+        let flood = frame.repeat(200_000);
+        let attack = tokio::spawn(async move {
+            socket
+                .write_all(&[PREFACE, SETTINGS].concat())
+                .await
+                .unwrap();
+            let _ = socket.write_all(&flood).await; // its answers are never read
+            socket
+        });
+        for _ in 0..100 {
+            assert_eq!(other.echo(b"alive").await, "alive");
+        }
+        attack.abort();
+    }
+}
+
+#[tokio::test]
 async fn cancelled_calls_count_until_they_are_answered() {
     let limits = Limits {
         streams_per_connection: 4,

@@ -1,0 +1,174 @@
+//! What takes long, or needs a caller from elsewhere: over pipes, with a clock that jumps ahead.
+use super::limits::{IDLE, PING_AFTER, PING_WAIT, STALL, TICK};
+use super::peer::Peer;
+use super::shared::Shared;
+use super::{Config, FAILURES, Limits, accept, bind, connection};
+use crate::call::{Call, Failure, Handler};
+use bytes::Bytes;
+use h2::client::{Builder, SendRequest};
+use http::Request;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+const PIPE_BYTES: usize = 64 << 10;
+
+struct Echo;
+
+impl Handler for Echo {
+    fn call(&self, call: Call) {
+        (call.answer)(Ok(call.body));
+    }
+}
+
+fn shared(insecure: bool, limits: Limits) -> Arc<Shared> {
+    let row = |kind: &&str| {
+        let failure = Failure {
+            code: 7,
+            message: kind.to_string(),
+            details: Bytes::new(),
+        };
+        (kind.to_string(), failure)
+    };
+    let config = Config {
+        listen: bind("127.0.0.1:0").unwrap(),
+        routes: [("/t.S/Echo".to_string(), (1, true))].into(),
+        failures: FAILURES.iter().map(row).collect(),
+        upstream: None,
+        limits,
+        insecure,
+    };
+    Arc::new(Shared::new(config, Arc::new(Echo)))
+}
+
+/// A served connection: the client's end, its peer, and the task that serves it.
+fn pipe(refusal: Option<Failure>) -> (DuplexStream, Arc<Peer>, JoinHandle<()>) {
+    let shared = shared(false, Limits::default());
+    let (near, far) = tokio::io::duplex(PIPE_BYTES);
+    let (_, peer) = shared.register().unwrap();
+    let by = Instant::now() + shared.limits.handshake;
+    let task = tokio::spawn(connection::serve(shared, peer.clone(), far, refusal, by));
+    (near, peer, task)
+}
+
+async fn client(near: DuplexStream, builder: &Builder) -> SendRequest<Bytes> {
+    let (requests, connection) = builder.handshake(near).await.unwrap();
+    tokio::spawn(connection);
+    requests
+}
+
+async fn call(requests: &SendRequest<Bytes>, body: Bytes) -> http::Response<h2::RecvStream> {
+    let mut requests = requests.clone().ready().await.unwrap();
+    let request =
+        Request::post("http://localhost/t.S/Echo").header("content-type", "application/grpc");
+    let (response, mut stream) = requests
+        .send_request(request.body(()).unwrap(), false)
+        .unwrap();
+    stream.send_data(body, true).unwrap();
+    response.await.unwrap()
+}
+
+fn message(bytes: usize) -> Bytes {
+    let mut framed = vec![0];
+    framed.extend((bytes as u32).to_be_bytes());
+    framed.resize(5 + bytes, 0);
+    framed.into()
+}
+
+#[test]
+fn only_loopback_is_served_unless_insecure() {
+    let (protected, open) = (
+        shared(false, Limits::default()),
+        shared(true, Limits::default()),
+    );
+    let from = |text: &str| text.parse::<IpAddr>().unwrap();
+    for near in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+        assert_eq!(accept::refusal(&protected, from(near)), None, "{near}");
+    }
+    for far in [
+        "10.0.0.1",
+        "192.0.2.7",
+        "::ffff:10.0.0.1",
+        "fe80::1",
+        "0.0.0.0",
+    ] {
+        let refusal = accept::refusal(&protected, from(far)).expect(far);
+        assert_eq!(
+            refusal.message,
+            format!("not_loopback: you call from {far}")
+        );
+        assert_eq!(accept::refusal(&open, from(far)), None, "{far}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_connection_hears_why_once() {
+    let refusal = Failure {
+        code: 7,
+        message: "not from there".into(),
+        details: Bytes::new(),
+    };
+    let (near, _peer, task) = pipe(Some(refusal));
+    let requests = client(near, &Builder::new()).await;
+    let answer = call(&requests, message(1)).await;
+    assert_eq!(answer.headers()["grpc-status"], "7");
+    assert_eq!(answer.headers()["grpc-message"], "not from there");
+    drop(answer);
+    task.await.unwrap();
+    assert!(requests.ready().await.is_err(), "the connection is closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_answers_no_ping_is_closed() {
+    let start = Instant::now();
+    let (mut near, _peer, task) = pipe(None);
+    near.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
+    let mut heard = Vec::new();
+    near.read_to_end(&mut heard).await.unwrap();
+    task.await.unwrap();
+    let took = start.elapsed();
+    assert!(
+        took >= PING_AFTER + PING_WAIT && took <= PING_AFTER + PING_WAIT + 2 * TICK,
+        "{took:?}"
+    );
+    let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0];
+    assert!(
+        heard.windows(ping.len()).any(|bytes| bytes == ping),
+        "it was pinged"
+    );
+    let enhance_your_calm = [0, 0, 0, 11];
+    assert!(heard.ends_with(&enhance_your_calm), "{heard:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_asked_to_go_and_a_used_one_is_not() {
+    let (near, _peer, task) = pipe(None);
+    let requests = client(near, &Builder::new()).await;
+    for _ in 0..3 {
+        tokio::time::sleep(IDLE - Duration::from_secs(1)).await; // pinged, and it answers
+        assert_eq!(call(&requests, message(1)).await.status(), 200);
+    }
+    let last = Instant::now();
+    task.await.unwrap();
+    assert!(last.elapsed() >= IDLE && last.elapsed() <= IDLE + 2 * TICK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_no_answers_is_closed() {
+    let (near, peer, task) = pipe(None);
+    let mut builder = Builder::new();
+    builder.initial_window_size(0);
+    let requests = client(near, &builder).await;
+    let unread = call(&requests, message(1_000)).await;
+    let start = Instant::now();
+    assert_eq!(peer.flow().0, 1_005, "bytes that wait");
+    task.await.unwrap();
+    assert!(start.elapsed() >= STALL && start.elapsed() <= STALL + 2 * TICK);
+    drop(unread);
+    assert_eq!(peer.flow().0, 0, "nothing is kept");
+}
