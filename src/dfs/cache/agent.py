@@ -79,9 +79,14 @@ class Agent:
             client, self.feeder, self.journal, self.problems, options.name
         )
         self.feeder.removed = self.uploader.retry_blocked
+        self.fetcher: Fetcher | None = None
+        if tree is not None and self.objects is not None:
+            self.fetcher = Fetcher(
+                client, self.objects, self.feeder, tree, options.cache_bytes_max
+            )
         self.watcher: Watcher | None = None
         if options.cache:
-            excluded = {os.path.realpath(p) for p in (options.mount, options.state) if p}
+            excluded = {place(p) for p in (options.mount, options.state) if p}
             self.watcher = Watcher(
                 options.cache, self.uploader, self.journal, self.problems, frozenset(excluded)
             )
@@ -131,10 +136,8 @@ class Agent:
         parts = [self.feeder.run(), self._house(), self._report()]
         if self.watcher is not None:
             parts += [self.watcher.run(), self.uploader.run()]
-        if self.tree is not None and self.objects is not None:
-            parts += [self._mount(self.tree), Fetcher(
-                self.client, self.objects, self.feeder, self.tree, self.options.cache_bytes_max
-            ).run()]
+        if self.tree is not None and self.fetcher is not None:
+            parts += [self._mount(self.tree), self.fetcher.run()]
         tasks = [asyncio.create_task(part) for part in parts]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -257,12 +260,17 @@ async def run(options: Options) -> int:
 def _check(options: Options) -> None:
     if not options.cache or not options.mount:
         return
-    cache, mount = os.path.realpath(options.cache), os.path.realpath(options.mount)
+    cache, mount = os.path.realpath(options.cache), place(options.mount)
     if cache == mount or cache.startswith(mount + "/"):
         raise Misconfigured(
             f"the cache directory {options.cache} lies in the mount {options.mount}, which is "
             "read-only; choose another with -cache"
         )
+
+
+def place(path: str) -> str:
+    """The real path, without touching what is mounted there: nobody answers the kernel yet."""
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def options_of(argv: Sequence[str]) -> Options:

@@ -6,6 +6,7 @@ so that a second attempt after a crash finds the copy of the first.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -24,11 +25,9 @@ Copies = Callable[[str], Iterable[tuple[str, Stat]]]
 
 def name(path: str, mtime_ns: int, node: str, count: int = 1) -> str:
     """The key of the copy; a long name is shortened to fit."""
-    seconds = datetime.timedelta(seconds=mtime_ns // 1_000_000_000)
-    try:
-        written = datetime.datetime(1970, 1, 1) + seconds
-    except OverflowError:
-        written = datetime.datetime(1970, 1, 1)
+    written = datetime.datetime(1970, 1, 1)
+    with contextlib.suppress(OverflowError):
+        written += datetime.timedelta(seconds=mtime_ns // 1_000_000_000)
     tail = f"{MARK}{written:%Y%m%dT%H%M%SZ}-{node}" + (f"-{count}" if count > 1 else "")
     head = _head(path)
     directory, slash, last = head.rpartition("/")

@@ -48,7 +48,9 @@ class Fetcher:
         bytes_max: int = 0, deadline_ms: int = FETCH_MS_MAX,
     ) -> None:
         self._client, self._objects, self._feeder, self._tree = client, objects, feeder, tree
-        self._bytes_max, self._deadline_s = bytes_max, deadline_ms / 1000
+        self._bytes_max = bytes_max
+        self.deadline_s = deadline_ms / 1000
+        """How long a reader waits at most."""
         self._fetching: dict[Key, asyncio.Task[str]] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self._stop = threading.Event()
@@ -129,12 +131,12 @@ class Fetcher:
         self, path: str, version: int, stat: Stat | None
     ) -> tuple[bytes, bytes]:
         """Reads the version from the node until it is right or the time is up."""
-        end = time.monotonic() + self._deadline_s
+        end = time.monotonic() + self.deadline_s
         wait_ms = AGENT_RETRY_MS
         while True:
             left = end - time.monotonic()
             if left <= 0:
-                raise DeadlineExceeded(f"no node gave it within {self._deadline_s:.0f} s")
+                raise DeadlineExceeded(f"no node gave it within {self.deadline_s:g} s")
             try:
                 return await self._read(path, version, stat, left)
             except (Unavailable, DataLoss) as error:

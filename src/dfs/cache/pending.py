@@ -153,7 +153,8 @@ class Pending:
             timeout = self._timers[0][0] - now if self._timers else None
             self._wake.clear()
             try:
-                await asyncio.wait_for(self._wake.wait(), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
 

@@ -8,10 +8,12 @@ agent can tell. Faults are switched on by attributes.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import hashlib
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 
@@ -49,6 +51,7 @@ class MemoryTree:
 
     def __init__(self, deadline_s: float = 30.0) -> None:
         self.shown: dict[str, Shown] = {}
+        self._above: Counter[str] = Counter()
         self.live = False
         self.fd = -1
         self.adopted = False
@@ -57,7 +60,7 @@ class MemoryTree:
         self.applied = 0
         """Calls of `apply`."""
         self._deadline_s = deadline_s
-        self._misses: queue.Queue[tuple[int, str, int]] = queue.Queue()
+        self._misses: queue.Queue[tuple[int, str, int]] = queue.Queue(10_000)
         self._waiting: dict[int, tuple[threading.Event, list[str | int]]] = {}
 
     def apply(self, upserts: Sequence[Upsert], deletes: Sequence[str]) -> int:
@@ -65,16 +68,18 @@ class MemoryTree:
         self.applied += 1
         for path in deletes:
             self._check(path)
-            self.shown.pop(path, None)
+            if self.shown.pop(path, None):
+                self._above.subtract(_parents(path))
         for path, kind, size, mode, mtime_ns, version, backing in upserts:
             self._check(path)
             new = Shown(kind, size, mode, mtime_ns, version, backing)
             for parent in _parents(path):
                 if parent in self.shown and self.shown[parent].kind != Kind.DIRECTORY:
                     raise AssertionError(f"{path} is put below the file {parent}")
-            below = path + "/"
-            if new.kind != Kind.DIRECTORY and any(p.startswith(below) for p in self.shown):
+            if new.kind != Kind.DIRECTORY and self._above[path] > 0:
                 raise AssertionError(f"{path} is put where a directory is")
+            if path not in self.shown:
+                self._above.update(_parents(path))
             self.shown[path] = new
         return len(upserts) + len(deletes)
 
@@ -173,6 +178,8 @@ class MemoryNode:
         self.hold: asyncio.Event | None = None
         """Reads and writes wait for it."""
         self._done: dict[bytes, int] = {}
+        self._above: Counter[str] = Counter()
+        """How many records each directory has below it."""
         self._news = asyncio.Condition()
 
     # ---- writes ----------------------------------------------------------------------------------
@@ -213,6 +220,7 @@ class MemoryNode:
         keys = sorted([*below, *([key] if key in self.records else [])], reverse=True)
         for sub, gone in enumerate(keys):
             stat = self.records.pop(gone)
+            self._above.subtract(_parents(gone))
             self._event(gone, stat, None, stat.revision, True, sub)
         await self._tell()
         return self.revision
@@ -247,15 +255,16 @@ class MemoryNode:
         for parent in _parents(key):
             if parent in self.records and self.records[parent].kind is not Kind.DIRECTORY:
                 raise NotADirectory(f"{parent} is a file")
-        below = any(k.startswith(key + "/") for k in self.records)
         if stat.kind is not Kind.DIRECTORY and (
-            below or (old is not None and old.kind is Kind.DIRECTORY)
+            self._above[key] > 0 or (old is not None and old.kind is Kind.DIRECTORY)
         ):
             raise IsADirectory(f"{key} is a directory")
         if stat.kind is Kind.DIRECTORY and old is not None and old.kind is not Kind.DIRECTORY:
             raise NotADirectory(f"{key} is a file")
         self.revision += 1
         stat = stat._replace(revision=self.revision, time_ns=time.time_ns())
+        if old is None:
+            self._above.update(_parents(key))
         self.records[key] = stat
         self.contents[key, self.revision] = data
         self._event(key, stat, data, before, False, 0)
@@ -287,7 +296,8 @@ class MemoryNode:
         self.calls.append(("read", key))
         if self.hold is not None:
             try:
-                await asyncio.wait_for(self.hold.wait(), timeout)
+                async with asyncio.timeout(timeout):
+                    await self.hold.wait()
             except TimeoutError:
                 raise DeadlineExceeded(f"no answer within {timeout} s") from None
         if self.cut:
@@ -323,7 +333,8 @@ class MemoryNode:
         else:
             yield Update([], False, [], after_revision)
         while True:
-            news = [e for e in self.events if e.revision > after_revision]
+            start = bisect.bisect_right(self.events, after_revision, key=lambda e: e.revision)
+            news = self.events[start:]
             if news:
                 after_revision = news[-1].revision
                 yield Update([], False, [

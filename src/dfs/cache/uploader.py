@@ -184,8 +184,13 @@ class Uploader:
             self.counts.equal += 1
             self._done(path, taken, seen.revision)
             return None
-        scanned = drop.why & SCANNED and path not in self._journal.bases
-        if scanned and seen is not None and _older(taken, seen):
+        row = self._journal.rows.get(path)
+        if drop.why == MOVED | SCANNED and row is not None and _equal(row, taken, False):
+            # Not a new drop, only one whose signature proved nothing. What the tree has made of it
+            # since, even if it was deleted there, stands.
+            self._done(path, taken, row.revision)
+            return None
+        if drop.why & SCANNED and seen is not None and self._outdated(path, taken, seen):
             drop.base = 0  # It replaces nothing: the tree went on without it. Both are kept.
         try:
             revision = await self._store(drop, taken)
@@ -286,6 +291,15 @@ class Uploader:
         seen = self.committed(path)
         return seen.revision if seen is not None else 0
 
+    def _outdated(self, path: str, taken: Taken, seen: Stat | Row) -> bool:
+        """Whether somebody else's version was committed after this drop was last changed. True of
+        what comes back with a disk or a backup, or of a directory whose journal was lost."""
+        row = self._journal.rows.get(path)
+        if not isinstance(seen, Stat) or path in self._journal.bases:
+            return False
+        mine = row is not None and row.revision == seen.revision
+        return not mine and seen.time_ns > taken.signature.ctime_ns
+
 
 def _equal(seen: Stat | Row, taken: Taken, touched: bool) -> bool:
     """Whether storing `taken` would change nothing. Other times alone make no new version, unless
@@ -299,9 +313,3 @@ def _equal(seen: Stat | Row, taken: Taken, touched: bool) -> bool:
     if taken.kind is Kind.DIRECTORY:
         return True
     return seen.sha256 == taken.sha256 and (not touched or seen.mtime_ns == taken.mtime_ns)
-
-
-def _older(taken: Taken, seen: Stat | Row) -> bool:
-    """Whether the tree's version was committed after the drop was last changed. True of what comes
-    back with a disk or a backup, or of a cache directory whose journal was lost."""
-    return isinstance(seen, Stat) and seen.time_ns > taken.signature.ctime_ns

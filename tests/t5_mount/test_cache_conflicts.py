@@ -1,0 +1,241 @@
+"""Two nodes and one file; a node without a quorum; restarts with work left over."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dfs.cache import conflicts
+from dfs.cache.agent import Agent, Options
+from dfs.cache.twin import MemoryNode, MemoryTree
+from dfs.limits import COMPONENT_BYTES_MAX
+
+from .cache_rig import Rig, wait_until
+
+LOST = "was changed elsewhere at the same time"
+WAITING = "drops wait here"
+
+
+def copies(node: MemoryNode) -> list[str]:
+    return [key for key in node.records if ".dfs-conflict-" in key]
+
+
+def test_a_conflict_name_says_when_and_where_and_fits() -> None:
+    when = 1_790_000_000_000_000_000
+    assert conflicts.name("d/f.txt", when, "node1") == (
+        "d/f.txt.dfs-conflict-20260921T141320Z-node1"
+    )
+    assert conflicts.name("d/f.txt", when, "node1", 2).endswith("-node1-2")
+    again = conflicts.name("d/f.txt", when, "node1")
+    assert conflicts.name(again, when, "node2") == "d/f.txt.dfs-conflict-20260921T141320Z-node2"
+    long = conflicts.name("d/" + "ü" * 127, when, "node1")
+    assert len(long.split("/")[1].encode()) <= COMPONENT_BYTES_MAX
+    assert conflicts.name("x", 10**30, "n").startswith("x.dfs-conflict-19700101")
+
+
+@pytest.mark.allow_logs(LOST)
+async def test_the_first_commit_wins_and_the_loser_is_kept_once(tmp_path: Path) -> None:
+    node = MemoryNode()
+    async with Rig(tmp_path, node, "node1") as one, Rig(tmp_path, node, "node2") as two:
+        one.drop("file", b"base")
+        await two.shown("file", b"base")
+        await one.settled()
+        node.hold = asyncio.Event()
+        one.drop("file", b"from one")
+        two.drop("file", b"from two")
+        await wait_until("both are on their way", lambda: node.calls.count(("put", "file")) == 3)
+        node.hold.set()
+        node.hold = None
+        await wait_until("the loser is kept", lambda: copies(node))
+        await one.settled()
+        await two.settled()
+        await one.rescan()
+        await two.rescan()
+        (copy,) = copies(node)
+        contents = {node.events[-1].data, node.contents["file", node.records["file"].revision]}
+        assert contents == {b"from one", b"from two"}
+        assert copy.startswith("file.dfs-conflict-20")
+        revision = node.revision
+        for rig in (one, two):
+            await rig.stop()
+            await rig.start()
+        assert node.revision == revision
+
+
+async def test_the_same_content_from_two_nodes_is_no_conflict(tmp_path: Path) -> None:
+    node = MemoryNode()
+    async with Rig(tmp_path, node, "node1") as one, Rig(tmp_path, node, "node2") as two:
+        node.hold = asyncio.Event()
+        one.drop("file", b"same")
+        two.drop("file", b"same")
+        await wait_until("both are on their way", lambda: len(node.calls) >= 6)
+        node.hold.set()
+        await one.settled()
+        await two.settled()
+        assert [e.key for e in node.events] == ["file"]
+
+
+async def test_a_later_drop_elsewhere_replaces_what_it_has_seen(tmp_path: Path) -> None:
+    node = MemoryNode()
+    async with Rig(tmp_path, node, "node1") as one, Rig(tmp_path, node, "node2") as two:
+        one.drop("file", b"1")
+        await two.shown("file", b"1")
+        two.drop("file", b"2")
+        await one.shown("file", b"2")
+        one.drop("file", b"3")
+        await two.shown("file", b"3")
+        assert list(node.records) == ["file"]
+
+
+@pytest.mark.allow_logs(LOST, WAITING)
+async def test_a_drop_that_waited_for_a_quorum_does_not_overwrite_what_came_meanwhile(
+    tmp_path: Path,
+) -> None:
+    async with Rig(tmp_path) as rig:
+        rig.drop("file", b"base")
+        await rig.shown("file", b"base")
+        rig.node.away = True
+        rig.drop("file", b"offline")
+        await wait_until("it waits", rig.problems)
+        await rig.stop()
+        rig.node.away = False
+        await rig.node.put("file", b"meanwhile")
+        await rig.start()
+        await rig.shown("file", b"meanwhile")
+        (copy,) = copies(rig.node)
+        await rig.shown(copy, b"offline")
+
+
+@pytest.mark.allow_logs(WAITING)
+async def test_without_a_quorum_drops_wait_and_go_later_in_order(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        rig.node.away = True
+        for i in range(100):
+            rig.drop(f"d/f{i}", b"%d" % i)
+        await wait_until("it is said", lambda: "(" not in rig.problems() and rig.problems())
+        rig.drop("d/f0", b"second thoughts")
+        (rig.cache / "d" / "f1").unlink()
+        assert rig.agent.status().pending_drops >= 100
+        rig.node.away = False
+        await rig.shown("d/f0", b"second thoughts")
+        await rig.settled()
+        assert rig.versions("d/f0") == [b"second thoughts"]
+        assert sum(len(rig.versions(f"d/f{i}")) for i in range(100)) == 99
+        assert "d/f1" not in rig.node.records
+        assert rig.problems() == ""
+
+
+@pytest.mark.allow_logs(WAITING)
+async def test_a_lost_answer_is_retried_and_applied_once(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        rig.node.lose_answers = 2
+        rig.drop("file", b"data")
+        await rig.shown("file", b"data")
+        await rig.settled()
+        assert rig.versions("file") == [b"data"]
+        assert rig.problems() == ""
+
+
+@pytest.mark.allow_logs(WAITING)
+async def test_pending_drops_survive_a_restart(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        rig.node.away = True
+        for i in range(20):
+            rig.drop(f"f{i}", b"%d" % i)
+        await wait_until("they wait", lambda: rig.agent.status().pending_drops == 20)
+        await rig.stop()
+        rig.drop("while-down", b"x")
+        rig.node.away = False
+        await rig.start()
+        for i in range(20):
+            await rig.shown(f"f{i}", b"%d" % i)
+        await rig.shown("while-down", b"x")
+
+
+@pytest.mark.allow_logs(LOST)
+async def test_old_files_of_a_lost_journal_do_not_overwrite_newer_versions(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        rig.drop("file", b"old")
+        rig.drop("same", b"same")
+        await rig.shown("file", b"old")
+        await rig.node.put("file", b"newer")
+        await rig.shown("file", b"newer")
+        await rig.settled()
+        await rig.stop()
+        shutil.rmtree(rig.state)
+        revision = rig.node.revision
+        await rig.start()
+        await rig.settled()
+        assert rig.shows("file", b"newer")
+        (copy,) = copies(rig.node)
+        assert rig.shows(copy, b"old")
+        assert rig.node.revision == revision + 1
+
+
+@pytest.mark.allow_logs("is damaged")
+async def test_a_damaged_journal_is_set_aside(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        rig.drop("file", b"data")
+        await rig.shown("file", b"data")
+        await rig.settled()
+        await rig.stop()
+        (rig.state / "drops.db").write_bytes(b"no database" * 1_000)
+        await rig.start()
+        await rig.settled()
+        assert rig.node.revision == 1
+        assert (rig.state / "drops.db.damaged").exists()
+
+
+@pytest.mark.allow_logs("is a file")
+async def test_what_a_file_in_the_tree_blocks_goes_when_the_file_is_deleted(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        await rig.node.put("a", b"a file")
+        await rig.shown("a", b"a file")
+        rig.drop("a/b", b"below it")
+        await wait_until("it is said", lambda: "a/b: a is a file" in rig.problems())
+        await rig.node.delete("a")
+        await rig.shown("a/b", b"below it")
+        await rig.settled()
+        assert rig.problems() == ""
+
+
+async def test_a_drop_that_was_deleted_from_the_tree_does_not_come_back(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        file = rig.drop("file", b"data")
+        await rig.shown("file", b"data")
+        await rig.settled()
+        await rig.node.delete("file")
+        await wait_until("it is gone", lambda: "file" not in rig.tree.shown)
+        await rig.rescan()
+        await rig.stop()
+        await rig.start()
+        assert "file" not in rig.node.records
+        os.utime(file)
+        file.write_bytes(b"a new one")
+        await rig.shown("file", b"a new one")
+
+
+async def test_without_a_mount_drops_go_all_the_same(tmp_path: Path) -> None:
+    node, cache = MemoryNode(), tmp_path / "cache"
+    agent = Agent(Options(["memory"], str(tmp_path / "state"), str(cache)), node, None)
+    running = asyncio.create_task(agent.run())
+    try:
+        await wait_until("the cache is there", cache.exists)
+        (cache / "file").write_bytes(b"data")
+        await wait_until("it is stored", lambda: "file" in node.records)
+        await wait_until("it is reported", lambda: node.reports)
+        assert node.reports[0].mount_mode == "off: nothing is mounted"
+        assert not (tmp_path / "state" / "objects").exists()
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+def test_the_twin_of_the_tree_refuses_what_the_real_one_refuses() -> None:
+    tree = MemoryTree()
+    with pytest.raises(ValueError, match="bad key"):
+        tree.apply([("a//b", 0, 0, 0o644, 0, 1, None)], [])

@@ -1,0 +1,300 @@
+"""From the stream of changes to what the mount shows: exactly the committed tree, verified."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from dfs.cache.ignore import Ignore
+from dfs.cache.objects import Objects
+from dfs.cache.twin import MemoryNode
+from dfs.client.values import Kind
+from dfs.errors import DataLoss
+from dfs.limits import AGENT_DATA_BYTES_MAX
+
+from .cache_rig import Rig, wait_until
+
+BROKE = "the stream of changes broke"
+LARGE = os.urandom(AGENT_DATA_BYTES_MAX + 1)
+
+
+def tree_of(rig: Rig) -> dict[str, tuple[int, int]]:
+    return {path: (shown.kind, shown.version) for path, shown in rig.tree.shown.items()}
+
+
+def committed(node: MemoryNode) -> dict[str, tuple[int, int]]:
+    return {path: (int(stat.kind), stat.revision) for path, stat in node.records.items()}
+
+
+async def test_small_content_is_here_before_anybody_asks(tmp_path: Path) -> None:
+    node = MemoryNode()
+    await node.put("before", b"1", mode=0o600, mtime_ns=5)
+    async with Rig(tmp_path, node) as rig:
+        await rig.shown("before", b"1")
+        await node.put("after", b"2")
+        await node.put("empty", b"")
+        await node.put("copy", b"2")
+        for key, data in (("after", b"2"), ("empty", b""), ("copy", b"2")):
+            await rig.shown(key, data)
+        assert ("read", "before") not in node.calls
+        assert rig.tree.shown["before"][2:4] == (0o600, 5)
+
+
+async def test_large_content_is_fetched_once_when_it_is_wanted(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        await rig.node.put("large", LARGE)
+        await wait_until("it is shown", lambda: "large" in rig.tree.shown)
+        assert rig.tree.shown["large"].backing is None
+        rig.node.hold = asyncio.Event()
+        readers = [asyncio.create_task(rig.read("large")) for _ in range(8)]
+        await wait_until("it is fetched", lambda: ("read", "large") in rig.node.calls)
+        rig.node.hold.set()
+        assert await asyncio.gather(*readers) == [LARGE] * 8
+        await rig.shown("large", LARGE)
+        assert rig.node.calls.count(("read", "large")) == 1
+
+
+@pytest.mark.allow_logs("a reader waited in vain")
+async def test_a_fetch_that_never_comes_is_an_errno(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Rig(tmp_path) as rig:
+        await rig.node.put("large", LARGE)
+        await wait_until("it is shown", lambda: "large" in rig.tree.shown)
+        rig.fetcher_deadline(0.05)
+        rig.node.hold = asyncio.Event()
+        with pytest.raises(TimeoutError):
+            await rig.read("large")
+        rig.node.hold.set()
+        rig.fetcher_deadline(20.0)
+        assert await rig.read("large") == LARGE
+
+
+@pytest.mark.allow_logs("is not to be had")
+async def test_wrong_bytes_from_a_node_are_never_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfs.cache.fetcher.AGENT_RETRY_MS_MAX", 100)
+    async with Rig(tmp_path) as rig:
+        await rig.node.put("large", LARGE)
+        await wait_until("it is shown", lambda: "large" in rig.tree.shown)
+        rig.node.damage_reads = 1
+        assert await rig.read("large") == LARGE
+        await rig.node.put("other", LARGE[:-1] + b"x" if LARGE[-1:] != b"x" else LARGE[:-1] + b"y")
+        await wait_until("it is shown", lambda: "other" in rig.tree.shown)
+        rig.node.damage_reads = 1_000
+        with pytest.raises(OSError, match="other") as caught:
+            await rig.read("other")
+        assert caught.value.errno == errno.EIO
+
+
+async def test_a_replaced_version_is_still_complete_for_its_reader(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        await rig.node.put("large", LARGE)
+        await wait_until("it is shown", lambda: "large" in rig.tree.shown)
+        rig.node.hold = asyncio.Event()
+        reader = asyncio.create_task(rig.read("large"))
+        await wait_until("it is fetched", lambda: ("read", "large") in rig.node.calls)
+        rig.node.hold.set()
+        await rig.node.put("large", b"small now")
+        assert await reader == LARGE
+        await rig.shown("large", b"small now")
+
+
+@pytest.mark.allow_logs("cached object is damaged")
+async def test_a_damaged_object_is_set_aside_and_fetched_again(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        await rig.node.put("large", LARGE)
+        await rig.node.put("small", b"small")
+        await rig.shown("small", b"small")
+        assert await rig.read("large") == LARGE
+        await rig.stop()
+        for data in (LARGE, b"small"):
+            rig.object(data).chmod(0o600)
+            rig.object(data).write_bytes(data[:-1])
+        await rig.start()
+        await rig.shown("small", b"small")
+        assert await rig.read("large") == LARGE
+        assert len(os.listdir(rig.state / "quarantine")) == 2
+
+
+async def test_a_restart_uses_what_is_here_without_asking_for_content(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        for i in range(200):
+            await rig.node.put(f"f{i}", b"%d" % i)
+        await rig.shown("f199", b"199")
+        await rig.stop()
+        rig.node.calls.clear()
+        await rig.start()
+        for i in range(200):
+            await rig.shown(f"f{i}", b"%d" % i)
+        assert not [call for call in rig.node.calls if call[0] == "read"]
+
+
+async def test_the_mount_shows_exactly_the_committed_tree(tmp_path: Path) -> None:
+    node = MemoryNode()
+    async with Rig(tmp_path, node) as rig:
+        await node.put("a", b"a file")
+        await node.put("d/e/f", b"deep")
+        await node.mkdir("d/empty", mode=0o700)
+        await node.symlink("link", "d/e/f")
+        await node.delete("a")
+        await node.put("a/b", b"now a directory")
+        await node.delete("d", recursive=True)
+        await node.put("d", b"now a file")
+        await node.mkdir("x")
+        await node.delete("x")
+        await node.symlink("x", "target")
+        await rig.settled()
+        assert tree_of(rig) == committed(node)
+        assert rig.tree.shown["link"].backing == "d/e/f"
+        assert rig.tree.shown["x"].kind == Kind.SYMLINK
+        assert await rig.read("d") == b"now a file"
+
+
+@pytest.mark.allow_logs(BROKE)
+async def test_a_broken_stream_goes_on_where_it_was(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        await rig.node.put("before", b"1")
+        await rig.shown("before", b"1")
+        await wait_until("the stream is live", lambda: rig.tree.live)
+        await rig.node.set_cut(True)
+        await wait_until("it is known to be old", lambda: not rig.tree.live)
+        await rig.node.put("meanwhile", b"2")
+        await rig.node.delete("before")
+        assert rig.shows("before", b"1")
+        await rig.node.set_cut(False)
+        await rig.shown("meanwhile", b"2")
+        await wait_until("the stream is live", lambda: rig.tree.live)
+        assert tree_of(rig) == committed(rig.node)
+        assert [verb for verb, _ in rig.node.calls].count("snapshot") == 1
+
+
+@pytest.mark.allow_logs(BROKE)
+async def test_a_gap_is_closed_by_a_snapshot_that_deletes_what_is_gone(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        for i in range(50):
+            await rig.node.put(f"d{i % 5}/f{i}", b"%d" % i)
+        await rig.shown("d4/f49", b"49")
+        await rig.node.set_cut(True)
+        await wait_until("it is known to be old", lambda: not rig.tree.live)
+        await rig.node.delete("d1", recursive=True)
+        await rig.node.put("d1", b"a file now")
+        await rig.node.put("d2/f2", b"changed")
+        await rig.node.put("new", b"3")
+        rig.node.floor = rig.node.revision
+        await rig.node.put("newer", b"4")
+        applied = rig.tree.applied
+        await rig.node.set_cut(False)
+        await rig.shown("newer", b"4")
+        await wait_until("all is shown", lambda: tree_of(rig) == committed(rig.node))
+        await rig.shown("d2/f2", b"changed")
+        assert await rig.read("d1") == b"a file now"
+        assert rig.tree.applied - applied < 20
+
+
+async def test_content_that_no_version_needs_is_removed_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfs.cache.objects.OBJECT_KEEP_S", 0.0)
+    async with Rig(tmp_path) as rig:
+        await rig.node.put("file", b"one")
+        await rig.node.put("other", b"one")
+        await rig.shown("other", b"one")
+        await rig.node.put("file", b"two")
+        await rig.shown("file", b"two")
+        assert rig.object(b"one").exists()
+        await rig.node.delete("other")
+        await wait_until("it is removed", lambda: not rig.object(b"one").exists())
+        assert rig.shows("file", b"two")
+
+
+async def test_over_the_limit_the_least_used_content_goes_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfs.cache.objects.OBJECT_KEEP_S", 0.0)
+    rig = Rig(tmp_path)
+    rig.options["cache_bytes_max"] = 100_000
+    async with rig:
+        objects = rig.agent.objects
+        assert objects is not None
+        for i in range(9):
+            await rig.node.put(f"f{i}", bytes([i]) * 10_000)
+        await rig.shown("f8", bytes([8]) * 10_000)
+        assert await rig.read("f0") == bytes(10_000)
+        await wait_until("it is noted", lambda: not rig.tree.opens)
+        for i in range(9, 13):
+            await rig.node.put(f"f{i}", bytes([i]) * 10_000)
+        await rig.shown("f12", bytes([12]) * 10_000)
+        await wait_until("it is within its limit", lambda: objects.bytes <= 100_000)
+        assert rig.shows("f0", bytes(10_000))
+        assert rig.tree.shown["f1"].backing is None
+        assert await rig.read("f1") == bytes([1]) * 10_000
+
+
+@pytest.mark.allow_logs(BROKE, "was unmounted")
+async def test_the_mount_is_served_when_the_tree_is_complete_and_adopted_after_a_death(
+    tmp_path: Path,
+) -> None:
+    node = MemoryNode()
+    await node.set_cut(True)
+    rig = Rig(tmp_path, node)
+    rig.options |= {"fuse_fd": 99, "adopt": True}
+    rig.cache.rmdir()
+    await rig.start(scanned=False)
+    try:
+        await wait_until("the cache is there", rig.cache.exists)
+        assert rig.tree.fd == -1
+        await node.set_cut(False)
+        await wait_until("it is served", lambda: rig.tree.fd == 99)
+        assert rig.tree.adopted
+        await wait_until("it is reported", lambda: node.reports)
+        await wait_until("the mode is reported", lambda: node.reports[-1].mount_mode == "read")
+        rig.tree.ended = True
+        await wait_until("the agent ends", rig.ended)
+    finally:
+        await rig.stop()
+
+
+def test_objects_refuse_content_with_another_hash(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path))
+    objects.open()
+    with pytest.raises(DataLoss, match="has another"):
+        objects.add(b"\x01" * 32, b"data")
+    assert len(objects) == 1
+    (tmp_path / "objects" / "00" / "7.tmp").write_bytes(b"of a crash")
+    Objects(str(tmp_path)).open()
+    assert os.listdir(tmp_path / "objects" / "00") == []
+
+
+@pytest.mark.parametrize(("path", "ignored"), [
+    (".dfs", True), (".dfs/x", False), (".dfsignore", True), ("a/.dfsignore", False),
+    ("x.swp", True), ("a/b.tmp", True), (".#lock", True), ("#auto#", True), (".~lock.a.odt#", True),
+    (".a.txt.Ab3dEf", True), (".app.backup", False), ("a.backup", False), ("tmp", False),
+    ("4913", True), ("49130", False), (".nfs0001", True), (".goutputstream-X", True),
+])
+def test_the_built_in_list(path: str, ignored: bool) -> None:
+    assert Ignore().ignored(path, False) is ignored
+
+
+@pytest.mark.parametrize(("text", "path", "directory", "ignored"), [
+    ("*.o", "a/b.o", False, True), ("/top", "top", False, True), ("/top", "a/top", False, False),
+    ("a/*.c", "a/x.c", False, True), ("a/*.c", "a/b/x.c", False, False),
+    ("a/**/x", "a/x", False, True), ("a/**/x", "a/b/c/x", False, True),
+    ("build/", "build", True, True), ("build/", "build", False, False),
+    ("*.o\n!keep.o", "keep.o", False, False), ("[ab]?", "bx", False, True),
+    ("[!ab]?", "bx", False, False), ("\\!x", "!x", False, True), ("# x", "# x", False, False),
+    ("**", "a/b", False, True), ("", "a", False, False), ("/", "a", False, False),
+])
+def test_the_language_of_dfsignore(text: str, path: str, directory: bool, ignored: bool) -> None:
+    assert Ignore(text).ignored(path, directory) is ignored
+
+
+def test_what_is_below_an_ignored_directory_is_ignored() -> None:
+    ignore = Ignore("build/\n")
+    assert ignore.below_ignored("a/build/x/y")
+    assert not ignore.below_ignored("a/build")
