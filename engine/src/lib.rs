@@ -1,2 +1,8 @@
 //! The parts of dfs that Python cannot do fast or safely; see src/dfs/_engine.pyi for the contract.
 pub mod call;
+pub mod door;
+pub mod mount;
+pub mod raft;
+#[cfg(feature = "python")]
+mod seam;
+pub mod wire;

@@ -1,0 +1,95 @@
+//! The public port of a node: the wire in front, the raft part behind it.
+use crate::call::Failure;
+use crate::raft::node::{Calls, Node};
+use crate::wire::{self, Config, Counters, Limits, Wire};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::io;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the port is started with, and the running one.
+pub struct Door {
+    /// To listen on; empty = no public port.
+    pub grpc_addr: String,
+    pub upstream: Option<PathBuf>,
+    pub routes: HashMap<String, (u32, bool)>,
+    pub failures: HashMap<String, Failure>,
+    running: Mutex<Option<Arc<Wire>>>,
+}
+
+impl Door {
+    /// Checks what the wire would refuse later. `upstream` empty = other calls are unimplemented.
+    pub fn new(
+        grpc_addr: String,
+        upstream: &str,
+        routes: HashMap<String, (u32, bool)>,
+        failures: HashMap<String, Failure>,
+    ) -> io::Result<Door> {
+        if let Some(missing) = wire::FAILURES.iter().find(|f| !failures.contains_key(**f)) {
+            let text = format!("no row for the failure \"{missing}\"");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let upstream = (!upstream.is_empty()).then(|| upstream.into());
+        Ok(Door { grpc_addr, upstream, routes, failures, running: Mutex::new(None) })
+    }
+
+    /// Binds the port, if there is to be one.
+    pub fn bind(&self) -> io::Result<Option<TcpListener>> {
+        match self.grpc_addr.as_str() {
+            "" => Ok(None),
+            address => wire::bind(address).map(Some),
+        }
+    }
+
+    /// Serves on a bound port.
+    pub fn open(&self, node: &Node, listen: TcpListener) -> io::Result<()> {
+        let options = &node.shared.options;
+        let limits = Limits {
+            message_bytes: options.message_bytes_max as usize,
+            metadata_bytes: options.metadata_bytes_max as usize,
+            deadline_default: Duration::from_millis(options.deadline_ms_default),
+            deadline_max: Duration::from_millis(options.deadline_ms_max),
+            streams_per_connection: options.streams_per_connection_max as u32,
+            connections: options.connections_max as usize,
+            handshake: Duration::from_millis(options.handshake_ms_max),
+        };
+        let config = Config {
+            listen,
+            routes: self.routes.clone(),
+            failures: self.failures.clone(),
+            upstream: self.upstream.clone(),
+            limits,
+            insecure: options.insecure != 0,
+        };
+        let handler = Arc::new(Calls(node.shared.clone()));
+        let wire = wire::start(node.handle(), config, handler)?;
+        *self.running.lock() = Some(Arc::new(wire));
+        Ok(())
+    }
+
+    fn running(&self) -> Option<Arc<Wire>> {
+        self.running.lock().clone()
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.running().map(|w| w.counters()).unwrap_or_default()
+    }
+
+    /// Stops accepting and waits for the calls under way. Blocks.
+    pub fn drain(&self, limit: Duration) {
+        if let Some(wire) = self.running() {
+            wire.drain(limit);
+        }
+    }
+
+    /// Ends everything. Blocks for less than a second. Idempotent.
+    pub fn close(&self) {
+        let wire = self.running.lock().take();
+        if let Some(wire) = wire {
+            wire.close();
+        }
+    }
+}

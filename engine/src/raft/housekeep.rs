@@ -1,0 +1,185 @@
+//! What happens by the clock: late callers, snapshots, purge, the watchdogs, the end of Raft.
+use super::shared::{Leader, Shared};
+use super::types::*;
+use openraft::async_runtime::watch::WatchReceiver;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+const TICK: Duration = Duration::from_millis(50);
+const SLOW_TICK: Duration = Duration::from_millis(500);
+/// After a failed snapshot before the next attempt; the log grows meanwhile.
+const SNAPSHOT_PAUSE: Duration = Duration::from_secs(30);
+/// Between two attempts to hand leadership away.
+const HAND_OVER_PAUSE: Duration = Duration::from_secs(5);
+
+/// The task that does all of it.
+pub struct Housekeeper {
+    pub shared: Arc<Shared>,
+    term: u64,
+    purged: u64,
+    snapshot_after: Instant,
+    hand_over_after: Instant,
+    peers: HashMap<u64, Seen>,
+}
+
+/// What a peer had accepted when it was last seen to move.
+struct Seen {
+    matched: Option<LogId>,
+    since: Instant,
+}
+
+impl Housekeeper {
+    pub fn new(shared: Arc<Shared>) -> Housekeeper {
+        let now = Instant::now();
+        Housekeeper {
+            shared,
+            term: 0,
+            purged: 0,
+            snapshot_after: now,
+            hand_over_after: now,
+            peers: HashMap::new(),
+        }
+    }
+
+    pub async fn run(mut self) {
+        let mut slow = Instant::now();
+        loop {
+            tokio::time::sleep(TICK).await;
+            if self.shared.stopping() {
+                return;
+            }
+            self.expire();
+            let Some(raft) = self.shared.raft().cloned() else { continue };
+            if self.ended(&raft) {
+                return;
+            }
+            self.watch_python();
+            if slow <= Instant::now() {
+                slow = Instant::now() + SLOW_TICK;
+                self.keep_log_short(&raft).await;
+                self.watch_peers(&raft).await;
+            }
+        }
+    }
+
+    fn expire(&self) {
+        let now = Instant::now();
+        self.shared.progress.expire(Some(now));
+        for guest in self.shared.queue.expire(now) {
+            (guest.call.answer)(Err(self.shared.failure("deadline")));
+        }
+    }
+
+    /// Raft has stopped by itself: its storage failed.
+    fn ended(&mut self, raft: &Raft) -> bool {
+        let (state, term) = {
+            let receiver = raft.metrics();
+            let metrics = receiver.borrow_watched();
+            (metrics.running_state.clone(), metrics.current_term)
+        };
+        if term != self.term {
+            self.term = term;
+            self.shared.counters.elections.fetch_add(1, Ordering::Relaxed);
+        }
+        let Err(fatal) = state else { return false };
+        if !self.shared.stopping() {
+            self.shared.queue.fatal(format!(
+                "the engine has stopped and took no harm that a restart does not heal: {fatal}. \
+                 Check the disk (space, errors in the kernel log), then start the node again"
+            ));
+        }
+        true
+    }
+
+    /// A leader whose Python does not take its work hands leadership away.
+    fn watch_python(&mut self) {
+        let limit = Duration::from_millis(self.shared.options.python_ms_max);
+        let stuck = self.shared.queue.stuck().is_some_and(|away| away > limit);
+        if !stuck || self.hand_over_after > Instant::now() || self.shared.leader() != Leader::Me {
+            return;
+        }
+        self.hand_over_after = Instant::now() + HAND_OVER_PAUSE;
+        let shared = self.shared.clone();
+        tokio::spawn(async move { shared.transfer_leader(0, HAND_OVER_PAUSE).await });
+    }
+
+    async fn keep_log_short(&mut self, raft: &Raft) {
+        let installed = self.shared.progress.installed_index();
+        if installed > self.shared.log.extent().durable {
+            // Installing replaced the store durably. A failure ends Raft by itself.
+            let _ = self.shared.log.save_durable(installed).await;
+        }
+        let current = self.shared.snapshots.current();
+        let index = current.as_ref().map_or(0, |s| s.index());
+        let size = current.as_ref().map_or(0, |s| s.size);
+        let grown = self.shared.log.bytes_after(index);
+        let due = grown >= self.shared.options.snapshot_log_bytes.max(size);
+        let applied = self.shared.progress.applied() > index;
+        if due && applied && self.snapshot_after <= Instant::now() {
+            self.snapshot_after = Instant::now() + SNAPSHOT_PAUSE;
+            let shared = self.shared.clone();
+            tokio::spawn(async move { shared.take_snapshot().await });
+        }
+        self.purge(raft, index).await;
+    }
+
+    /// Purges behind the store's durable index and the snapshot, keeping some for members that
+    /// were away briefly.
+    async fn purge(&mut self, raft: &Raft, snapshot: u64) {
+        let known = raft.metrics().borrow_watched().snapshot.map_or(0, |s| s.index);
+        let end = snapshot.min(known).min(self.shared.log.extent().durable);
+        let keep = self.shared.options.log_keep_bytes;
+        let Some(upto) = self.shared.log.keep_point(end, keep) else { return };
+        if upto > self.purged && upto <= end {
+            self.purged = upto;
+            let _ = raft.trigger().purge_log(upto).await;
+        }
+    }
+
+    /// A peer that answers heartbeats but accepts nothing gets a new session.
+    async fn watch_peers(&mut self, raft: &Raft) {
+        let (replication, last) = {
+            let receiver = raft.metrics();
+            let metrics = receiver.borrow_watched();
+            (metrics.replication.clone(), metrics.last_log_index)
+        };
+        let Some(replication) = replication else { return self.peers.clear() };
+        let now = Instant::now();
+        let limit = Duration::from_millis(self.shared.options.progress_ms_max);
+        for (id, matched) in replication {
+            let seen = self.peers.entry(id).or_insert(Seen { matched, since: now });
+            let complete = matched.map(|m| m.index) >= last;
+            if id == self.shared.id || complete || seen.matched != matched {
+                *seen = Seen { matched, since: now };
+                continue;
+            }
+            let heard = self.shared.peers.contact(id).heard.is_some_and(|t| t.elapsed() < limit);
+            if heard && seen.since.elapsed() > limit {
+                seen.since = now;
+                self.shared.peers.reset_session(id);
+                let _ = raft.trigger().reset_backoff([id]).await;
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Makes a snapshot of what is applied now, unless there is one. The node goes on meanwhile.
+    pub async fn take_snapshot(&self) -> Result<(), String> {
+        let raft = self.raft().ok_or("the node is still starting")?;
+        let _turn = self.building.lock().await;
+        let current = self.snapshots.current().map_or(0, |s| s.index());
+        if current >= self.progress.applied() {
+            return Ok(());
+        }
+        let pinned = raft
+            .with_state_machine(|machine: &mut super::machine::Machine| Box::pin(machine.pin()))
+            .await
+            .map_err(|e| e.to_string())?
+            .map_err(|e| e.to_string())?;
+        pinned.complete().await.map_err(|e| e.to_string())?;
+        raft.trigger().snapshot().await.map_err(|e| e.to_string())
+    }
+}

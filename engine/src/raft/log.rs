@@ -1,0 +1,462 @@
+//! openraft's log storage on raft-log: votes, entries and marks in one write-ahead log.
+//!
+//! An append returns when the entries are in memory and calls back after fdatasync. A failed write
+//! or sync is final: raft-log refuses everything after it and openraft stops the node.
+use super::codec::*;
+use super::types::*;
+use bytes::{Bytes, BytesMut};
+use futures::Stream;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use parking_lot::{Mutex, RwLock};
+use raft_log::api::raft_log_writer::RaftLogWriter;
+use raft_log::codeq::{Decode, Encode};
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::io::{self, Read, Write};
+use std::ops::{Bound, RangeBounds};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A file of the log; a purge frees whole files.
+const CHUNK_BYTES_MAX: usize = 16 << 20;
+/// Recent entries in memory, for replication and apply.
+const CACHE_BYTES_MAX: usize = 64 << 20;
+const CACHE_ENTRIES_MAX: usize = 200_000;
+const READ_BUFFER_BYTES: usize = 1 << 20;
+/// Entries handed to one append request or one apply round.
+const READ_BYTES_MAX: usize = 2 << 20;
+/// Distance of the marks that translate bytes of log into indexes.
+const MARK_BYTES: u64 = 64 << 10;
+
+/// A log id in the form that raft-log stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StoredLogId(pub LogId);
+
+impl Encode for StoredLogId {
+    fn encode<W: Write>(&self, mut w: W) -> io::Result<usize> {
+        w.write_all(&log_id_bytes(&self.0))?;
+        Ok(LOG_ID_BYTES)
+    }
+}
+
+impl Decode for StoredLogId {
+    fn decode<R: Read>(mut r: R) -> io::Result<Self> {
+        let mut b = [0; LOG_ID_BYTES];
+        r.read_exact(&mut b)?;
+        Ok(StoredLogId(get_log_id(&mut Bytes::copy_from_slice(&b))?))
+    }
+}
+
+/// A vote in the form that raft-log stores.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd)]
+pub struct StoredVote(pub Vote);
+
+impl Encode for StoredVote {
+    fn encode<W: Write>(&self, mut w: W) -> io::Result<usize> {
+        let mut b = BytesMut::with_capacity(VOTE_BYTES);
+        put_vote(&mut b, &self.0);
+        w.write_all(&b)?;
+        Ok(b.len())
+    }
+}
+
+impl Decode for StoredVote {
+    fn decode<R: Read>(mut r: R) -> io::Result<Self> {
+        let mut b = [0; VOTE_BYTES];
+        r.read_exact(&mut b)?;
+        Ok(StoredVote(get_vote(&mut Bytes::copy_from_slice(&b))?))
+    }
+}
+
+/// A payload in the form that raft-log stores.
+#[derive(Clone, Debug)]
+pub struct StoredPayload(pub Payload);
+
+impl Encode for StoredPayload {
+    fn encode<W: Write>(&self, mut w: W) -> io::Result<usize> {
+        if let Payload::Normal(command) = &self.0 {
+            w.write_all(&[1])?;
+            w.write_all(&(command.0.len() as u32).to_be_bytes())?;
+            w.write_all(&command.0)?;
+            return Ok(5 + command.0.len());
+        }
+        let mut b = BytesMut::new();
+        put_payload(&mut b, &self.0);
+        w.write_all(&b)?;
+        Ok(b.len())
+    }
+}
+
+impl Decode for StoredPayload {
+    fn decode<R: Read>(mut r: R) -> io::Result<Self> {
+        let mut head = [0; 5];
+        r.read_exact(&mut head)?;
+        let n = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as u64;
+        let mut bytes = Vec::new();
+        if r.take(n).read_to_end(&mut bytes)? as u64 != n {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(StoredPayload(payload(head[0], bytes.into())?))
+    }
+}
+
+/// Who is told when bytes are on disk.
+pub enum Flushed {
+    Raft(IOFlushed<Types>),
+    Waiter(tokio::sync::oneshot::Sender<io::Result<()>>),
+}
+
+impl raft_log::Callback for Flushed {
+    fn send(self, result: io::Result<()>) {
+        match self {
+            Flushed::Raft(callback) => callback.io_completed(result),
+            Flushed::Waiter(tx) => drop(tx.send(result)),
+        }
+    }
+}
+
+/// raft-log's view of our types. The user data is the durable index of the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogTypes;
+
+impl raft_log::Types for LogTypes {
+    type LogId = StoredLogId;
+    type LogPayload = StoredPayload;
+    type Vote = StoredVote;
+    type Callback = Flushed;
+    type UserData = u64;
+
+    fn log_index(id: &StoredLogId) -> u64 {
+        id.0.index
+    }
+
+    fn payload_size(payload: &StoredPayload) -> u64 {
+        size_of(&payload.0) as u64
+    }
+}
+
+/// About what an entry takes in memory and on disk.
+fn size_of(payload: &Payload) -> usize {
+    match payload {
+        Payload::Normal(command) => command.0.len() + 64,
+        _ => 64,
+    }
+}
+
+/// How many bytes of log stand before an index, at marks some way apart.
+#[derive(Default)]
+struct Sizes {
+    marks: VecDeque<(u64, u64)>,
+    total: u64,
+}
+
+impl Sizes {
+    fn append(&mut self, index: u64, bytes: u64) {
+        while self.marks.back().is_some_and(|m| m.0 > index) {
+            self.marks.pop_back(); // the log was truncated and grows again
+        }
+        if self.marks.back().is_none_or(|m| self.total - m.1 >= MARK_BYTES) {
+            self.marks.push_back((index, self.total));
+        }
+        self.total += bytes;
+    }
+
+    /// Bytes appended after `index`, to the precision of a mark.
+    fn after(&self, index: u64) -> u64 {
+        let i = self.marks.partition_point(|m| m.0 <= index);
+        self.total - if i == 0 { 0 } else { self.marks[i - 1].1 }
+    }
+
+    /// The last index that has at least `keep` bytes behind it up to and with `end`.
+    fn before(&self, end: u64, keep: u64) -> Option<u64> {
+        let i = self.marks.partition_point(|m| m.0 <= end);
+        let end_bytes = self.marks.get(i).map_or(self.total, |m| m.1);
+        let mark = self.marks.iter().take(i).rev().find(|m| end_bytes - m.1 >= keep)?;
+        mark.0.checked_sub(1)
+    }
+
+    fn purge(&mut self, index: u64) {
+        while self.marks.len() > 1 && self.marks[1].0 <= index {
+            self.marks.pop_front();
+        }
+    }
+}
+
+/// What a log holds, for deciding how to go on with it.
+#[derive(Clone, Debug, Default)]
+pub struct Extent {
+    pub purged: Option<LogId>,
+    pub last: Option<LogId>,
+    /// Index up to which the store was on disk when it last said so.
+    pub durable: u64,
+}
+
+type RaftLog = raft_log::RaftLog<LogTypes>;
+
+fn closed() -> io::Error {
+    io::Error::other("the log is closed")
+}
+
+/// The log of one node; clones share it.
+#[derive(Clone)]
+pub struct Log {
+    inner: Arc<RwLock<Option<RaftLog>>>,
+    sizes: Arc<Mutex<Sizes>>,
+}
+
+impl Log {
+    /// Opens or makes the log in `dir`; replays it. A torn tail is cut, other damage is an error.
+    pub fn open(dir: &Path) -> io::Result<Log> {
+        std::fs::create_dir_all(dir)?;
+        let mut config = raft_log::Config::new(dir.display());
+        config.wal.chunk_max_size = Some(CHUNK_BYTES_MAX);
+        config.wal.read_buffer_size = Some(READ_BUFFER_BYTES);
+        // A lone writer would pay any wait in full; openraft gathers what comes together.
+        config.wal.flush_batch_wait = Some(Duration::ZERO);
+        config.log_cache_capacity = Some(CACHE_BYTES_MAX);
+        config.log_cache_max_items = Some(CACHE_ENTRIES_MAX);
+        let inner = RaftLog::open(Arc::new(config))?;
+        let mut sizes = Sizes::default();
+        let stat = inner.stat();
+        let mut start = stat.open_chunk.global_start;
+        if let Some(first) = stat.closed_chunks.first() {
+            start = first.global_start;
+        }
+        for chunk in stat.closed_chunks.iter().chain([&stat.open_chunk]) {
+            let next = chunk.log_state.last().map_or(0, |l| l.0.index + 1);
+            sizes.marks.push_back((next, chunk.global_start - start));
+            sizes.total = chunk.global_end - start;
+        }
+        sizes.marks.make_contiguous().sort_unstable();
+        Ok(Log { inner: Arc::new(RwLock::new(Some(inner))), sizes: Arc::new(Mutex::new(sizes)) })
+    }
+
+    /// Ends the flush thread and lets the directory go; later use is an error.
+    pub fn close(&self) {
+        let log = self.inner.write().take();
+        drop(log);
+    }
+
+    fn reading<T>(&self, read: impl FnOnce(&RaftLog) -> io::Result<T>) -> io::Result<T> {
+        read(self.inner.read().as_ref().ok_or_else(closed)?)
+    }
+
+    fn writing<T>(&self, write: impl FnOnce(&mut RaftLog) -> io::Result<T>) -> io::Result<T> {
+        write(self.inner.write().as_mut().ok_or_else(closed)?)
+    }
+
+    pub fn extent(&self) -> Extent {
+        let log = self.inner.read();
+        let Some(state) = log.as_ref().map(|l| l.log_state()) else { return Extent::default() };
+        Extent {
+            purged: state.purged().map(|l| l.0),
+            last: state.last().map(|l| l.0),
+            durable: state.user_data.unwrap_or(0),
+        }
+    }
+
+    /// Bytes on disk.
+    pub fn bytes(&self) -> u64 {
+        self.inner.read().as_ref().map_or(0, |l| l.on_disk_size())
+    }
+
+    /// Bytes appended after `index`.
+    pub fn bytes_after(&self, index: u64) -> u64 {
+        self.sizes.lock().after(index)
+    }
+
+    /// The last index that may go when `keep` bytes up to `end` are to stay.
+    pub fn keep_point(&self, end: u64, keep: u64) -> Option<u64> {
+        self.sizes.lock().before(end, keep)
+    }
+
+    /// Records that the store is on disk up to `index`; on disk itself when this returns.
+    pub async fn save_durable(&self, index: u64) -> io::Result<()> {
+        let moved = self.writing(|log| {
+            let forward = log.log_state().user_data.unwrap_or(0) < index;
+            if forward {
+                log.save_user_data(Some(index))?;
+            }
+            Ok(forward)
+        })?;
+        if moved { self.sync().await } else { Ok(()) }
+    }
+
+    async fn sync(&self) -> io::Result<()> {
+        let (tx, rx) = tokio::sync::oneshot::channel();
+        self.writing(|log| log.flush(true, Some(Flushed::Waiter(tx))))?;
+        rx.await.map_err(io::Error::other)?
+    }
+
+    fn read_limited(&self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.reading(|log| {
+            let mut entries = Vec::new();
+            let mut bytes = 0;
+            for item in log.read(start, end) {
+                let (id, payload) = item?;
+                bytes += size_of(&payload.0);
+                entries.push(Entry { log_id: id.0, payload: payload.0 });
+                if bytes >= READ_BYTES_MAX {
+                    break;
+                }
+            }
+            Ok(entries)
+        })
+    }
+}
+
+/// A range of indexes as start and end, the end exclusive.
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(i) => *i,
+        Bound::Excluded(i) => i + 1,
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(i) => i + 1,
+        Bound::Excluded(i) => *i,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}
+
+impl RaftLogReader<Types> for Log {
+    async fn try_get_log_entries<R>(&mut self, range: R) -> io::Result<Vec<Entry>>
+    where
+        R: RangeBounds<u64> + Clone + Debug + openraft::OptionalSend,
+    {
+        let (start, end) = bounds(&range);
+        self.reading(|log| {
+            log.read(start, end)
+                .map(|item| item.map(|(id, p)| Entry { log_id: id.0, payload: p.0 }))
+                .collect()
+        })
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read_limited(start, end)
+    }
+
+    /// In parts: after a restart the range may be the whole log.
+    async fn entries_stream<R>(
+        &mut self,
+        range: R,
+    ) -> impl Stream<Item = io::Result<Entry>> + openraft::OptionalSend
+    where
+        R: RangeBounds<u64> + Clone + Debug + openraft::OptionalSend,
+    {
+        let (start, end) = bounds(&range);
+        let log = self.clone();
+        let parts = futures::stream::unfold(Some(start), move |next| {
+            let log = log.clone();
+            async move {
+                let next = next.filter(|n| *n < end)?;
+                match log.read_limited(next, end) {
+                    Ok(entries) => {
+                        let after = entries.last().map(|e| e.log_id.index + 1)?;
+                        Some((Ok(entries), Some(after)))
+                    }
+                    Err(e) => Some((Err(e), None)),
+                }
+            }
+        });
+        futures::StreamExt::flat_map(parts, |part| {
+            let items: Vec<io::Result<Entry>> = match part {
+                Ok(entries) => entries.into_iter().map(Ok).collect(),
+                Err(e) => vec![Err(e)],
+            };
+            futures::stream::iter(items)
+        })
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        self.reading(|log| Ok(log.log_state().vote().map(|v| v.0)))
+    }
+}
+
+impl RaftLogStorage<Types> for Log {
+    type LogReader = Log;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
+        let extent = self.extent();
+        Ok(LogState { last_purged_log_id: extent.purged, last_log_id: extent.last })
+    }
+
+    async fn get_log_reader(&mut self) -> Log {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        self.writing(|log| log.save_vote(StoredVote(*vote)))?;
+        self.sync().await
+    }
+
+    /// Not synced: it rides on the next append and only saves work after a restart.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        if let Some(id) = committed {
+            self.writing(|log| log.commit(StoredLogId(id)))?;
+        }
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        self.reading(|log| Ok(log.log_state().committed().map(|l| l.0)))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + openraft::OptionalSend,
+        I::IntoIter: openraft::OptionalSend,
+    {
+        self.writing(|log| {
+            let mut sizes = self.sizes.lock();
+            log.append(entries.into_iter().map(|e| {
+                sizes.append(e.log_id.index, size_of(&e.payload) as u64);
+                (StoredLogId(e.log_id), StoredPayload(e.payload))
+            }))?;
+            log.flush(true, Some(Flushed::Raft(callback)))
+        })
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let at = last.map_or(0, |l| l.index + 1);
+        let cut = self.writing(|log| {
+            // raft-log calls it an error to cut behind its end; for openraft it is nothing to do.
+            let cut = at <= log.log_state().last().map_or(0, |l| l.0.index + 1);
+            if cut {
+                log.truncate(at)?;
+            }
+            Ok(cut)
+        })?;
+        if cut { self.sync().await } else { Ok(()) }
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        self.writing(|log| log.purge(StoredLogId(upto)))?;
+        self.sizes.lock().purge(upto.index);
+        self.sync().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Sizes;
+
+    #[test]
+    fn sizes_translate_between_bytes_and_indexes() {
+        let mut sizes = Sizes::default();
+        for index in 1..=100 {
+            sizes.append(index, 64 << 10);
+        }
+        assert_eq!(sizes.after(100), 64 << 10);
+        assert_eq!(sizes.after(0), 100 * (64 << 10));
+        assert_eq!(sizes.before(100, 10 * (64 << 10)), Some(90));
+        assert_eq!(sizes.before(100, 1000 * (64 << 10)), None);
+        sizes.purge(90);
+        assert_eq!(sizes.before(100, 10 * (64 << 10)), Some(90));
+        assert_eq!(sizes.before(100, 11 * (64 << 10)), Some(89));
+        sizes.append(50, 64 << 10); // truncated behind 49
+        assert_eq!(sizes.after(49), 101 * (64 << 10));
+    }
+}

@@ -1,0 +1,39 @@
+//! Raft on openraft: the log, the peer port, proposals, reads, membership, snapshots.
+//!
+//! ```text
+//!  wire ──call──► shared ──► reads (barrier) ──► queue ◄──step── Python
+//!                    │                            │  ▲
+//!                    └────── propose ◄────────────┘  │ batches
+//!                        │         │                 │
+//!                 leader │         │ follower        │
+//!                        ▼         ▼                 │
+//!                     openraft   forward ──► peer  machine
+//!                    │   │   │
+//!                  log client snapshots
+//! ```
+//!
+//! types, codec: what things are and their bytes · options: settings · log: storage on raft-log ·
+//! machine, progress, snapshot: the state machine's side · queue: the meeting with Python · hello,
+//! peers, client, server, transfer, forward: peers · propose, reads, members: what is asked of Raft ·
+//! housekeep, status, shared, node: one running node.
+pub mod client;
+pub mod codec;
+pub mod forward;
+pub mod hello;
+pub mod housekeep;
+pub mod log;
+pub mod machine;
+pub mod members;
+pub mod node;
+pub mod options;
+pub mod peers;
+pub mod progress;
+pub mod propose;
+pub mod queue;
+pub mod reads;
+pub mod server;
+pub mod shared;
+pub mod snapshot;
+pub mod status;
+pub mod transfer;
+pub mod types;

@@ -1,0 +1,444 @@
+//! One node: opened, started, used from any thread, closed.
+use super::client::Factory;
+use super::codec::*;
+use super::forward::{Forwarder, get_failure};
+use super::hello::{self, Purpose};
+use super::housekeep::Housekeeper;
+use super::log::{Extent, Log};
+use super::machine::Machine;
+use super::members::Told;
+use super::options::Options;
+use super::propose::{Proposal, Proposer};
+use super::queue::Guest;
+use super::reads::{self, Read, Reader, Rounds};
+use super::shared::{FAILURES, Parts, Shared};
+use super::snapshot::{Snapshot, Snapshots};
+use super::types::*;
+use crate::call::{Call, Failure, Handler};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::mpsc;
+
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
+const READY_LIMIT: Duration = Duration::from_millis(500);
+const RUNTIME_LIMIT: Duration = Duration::from_secs(1);
+
+/// What a node is opened with.
+pub struct Setup {
+    pub data_dir: PathBuf,
+    pub id: u64,
+    pub me: Member,
+    /// 16 bytes, or empty.
+    pub cluster: Bytes,
+    /// To listen on.
+    pub raft_addr: String,
+    pub failures: HashMap<String, Failure>,
+    pub options: Options,
+}
+
+/// What the disk holds.
+#[derive(Debug)]
+pub struct Recovery {
+    pub extent: Extent,
+    pub snapshot: Option<Snapshot>,
+}
+
+struct Queues {
+    proposals: mpsc::UnboundedReceiver<Proposal>,
+    reads: mpsc::UnboundedReceiver<Read>,
+}
+
+/// See the module's text.
+pub struct Node {
+    pub shared: Arc<Shared>,
+    raft_addr: String,
+    queues: Mutex<Option<Queues>>,
+    runtime: Mutex<Option<Runtime>>,
+    handle: Handle,
+    lock: Mutex<Option<File>>,
+}
+
+/// Takes the directory for this process; another one has it: `WouldBlock`.
+fn lock(dir: &Path) -> io::Result<File> {
+    std::fs::create_dir_all(dir)?;
+    let path = dir.join("lock");
+    let file = OpenOptions::new().create(true).append(true).open(&path)?;
+    // SAFETY: flock on a descriptor that `file` keeps open; it touches no memory.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        return Ok(file);
+    }
+    let error = io::Error::last_os_error();
+    if error.kind() == io::ErrorKind::WouldBlock {
+        let text = format!("another process has the data directory {}", dir.display());
+        return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
+    }
+    Err(error)
+}
+
+/// openraft's settings. Two of them carry the promise that no acknowledged write is lost.
+pub fn raft_config(options: &Options) -> openraft::Config {
+    openraft::Config {
+        cluster_name: "dfs".into(),
+        heartbeat_interval: options.heartbeat_ms,
+        election_timeout_min: options.election_ms_min,
+        election_timeout_max: options.election_ms_max,
+        // Without it a node that was cut off disturbs the cluster when it comes back.
+        enable_pre_vote: Some(true),
+        // By default a restarted leader goes on in its old term and gives away log ids again that
+        // the followers have seen: acknowledged writes are lost.
+        enable_leader_restore: Some(false),
+        // Snapshots and purge are by bytes, in housekeep.rs.
+        snapshot_policy: openraft::SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        // A member behind the purged log gets a snapshot; nobody else.
+        replication_lag_threshold: u64::MAX,
+        max_payload_entries: 1_024,
+        backoff: "20ms".into(),
+        ..Default::default()
+    }
+}
+
+fn workers(options: &Options) -> usize {
+    match options.threads {
+        0 => std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).clamp(1, 4)),
+        n => n as usize,
+    }
+}
+
+impl Node {
+    /// Opens and locks the directory and replays the log. Blocks.
+    pub fn open(setup: Setup) -> io::Result<Node> {
+        if let Some(missing) = FAILURES.iter().find(|f| !setup.failures.contains_key(**f)) {
+            let text = format!("no row for the failure \"{missing}\"");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let lock = lock(&setup.data_dir)?;
+        let log = Log::open(&setup.data_dir.join("log"))?;
+        let snapshots = Snapshots::open(&setup.data_dir.join("snapshots"))?;
+        let (proposals, proposals_rx) = mpsc::unbounded_channel();
+        let (reads, reads_rx) = mpsc::unbounded_channel();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(workers(&setup.options))
+            .thread_name("dfs-engine")
+            .enable_all()
+            .build()?;
+        let handle = runtime.handle().clone();
+        let shared = Arc::new(Shared::new(Parts {
+            options: setup.options,
+            id: setup.id,
+            me: setup.me,
+            cluster: setup.cluster,
+            failures: setup.failures,
+            log,
+            snapshots,
+            proposals,
+            reads,
+        }));
+        Ok(Node {
+            shared,
+            raft_addr: setup.raft_addr,
+            queues: Mutex::new(Some(Queues { proposals: proposals_rx, reads: reads_rx })),
+            runtime: Mutex::new(Some(runtime)),
+            handle,
+            lock: Mutex::new(Some(lock)),
+        })
+    }
+
+    pub fn recovery(&self) -> Recovery {
+        Recovery { extent: self.shared.log.extent(), snapshot: self.shared.snapshots.current() }
+    }
+
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// What speaks against going on with a store that has applied so much.
+    fn objection(&self, applied: Option<LogId>) -> Option<String> {
+        let Recovery { extent, snapshot } = self.recovery();
+        let have = applied.map_or(0, |l| l.index);
+        let healed = snapshot.as_ref().map_or(0, |s| s.index());
+        let purged = extent.purged.map_or(0, |l| l.index);
+        let need = purged.max(extent.durable);
+        (have < need && healed < need).then(|| {
+            format!(
+                "the store has revision {have}, but it was safe on disk up to {} and the log before \
+                 {purged} is gone: the store was damaged or put back to an old copy. Remove this \
+                 member from the cluster, move its data directory away and let it join again",
+                extent.durable
+            )
+        })
+    }
+
+    /// Binds the peer port and begins. Raft itself is ready when it has read the log and the store
+    /// has applied what was committed, which needs Python's hot loop.
+    pub fn start(&self, applied: &[u8], membership: &[u8]) -> Result<(), StartError> {
+        let applied = match applied {
+            [] => None,
+            bytes => Some(get_log_id(&mut Bytes::copy_from_slice(bytes))?),
+        };
+        let membership = stored_membership(membership)?;
+        if let Some(text) = self.objection(applied) {
+            return Err(StartError::Store(text));
+        }
+        let Some(queues) = self.queues.lock().take() else {
+            return Err(StartError::Store("the engine has been started already".into()));
+        };
+        let listener = std::net::TcpListener::bind(&self.raft_addr).map_err(|e| {
+            io::Error::new(e.kind(), format!("cannot listen on {}: {e}", self.raft_addr))
+        })?;
+        listener.set_nonblocking(true)?;
+        let listener = {
+            let _inside = self.handle.enter();
+            TcpListener::from_std(listener)?
+        };
+        let config = raft_config(&self.shared.options).validate();
+        let config = Arc::new(config.map_err(|e| io::Error::other(e.to_string()))?);
+        assert_eq!(config.enable_leader_restore, Some(false), "it loses acknowledged writes");
+        assert_eq!(config.enable_pre_vote, Some(true));
+        let machine = Machine::new(
+            self.shared.queue.clone(),
+            self.shared.progress.clone(),
+            self.shared.snapshots.clone(),
+            applied,
+            membership,
+        );
+        self.spawn_tasks(listener, queues);
+        self.handle.spawn(build(self.shared.clone(), config, machine));
+        // Usually this takes no time. It takes Python when entries are to be applied first, and
+        // Python may begin only after this call.
+        self.handle.block_on(self.shared.raft_in(READY_LIMIT));
+        Ok(())
+    }
+
+    fn spawn_tasks(&self, listener: TcpListener, queues: Queues) {
+        let shared = &self.shared;
+        let forwarder = Arc::new(Forwarder::new(shared.clone()));
+        let proposer = Proposer {
+            shared: shared.clone(),
+            queue: queues.proposals,
+            forwarder: forwarder.clone(),
+        };
+        let rounds = Rounds { shared: shared.clone(), queue: queues.reads, forwarder };
+        self.handle.spawn(super::server::run(listener, shared.clone()));
+        self.handle.spawn(proposer.run());
+        self.handle.spawn(rounds.run());
+        self.handle.spawn(Housekeeper::new(shared.clone()).run());
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_millis(self.shared.options.no_leader_ms_max)
+    }
+
+    /// Python wants this call's body in the log, behind `head`.
+    pub fn propose(&self, id: u64, head: &[u8]) {
+        let Some(Guest { call, pass }) = self.shared.queue.take_call(id) else { return };
+        let shared = self.shared.clone();
+        let done = move |outcome| {
+            (call.answer)(shared.reply_of(outcome));
+            drop(pass);
+        };
+        let parts = [head, &call.body];
+        let proposal =
+            Proposal::new(&parts, call.deadline, self.patience(), false, Box::new(done));
+        let _ = self.shared.proposals.send(proposal);
+    }
+
+    /// Proposes an entry for a ticket.
+    pub fn submit(&self, ticket: u64, entry: &[u8], limit: Duration) {
+        let shared = self.shared.clone();
+        let done = move |outcome| {
+            let reply = shared.reply_of(outcome);
+            shared.queue.done(ticket, reply);
+        };
+        let deadline = Instant::now() + limit;
+        let proposal =
+            Proposal::new(&[entry], deadline, self.patience(), false, Box::new(done));
+        let _ = self.shared.proposals.send(proposal);
+    }
+
+    /// A read barrier for a ticket.
+    pub fn barrier(&self, ticket: u64, min_revision: u64, limit: Duration) {
+        let since = Instant::now();
+        let (deadline, reader) = (since + limit, Reader::Ticket(ticket));
+        if min_revision > 0 {
+            return self.shared.when_applied(min_revision, deadline, vec![reader]);
+        }
+        let _ = self.shared.reads.send(Read { reader, deadline, since, min_revision });
+    }
+
+    /// Asks whatever node listens at `addr`.
+    pub fn ask(&self, addr: &str, body: &[u8], limit: Duration) -> io::Result<crate::call::Reply> {
+        let shared = self.shared.clone();
+        let work = async move {
+            let mut frames = hello::dial(&shared, addr, 0, Purpose::Ask, limit).await?;
+            let mut answer = frames.exchange(body).await?;
+            match get_u8(&mut answer)? {
+                0 => Ok(Ok(answer)),
+                _ => Ok(Err(get_failure(&mut answer)?)),
+            }
+        };
+        let result = self.block(async move { tokio::time::timeout(limit, work).await });
+        match result {
+            None => Err(io::Error::other("the engine is closed")),
+            Some(Ok(result)) => {
+                result.map_err(|e: io::Error| io::Error::new(e.kind(), format!("{addr}: {e}")))
+            }
+            Some(Err(_)) => {
+                let text = format!("{addr}: no answer within {} ms", limit.as_millis());
+                Err(io::Error::new(io::ErrorKind::TimedOut, text))
+            }
+        }
+    }
+
+    /// Runs blocking work on the calling thread, unless the node is closed or closes meanwhile.
+    pub fn block<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let shared = self.shared.clone();
+        let closed = async move {
+            while !shared.stopping() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if self.shared.stopping() {
+            return None;
+        }
+        self.handle.block_on(async {
+            tokio::select! {
+                result = work => Some(result),
+                () = closed => None,
+            }
+        })
+    }
+
+    /// Runs an operation of `members.rs`.
+    pub fn operate<T>(&self, work: impl Future<Output = Told<T>>) -> Told<T> {
+        self.block(work).unwrap_or_else(|| Err("the engine is closed".into()))
+    }
+
+    pub fn durable(&self, index: u64) {
+        let shared = self.shared.clone();
+        // A failure ends the log, and Raft with it.
+        self.handle.spawn(async move { shared.log.save_durable(index).await });
+    }
+
+    /// Hands leadership away if this node has it and another can take it.
+    pub fn step_aside(&self, limit: Duration) {
+        let shared = self.shared.clone();
+        let _ = self.block(async move { shared.transfer_leader(0, limit).await });
+    }
+
+    /// Answers everybody who waits and takes no more: the first half of `close`.
+    pub fn let_go(&self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        for guest in self.shared.queue.close() {
+            (guest.call.answer)(Err(self.shared.failure("shutting_down")));
+        }
+        self.shared.progress.expire(None);
+    }
+
+    /// Stops and joins everything. Idempotent.
+    pub fn close(&self) {
+        // First what waits for Python: Raft's end may wait for it in turn.
+        self.let_go();
+        let Some(runtime) = self.runtime.lock().take() else { return };
+        if let Some(raft) = self.shared.raft() {
+            let end = async { tokio::time::timeout(SHUTDOWN_LIMIT, raft.shutdown()).await };
+            let _ = runtime.block_on(end);
+        }
+        self.shared.peers.clear();
+        runtime.shutdown_timeout(RUNTIME_LIMIT);
+        self.shared.log.close();
+        self.lock.lock().take();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Why a node does not start.
+#[derive(Debug)]
+pub enum StartError {
+    Io(io::Error),
+    /// A sentence for the user.
+    Store(String),
+}
+
+impl From<io::Error> for StartError {
+    fn from(e: io::Error) -> StartError {
+        StartError::Io(e)
+    }
+}
+
+/// Reads the log, brings the store up to what was committed, begins.
+async fn build(shared: Arc<Shared>, config: Arc<openraft::Config>, machine: Machine) {
+    let factory = Factory(shared.clone());
+    let raft = Raft::new(shared.id, config, factory, shared.log.clone(), machine).await;
+    match raft {
+        Ok(raft) => {
+            let membership = {
+                use openraft::async_runtime::watch::WatchReceiver;
+                raft.server_metrics().borrow_watched().membership_config.clone()
+            };
+            let alone = membership.voter_ids().eq([shared.id]);
+            shared.set_raft(raft.clone());
+            if alone {
+                let _ = raft.trigger().elect(false).await; // nobody else is to be waited for
+            }
+        }
+        Err(fatal) if !shared.stopping() => {
+            shared.queue.fatal(format!("Raft cannot start from what is on disk: {fatal}"));
+        }
+        Err(_) => {}
+    }
+}
+
+impl Handler for Calls {
+    fn call(&self, call: Call) {
+        self.0.take_call(call);
+    }
+}
+
+/// The node as the wire sees it.
+pub struct Calls(pub Arc<Shared>);
+
+impl Shared {
+    /// A call from the public port: to a barrier, or straight to Python.
+    pub fn take_call(self: &Arc<Self>, call: Call) {
+        if self.stopping() {
+            return (call.answer)(Err(self.failure("shutting_down")));
+        }
+        let Some(pass) = self.gate.enter(call.body.len()) else {
+            let text = format!("{} calls wait", self.gate.calls());
+            return (call.answer)(Err(self.failure("overloaded").with(text)));
+        };
+        let (read, deadline) = (call.read, call.deadline);
+        let guest = Guest { call, pass };
+        if !read {
+            return self.queue.call(guest);
+        }
+        let level = reads::level(&guest.call.body);
+        match level {
+            reads::Level { local: true, min_revision: 0 } => self.queue.call(guest),
+            reads::Level { local: true, min_revision } => {
+                self.when_applied(min_revision, deadline, vec![Reader::Call(guest)]);
+            }
+            reads::Level { local: false, min_revision } => {
+                let reader = Reader::Call(guest);
+                let since = Instant::now();
+                let _ = self.reads.send(Read { reader, deadline, since, min_revision });
+            }
+        }
+    }
+}

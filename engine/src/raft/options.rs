@@ -1,0 +1,86 @@
+//! The engine's settings: a name, a default and a reason each. Python passes numbers by name.
+
+macro_rules! options {
+    ($($(#[doc = $doc:literal])* $name:ident = $default:expr;)+) => {
+        /// All settings; see each field.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Options { $($(#[doc = $doc])* pub $name: u64,)+ }
+
+        impl Default for Options {
+            fn default() -> Options { Options { $($name: $default,)+ } }
+        }
+
+        impl Options {
+            /// Name and default of every setting.
+            pub const TABLE: &'static [(&'static str, u64)] =
+                &[$((stringify!($name), $default),)+];
+
+            /// Sets one by name; false when there is none of that name.
+            pub fn set(&mut self, name: &str, value: u64) -> bool {
+                match name {
+                    $(stringify!($name) => self.$name = value,)+
+                    _ => return false,
+                }
+                true
+            }
+        }
+    };
+}
+
+options! {
+    /// Of the leader.
+    heartbeat_ms = 50;
+    /// A follower that hears nothing waits `election_ms_max` and then a random time between the two.
+    election_ms_min = 300;
+    election_ms_max = 600;
+    /// In flight at once: what makes batches form by themselves.
+    proposal_batches_max = 2;
+    /// Unary calls inside the node; more are refused.
+    calls_waiting_max = 8_192;
+    /// Bytes of their bodies.
+    call_bytes_waiting_max = 128 << 20;
+    /// Of a call that names no deadline.
+    deadline_ms_default = 10_000;
+    deadline_ms_max = 30_000;
+    /// A Put of the largest value with its key and metadata.
+    message_bytes_max = (16 << 20) + (64 << 10);
+    /// Of one request's HTTP headers.
+    metadata_bytes_max = 8 << 10;
+    streams_per_connection_max = 1_024;
+    /// On each of the two ports.
+    connections_max = 256;
+    handshake_ms_max = 3_000;
+    /// Log written since the last snapshot before the next; never less than that snapshot's size.
+    snapshot_log_bytes = 64 << 20;
+    /// Kept behind a snapshot, so that a member that was away briefly needs none.
+    log_keep_bytes = 64 << 20;
+    /// How long a proposal or read waits for a leader before it fails.
+    no_leader_ms_max = 5_000;
+    /// A peer that owes an answer longer than this has its append session closed and reopened.
+    answer_ms_max = 1_000;
+    /// A snapshot transfer that moves nothing for so long is broken off; it resumes where it was.
+    stall_ms_max = 10_000;
+    /// A leader whose Python has work and takes none for so long hands leadership away.
+    python_ms_max = 1_000;
+    /// A peer that answers heartbeats but accepts nothing for so long gets a new append session.
+    progress_ms_max = 5_000;
+    /// 1 = both ports serve callers that are not on this machine, without any authentication.
+    insecure = 0;
+    /// Worker threads; 0 = half of the processors, at least 1 and at most 4.
+    threads = 0;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Options;
+
+    #[test]
+    fn set_knows_every_name_of_the_table_and_no_other() {
+        let mut options = Options::default();
+        for (name, default) in Options::TABLE {
+            assert!(options.set(name, default + 1), "{name}");
+        }
+        assert_ne!(options, Options::default());
+        assert!(!options.set("heartbeat", 1));
+    }
+}

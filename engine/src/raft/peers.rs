@@ -1,0 +1,93 @@
+//! What is known of the other nodes: when each was last heard, what went wrong, idle connections.
+use super::hello::Frames;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::time::Instant;
+use tokio::sync::watch;
+
+/// Idle control connections kept for each peer.
+const IDLE_MAX: usize = 2;
+
+struct Peer {
+    heard: Option<Instant>,
+    /// The last error and since when there has been nothing but errors.
+    error: Option<(String, Instant)>,
+    idle: Vec<Frames>,
+    /// Raised to make the append session begin anew.
+    session: watch::Sender<u64>,
+}
+
+impl Default for Peer {
+    fn default() -> Peer {
+        Peer { heard: None, error: None, idle: Vec::new(), session: watch::channel(0).0 }
+    }
+}
+
+/// A peer as status and error texts show it.
+#[derive(Clone, Debug, Default)]
+pub struct Contact {
+    pub heard: Option<Instant>,
+    pub error: Option<(String, Instant)>,
+}
+
+/// All peers by id.
+#[derive(Default)]
+pub struct Peers {
+    peers: Mutex<HashMap<u64, Peer>>,
+}
+
+impl Peers {
+    fn with<T>(&self, id: u64, f: impl FnOnce(&mut Peer) -> T) -> T {
+        f(self.peers.lock().entry(id).or_default())
+    }
+
+    /// It answered, or asked.
+    pub fn heard(&self, id: u64) {
+        self.with(id, |p| {
+            p.heard = Some(Instant::now());
+            p.error = None;
+        });
+    }
+
+    pub fn failed(&self, id: u64, text: String) {
+        self.with(id, |p| {
+            let since = p.error.as_ref().map_or_else(Instant::now, |e| e.1);
+            p.error = Some((text, since));
+        });
+    }
+
+    pub fn contact(&self, id: u64) -> Contact {
+        self.with(id, |p| Contact { heard: p.heard, error: p.error.clone() })
+    }
+
+    pub fn take_idle(&self, id: u64) -> Option<Frames> {
+        self.with(id, |p| p.idle.pop())
+    }
+
+    pub fn keep_idle(&self, id: u64, frames: Frames) {
+        self.with(id, |p| {
+            if p.idle.len() < IDLE_MAX {
+                p.idle.push(frames);
+            }
+        });
+    }
+
+    /// Idle connections to a peer that broke one are broken too.
+    pub fn drop_idle(&self, id: u64) {
+        self.with(id, |p| p.idle.clear());
+    }
+
+    /// Changes when the append session is to begin anew.
+    pub fn session(&self, id: u64) -> watch::Receiver<u64> {
+        self.with(id, |p| p.session.subscribe())
+    }
+
+    pub fn reset_session(&self, id: u64) {
+        self.with(id, |p| p.session.send_modify(|n| *n += 1));
+    }
+
+    /// Forgets everything, idle connections included.
+    pub fn clear(&self) {
+        self.peers.lock().clear();
+    }
+}

@@ -1,0 +1,316 @@
+//! Proposals on their way into the log: batched by themselves here on the leader, forwarded elsewhere.
+//!
+//! At most two batches are in flight; what comes meanwhile is the next batch. A proposal that has
+//! surely not been written is tried again until its time is up; every other failure is told as unknown.
+use super::forward::Forwarder;
+use super::shared::{Leader, Shared};
+use super::types::*;
+use crate::call::Reply;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::StreamExt;
+use openraft::errors::ClientWriteError;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+const BATCH_ENTRIES_MAX: usize = 1_024;
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// A batch that has no quorum does not hold its place longer than this.
+const PLACE_MAX: Duration = Duration::from_millis(500);
+/// Before a proposal that met no leader is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// Field 2 of an entry, fixed64: the leader's time.
+const STAMP_TAG: u8 = 0x11;
+const STAMP_BYTES: usize = 9;
+
+/// What became of a proposal.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Applied; what the leader's state machine says.
+    Done(Reply),
+    /// Surely not written.
+    NotLeader,
+    /// Written or not.
+    Unknown(String),
+    /// Surely not written, and the time is up.
+    Late,
+}
+
+/// One entry on its way. Dropped without an answer, its caller is told that the outcome is unknown.
+pub struct Proposal {
+    data: Bytes,
+    pub deadline: Instant,
+    /// Until when it waits for a leader.
+    patience: Instant,
+    /// It came from another node, which tries again by itself.
+    remote: bool,
+    done: Option<Box<dyn FnOnce(Outcome) + Send>>,
+}
+
+impl Proposal {
+    /// `parts` together are the entry without the leader's time.
+    pub fn new(
+        parts: &[&[u8]],
+        deadline: Instant,
+        patience: Duration,
+        remote: bool,
+        done: Box<dyn FnOnce(Outcome) + Send>,
+    ) -> Proposal {
+        let length = parts.iter().map(|p| p.len()).sum::<usize>();
+        let mut data = BytesMut::with_capacity(length + STAMP_BYTES);
+        for part in parts {
+            data.put_slice(part);
+        }
+        let patience = deadline.min(Instant::now() + patience);
+        Proposal { data: data.freeze(), deadline, patience, remote, done: Some(done) }
+    }
+
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    pub fn settle(mut self, outcome: Outcome) {
+        if let Some(done) = self.done.take() {
+            done(outcome);
+        }
+    }
+
+    /// Takes the bytes and puts the leader's time behind them; without a copy when they are alone.
+    fn stamped(&mut self, now_ns: u64) -> Bytes {
+        let plain = std::mem::take(&mut self.data);
+        let length = plain.len();
+        let mut data = plain.try_into_mut().unwrap_or_else(|shared| {
+            let mut own = BytesMut::with_capacity(shared.len() + STAMP_BYTES);
+            own.put_slice(&shared);
+            own
+        });
+        data.put_u8(STAMP_TAG);
+        data.put_u64_le(now_ns);
+        let stamped = data.freeze();
+        self.data = stamped.slice(..length); // for another attempt
+        stamped
+    }
+}
+
+impl Drop for Proposal {
+    fn drop(&mut self) {
+        if let Some(done) = self.done.take() {
+            done(Outcome::Unknown("the node stopped".into()));
+        }
+    }
+}
+
+impl Shared {
+    /// What the caller of a proposal made here is told.
+    pub fn reply_of(&self, outcome: Outcome) -> Reply {
+        match outcome {
+            Outcome::Done(reply) => reply,
+            Outcome::Unknown(why) => Err(self.failure("outcome_unknown").with(why)),
+            Outcome::Late | Outcome::NotLeader => {
+                Err(self.failure("no_leader").with(self.no_leader()))
+            }
+        }
+    }
+
+    /// Puts a proposal that has surely not been written back into the queue, a little later.
+    pub fn retry(self: &Arc<Self>, proposals: Vec<Proposal>) {
+        let shared = self.clone();
+        tokio::spawn(async move {
+            let mut waiting = proposals;
+            loop {
+                let now = Instant::now();
+                let (late, rest): (Vec<_>, Vec<_>) =
+                    waiting.into_iter().partition(|p| p.remote || p.patience <= now);
+                for proposal in late {
+                    let outcome = if proposal.remote { Outcome::NotLeader } else { Outcome::Late };
+                    proposal.settle(outcome);
+                }
+                waiting = rest;
+                if waiting.is_empty() || shared.stopping() {
+                    return;
+                }
+                tokio::time::sleep(RETRY_PAUSE).await;
+                if shared.leader() != Leader::Nobody {
+                    break;
+                }
+            }
+            for proposal in waiting {
+                let _ = shared.proposals.send(proposal);
+            }
+        });
+    }
+}
+
+/// Nanoseconds since 1970 by this node's clock; the state machine makes them monotonic.
+fn now_ns() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+}
+
+/// The task that takes proposals from the queue.
+pub struct Proposer {
+    pub shared: Arc<Shared>,
+    pub queue: mpsc::UnboundedReceiver<Proposal>,
+    pub forwarder: Arc<Forwarder>,
+}
+
+impl Proposer {
+    pub async fn run(mut self) {
+        let places = self.shared.options.proposal_batches_max.max(1) as usize;
+        let window = Arc::new(Semaphore::new(places));
+        let mut carry = VecDeque::new();
+        loop {
+            let mut place = None;
+            if self.shared.leader() == Leader::Me {
+                place = window.clone().acquire_owned().await.ok();
+            }
+            if !self.fill(&mut carry).await {
+                return;
+            }
+            match self.shared.leader() {
+                Leader::Me => {
+                    if place.is_none() {
+                        place = window.clone().acquire_owned().await.ok();
+                    }
+                    self.write(take_batch(&mut carry), place).await;
+                }
+                Leader::Other(id, member) => {
+                    let (remote, local): (Vec<_>, Vec<_>) =
+                        carry.drain(..).partition(|p: &Proposal| p.remote);
+                    self.shared.retry(remote);
+                    self.forwarder.link(id, &member).propose(local, &self.shared);
+                }
+                Leader::Nobody => self.shared.retry(carry.drain(..).collect()),
+            }
+        }
+    }
+
+    /// Waits until there is something, then takes what is there. False: the node has closed.
+    async fn fill(&mut self, carry: &mut VecDeque<Proposal>) -> bool {
+        let mut got = Vec::new();
+        if carry.is_empty() {
+            if self.queue.recv_many(&mut got, BATCH_ENTRIES_MAX).await == 0 {
+                return false;
+            }
+        } else {
+            while carry.len() + got.len() < BATCH_ENTRIES_MAX {
+                match self.queue.try_recv() {
+                    Ok(proposal) => got.push(proposal),
+                    Err(_) => break,
+                }
+            }
+        }
+        carry.extend(got);
+        true
+    }
+
+    /// Hands a batch to Raft; its answers are awaited beside the loop.
+    async fn write(&self, batch: Vec<Proposal>, place: Option<OwnedSemaphorePermit>) {
+        let Some(raft) = self.shared.raft() else { return self.shared.retry(batch) };
+        let now = now_ns();
+        let (mut pending, mut commands) = (Vec::new(), Vec::new());
+        for mut proposal in batch {
+            if proposal.deadline <= Instant::now() {
+                proposal.settle(Outcome::Late);
+                continue;
+            }
+            commands.push(Command(proposal.stamped(now)));
+            pending.push(Some(proposal));
+        }
+        match raft.client_write_many(commands).await {
+            Ok(answers) => {
+                let shared = self.shared.clone();
+                tokio::spawn(collect(shared, pending, Box::pin(answers), place));
+            }
+            Err(fatal) => {
+                for proposal in pending.into_iter().flatten() {
+                    proposal.settle(Outcome::Unknown(fatal.to_string()));
+                }
+            }
+        }
+    }
+}
+
+/// The front of the queue, bounded by entries and bytes.
+fn take_batch(carry: &mut VecDeque<Proposal>) -> Vec<Proposal> {
+    let mut batch = Vec::new();
+    let mut bytes = 0;
+    while let Some(next) = carry.front() {
+        let full = batch.len() >= BATCH_ENTRIES_MAX || bytes + next.data.len() > BATCH_BYTES_MAX;
+        if full && !batch.is_empty() {
+            break;
+        }
+        bytes += next.data.len();
+        batch.extend(carry.pop_front());
+    }
+    batch
+}
+
+type Answer = Result<openraft::raft::WriteResult<Types>, openraft::errors::Fatal<Types>>;
+
+fn outcome(answer: Option<Answer>) -> Outcome {
+    match answer {
+        Some(Ok(Ok(written))) => {
+            Outcome::Done(written.response.0.unwrap_or_else(|| Ok(Bytes::new())))
+        }
+        Some(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Outcome::NotLeader,
+        Some(Ok(Err(other))) => Outcome::Unknown(other.to_string()),
+        Some(Err(fatal)) => Outcome::Unknown(fatal.to_string()),
+        None => Outcome::Unknown("Raft has stopped".into()),
+    }
+}
+
+/// Takes the answers of one batch in order; lets late callers go and the place be used in time.
+async fn collect(
+    shared: Arc<Shared>,
+    mut pending: Vec<Option<Proposal>>,
+    mut answers: impl futures::Stream<Item = Answer> + Unpin,
+    mut place: Option<OwnedSemaphorePermit>,
+) {
+    let mut free_at = Some(Instant::now() + PLACE_MAX);
+    let mut again = Vec::new();
+    let mut next = 0;
+    while next < pending.len() {
+        let late = pending[next..].iter().flatten().map(|p| p.deadline).min();
+        let Some(wake) = late.into_iter().chain(free_at).min() else { return };
+        tokio::select! {
+            biased;
+            answer = answers.next() => {
+                let mut answer = Some(answer);
+                // Answers of a batch come together: no look at the clock between them.
+                while let Some(got) = answer.take() {
+                    let ended = got.is_none();
+                    match (pending[next].take(), outcome(got)) {
+                        (Some(p), Outcome::NotLeader) => again.push(p),
+                        (Some(p), outcome) => p.settle(outcome),
+                        (None, _) => {}
+                    }
+                    next += 1;
+                    if next < pending.len() && !ended {
+                        answer = futures::FutureExt::now_or_never(answers.next());
+                    }
+                    if ended {
+                        next = pending.len(); // the rest is settled as unknown when dropped
+                    }
+                }
+            }
+            _ = tokio::time::sleep_until(wake.into()) => {
+                let now = Instant::now();
+                if free_at.is_some_and(|t| t <= now) {
+                    (place, free_at) = (None, None);
+                }
+                for slot in &mut pending[next..] {
+                    if slot.as_ref().is_some_and(|p| p.deadline <= now)
+                        && let Some(p) = slot.take()
+                    {
+                        p.settle(Outcome::Unknown("no quorum has answered in time".into()));
+                    }
+                }
+            }
+        }
+    }
+    drop(place);
+    if !again.is_empty() {
+        shared.retry(again);
+    }
+}

@@ -1,0 +1,228 @@
+//! Read barriers: one ReadIndex round at a time, shared by all reads that wait when it begins.
+use super::forward::Forwarder;
+use super::queue::Guest;
+use super::shared::{Leader, Shared};
+use bytes::Bytes;
+use openraft::ReadPolicy;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+const ROUND_READS_MAX: usize = 4_096;
+const ROUND_LIMIT: Duration = Duration::from_secs(2);
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// How fresh a read wants to be: fields 3 and 4 of every read request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Level {
+    /// What is applied here is good enough.
+    pub local: bool,
+    /// But at least this revision.
+    pub min_revision: u64,
+}
+
+fn varint(body: &[u8], at: &mut usize) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = *body.get(*at)?;
+        *at += 1;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// Reads the level out of an encoded request. A malformed one is linearizable: Python refuses it.
+pub fn level(body: &[u8]) -> Level {
+    let strict = Level { local: false, min_revision: 0 };
+    let mut level = strict;
+    let mut at = 0;
+    while at < body.len() {
+        let Some(tag) = varint(body, &mut at) else { return strict };
+        let skip = match tag & 7 {
+            0 => {
+                let Some(value) = varint(body, &mut at) else { return strict };
+                match tag >> 3 {
+                    3 => level.local = value == 1,
+                    4 => level.min_revision = value,
+                    _ => {}
+                }
+                0
+            }
+            1 => 8,
+            2 => match varint(body, &mut at) {
+                Some(n) => n,
+                None => return strict,
+            },
+            5 => 4,
+            _ => return strict,
+        };
+        match usize::try_from(skip).ok().and_then(|n| at.checked_add(n)) {
+            Some(end) if end <= body.len() => at = end,
+            _ => return strict,
+        }
+    }
+    level
+}
+
+/// Who waits for a barrier.
+pub enum Reader {
+    Call(Guest),
+    Ticket(u64),
+}
+
+/// A read on its way through a barrier.
+pub struct Read {
+    pub reader: Reader,
+    pub deadline: Instant,
+    pub since: Instant,
+    pub min_revision: u64,
+}
+
+impl Shared {
+    fn pass(&self, readers: impl IntoIterator<Item = Reader>) {
+        let mut guests = Vec::new();
+        for reader in readers {
+            match reader {
+                Reader::Call(guest) => guests.push(guest),
+                Reader::Ticket(ticket) => self.queue.done(ticket, Ok(Bytes::new())),
+            }
+        }
+        if !guests.is_empty() {
+            self.queue.calls(guests);
+        }
+    }
+
+    fn fail(&self, reader: Reader, kind: &str, particulars: &str) {
+        let failure = self.failure(kind).with(particulars);
+        match reader {
+            Reader::Call(guest) => (guest.call.answer)(Err(failure)),
+            Reader::Ticket(ticket) => self.queue.done(ticket, Err(failure)),
+        }
+    }
+
+    /// Lets reads go on when `index` has been applied here.
+    pub fn when_applied(self: &Arc<Self>, index: u64, deadline: Instant, readers: Vec<Reader>) {
+        let shared = self.clone();
+        let then = move |applied| {
+            if applied {
+                return shared.pass(readers);
+            }
+            let kind = if shared.stopping() { "shutting_down" } else { "deadline" };
+            let text = format!(
+                "revision {index} is not applied here yet ({} is)",
+                shared.progress.applied()
+            );
+            for reader in readers {
+                shared.fail(reader, kind, &text);
+            }
+        };
+        self.progress.wait(index, deadline, Box::new(then));
+    }
+}
+
+/// A round of this node as leader: an index committed no earlier than now, or `None`.
+pub async fn own_round(shared: &Shared) -> Option<u64> {
+    let raft = shared.raft()?;
+    let round = raft.get_read_linearizer(ReadPolicy::ReadIndex);
+    let linearizer = tokio::time::timeout(ROUND_LIMIT, round).await.ok()?.ok()?;
+    Some(linearizer.read_log_id().index())
+}
+
+/// The task that makes rounds.
+pub struct Rounds {
+    pub shared: Arc<Shared>,
+    pub queue: mpsc::UnboundedReceiver<Read>,
+    pub forwarder: Arc<Forwarder>,
+}
+
+impl Rounds {
+    pub async fn run(mut self) {
+        let mut waiting = Vec::new();
+        loop {
+            if waiting.is_empty() {
+                if self.queue.recv_many(&mut waiting, ROUND_READS_MAX).await == 0 {
+                    return;
+                }
+            } else {
+                while waiting.len() < ROUND_READS_MAX
+                    && let Ok(read) = self.queue.try_recv()
+                {
+                    waiting.push(read);
+                }
+            }
+            self.expire(&mut waiting);
+            if waiting.is_empty() {
+                continue;
+            }
+            match self.round().await {
+                Some(index) => self.passed(index, std::mem::take(&mut waiting)),
+                None => tokio::time::sleep(RETRY_PAUSE).await,
+            }
+        }
+    }
+
+    async fn round(&self) -> Option<u64> {
+        match self.shared.leader() {
+            Leader::Me => own_round(&self.shared).await,
+            Leader::Other(id, member) => {
+                self.forwarder.link(id, &member).barrier(ROUND_LIMIT).await
+            }
+            Leader::Nobody => None,
+        }
+    }
+
+    fn passed(&self, index: u64, reads: Vec<Read>) {
+        let mut together = Vec::new();
+        let mut deadline = Instant::now();
+        for read in reads {
+            if read.min_revision > index {
+                let (min, until) = (read.min_revision, read.deadline);
+                self.shared.when_applied(min, until, vec![read.reader]);
+            } else {
+                deadline = deadline.max(read.deadline);
+                together.push(read.reader);
+            }
+        }
+        self.shared.when_applied(index, deadline, together);
+    }
+
+    fn expire(&self, waiting: &mut Vec<Read>) {
+        let now = Instant::now();
+        let patience = Duration::from_millis(self.shared.options.no_leader_ms_max);
+        let late = |r: &mut Read| r.deadline <= now || r.since + patience <= now;
+        let late: Vec<Read> = waiting.extract_if(.., late).collect();
+        if late.is_empty() {
+            return;
+        }
+        let why = self.shared.no_leader();
+        for read in late {
+            self.shared.fail(read.reader, "no_leader", &why);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_level_is_read_from_fields_3_and_4() {
+        let strict = Level { local: false, min_revision: 0 };
+        assert_eq!(level(b""), strict);
+        assert_eq!(level(b"\x0a\x03foo"), strict);
+        assert_eq!(level(b"\x0a\x03foo\x18\x01"), Level { local: true, ..strict });
+        assert_eq!(level(b"\x18\x01\x20\xac\x02"), Level { local: true, min_revision: 300 });
+        // The same bytes inside a string are no fields.
+        assert_eq!(level(b"\x0a\x02\x18\x01"), strict);
+    }
+
+    #[test]
+    fn malformed_requests_are_strict() {
+        for body in [&b"\x18"[..], b"\x18\x01\x0a\x7f", b"\x18\x01\x0b", b"\x18\x01\x0a\xff\xff"] {
+            assert_eq!(level(body), Level { local: false, min_revision: 0 }, "{body:?}");
+        }
+    }
+}

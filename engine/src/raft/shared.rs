@@ -1,0 +1,191 @@
+//! What all parts of one running node share.
+use super::log::Log;
+use super::options::Options;
+use super::peers::Peers;
+use super::progress::Progress;
+use super::propose::Proposal;
+use super::queue::{Gate, Queue};
+use super::reads::Read;
+use super::snapshot::Snapshots;
+use super::types::*;
+use crate::call::Failure;
+use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
+use parking_lot::RwLock;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// The kinds of refusal that the raft part gives by itself.
+pub const FAILURES: [&str; 5] =
+    ["no_leader", "outcome_unknown", "overloaded", "deadline", "shutting_down"];
+
+/// Figures since the start.
+#[derive(Default)]
+pub struct Counters {
+    pub elections: AtomicU64,
+    pub snapshots_sent: AtomicU64,
+    pub sessions: AtomicU64,
+    pub dials: AtomicU64,
+}
+
+/// Where the leader is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leader {
+    Nobody,
+    Me,
+    Other(u64, Member),
+}
+
+/// See the module's text.
+pub struct Shared {
+    pub options: Options,
+    pub id: u64,
+    pub me: Member,
+    cluster: RwLock<Bytes>,
+    pub failures: HashMap<String, Failure>,
+    pub log: Log,
+    pub snapshots: Snapshots,
+    pub queue: Arc<Queue>,
+    pub progress: Arc<Progress>,
+    pub gate: Arc<Gate>,
+    pub peers: Peers,
+    pub counters: Counters,
+    pub proposals: mpsc::UnboundedSender<Proposal>,
+    pub reads: mpsc::UnboundedSender<Read>,
+    pub stopping: AtomicBool,
+    /// Held while a snapshot is received: one at a time.
+    pub receiving: tokio::sync::Mutex<()>,
+    /// Held while a snapshot is made: one at a time.
+    pub building: tokio::sync::Mutex<()>,
+    raft: OnceLock<Raft>,
+    ready: watch::Sender<bool>,
+}
+
+/// What a node is made from.
+pub struct Parts {
+    pub options: Options,
+    pub id: u64,
+    pub me: Member,
+    pub cluster: Bytes,
+    pub failures: HashMap<String, Failure>,
+    pub log: Log,
+    pub snapshots: Snapshots,
+    pub proposals: mpsc::UnboundedSender<Proposal>,
+    pub reads: mpsc::UnboundedSender<Read>,
+}
+
+impl Shared {
+    pub fn new(parts: Parts) -> Shared {
+        let gate = Gate::new(parts.options.calls_waiting_max, parts.options.call_bytes_waiting_max);
+        Shared {
+            options: parts.options,
+            id: parts.id,
+            me: parts.me,
+            cluster: RwLock::new(parts.cluster),
+            failures: parts.failures,
+            log: parts.log,
+            snapshots: parts.snapshots,
+            queue: Arc::default(),
+            progress: Arc::default(),
+            gate,
+            peers: Peers::default(),
+            counters: Counters::default(),
+            proposals: parts.proposals,
+            reads: parts.reads,
+            stopping: AtomicBool::new(false),
+            receiving: tokio::sync::Mutex::new(()),
+            building: tokio::sync::Mutex::new(()),
+            raft: OnceLock::new(),
+            ready: watch::channel(false).0,
+        }
+    }
+
+    pub fn cluster(&self) -> Bytes {
+        self.cluster.read().clone()
+    }
+
+    pub fn set_cluster(&self, cluster: Bytes) {
+        *self.cluster.write() = cluster;
+    }
+
+    pub fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// A row of Python's table of failures; the constructor has checked that it is there.
+    pub fn failure(&self, kind: &str) -> Failure {
+        self.failures[kind].clone()
+    }
+
+    pub fn set_raft(&self, raft: Raft) {
+        if self.raft.set(raft).is_ok() {
+            self.ready.send_replace(true);
+        }
+    }
+
+    /// Raft, once it has read the log and the store.
+    pub fn raft(&self) -> Option<&Raft> {
+        self.raft.get()
+    }
+
+    /// Waits for it; `None` when it is not there in time.
+    pub async fn raft_in(&self, limit: Duration) -> Option<&Raft> {
+        let mut ready = self.ready.subscribe();
+        let _ = tokio::time::timeout(limit, ready.wait_for(|r| *r)).await;
+        self.raft.get()
+    }
+
+    /// The members with their ids, as this node knows them.
+    pub fn members(&self) -> Vec<(u64, Member)> {
+        let Some(raft) = self.raft() else { return Vec::new() };
+        let membership = raft.server_metrics().borrow_watched().membership_config.clone();
+        membership.nodes().map(|(id, m)| (*id, m.clone())).collect()
+    }
+
+    pub fn leader(&self) -> Leader {
+        let Some(raft) = self.raft() else { return Leader::Nobody };
+        let (leader, membership) = {
+            let receiver = raft.server_metrics();
+            let m = receiver.borrow_watched();
+            match m.current_leader {
+                None => return Leader::Nobody,
+                Some(id) if id == self.id => return Leader::Me,
+                Some(id) => (id, m.membership_config.clone()),
+            }
+        };
+        match membership.get_node(&leader) {
+            Some(member) => Leader::Other(leader, member.clone()),
+            None => Leader::Nobody,
+        }
+    }
+
+    /// Why there is no leader, as far as this node can see: which peers are silent, since when.
+    pub fn no_leader(&self) -> String {
+        let mut silent = Vec::new();
+        let mut voters = 0;
+        let members = self.members();
+        for (id, member) in members.iter().filter(|(id, _)| *id != self.id) {
+            voters += 1;
+            let contact = self.peers.contact(*id);
+            let since = contact.heard.or(contact.error.as_ref().map(|e| e.1));
+            let quiet = since.map_or(0, |t| t.elapsed().as_millis() as u64);
+            if let Some((error, _)) = contact.error {
+                let seconds = quiet as f64 / 1000.0;
+                silent.push(format!("{} silent for {seconds:.1} s ({error})", member.name));
+            } else if contact.heard.is_none() || quiet > self.options.election_ms_max {
+                silent.push(format!("{} not heard", member.name));
+            }
+        }
+        if members.is_empty() {
+            return format!("{} belongs to no cluster yet", self.me.name);
+        }
+        let need = (voters + 1) / 2 + 1;
+        if silent.is_empty() {
+            return "an election is under way".into();
+        }
+        format!("{}; {need} of {} members are needed", silent.join(", "), voters + 1)
+    }
+}

@@ -1,0 +1,113 @@
+//! Figures of this moment, from watched values: nothing here waits for Raft.
+use super::shared::Shared;
+use super::types::*;
+use openraft::{Instant, ServerState};
+use openraft::async_runtime::watch::WatchReceiver;
+use std::sync::atomic::Ordering;
+
+/// One member as this node sees it.
+#[derive(Clone, Debug)]
+pub struct MemberStatus {
+    pub id: u64,
+    pub member: Member,
+    pub voter: bool,
+    /// On the leader: what it has accepted.
+    pub matched: u64,
+    /// On the leader: since its last answer; -1 = never.
+    pub contact_ms: i64,
+    pub error: String,
+}
+
+/// One node as it sees itself.
+#[derive(Clone, Debug)]
+pub struct Status {
+    pub id: u64,
+    pub term: u64,
+    pub leader: u64,
+    pub role: &'static str,
+    pub last_log: u64,
+    pub committed: u64,
+    pub applied: u64,
+    pub purged: u64,
+    pub snapshot: u64,
+    pub durable: u64,
+    pub log_bytes: u64,
+    pub snapshots_sent: u64,
+    pub snapshots_installed: u64,
+    pub elections: u64,
+    pub sessions: u64,
+    pub dials: u64,
+    pub members: Vec<MemberStatus>,
+    pub calls: u64,
+}
+
+fn role(metrics: &openraft::RaftMetrics<Types>) -> &'static str {
+    if metrics.membership_config.nodes().next().is_none() {
+        return "fresh";
+    }
+    match metrics.state {
+        ServerState::Leader => "leader",
+        ServerState::Follower => "follower",
+        ServerState::Candidate => "candidate",
+        _ => "learner",
+    }
+}
+
+impl Shared {
+    fn member_status(&self, metrics: &openraft::RaftMetrics<Types>) -> Vec<MemberStatus> {
+        let membership = &metrics.membership_config;
+        let one = |(id, member): (&u64, &Member)| {
+            let matched = metrics.replication.as_ref().and_then(|r| r.get(id).copied().flatten());
+            let heard = metrics.heartbeat.as_ref().and_then(|h| h.get(id)?.as_deref().copied());
+            let contact = self.peers.contact(*id);
+            let mut contact_ms = heard.map_or(-1, |t| t.elapsed().as_millis() as i64);
+            if *id == self.id {
+                contact_ms = 0;
+            }
+            MemberStatus {
+                id: *id,
+                member: member.clone(),
+                voter: membership.voter_ids().any(|v| v == *id),
+                matched: matched.map_or(0, |m| m.index),
+                contact_ms,
+                error: contact.error.map(|e| e.0).unwrap_or_default(),
+            }
+        };
+        membership.nodes().map(one).collect()
+    }
+
+    pub fn status(&self) -> Status {
+        let metrics = match self.raft() {
+            Some(raft) => raft.metrics().borrow_watched().clone(),
+            None => openraft::RaftMetrics::new_initial(self.id),
+        };
+        let index = |id: Option<LogId>| id.map_or(0, |l| l.index);
+        let extent = self.log.extent();
+        let count = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::Relaxed);
+        Status {
+            id: self.id,
+            term: metrics.current_term,
+            leader: metrics.current_leader.unwrap_or(0),
+            // Until Raft has read the log, what is on disk says whether this node is new.
+            role: if self.raft().is_none() && extent.last.is_some() {
+                "follower"
+            } else {
+                role(&metrics)
+            },
+            last_log: metrics.last_log_index.unwrap_or(index(extent.last)),
+            committed: index(metrics.local_committed),
+            applied: self.progress.applied(),
+            purged: index(extent.purged),
+            snapshot: self.snapshots.current().map_or(0, |s| s.index()),
+            durable: extent.durable,
+            log_bytes: self.log.bytes(),
+            snapshots_sent: count(&self.counters.snapshots_sent),
+            snapshots_installed: self.progress.installs(),
+            elections: count(&self.counters.elections),
+            sessions: count(&self.counters.sessions),
+            dials: count(&self.counters.dials),
+            members: self.member_status(&metrics),
+            calls: self.gate.calls(),
+        }
+    }
+}

@@ -1,0 +1,475 @@
+//! The Python class Engine: plain values in and out, one crossing a batch. See _engine.pyi.
+use crate::call::{Failure, Reply};
+use crate::door::Door;
+use crate::raft::members::Told;
+use crate::raft::node::{Node, Setup, StartError};
+use crate::raft::options::Options;
+use crate::raft::queue::{Taken, WorkKind};
+use crate::raft::types::Member;
+use bytes::Bytes;
+use pyo3::create_exception;
+use pyo3::exceptions::{
+    PyBlockingIOError, PyConnectionError, PyException, PyOSError, PyTimeoutError, PyValueError,
+};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+create_exception!(
+    _engine,
+    EngineError,
+    PyException,
+    "The log, a snapshot or the transport is in a state that needs a person; says what to do."
+);
+
+const CLUSTER_BYTES: usize = 16;
+
+fn ms(value: u64) -> Duration {
+    Duration::from_millis(value)
+}
+
+/// An I/O error as Python knows it; damage is an EngineError.
+fn io_error(e: io::Error) -> PyErr {
+    match e.kind() {
+        io::ErrorKind::WouldBlock => PyBlockingIOError::new_err(e.to_string()),
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+            EngineError::new_err(e.to_string())
+        }
+        io::ErrorKind::InvalidInput => PyValueError::new_err(e.to_string()),
+        io::ErrorKind::AddrInUse => PyOSError::new_err((libc::EADDRINUSE, e.to_string())),
+        io::ErrorKind::AddrNotAvailable => {
+            PyOSError::new_err((libc::EADDRNOTAVAIL, e.to_string()))
+        }
+        io::ErrorKind::PermissionDenied => PyOSError::new_err((libc::EACCES, e.to_string())),
+        _ => match e.raw_os_error() {
+            Some(code) => PyOSError::new_err((code, e.to_string())),
+            None => PyOSError::new_err(e.to_string()),
+        },
+    }
+}
+
+/// The log could not be opened: what is not the system's refusal is damage.
+fn open_error(e: io::Error) -> PyErr {
+    if e.kind() == io::ErrorKind::Other && e.raw_os_error().is_none() {
+        return EngineError::new_err(format!("the log cannot be opened: {e}"));
+    }
+    io_error(e)
+}
+
+fn bytes_of(value: &Bound<'_, PyAny>) -> PyResult<Bytes> {
+    Ok(Bytes::copy_from_slice(value.cast::<PyBytes>()?.as_bytes()))
+}
+
+fn failure_of(value: &Bound<'_, PyAny>) -> PyResult<Failure> {
+    let t = value.cast::<PyTuple>()?;
+    Ok(Failure {
+        code: t.get_item(0)?.extract()?,
+        message: t.get_item(1)?.extract()?,
+        details: bytes_of(&t.get_item(2)?)?,
+    })
+}
+
+fn reply_of(value: &Bound<'_, PyAny>) -> PyResult<Reply> {
+    if value.is_instance_of::<PyBytes>() {
+        return Ok(Ok(bytes_of(value)?));
+    }
+    Ok(Err(failure_of(value)?))
+}
+
+fn reply_to<'py>(py: Python<'py>, reply: &Reply) -> PyResult<Bound<'py, PyAny>> {
+    match reply {
+        Ok(bytes) => Ok(PyBytes::new(py, bytes).into_any()),
+        Err(f) => {
+            (f.code, &f.message, PyBytes::new(py, &f.details)).into_pyobject(py).map(|t| t.into_any())
+        }
+    }
+}
+
+fn told<T>(result: Told<T>) -> PyResult<T> {
+    result.map_err(EngineError::new_err)
+}
+
+fn options_of(given: &Bound<'_, PyDict>) -> PyResult<Options> {
+    let mut options = Options::default();
+    for (name, value) in given.iter() {
+        let name: String = name.extract()?;
+        if !options.set(&name, value.extract()?) {
+            return Err(PyValueError::new_err(format!("the engine has no option \"{name}\"")));
+        }
+    }
+    Ok(options)
+}
+
+fn cluster_of(bytes: &[u8]) -> PyResult<Bytes> {
+    match bytes.len() {
+        0 | CLUSTER_BYTES => Ok(Bytes::copy_from_slice(bytes)),
+        n => Err(PyValueError::new_err(format!("a cluster is 16 bytes or none, not {n}"))),
+    }
+}
+
+/// What `step` was given, as plain values.
+#[derive(Default)]
+struct Given {
+    applied: Vec<(u64, Vec<Option<Reply>>)>,
+    propose: Vec<(u64, Bytes)>,
+    respond: Vec<(u64, Reply)>,
+}
+
+fn pair<'py>(item: &Bound<'py, PyAny>) -> PyResult<(u64, Bound<'py, PyAny>)> {
+    let t = item.cast::<PyTuple>()?;
+    Ok((t.get_item(0)?.extract()?, t.get_item(1)?))
+}
+
+fn given(
+    applied: &Bound<'_, PyAny>,
+    propose: &Bound<'_, PyAny>,
+    respond: &Bound<'_, PyAny>,
+) -> PyResult<Given> {
+    let mut given = Given::default();
+    for item in applied.try_iter()? {
+        let (seq, results) = pair(&item?)?;
+        let mut list = Vec::new();
+        for result in results.try_iter()? {
+            let result = result?;
+            list.push(if result.is_none() { None } else { Some(reply_of(&result)?) });
+        }
+        given.applied.push((seq, list));
+    }
+    for item in propose.try_iter()? {
+        let (id, head) = pair(&item?)?;
+        given.propose.push((id, bytes_of(&head)?));
+    }
+    for item in respond.try_iter()? {
+        let (id, reply) = pair(&item?)?;
+        given.respond.push((id, reply_of(&reply)?));
+    }
+    Ok(given)
+}
+
+fn taken_to<'py>(py: Python<'py>, taken: &Taken) -> PyResult<Bound<'py, PyTuple>> {
+    let calls = PyList::empty(py);
+    for (id, method, body) in &taken.calls {
+        calls.append((id, method, PyBytes::new(py, body)))?;
+    }
+    let batches = PyList::empty(py);
+    for (seq, batch) in &taken.batches {
+        let items = batch.items.iter().map(|(i, p, wanted)| (i, PyBytes::new(py, p), wanted));
+        let entries = PyList::new(py, items.collect::<Vec<_>>())?;
+        let log_id = PyBytes::new(py, &batch.log_id);
+        batches.append((seq, entries, log_id, PyBytes::new(py, &batch.membership)))?;
+    }
+    let done = PyList::empty(py);
+    for (ticket, reply) in &taken.done {
+        done.append((ticket, reply_to(py, reply)?))?;
+    }
+    let work = PyList::empty(py);
+    for w in &taken.work {
+        work.append((w.id, w.kind as u8, &w.text, PyBytes::new(py, &w.data)))?;
+    }
+    (calls, batches, done, work).into_pyobject(py)
+}
+
+/// One node's Raft member, its log, its peer port and its public gRPC port.
+#[pyclass(frozen, module = "dfs._engine")]
+struct Engine {
+    node: Node,
+    door: Door,
+}
+
+#[pymethods]
+impl Engine {
+    #[new]
+    #[pyo3(signature = (*, data_dir, name, node_id, cluster, raft_addr, raft_advertise, grpc_addr,
+        grpc_advertise, upstream, routes, failures, options))]
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        py: Python<'_>,
+        data_dir: PathBuf,
+        name: String,
+        node_id: u64,
+        cluster: &[u8],
+        raft_addr: String,
+        raft_advertise: String,
+        grpc_addr: String,
+        grpc_advertise: String,
+        upstream: String,
+        routes: HashMap<String, (u32, bool)>,
+        failures: &Bound<'_, PyDict>,
+        options: &Bound<'_, PyDict>,
+    ) -> PyResult<Engine> {
+        if node_id == 0 || node_id >> 63 != 0 {
+            return Err(PyValueError::new_err("a node id has 63 bits and is not 0"));
+        }
+        let mut table = HashMap::new();
+        for (kind, failure) in failures.iter() {
+            table.insert(kind.extract::<String>()?, failure_of(&failure)?);
+        }
+        let setup = Setup {
+            data_dir,
+            id: node_id,
+            me: Member { name, raft: raft_advertise, grpc: grpc_advertise },
+            cluster: cluster_of(cluster)?,
+            raft_addr,
+            failures: table.clone(),
+            options: options_of(options)?,
+        };
+        let door = Door::new(grpc_addr, &upstream, routes, table).map_err(io_error)?;
+        let node = py.detach(|| Node::open(setup)).map_err(open_error)?;
+        Ok(Engine { node, door })
+    }
+
+    fn recovery<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let recovery = self.node.recovery();
+        let extent = recovery.extent;
+        let purged = extent.purged.map_or(0, |l| l.index);
+        let last = extent.last.map_or(0, |l| l.index);
+        let d = PyDict::new(py);
+        d.set_item("first", if last > purged { purged + 1 } else { 0 })?;
+        d.set_item("last", last)?;
+        d.set_item("purged", purged)?;
+        d.set_item("durable", extent.durable)?;
+        let (path, log_id, membership, index) = match &recovery.snapshot {
+            None => Default::default(),
+            Some(s) => (
+                s.path.display().to_string(),
+                s.meta.last_log_id.as_ref().map(crate::raft::codec::log_id_bytes),
+                crate::raft::codec::membership_bytes(&s.meta.last_membership),
+                s.index(),
+            ),
+        };
+        d.set_item("snapshot", path)?;
+        d.set_item("snapshot_log_id", PyBytes::new(py, &log_id.unwrap_or_default()))?;
+        d.set_item("snapshot_membership", PyBytes::new(py, &membership))?;
+        d.set_item("snapshot_index", index)?;
+        Ok(d)
+    }
+
+    fn start(&self, py: Python<'_>, applied: &[u8], membership: &[u8]) -> PyResult<()> {
+        let work = || {
+            let listen = self.door.bind()?;
+            self.node.start(applied, membership)?;
+            if let Some(listen) = listen {
+                self.door.open(&self.node, listen)?;
+            }
+            Ok(())
+        };
+        py.detach(work).map_err(|e| match e {
+            StartError::Io(e) => io_error(e),
+            StartError::Store(text) => EngineError::new_err(text),
+        })
+    }
+
+    fn step<'py>(
+        &self,
+        py: Python<'py>,
+        applied: &Bound<'py, PyAny>,
+        propose: &Bound<'py, PyAny>,
+        respond: &Bound<'py, PyAny>,
+        max_items: usize,
+        timeout_ms: u64,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let given = given(applied, propose, respond)?;
+        let taken = py.detach(|| {
+            for (id, head) in &given.propose {
+                self.node.propose(*id, head);
+            }
+            let queue = &self.node.shared.queue;
+            for (id, reply) in given.respond {
+                if let Some(guest) = queue.take_call(id) {
+                    (guest.call.answer)(reply);
+                }
+            }
+            for (seq, results) in given.applied {
+                let n = results.len();
+                if !queue.applied(seq, results) {
+                    return Err(format!("{n} results for batch {seq}, which is not out"));
+                }
+            }
+            Ok(queue.take(max_items, ms(timeout_ms)))
+        });
+        match taken {
+            Err(text) => Err(PyValueError::new_err(text)),
+            Ok(Err(text)) => Err(EngineError::new_err(text)),
+            Ok(Ok(taken)) => taken_to(py, &taken),
+        }
+    }
+
+    fn submit(&self, ticket: u64, entry: &[u8], timeout_ms: u64) {
+        self.node.submit(ticket, entry, ms(timeout_ms));
+    }
+
+    fn barrier(&self, ticket: u64, min_revision: u64, timeout_ms: u64) {
+        self.node.barrier(ticket, min_revision, ms(timeout_ms));
+    }
+
+    fn wake(&self) {
+        self.node.shared.queue.wake();
+    }
+
+    fn frozen(&self, work: u64) {
+        self.node.shared.queue.frozen(work);
+    }
+
+    fn finish(&self, work: u64, result: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.node.shared.queue.finish(work, reply_of(result)?);
+        Ok(())
+    }
+
+    fn durable(&self, index: u64) {
+        self.node.durable(index);
+    }
+
+    fn set_cluster(&self, cluster: &[u8]) -> PyResult<()> {
+        self.node.shared.set_cluster(cluster_of(cluster)?);
+        Ok(())
+    }
+
+    fn status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let s = self.node.shared.status();
+        let d = PyDict::new(py);
+        let numbers = [
+            ("id", s.id),
+            ("term", s.term),
+            ("leader", s.leader),
+            ("last_log", s.last_log),
+            ("committed", s.committed),
+            ("applied", s.applied),
+            ("purged", s.purged),
+            ("snapshot", s.snapshot),
+            ("durable", s.durable),
+            ("log_bytes", s.log_bytes),
+            ("snapshots_sent", s.snapshots_sent),
+            ("snapshots_installed", s.snapshots_installed),
+            ("elections", s.elections),
+            ("sessions", s.sessions),
+            ("dials", s.dials),
+            ("calls", s.calls),
+        ];
+        for (name, value) in numbers {
+            d.set_item(name, value)?;
+        }
+        d.set_item("role", s.role)?;
+        let members = PyList::empty(py);
+        for m in &s.members {
+            let one = PyDict::new(py);
+            one.set_item("id", m.id)?;
+            one.set_item("name", &m.member.name)?;
+            one.set_item("raft", &m.member.raft)?;
+            one.set_item("grpc", &m.member.grpc)?;
+            one.set_item("voter", m.voter)?;
+            one.set_item("matched", m.matched)?;
+            one.set_item("contact_ms", m.contact_ms)?;
+            one.set_item("error", &m.error)?;
+            members.append(one)?;
+        }
+        d.set_item("members", members)?;
+        let counters = self.door.counters();
+        d.set_item("streams", counters.streams)?;
+        d.set_item("connections", counters.connections)?;
+        Ok(d)
+    }
+
+    fn initialize(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<()> {
+        let shared = &self.node.shared;
+        told(py.detach(|| self.node.operate(shared.initialize(ms(timeout_ms)))))
+    }
+
+    fn ask<'py>(
+        &self,
+        py: Python<'py>,
+        addr: &str,
+        body: &[u8],
+        timeout_ms: u64,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        match py.detach(|| self.node.ask(addr, body, ms(timeout_ms))) {
+            Ok(Ok(answer)) => Ok(PyBytes::new(py, &answer)),
+            Ok(Err(failure)) => Err(EngineError::new_err(failure.message)),
+            Err(e) => Err(match e.kind() {
+                io::ErrorKind::TimedOut => PyTimeoutError::new_err(e.to_string()),
+                io::ErrorKind::InvalidData => EngineError::new_err(e.to_string()),
+                _ => PyConnectionError::new_err(e.to_string()),
+            }),
+        }
+    }
+
+    fn add_learner(
+        &self,
+        py: Python<'_>,
+        node_id: u64,
+        name: String,
+        raft: String,
+        grpc: String,
+        timeout_ms: u64,
+    ) -> PyResult<()> {
+        let member = Member { name, raft, grpc };
+        let shared = &self.node.shared;
+        told(py.detach(|| self.node.operate(shared.add_learner(node_id, member, ms(timeout_ms)))))
+    }
+
+    fn promote(&self, py: Python<'_>, node_id: u64, timeout_ms: u64) -> PyResult<()> {
+        let shared = &self.node.shared;
+        told(py.detach(|| self.node.operate(shared.promote(node_id, ms(timeout_ms)))))
+    }
+
+    fn remove(&self, py: Python<'_>, node_id: u64, timeout_ms: u64) -> PyResult<()> {
+        let shared = &self.node.shared;
+        told(py.detach(|| self.node.operate(shared.remove(node_id, ms(timeout_ms)))))
+    }
+
+    fn transfer_leader(&self, py: Python<'_>, node_id: u64, timeout_ms: u64) -> PyResult<()> {
+        let shared = &self.node.shared;
+        told(py.detach(|| self.node.operate(shared.transfer_leader(node_id, ms(timeout_ms)))))
+    }
+
+    fn snapshot(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<()> {
+        let shared = &self.node.shared;
+        let work = async {
+            match tokio::time::timeout(ms(timeout_ms), shared.take_snapshot()).await {
+                Ok(result) => result,
+                Err(_) => Err(format!("no snapshot within {timeout_ms} ms; it goes on")),
+            }
+        };
+        told(py.detach(|| self.node.operate(work)))
+    }
+
+    fn drain(&self, py: Python<'_>, timeout_ms: u64) {
+        py.detach(|| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| self.door.drain(ms(timeout_ms)));
+                self.node.step_aside(ms(timeout_ms));
+            });
+        });
+    }
+
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| {
+            self.node.let_go();
+            self.door.close();
+            self.node.close();
+        });
+    }
+}
+
+/// Adds Engine, its error and its constants to the module.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = m.py();
+    m.add_class::<Engine>()?;
+    m.add("EngineError", py.get_type::<EngineError>())?;
+    m.add("WORK_ASK", WorkKind::Ask as u8)?;
+    m.add("WORK_SNAPSHOT", WorkKind::Snapshot as u8)?;
+    m.add("WORK_INSTALL", WorkKind::Install as u8)?;
+    let options = PyDict::new(py);
+    for (name, default) in Options::TABLE {
+        options.set_item(name, default)?;
+    }
+    m.add("OPTIONS", options)
+}
+
+#[pymodule]
+fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    register(m)?;
+    crate::mount::seam::register(m)
+}
