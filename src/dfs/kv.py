@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
 from errno import EAGAIN, EIO
 from pathlib import Path
 from typing import Final, Protocol
@@ -25,14 +24,20 @@ from rocksdict import (
     DBCompressionType,
     Options,
     Rdict,
+    RdictIter,
     WriteBatch,
     WriteOptions,
 )
-from rocksdict import Snapshot as RocksSnapshot
 from sortedcontainers import SortedDict
 
 from dfs.errors import DataLoss, OutOfSpace, Unavailable
-from dfs.limits import STORE_CACHE_BYTES, STORE_LOAD_BYTES, STORE_MEMTABLE_BYTES
+from dfs.limits import (
+    STORE_CACHE_BYTES,
+    STORE_LOAD_BYTES,
+    STORE_MEMTABLE_BYTES,
+    STORE_SCAN_BYTES_MAX,
+    STORE_SCAN_RECORDS_MAX,
+)
 
 Record = tuple[bytes, bytes]
 _CLOSED: Final = "the state was replaced or closed while it was read: repeat the call"
@@ -49,7 +54,7 @@ class Reads(Protocol):
         """The value, or None. Raises DataLoss when it cannot be read."""
 
     def scan(self, begin: bytes, end: bytes, reverse: bool = False) -> Iterator[Record]:
-        """Records with begin <= key < end, in order, as of the first step. Raises DataLoss where
+        """Records with begin <= key < end, in order, as of this call. Raises DataLoss where
         damage would end it early."""
 
 
@@ -88,8 +93,8 @@ class KeyValue(Reads, Protocol):
 
 _CURRENT: Final = "current"
 _FIRST: Final = "db-1"
-_ABSENT: Final = "key not found"
-"""What a snapshot of rocksdict says of a key that is not there."""
+_SCAN_RECORDS_MIN: Final = 8
+"""Fetched first by a scan; then ever more, up to STORE_SCAN_RECORDS_MAX."""
 
 
 class RocksKV:
@@ -112,7 +117,6 @@ class RocksKV:
         self._turn = threading.Lock()
         """Held by flush, and by what ends a database under it."""
         self._snapshots: WeakSet[_RocksSnapshot] = WeakSet()
-        self._scans: WeakSet[Iterator[Record]] = WeakSet()
         self._options = WriteOptions()
         # The stub has it wrong: both are attributes.
         self._options.disable_wal = True  # type: ignore[method-assign, assignment]
@@ -139,9 +143,7 @@ class RocksKV:
 
     def scan(self, begin: bytes, end: bytes, reverse: bool = False) -> Iterator[Record]:
         """See Reads."""
-        steps = _steps(self._db, begin, end, reverse)
-        self._scans.add(steps)
-        return steps
+        return self.snapshot().scan(begin, end, reverse)
 
     def write(self, changes: Mapping[bytes, bytes | None]) -> None:
         """See KeyValue."""
@@ -150,7 +152,7 @@ class RocksKV:
     def snapshot(self) -> Snapshot:
         """See KeyValue."""
         try:
-            frozen = _RocksSnapshot(self._db.snapshot(), self._scans)
+            frozen = _RocksSnapshot(self._db.iter())
         except Exception as error:  # boundary: rocksdict raises bare exceptions
             raise _translated(error) from None
         self._snapshots.add(frozen)
@@ -193,9 +195,6 @@ class RocksKV:
         """Closes a database: its lock is held as long as anything reads from it."""
         for frozen in list(self._snapshots):
             frozen.close()
-        for steps in list(self._scans):
-            with suppress(ValueError):  # Another thread is inside: it ends by itself.
-                steps.close()  # type: ignore[attr-defined]
         db.close()
 
     def _remove_others(self) -> None:
@@ -205,37 +204,106 @@ class RocksKV:
 
 
 class _RocksSnapshot:
-    """A snapshot of RocksDB."""
+    """A frozen state of RocksDB: one cursor, which all reads share.
 
-    def __init__(self, frozen: RocksSnapshot, scans: WeakSet[Iterator[Record]]) -> None:
-        self._frozen: RocksSnapshot | None = frozen
-        self._scans = scans
+    Not rocksdict's own Snapshot: its iterators show the live state. A cursor shows the state of the
+    moment when it was made, and nothing else does.
+    """
+
+    def __init__(self, cursor: RdictIter) -> None:
+        self._cursor: RdictIter | None = cursor
+        self._turn = threading.Lock()
+        self._owner: object = None
+        """The scan that stands where the cursor is."""
 
     def get(self, key: bytes) -> bytes | None:
         """See Reads."""
-        frozen = self._frozen
-        if frozen is None:
-            raise Closed(_CLOSED)
-        try:
-            value: bytes = frozen[key]
-        except Exception as error:  # boundary: rocksdict raises bare exceptions
-            if str(error) == _ABSENT:
-                return None
-            raise _translated(error, key) from None
-        return value
+        with self._turn:
+            self._owner = None
+            try:
+                cursor = self._open_cursor()
+                cursor.seek(key)
+                if cursor.valid():
+                    return cursor.value() if cursor.key() == key else None
+                cursor.status()
+            except Exception as error:  # boundary: rocksdict raises bare exceptions
+                raise _translated(error, key) from None
+        return None
 
     def scan(self, begin: bytes, end: bytes, reverse: bool = False) -> Iterator[Record]:
         """See Reads."""
-        frozen = self._frozen
-        if frozen is None:
-            raise Closed(_CLOSED)
-        steps = _steps(frozen, begin, end, reverse)
-        self._scans.add(steps)
-        return steps
+        with self._turn:
+            self._open_cursor()
+        return self._steps(begin, end, reverse)
 
     def close(self) -> None:
         """See Snapshot."""
-        self._frozen = None
+        with self._turn:
+            self._cursor = None
+
+    def _open_cursor(self) -> RdictIter:
+        if self._cursor is None:
+            raise Closed(_CLOSED)
+        return self._cursor
+
+    def _steps(self, begin: bytes, end: bytes, reverse: bool) -> Iterator[Record]:
+        me = object()
+        wanted = _SCAN_RECORDS_MIN
+        while True:
+            part, ended = self._fetch(me, begin, end, reverse, wanted)
+            yield from part
+            if ended:
+                return
+            if reverse:
+                end = part[-1][0]
+            else:
+                begin = part[-1][0] + b"\0"
+            wanted = min(wanted * 2, STORE_SCAN_RECORDS_MAX)
+
+    def _fetch(
+        self, owner: object, begin: bytes, end: bytes, reverse: bool, records_max: int
+    ) -> tuple[list[Record], bool]:
+        with self._turn:
+            try:
+                cursor = self._open_cursor()
+                if self._owner is not owner:
+                    _seek(cursor, begin, end, reverse)
+                    self._owner = owner
+                return _take(cursor, begin, end, reverse, records_max)
+            except Exception as error:  # boundary: rocksdict raises bare exceptions
+                raise _translated(error, begin) from None
+
+
+def _seek(cursor: RdictIter, begin: bytes, end: bytes, reverse: bool) -> None:
+    """To the first record of a range in walking order."""
+    if not reverse:
+        cursor.seek(begin)
+        return
+    cursor.seek_for_prev(end)
+    if cursor.valid() and cursor.key() == end:
+        cursor.prev()
+
+
+def _take(
+    cursor: RdictIter, begin: bytes, end: bytes, reverse: bool, records_max: int
+) -> tuple[list[Record], bool]:
+    """Some records from the cursor on, at least one, and whether they are the last. A damaged
+    block looks like the end of everything: only `status` tells."""
+    part: list[Record] = []
+    size = 0
+    step = cursor.prev if reverse else cursor.next
+    while cursor.valid():
+        key: bytes = cursor.key()
+        if key < begin if reverse else key >= end:
+            return part, True
+        value: bytes = cursor.value()
+        part.append((key, value))
+        step()
+        size += len(value)
+        if len(part) >= records_max or size >= STORE_SCAN_BYTES_MAX:
+            return part, False
+    cursor.status()
+    return part, True
 
 
 def _open(path: Path, *, create: bool) -> Rdict:
@@ -263,30 +331,6 @@ def _open(path: Path, *, create: bool) -> Rdict:
         if "does not exist" in text:
             raise DataLoss(f"the store {path} is gone: {text}") from None
         raise _translated(error) from None
-
-
-def _steps(
-    source: Rdict | RocksSnapshot, begin: bytes, end: bytes, reverse: bool
-) -> Generator[Record, None, None]:
-    """Walks a range. rocksdict's own iterators end silently at a damaged block, hence `status`."""
-    try:
-        cursor = source.iter()
-        if reverse:
-            cursor.seek_for_prev(end)
-            if cursor.valid() and cursor.key() == end:
-                cursor.prev()
-        else:
-            cursor.seek(begin)
-        step = cursor.prev if reverse else cursor.next
-        while cursor.valid():
-            key: bytes = cursor.key()
-            if key < begin if reverse else key >= end:
-                return
-            yield key, cursor.value()
-            step()
-        cursor.status()
-    except Exception as error:  # boundary: rocksdict raises bare exceptions
-        raise _translated(error, begin) from None
 
 
 def _write(db: Rdict, changes: Iterable[tuple[bytes, bytes | None]], options: WriteOptions) -> None:
@@ -324,7 +368,7 @@ def _parts(records: Iterable[Record]) -> Iterator[list[Record]]:
 def _translated(error: BaseException, key: bytes = b"") -> Exception:
     """What an exception of rocksdict means."""
     text = str(error)
-    if isinstance(error, DbClosedError):
+    if isinstance(error, DbClosedError | Closed):
         return Closed(_CLOSED)
     if "No space left" in text:
         return OutOfSpace(f"the disk of the store is full: {text}")

@@ -94,6 +94,9 @@ STORE_MEMTABLE_BYTES: Final = 64 << 20
 """Written to disk when full; two of them may exist."""
 STORE_CACHE_BYTES: Final = 64 << 20
 """Uncompressed blocks of tables; the page cache has the rest."""
+STORE_SCAN_RECORDS_MAX: Final = 256
+STORE_SCAN_BYTES_MAX: Final = 1 << 20
+"""Fetched at once by a scan: between two fetches other threads read the same view."""
 STORE_LOAD_BYTES: Final = 4 << 20
 """Written at once while a snapshot is loaded."""
 

@@ -82,4 +82,4 @@ def _broken_rule(key: str) -> str:
 
 
 def _shown(key: str) -> str:
-    return ascii(key if len(key) <= _SHOWN_MAX else key[:_SHOWN_MAX] + "…")
+    return repr(key if len(key) <= _SHOWN_MAX else key[:_SHOWN_MAX] + "…")

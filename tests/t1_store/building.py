@@ -1,0 +1,128 @@
+"""What the tests of the store share: entries, a store to write through, a dump of everything."""
+
+from dfs import commands
+from dfs.errors import DfsError
+from dfs.proto.dfs_pb2 import (
+    DeleteRequest,
+    DeleteResponse,
+    MakeDirRequest,
+    Metadata,
+    PutRequest,
+    Record,
+    SymlinkRequest,
+)
+from dfs.store import Store
+
+START_NS = 1_700_000_000_000_000_000
+
+
+def entry(head, request, time_ns, node="node1", principal="me"):
+    """A whole log entry, as the engine puts it together."""
+    body = request.SerializeToString()
+    return head(request, len(body), node, principal) + body + commands.stamp(time_ns)
+
+
+def metadata(mode=None, mtime_ns=None):
+    return None if mode is None and mtime_ns is None else Metadata(mode=mode, mtime_ns=mtime_ns)
+
+
+class Writer:
+    """Applies one entry a call to a store and returns the changes; raises the refusals."""
+
+    def __init__(self, kv):
+        self.kv = kv
+        self.store = Store(kv)
+        self.now = START_NS
+
+    @property
+    def index(self):
+        return self.store.applied
+
+    def apply(self, payload, membership=b""):
+        """(decoded answer bytes, changes) of one entry."""
+        index = self.store.applied + 1
+        [result], changes = self.store.apply(
+            [(index, payload, True)], b"id%d" % index, membership
+        )
+        if isinstance(result, DfsError):
+            assert changes == []
+            raise result
+        return result, changes
+
+    def send(self, head, request):
+        self.now += 1_000
+        return self.apply(entry(head, request, self.now))
+
+    def put(self, key, data=b"", *, mode=None, mtime_ns=None, base=None, request_id=b""):
+        """The revision."""
+        request = PutRequest(
+            key=key, data=data, metadata=metadata(mode, mtime_ns), base_revision=base,
+            request_id=request_id,
+        )  # fmt: skip
+        return revision(self.send(commands.put_head, request)[0])
+
+    def delete(self, key, *, recursive=False, base=None, request_id=b""):
+        """(revision, count of deleted keys)."""
+        request = DeleteRequest(
+            key=key, recursive=recursive, base_revision=base, request_id=request_id
+        )
+        answer = DeleteResponse.FromString(self.send(commands.delete_head, request)[0])
+        return answer.revision, answer.deleted
+
+    def mkdir(self, key, *, mode=None, mtime_ns=None, request_id=b""):
+        """The revision."""
+        request = MakeDirRequest(
+            key=key, metadata=metadata(mode, mtime_ns), request_id=request_id
+        )
+        return revision(self.send(commands.make_dir_head, request)[0])
+
+    def symlink(self, key, target, *, base=None, request_id=b""):
+        """The revision."""
+        request = SymlinkRequest(
+            key=key, target=target, base_revision=base, request_id=request_id
+        )
+        return revision(self.send(commands.symlink_head, request)[0])
+
+    def set_floor(self, floor):
+        self.now += 1_000
+        return self.apply(commands.floor_entry(floor, "node1") + commands.stamp(self.now))
+
+    def blank(self, membership=b""):
+        return self.apply(b"", membership)
+
+    def get(self, key, at=0):
+        """The content."""
+        with self.store.view() as view:
+            return view.get(key, at)[1]
+
+    def stat(self, key, at=0):
+        """The decoded record."""
+        with self.store.view() as view:
+            return Record.FromString(view.stat(key, at))
+
+    def keys(self, key="", *, recursive=True, after=""):
+        with self.store.view() as view:
+            return [name for name, _, _ in view.list(key, recursive, after)]
+
+    def history(self, key="", before=0):
+        """[(revision, sub, deleted, key)], newest first."""
+        with self.store.view() as view:
+            return [change[:4] for change in view.history(key, before)]
+
+
+def revision(answer):
+    """Of any answer to a write: its first field."""
+    return DeleteResponse.FromString(answer).revision
+
+
+def dump(kv):
+    """Every stored byte."""
+    return list(kv.scan(b"", b"\xff"))
+
+
+def figures(store):
+    """Everything that the store says of itself."""
+    return (
+        store.applied, store.log_id, store.membership, store.floor, store.state_hash, store.chain,
+        store.keys, store.bytes, store.time_ns,
+    )  # fmt: skip

@@ -1,0 +1,175 @@
+"""The key/value port: both implementations keep the same promises."""
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dfs.errors import DataLoss, Unavailable
+from dfs.kv import Closed, MemoryKV, RocksKV
+
+RECORDS = {b"a": b"1", b"b": b"2", b"c\0": b"3", b"c\xff": b"4", b"d": b"5"}
+
+
+def test_a_value_that_was_written_is_read_and_a_deleted_one_is_not(kv):
+    kv.write({b"k": b"1", b"l": b"2"})
+    kv.write({b"k": b"3", b"l": None, b"never": None})
+    assert kv.get(b"k") == b"3"
+    assert kv.get(b"l") is None
+    assert kv.get_many([b"l", b"k", b"k"]) == [None, b"3", b"3"]
+    kv.write({b"empty": b""})
+    assert kv.get(b"empty") == b""
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_scan_takes_begin_but_not_end_in_both_directions(kv, frozen):
+    kv.write(RECORDS)
+    source = kv.snapshot() if frozen else kv
+    assert [key for key, _ in source.scan(b"b", b"d")] == [b"b", b"c\0", b"c\xff"]
+    assert [key for key, _ in source.scan(b"b", b"d", reverse=True)] == [b"c\xff", b"c\0", b"b"]
+    assert list(source.scan(b"", b"\xff")) == list(RECORDS.items())
+    assert list(source.scan(b"bb", b"c")) == list(source.scan(b"x", b"y")) == []
+    assert list(source.scan(b"d", b"a")) == list(source.scan(b"d", b"a", reverse=True)) == []
+
+
+def test_a_snapshot_does_not_move(kv):
+    kv.write({b"a": b"1", b"b": b"1"})
+    frozen = kv.snapshot()
+    kv.write({b"a": b"2", b"b": None, b"c": b"2"})
+    assert dict(frozen.scan(b"", b"\xff")) == {b"a": b"1", b"b": b"1"}
+    assert (frozen.get(b"a"), frozen.get(b"b"), frozen.get(b"c")) == (b"1", b"1", None)
+    frozen.close()
+    frozen.close()
+    with pytest.raises(Closed):
+        frozen.get(b"a")
+    with pytest.raises(Closed):
+        list(frozen.scan(b"", b"\xff"))
+
+
+def test_a_snapshot_is_read_by_another_thread(kv):
+    kv.write(RECORDS)
+    frozen = kv.snapshot()
+    seen = []
+    thread = threading.Thread(target=lambda: seen.extend(frozen.scan(b"", b"\xff")))
+    thread.start()
+    thread.join()
+    assert dict(seen) == RECORDS
+
+
+def test_replace_changes_everything_and_ends_snapshots(kv):
+    kv.write(RECORDS)
+    frozen = kv.snapshot()
+    under_way = frozen.scan(b"", b"\xff")
+    next(under_way)
+    kv.replace([(b"b", b"new"), (b"z", b"z")])
+    assert dict(kv.scan(b"", b"\xff")) == {b"b": b"new", b"z": b"z"}
+    with pytest.raises(Unavailable, match="repeat the call"):
+        frozen.get(b"a")
+    kv.write({b"b": b"newer"})
+    assert kv.get(b"b") == b"newer"
+
+
+def test_replace_by_a_source_that_fails_changes_nothing(kv):
+    def failing():
+        yield b"x", b"y"
+        raise DataLoss("the source is damaged")
+
+    kv.write(RECORDS)
+    frozen = kv.snapshot()
+    with pytest.raises(DataLoss, match="source is damaged"):
+        kv.replace(failing())
+    assert dict(kv.scan(b"", b"\xff")) == dict(frozen.scan(b"", b"\xff")) == RECORDS
+
+
+@given(st.lists(st.dictionaries(st.binary(max_size=2), st.none() | st.binary(max_size=3))))
+def test_in_memory_it_is_a_sorted_dict(batches):
+    kv, model = MemoryKV(), {}
+    for batch in batches:
+        kv.write(batch)
+        model.update(batch)
+    alive = sorted((key, value) for key, value in model.items() if value is not None)
+    assert list(kv.scan(b"", b"\xff\xff\xff")) == alive
+    assert list(kv.scan(b"", b"\xff\xff\xff", reverse=True)) == alive[::-1]
+
+
+def test_close_gives_the_directory_back_even_with_readers_open(tmp_path):
+    first = RocksKV(tmp_path / "kv")
+    first.write(RECORDS)
+    first.flush()
+    frozen = first.snapshot()
+    scans = [first.scan(b"", b"\xff"), frozen.scan(b"", b"\xff")]
+    assert [next(scan)[0] for scan in scans] == [b"a", b"a"]
+    first.close()
+    first.close()
+    second = RocksKV(tmp_path / "kv")
+    assert dict(second.scan(b"", b"\xff")) == RECORDS
+    second.close()
+    with pytest.raises(Closed):
+        first.get(b"a")
+
+
+def test_a_second_opener_is_refused(tmp_path):
+    first = RocksKV(tmp_path / "kv")
+    with pytest.raises(BlockingIOError, match="another process has"):
+        RocksKV(tmp_path / "kv")
+    first.close()
+
+
+def test_a_database_that_is_gone_is_noticed(tmp_path):
+    RocksKV(tmp_path / "kv").close()
+    (tmp_path / "kv" / "db-1").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataLoss, match="is gone"):
+        RocksKV(tmp_path / "kv")
+
+
+def test_leftovers_of_an_interrupted_replace_go_at_open(tmp_path):
+    first = RocksKV(tmp_path / "kv")
+    first.write(RECORDS)
+    first.close()
+    RocksKV(tmp_path / "other").close()
+    (tmp_path / "other" / "db-1").rename(tmp_path / "kv" / "db-2")
+    again = RocksKV(tmp_path / "kv")
+    assert dict(again.scan(b"", b"\xff")) == RECORDS
+    assert {path.name for path in (tmp_path / "kv").iterdir()} == {"current", "db-1"}
+    again.close()
+
+
+def damaged(tmp_path, position):
+    """A store of 1,000 records in one table, with one byte changed in the middle of it."""
+    kv = RocksKV(tmp_path / "kv")
+    kv.write({b"%04d" % number: bytes([number % 251]) * 50 for number in range(1_000)})
+    kv.flush()
+    kv.close()
+    [table] = (tmp_path / "kv" / "db-1").glob("*.sst")
+    content = bytearray(table.read_bytes())
+    content[int(len(content) * position)] ^= 1
+    table.write_bytes(content)
+    return RocksKV(tmp_path / "kv")
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_scan_over_a_damaged_block_raises_instead_of_ending(tmp_path, reverse):
+    kv = damaged(tmp_path, 0.3)
+    with pytest.raises(DataLoss, match="the store is damaged"):
+        list(kv.scan(b"", b"\xff", reverse))
+    frozen = kv.snapshot()
+    with pytest.raises(DataLoss):
+        list(frozen.scan(b"", b"\xff", reverse))
+    kv.close()
+
+
+def test_reads_of_a_damaged_block_raise_and_the_others_are_right(tmp_path):
+    kv = damaged(tmp_path, 0.3)
+    frozen = kv.snapshot()
+    lost = 0
+    for number in range(1_000):
+        for source in (kv, frozen):
+            try:
+                assert source.get(b"%04d" % number) == bytes([number % 251]) * 50
+            except DataLoss:
+                lost += 1
+    assert 0 < lost < 400
+    with pytest.raises(DataLoss):
+        kv.get_many([b"%04d" % number for number in range(1_000)])
+    kv.close()
