@@ -234,6 +234,7 @@ class MemoryEngine:
             if item.answer is not None and result is not None:
                 item.answer(result)
                 item.answer = None
+        self._changed.notify_all()
 
     def _collect(self, max_items: int) -> Step:
         self._serve_waiting()

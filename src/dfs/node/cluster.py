@@ -124,7 +124,7 @@ class Cluster:
     async def _lead(self, handler: Handler, question: Answer) -> Answer:
         try:
             return await handler(question)
-        except DfsError:
+        except (DfsError, KeyError, TypeError, ValueError):
             raise
         except Exception as error:  # boundary: EngineError of a change that did not come about
             if self._engine.status()["role"] == "leader":

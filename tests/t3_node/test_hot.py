@@ -1,0 +1,146 @@
+"""The hot thread: calls of the wire, refusals, and when the process must end."""
+
+import asyncio
+import os
+
+import pytest
+
+from dfs.errors import DataLoss, OutOfSpace
+from dfs.proto import dfs_pb2 as pb
+
+
+async def test_put_and_get_by_the_wire(cluster):
+    one = await cluster.start("node1")
+    revision = await one.put("a/b", b"x")
+    assert revision == one.store.applied
+    assert await one.get("a/b") == b"x"
+
+
+async def test_many_calls_at_once(cluster):
+    one = await cluster.start("node1")
+    revisions = await asyncio.gather(*(one.put(f"k{n}", b"%d" % n) for n in range(2_000)))
+    assert sorted(revisions) == list(range(min(revisions), min(revisions) + 2_000))
+    assert await asyncio.gather(*(one.get(f"k{n}") for n in range(2_000))) == [
+        b"%d" % n for n in range(2_000)
+    ]
+
+
+async def test_refusals_of_the_door_and_of_apply_look_alike(cluster):
+    one = await cluster.start("node1")
+    await one.put("file")
+    code, text, details = await one.call(1, pb.PutRequest(key="a//b").SerializeToString())
+    assert (code, text) == (3, "bad key 'a//b': it holds '//': a component is empty")
+    assert details
+    code, text, details = await one.call(1, pb.PutRequest(key="file/x").SerializeToString())
+    assert code == 9
+    assert "file" in text
+    assert details
+    assert (await one.call(2, b"\xff"))[0] == 3
+
+
+async def test_a_read_that_is_behind_waits_for_its_revision(cluster):
+    one = await cluster.start("node1")
+    revision = await one.put("k", b"old")
+    reading = asyncio.ensure_future(one.get("k", min_revision=revision + 1))
+    await one.put("k", b"new")
+    assert await reading == b"new"
+    body = pb.GetRequest(key="k", min_revision=1 << 40).SerializeToString()
+    assert (await one.node.read(2, body, True, 50))[0] == 4
+
+
+async def test_without_a_leader_writes_fail_and_local_reads_go_on(cluster, monkeypatch):
+    monkeypatch.setattr("dfs.engine_memory.engine.LEADER_WAIT_MS_MAX", 50)
+    one = await cluster.start("node1")
+    await one.put("k", b"v")
+    cluster.network.depose(one.engine)
+    put = pb.PutRequest(key="k2").SerializeToString()
+    get = pb.GetRequest(key="k").SerializeToString()
+    assert (await one.node.write(1, put, 1_000))[:2] == (14, "no leader, nothing was done")
+    assert (await one.call(1, put))[0] == 14
+    assert (await one.node.read(2, get, False, 50))[0] == 14
+    found = await one.node.read(2, get, True, 50)
+    assert pb.GetResponse.FromString(found).data == b"v"
+    assert not one.node.ready()
+    cluster.network.elect(one.engine)
+    assert await one.put("k2") > 0
+    assert one.node.ready()
+
+
+@pytest.mark.allow_logs("there is space on the disk again", "MiB left")
+async def test_a_full_disk_refuses_writes_but_no_deletes(cluster, monkeypatch):
+    one = await cluster.start("node1")
+    await one.put("k", b"v")
+    space = one.node._space
+    monkeypatch.setattr(space, "_bytes_min", 1 << 62)
+    await space.check()
+    put = pb.PutRequest(key="k2").SerializeToString()
+    for found in (await one.call(1, put), await one.node.write(1, put, 1_000)):
+        assert found[0] == 8
+        assert "DISK_FREE_BYTES_MIN" in found[1]
+    assert await one.get("k") == b"v"
+    assert isinstance(await one.call(4, pb.DeleteRequest(key="k").SerializeToString()), bytes)
+    (row,) = await one.node.status(True)
+    assert "MiB left" in row["error"]
+    monkeypatch.setattr(space, "_bytes_min", 1)
+    await space.check()
+    assert await one.put("k2") > 0
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ZeroDivisionError("x"), "going on could serve wrong data"),
+        (DataLoss("bad sum"), "going on could serve wrong data: bad sum"),
+        (OutOfSpace("full"), "the store cannot be written"),
+        (OSError("I/O error"), "I/O error"),
+    ],
+)
+async def test_an_exception_in_apply_ends_the_process(cluster, monkeypatch, error, words):
+    one = await cluster.start("node1")
+
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr(one.store, "apply", broken)
+    died = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def die(text):
+        cluster.deaths.append(text)
+        loop.call_soon_threadsafe(died.set)
+
+    monkeypatch.setattr(one.node._hot, "_die", die)
+    call = one.engine.call(1, pb.PutRequest(key="k").SerializeToString())
+    await died.wait()
+    (text,) = cluster.deaths
+    assert words in text
+    cluster.deaths.clear()
+    assert not call.done()
+
+
+async def test_a_storage_error_of_the_engine_ends_the_process(cluster, monkeypatch):
+    one = await cluster.start("node1")
+    died = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(one.node._hot, "_die", lambda _text: loop.call_soon_threadsafe(died.set))
+    one.engine.fail("the log could not be written")
+    await died.wait()
+
+
+async def test_the_store_is_flushed_and_the_engine_told(cluster):
+    one = await cluster.start("node1")
+    await one.put("k")
+    await asyncio.to_thread(one.node._flusher.flush)
+    assert one.engine.durable_index == one.store.applied
+    engine = one.engine
+    await one.put("k2")
+    applied = one.store.applied
+    await one.stop()
+    assert engine.durable_index == applied
+
+
+async def test_retries_with_one_id_are_applied_once(cluster):
+    one = await cluster.start("node1")
+    request_id = os.urandom(16)
+    first = await one.put("k", b"1", request_id=request_id)
+    assert await one.put("k", b"1", request_id=request_id) == first
