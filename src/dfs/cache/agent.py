@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import sys
 import time
 from collections.abc import Sequence
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 
 UNMOUNTED: Final = 3
 """Exit code: the kernel ended the connection; there is nothing left to serve."""
+TABLE_VARIABLE: Final = "DFS_FUSE_TABLE"
+"""Where the supervisor says which descriptor is the table of open files."""
 JOURNAL_WRITE_S: Final = 0.2
 TTL_MS: Final = 3_600_000
 """Kernel caches, while changes are pushed."""
@@ -58,6 +61,8 @@ class Options:
     fuse_fd: int = -1
     """-1 = nothing is mounted."""
     adopt: bool = False
+    fuse_table: int = -1
+    """Descriptor of the supervisor's memory in which open files are noted for the next agent."""
     name: str = field(default_factory=socket.gethostname)
     cache_bytes_max: int = 0
     """Of content kept below `state`; 0 = no limit."""
@@ -152,7 +157,8 @@ class Agent:
         """Serves the mount from the moment the tree is known; returns when the kernel ends it."""
         await self.feeder.ready.wait()
         if self.options.fuse_fd >= 0:
-            (tree.adopt if self.options.adopt else tree.serve)(self.options.fuse_fd)
+            begin = tree.adopt if self.options.adopt else tree.serve
+            begin(self.options.fuse_fd, self.options.fuse_table)
             log.info("%s shows revision %d", self.options.mount, self.feeder.revision)
         while True:
             await asyncio.sleep(REPORT_INTERVAL_MS / 1000)
@@ -178,9 +184,9 @@ class Agent:
 
     def _note_opened(self, objects: Objects, tree: Tree) -> None:
         for path, version in tree.opened():
-            stat = self.feeder.known.get(path)
-            if stat is not None and stat.revision == version:
-                objects.touch(stat.sha256)
+            known = self.feeder.known.get(path)
+            if known is not None and known.revision == version:
+                objects.touch(known.sha256)
 
     def _evict(self, objects: Objects) -> None:
         """Over the limit: the least recently used content goes, down to nine tenths. All of it is
@@ -189,7 +195,7 @@ class Agent:
         if not limit or objects.bytes - objects.retired_bytes <= limit:
             return
         chosen = set(objects.oldest(objects.bytes - objects.retired_bytes - limit * 9 // 10))
-        self.feeder.drop_backing(chosen)
+        self.feeder.take_away(chosen)
         for sha256 in chosen:
             objects.evict(sha256)
 
@@ -238,6 +244,7 @@ async def run(options: Options) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    _watch_supervisor(loop, stop)
     local = all(endpoint.startswith("unix:") for endpoint in options.endpoints)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(
@@ -255,6 +262,23 @@ async def run(options: Options) -> int:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     return 0
+
+
+def _watch_supervisor(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """A supervisor gives a pipe as standard input; it ends when the supervisor does, however."""
+    try:
+        piped = stat.S_ISFIFO(os.fstat(0).st_mode)
+    except OSError:
+        return  # No standard input at all.
+
+    def readable() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            log.info("the supervisor has ended")
+            stop.set()
+
+    if piped:
+        loop.add_reader(0, readable)
 
 
 def _check(options: Options) -> None:
@@ -290,10 +314,12 @@ def options_of(argv: Sequence[str]) -> Options:
     given = parser.parse_args(argv)
     return Options(
         given.endpoint, os.path.abspath(given.state),
-        os.path.abspath(given.cache) if given.cache else "",
-        os.path.abspath(given.mount) if given.mount else "",
-        given.fuse_fd, given.adopt, given.name, given.cache_size, given.no_open,
-        not given.no_passthrough,
+        cache=os.path.abspath(given.cache) if given.cache else "",
+        mount=os.path.abspath(given.mount) if given.mount else "",
+        fuse_fd=given.fuse_fd, adopt=given.adopt,
+        fuse_table=int(os.environ.get(TABLE_VARIABLE, "-1")),
+        name=given.name, cache_bytes_max=given.cache_size, no_open=given.no_open,
+        passthrough=not given.no_passthrough,
     )
 
 

@@ -85,15 +85,20 @@ class Feeder:
 
     def back(self, paths: Iterable[str]) -> None:
         """The content of these paths is here now: the mount need not ask for it."""
-        self._push([self._upsert(p, s) for p in paths if (s := self.known.get(p))], ())
+        if self._tree is None or self._objects is None:
+            return
+        self._tree.place([
+            (path, stat.revision, self._objects.backing(stat.sha256)) for path in paths
+            if (stat := self.known.get(path)) is not None and stat.kind is Kind.FILE
+        ])
 
-    def drop_backing(self, evicted: set[bytes]) -> None:
+    def take_away(self, evicted: set[bytes]) -> None:
         """The mount must not use these objects from now on."""
-        upserts = [
-            (path, *_attributes(stat), None)
-            for path, stat in self.known.items() if stat.sha256 in evicted
-        ]
-        self._push(upserts, ())
+        if self._tree is not None:
+            self._tree.place([
+                (path, stat.revision, None) for path, stat in self.known.items()
+                if stat.sha256 in evicted
+            ])
 
     # ---- the stream ------------------------------------------------------------------------------
     async def _follow(self, snapshot: bool) -> None:

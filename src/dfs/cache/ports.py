@@ -68,11 +68,15 @@ class Tree(Protocol):
         """Changes what is shown."""
         ...
 
-    def serve(self, fd: int) -> None:
-        """Serves a fresh descriptor."""
+    def place(self, items: Sequence[tuple[str, int, str | None]]) -> int:
+        """(path, version, backing): where content is, while that version is shown."""
         ...
 
-    def adopt(self, fd: int) -> None:
+    def serve(self, fd: int, table: int = -1) -> None:
+        """Serves a fresh descriptor; notes open files in `table`."""
+        ...
+
+    def adopt(self, fd: int, table: int = -1) -> None:
         """Takes over a live connection."""
         ...
 

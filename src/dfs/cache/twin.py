@@ -86,11 +86,21 @@ class MemoryTree:
     def _check(self, path: str) -> None:
         check_key(path)
 
-    def serve(self, fd: int) -> None:
+    def place(self, items: Sequence[tuple[str, int, str | None]]) -> int:
+        """See `dfs._engine.Tree`."""
+        count = 0
+        for path, version, backing in items:
+            shown = self.shown.get(path)
+            if shown is not None and shown.version == version:
+                self.shown[path] = shown._replace(backing=backing)
+                count += 1
+        return count
+
+    def serve(self, fd: int, table: int = -1) -> None:
         """See `dfs._engine.Tree`."""
         self.fd = fd
 
-    def adopt(self, fd: int) -> None:
+    def adopt(self, fd: int, table: int = -1) -> None:
         """See `dfs._engine.Tree`."""
         self.fd, self.adopted = fd, True
 
