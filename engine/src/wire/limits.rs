@@ -75,8 +75,8 @@ pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 pub const LINK_STREAMS: usize = 64;
 pub const LINK_STREAM_WINDOW: u32 = 64 << 10;
 pub const LINK_WINDOW: u32 = LINK_STREAM_WINDOW * LINK_STREAMS as u32;
-/// h2 counts the overhead of small frames that wait; many streams of small messages whose callers do
-/// not read must not end the connection of the others. 1 MiB a stream.
+/// h2 counts the overhead of small frames that wait; many streams of small messages whose callers
+/// do not read must not end the connection of the others. 1 MiB a stream.
 pub const LINK_FRAME_BUDGET: usize = LINK_STREAMS << 20;
 /// Upstream connections: with the above, 5,120 forwarded streams, above WATCHES_MAX of limits.py.
 pub const LINKS: usize = 80;
