@@ -16,7 +16,11 @@ impl Failure {
     pub fn with(&self, particulars: impl std::fmt::Display) -> Failure {
         let message = format!("{}: {particulars}", self.message);
         let details = with_message(&self.details, &message);
-        Failure { code: self.code, message, details }
+        Failure {
+            code: self.code,
+            message,
+            details,
+        }
     }
 }
 
@@ -41,7 +45,7 @@ fn with_message(details: &Bytes, message: &str) -> Bytes {
 
 pub type Reply = Result<Bytes, Failure>;
 
-/// One unary call, whole: the body is the bare protobuf message (frame header removed, decompressed).
+/// One unary call, whole: the body is the bare protobuf message (without frame head, decompressed).
 pub struct Call {
     pub method: u32,
     /// From the routes: the call may be handed on only after a read barrier.
@@ -63,10 +67,20 @@ mod tests {
 
     #[test]
     fn particulars_reach_the_text_and_the_details() {
-        let row = Failure { code: 8, message: "too large".into(), details: Bytes::new() };
+        let row = Failure {
+            code: 8,
+            message: "too large".into(),
+            details: Bytes::new(),
+        };
         let bare = row.with("5 bytes");
-        assert_eq!((bare.message.as_str(), bare.details.len()), ("too large: 5 bytes", 0));
-        let row = Failure { details: Bytes::from_static(b"\x08\x08\x12\x01x"), ..row };
+        assert_eq!(
+            (bare.message.as_str(), bare.details.len()),
+            ("too large: 5 bytes", 0)
+        );
+        let row = Failure {
+            details: Bytes::from_static(b"\x08\x08\x12\x01x"),
+            ..row
+        };
         let long = "y".repeat(300);
         let mut expected = b"\x08\x08\x12\x01x\x12\xb7\x02".to_vec();
         expected.extend(format!("too large: {long}").bytes());
