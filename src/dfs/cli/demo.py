@@ -43,6 +43,7 @@ def demo_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 View = OnMount | OnNode
 
 
@@ -85,23 +86,25 @@ def demo(args: argparse.Namespace) -> int:
         finally:
             output.note("stopping the nodes")
             # Another Ctrl-C would leave processes and mounts behind.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for number in _STOPPING:
+                signal.signal(number, signal.SIG_IGN)
             nodes.stop()
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does: in order."""
+    """SIGTERM ends the demo as Ctrl-C does: in order. Ctrl-C works in the background as well, where
+    shells have it ignored."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in _STOPPING}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def chosen_tree(args: argparse.Namespace) -> Tree:

@@ -221,10 +221,12 @@ def directory(root: Path) -> Iterator[Path]:
             raise Misconfigured(f"a demo runs in {root}: stop it, or give another --dir") from None
         lock.seek(0)
         _end_leftovers(root, [int(word) for word in lock.read().split() if word.isdigit()])
-        for part in root.iterdir():
-            if part.name != MARK:
-                unmount(part / "mount")
-                shutil.rmtree(part)
+        parts = [part for part in root.iterdir() if part.name != MARK]
+        if parts:
+            output.note(f"clearing {root} of an earlier demo")
+        for part in parts:
+            unmount(part / "mount")
+            shutil.rmtree(part)
         yield root.resolve()
 
 
