@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 TABLE_VARIABLE: Final = "DFS_FUSE_TABLE"
 KIND: Final = "fuse.dfs"
+MOUNTINFO: Final = "/proc/self/mountinfo"
 MAX_READ: Final = 1 << 20
 """Bytes the kernel asks for at once; what the engine's buffer holds."""
 
@@ -76,7 +77,7 @@ class Mounted:
 def mounts(text: str | None = None) -> list[Mounted]:
     """What is mounted, lowest first. Reads no file system but /proc."""
     found = []
-    for line in (text or Path("/proc/self/mountinfo").read_text()).splitlines():
+    for line in (text or Path(MOUNTINFO).read_text()).splitlines():
         fields = line.split(" ")
         dash = fields.index("-", 6)
         found.append(Mounted(unescape(fields[4]), fields[dash + 1], unescape(fields[dash + 2])))
@@ -301,18 +302,23 @@ class MountSupervisor:
         agent = self._agent
         assert agent is not None
         pidfd = os.pidfd_open(agent.pid)
+        table = os.open(MOUNTINFO, os.O_RDONLY | os.O_CLOEXEC)
         try:
             waiting = select.poll()
             waiting.register(pidfd, select.POLLIN)
             waiting.register(self._wake, select.POLLIN)
+            waiting.register(table, select.POLLPRI)  # Something was mounted or unmounted.
             while not self._stopping.is_set():
-                waiting.poll(AGENT_WATCH_MS)
+                ready = waiting.poll(AGENT_WATCH_MS)
                 if agent.poll() is not None or half_dead(agent.pid):
                     self._bury(agent)
                     return True
+                if any(fd == table for fd, _ in ready) and not self._is_mounted():
+                    agent.terminate()  # It serves what nobody can reach any more.
                 self._leaving = [left for left in self._leaving if left.poll() is None]
         finally:
             os.close(pidfd)
+            os.close(table)
         return False
 
     def _bury(self, agent: subprocess.Popen[bytes]) -> None:
@@ -336,11 +342,10 @@ class MountSupervisor:
 
     def _revive(self) -> bool:
         """True when the next agent can adopt the connection; else there is a new one."""
-        try:
+        if self._is_mounted() and not ended(self._fd):
             fuse_resend(self._fd)
             return True
-        except OSError as error:
-            log.warning("%s was unmounted (%s); mounting it again", self.mountpoint, error.strerror)
+        log.warning("%s was unmounted; mounting it again", self.mountpoint)
         self._close_mount(force=True)
         while not self._stopping.is_set():
             try:
@@ -352,6 +357,9 @@ class MountSupervisor:
         return False
 
     # ---- parts -----------------------------------------------------------------------------------
+    def _is_mounted(self) -> bool:
+        return any(m.point == self.mountpoint and m.source == identity() for m in mounts())
+
     def _mount(self) -> None:
         self.mountpoint, self._fd = make_mount(self.mountpoint, self._allow_other)
         self._table = os.memfd_create("dfs-open-files", os.MFD_CLOEXEC)
@@ -380,8 +388,10 @@ class MountSupervisor:
             return
         try:
             top = top_mount(self.mountpoint)
-            if top is not None and top.kind == KIND and top.source == identity():
+            if top is not None and top.source == identity():
                 fuse_unmount(self.mountpoint, force=force)
+            elif self._is_mounted():
+                log.error("%s cannot be unmounted: something was mounted on it", self.mountpoint)
         except OSError as error:
             log.error("%s cannot be unmounted: %s", self.mountpoint, error.strerror)
         os.close(self._fd)
@@ -392,6 +402,13 @@ class MountSupervisor:
     def _note(self, **changes: object) -> None:
         with self._lock:
             self._state = self._state._replace(**changes)  # type: ignore[arg-type]
+
+
+def ended(fd: int) -> bool:
+    """The kernel has ended the connection: nobody can adopt it."""
+    waiting = select.poll()
+    waiting.register(fd, select.POLLIN)
+    return any(events & select.POLLERR for _, events in waiting.poll(0))
 
 
 def half_dead(pid: int) -> bool:

@@ -158,8 +158,8 @@ impl Tree {
     }
 
     /// Takes over what the kernel counts under an id that existed before. False when the id or the
-    /// place in the listing belongs to another path: hashes of 61 bits can meet, and a wrong file is
-    /// worse than a missing one.
+    /// place in the listing belongs to another path: hashes of 61 bits can meet, and a wrong file
+    /// is worse than a missing one.
     fn admit(&self, node: &Node) -> bool {
         let siblings = &self.children[&node.parent];
         if siblings

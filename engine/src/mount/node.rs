@@ -30,7 +30,7 @@ impl Kind {
 }
 
 /// A file, directory or symlink at one version. Shared by the tree and by requests under way; what
-/// can change is atomic and changes only under the tree's write lock (except `lookups` and `place`).
+/// can change is atomic and changes only under the tree's write lock (but for `lookups`, `place`).
 pub struct Node {
     pub id: u64,
     pub parent: u64,

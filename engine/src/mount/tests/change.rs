@@ -188,7 +188,7 @@ fn after_a_take_over_everything_is_told() {
     assert!(tree.get(open).is_some(), "an open file stays readable");
 }
 
-// ---- at random, beside two models ----------------------------------------------------------------
+// ---- at random, beside two models ---------------------------------------------------------------
 
 struct Random(u64);
 

@@ -120,7 +120,7 @@ fn closing_returns_everybody_and_wakes_the_threads() {
     let taking = std::thread::spawn(move || taker.take(1, Duration::from_secs(60)));
     let timing = std::thread::spawn(move || clock.overdue().is_none());
     let one = node("one");
-    assert_eq!(uniques(misses.close()), []);
+    assert!(misses.close().is_empty());
     assert_eq!(taking.join().unwrap(), []);
     assert!(timing.join().unwrap());
     let refused = misses.park(waiter(2, &one), "one", Instant::now());

@@ -1,0 +1,72 @@
+"""An agent for tests of the supervisor: serves `objects` below the mount, without a cluster.
+
+    serving_child.py FD serve|adopt OBJECTS
+
+Every file of OBJECTS is shown in `d/`, its version being its size, plus `never` (content never
+comes), `late` (comes when OBJECTS/.late exists) and what OBJECTS/.fault asks for: `exit` ends at
+once, `wedge` answers nothing and gets stuck in the kernel on the first look-up.
+"""
+
+import os
+import select
+import signal
+import struct
+import sys
+import threading
+from pathlib import Path
+
+from dfs._engine import Tree
+from dfs.mount import TABLE_VARIABLE
+
+
+def wedge(fd: int) -> None:
+    """Takes requests and answers none; a thread of it waits for the lock of a reader that waits for
+    us."""
+    while True:
+        select.select([fd], [], [])
+        request = os.read(fd, 1 << 21)
+        opcode, _, parent = struct.unpack_from("<IQQ", request, 4)
+        if opcode == 1:
+            name = request[40:]
+            notice = struct.pack("<IiQQII", 32 + len(name), 3, 0, parent, len(name) - 1, 0) + name
+            thread = threading.Thread(target=os.write, args=(fd, notice))
+            thread.start()
+
+
+def serve(fd: int, adopt: bool, objects: Path) -> None:
+    """Serves until standard input ends or SIGTERM comes."""
+    tree = Tree({"deadline_ms": 20_000})
+    files = sorted(path for path in objects.iterdir() if path.name[0] != ".")
+    shown = [
+        (f"d/{path.name}", 0, path.stat().st_size, 0o644, 10**18, path.stat().st_size, str(path))
+        for path in files
+    ]
+    cold = [(name, 0, 9, 0o644, 10**18, 1, None) for name in ("never", "late")]
+    tree.apply([*shown, *cold], [])
+    table = int(os.environ[TABLE_VARIABLE])
+    (tree.adopt if adopt else tree.serve)(fd, table)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    late: list[int] = []
+    while not stop.is_set() and tree.running():
+        late += [miss for miss, path, _ in tree.next_misses(9, 20) if path == "late"]
+        if late and (objects / ".late").exists():
+            tree.fulfil(late.pop(), str(objects / ".late"))
+        if select.select([0], [], [], 0)[0]:
+            break  # Our supervisor is gone.
+    tree.close()
+
+
+def main(fd: str, how: str, objects: str) -> None:
+    """Runs until told to stop."""
+    fault = Path(objects, ".fault")
+    what = fault.read_text() if fault.exists() else ""
+    if what == "exit":
+        sys.exit(7)
+    if what == "wedge":
+        wedge(int(fd))
+    serve(int(fd), how == "adopt", Path(objects))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

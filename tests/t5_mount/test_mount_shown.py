@@ -1,0 +1,259 @@
+"""What a program sees on the mount: content, attributes, names; never anything stale."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .mount_rig import Background, Rig, fails_with, mounted, needs_fuse, wait_until
+
+pytestmark = needs_fuse
+
+MODES = {"passthrough": {}, "cached": {"passthrough": 0}, "no_open": {"no_open": 1}}
+
+
+@pytest.fixture(params=MODES)
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+    with mounted(tmp_path, **MODES[request.param]) as rig:
+        yield rig
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[Rig]:
+    with mounted(tmp_path) as rig:
+        yield rig
+
+
+def test_files_have_the_content_and_attributes_that_were_committed(rig: Rig) -> None:
+    data = os.urandom(8 << 20)
+    rig.put("big/file", data, mode=0o640, mtime_ns=1_600_000_000_123_456_789)
+    rig.put("big/empty", here=False)
+    path = rig.at("big/file")
+    assert path.read_bytes() == data
+    with path.open("rb", buffering=0) as file:
+        assert os.pread(file.fileno(), 100, 5_000_000) == data[5_000_000:5_000_100]
+        assert os.pread(file.fileno(), 100, len(data)) == b""
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as view:
+            assert view[-9:] == data[-9:]
+    status = path.stat()
+    assert stat.S_ISREG(status.st_mode)
+    assert (status.st_mode & 0o7777, status.st_size) == (0o640, len(data))
+    assert status.st_mtime_ns == 1_600_000_000_123_456_789
+    assert rig.at("big/empty").read_bytes() == b""
+
+
+def test_directories_explicit_or_not_and_symlinks(one: Rig) -> None:
+    one.mkdir("empty", mode=0o700, mtime_ns=5 * 10**17)
+    one.put("a/b/c", b"x")
+    one.symlink("link", "a/b/c")
+    one.symlink("dangling", "../../nowhere")
+    assert sorted(os.listdir(one.point)) == ["a", "dangling", "empty", "link"]
+    assert os.listdir(one.at("empty")) == []
+    status = one.at("empty").stat()
+    assert (status.st_mode, status.st_mtime_ns) == (stat.S_IFDIR | 0o700, 5 * 10**17)
+    assert one.at("a/b").stat().st_mode == stat.S_IFDIR | 0o755
+    assert one.at("link").read_bytes() == b"x"
+    assert os.readlink(one.at("dangling")) == "../../nowhere"
+    assert one.at("link").lstat().st_size == 5
+    one.delete("a/b/c")
+    assert sorted(os.listdir(one.point)) == ["dangling", "empty", "link"]
+
+
+def test_nothing_can_be_changed_through_the_mount(one: Rig) -> None:
+    one.put("f", b"x")
+    for attempt in (
+        lambda: one.at("new").write_bytes(b""),
+        lambda: one.at("f").write_bytes(b""),
+        lambda: one.at("f").unlink(),
+        lambda: one.at("d").mkdir(),
+        lambda: one.at("f").chmod(0o777),
+        lambda: one.at("f").rename(one.at("g")),
+    ):
+        with fails_with(errno.EROFS):
+            attempt()
+
+
+
+def test_permission_bits_hold_for_other_users(one: Rig) -> None:
+    one.put("public", b"yes", mode=0o644)
+    one.put("private", b"no", mode=0o600)
+    for path in (one.point, one.objects, *one.point.parents[:3]):
+        with contextlib.suppress(OSError):
+            path.chmod(0o755)
+
+    def read(name: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(["cat", one.at(name)], user=65534, capture_output=True, check=False)
+
+    assert read("public").stdout == b"yes"
+    assert b"Permission denied" in read("private").stderr
+
+
+def test_statfs_counts_from_memory(one: Rig) -> None:
+    one.put("d/f", b"x" * 10_000)
+    figures = os.statvfs(one.point)
+    assert (figures.f_files, figures.f_blocks, figures.f_bavail) == (2, 3, 0)
+    assert figures.f_namemax == 255
+
+
+def test_extended_attributes_are_not_supported_and_asked_for_once(one: Rig) -> None:
+    for name in "ab":
+        one.put(name, b"x")
+        with fails_with(errno.EOPNOTSUPP):
+            os.getxattr(one.at(name), "user.x")
+
+    before = one.tree.stats()["requests"]
+    with fails_with(errno.EOPNOTSUPP):
+        os.getxattr(one.at("b"), "user.x")
+    assert one.tree.stats()["requests"] == before
+
+
+def test_an_open_file_keeps_its_version_and_a_new_open_has_the_new_one(rig: Rig) -> None:
+    old, new = os.urandom(300_000), os.urandom(200_000)
+    rig.put("f", old)
+    with rig.at("f").open("rb", buffering=0) as file:
+        assert file.read(1_000) == old[:1_000]
+        rig.put("f", new)
+        assert rig.at("f").read_bytes() == new
+        assert os.fstat(file.fileno()).st_size == len(old)
+        assert os.pread(file.fileno(), len(old), 0) == old
+        rig.delete("f")
+        assert not rig.at("f").exists()
+        assert os.pread(file.fileno(), len(old), 0) == old
+
+
+@pytest.mark.parametrize("options", [{}, {"passthrough": 0}], ids=["passthrough", "cached"])
+def test_an_evicted_object_stays_readable_for_who_has_it_open(
+    tmp_path: Path, options: dict[str, int]
+) -> None:
+    data = os.urandom(1 << 20)
+    with mounted(tmp_path, **options) as rig:
+        version = rig.put("f", data)
+        with rig.at("f").open("rb", buffering=0) as file:
+            rig.tree.place([("f", version, None)])
+            (rig.objects / str(version)).unlink()
+            assert file.read(4_096) + os.pread(file.fileno(), len(data), 4_096) == data
+        wait_until(lambda: rig.tree.stats()["open"] == 0)
+        again = Background(rig.at("f").read_bytes)
+        miss = rig.miss()
+        assert miss[1:] == ("f", version)
+        assert rig.tree.fulfil(miss[0], rig.store(version, data))
+        assert again.get() == data
+
+
+def test_names_are_never_stale_after_a_flush(one: Rig) -> None:
+    one.put("d/keep", b"keep")
+    for number in range(100):
+        name, folder = f"d/n{number}", f"new{number}"
+        assert not one.at(name).exists()
+        assert f"n{number}" not in os.listdir(one.at("d"))
+        one.put(name, b"first")
+        assert f"n{number}" in os.listdir(one.at("d"))
+        assert one.at(name).read_bytes() == b"first"
+        one.put(name, b"the second", mode=0o600)
+        status = one.at(name).stat()
+        assert (status.st_size, status.st_mode & 0o777) == (10, 0o600)
+        assert one.at(name).read_bytes() == b"the second"
+        if number % 2:
+            one.delete(name)
+            assert not one.at(name).exists()
+            assert f"n{number}" not in os.listdir(one.at("d"))
+        assert not one.at(folder).exists()
+        one.put(f"{folder}/sub/x", b"deep")
+        assert one.at(f"{folder}/sub/x").read_bytes() == b"deep"
+        one.delete(f"{folder}/sub/x")
+        assert not one.at(folder).exists()
+        one.put(folder, b"now a file")
+        assert one.at(folder).read_bytes() == b"now a file"
+        one.delete(folder)
+
+
+def test_a_directory_made_again_is_alive_for_who_stands_in_it(one: Rig) -> None:
+    one.put("d/a", b"1")
+    inside = os.open(one.at("d"), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert os.listdir(inside) == ["a"]
+        one.delete("d/a")
+        assert not one.at("d").exists()
+        one.put("d/b", b"2")
+        assert os.listdir(one.at("d")) == ["b"]
+        assert os.listdir(inside) == ["b"]
+        assert one.at("d/b").read_bytes() == b"2"
+    finally:
+        os.close(inside)
+
+
+def test_a_large_directory_is_listed_whole(one: Rig) -> None:
+    names = {f"{number:05}-{'x' * (number % 200)}" for number in range(20_000)}
+    one.apply([(f"d/{name}", 0, 0, 0o644, 0, 1, None) for name in names], [])
+    listed = os.listdir(one.at("d"))
+    assert len(listed) == len(names)
+    assert set(listed) == names
+    with os.scandir(one.at("d")) as entries:
+        assert all(entry.is_file() and entry.stat().st_size == 0 for entry in entries)
+
+
+def test_bad_paths_are_refused_and_nothing_behind_them_is_applied(one: Rig) -> None:
+    good = ("good", 0, 0, 0o644, 0, 1, None)
+    short = ("", "/a", "a/", "a//b", ".", "a/..", "a\0b", "a\nb", ".dfs/x")
+    for bad in (*short, "x" * 256, "a/" * 600 + "a"):
+        with pytest.raises(ValueError, match=r"empty|component|control|reserved|bytes"):
+            one.tree.apply([good, (bad, 0, 0, 0o644, 0, 2, None), ("late", *good[1:])], [])
+    with pytest.raises(ValueError, match="target"):
+        one.tree.apply([("l", 2, 0, 0o777, 0, 1, None)], [])
+    with pytest.raises(ValueError, match="kind"):
+        one.tree.apply([("k", 3, 0, 0o777, 0, 1, None)], [])
+    assert one.tree.flush(10_000)
+    assert os.listdir(one.point) == ["good"]
+
+
+def test_a_short_or_long_local_file_is_an_error_and_counted(tmp_path: Path) -> None:
+    with mounted(tmp_path, deadline_ms=50) as rig:
+        for wrong in (b"four", b"sixsix"):
+            version = rig.put("f", b"fives")
+            (rig.objects / str(version)).write_bytes(wrong)
+            with fails_with(errno.ETIMEDOUT):
+                rig.at("f").read_bytes()
+  # Wanted anew, and nobody fetches.
+        assert rig.tree.stats()["damaged"] == 2
+
+
+def test_changes_that_do_not_arrive_make_the_kernel_ask_again(one: Rig) -> None:
+    one.tree.set_live(False)
+    one.put("f", b"x")
+    one.at("f").stat()
+    before = one.tree.stats()["lookups"]
+    one.at("f").stat()
+    assert one.tree.stats()["lookups"] > before
+    one.tree.set_live(True)
+    one.at("f").stat()
+    before = one.tree.stats()["lookups"]
+    one.at("f").stat()
+    assert one.tree.stats()["lookups"] == before
+
+
+def test_what_was_opened_is_told_once(one: Rig) -> None:
+    one.put("a", b"1")
+    version = one.put("d/b", b"2")
+    one.at("a").read_bytes()
+    one.at("d/b").read_bytes()
+    assert one.tree.opened() == [("a", 1), ("d/b", version)]
+    assert one.tree.opened() == []
+
+
+def test_the_tree_says_when_the_kernel_has_ended_it(tmp_path: Path) -> None:
+    with mounted(tmp_path) as rig:
+        rig.put("f", b"x")
+        assert rig.at("f").read_bytes() == b"x"
+        assert rig.tree.running()
+        # Another mount takes the place, so that the rig has one to take away.
+        subprocess.run(["umount", rig.point], check=True)
+        wait_until(lambda: not rig.tree.running())
+        subprocess.run(["mount", "-t", "tmpfs", "none", rig.point], check=True)
