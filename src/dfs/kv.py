@@ -92,6 +92,7 @@ class KeyValue(Reads, Protocol):
 # ---- RocksDB -------------------------------------------------------------------------------------
 
 _CURRENT: Final = "current"
+_PARTIAL: Final = "current.part"
 _FIRST: Final = "db-1"
 _SCAN_RECORDS_MIN: Final = 8
 """Fetched first by a scan; then ever more, up to STORE_SCAN_RECORDS_MAX."""
@@ -198,6 +199,7 @@ class RocksKV:
         db.close()
 
     def _remove_others(self) -> None:
+        (self._path / _PARTIAL).unlink(missing_ok=True)
         for other in self._path.glob("db-*"):
             if other.name != self._name:
                 shutil.rmtree(other, ignore_errors=True)
@@ -379,7 +381,7 @@ def _translated(error: BaseException, key: bytes = b"") -> Exception:
 
 def _point(pointer: Path, name: str) -> None:
     """Makes `pointer` hold `name`, durably: the old or the new name after a crash."""
-    partial = pointer.with_suffix(".part")
+    partial = pointer.with_name(_PARTIAL)
     with partial.open("w") as file:
         file.write(name + "\n")
         file.flush()

@@ -173,3 +173,26 @@ def test_reads_of_a_damaged_block_raise_and_the_others_are_right(tmp_path):
     with pytest.raises(DataLoss):
         kv.get_many([b"%04d" % number for number in range(1_000)])
     kv.close()
+
+
+def test_scans_and_gets_of_one_snapshot_do_not_disturb_each_other(kv):
+    kv.write({b"%04d" % number: b"old" for number in range(1_000)})
+    frozen = kv.snapshot()
+    up, down = frozen.scan(b"", b"\xff"), frozen.scan(b"", b"\xff", reverse=True)
+    kv.write({b"%04d" % number: b"new" for number in range(0, 2_000, 3)})
+    kv.flush()
+    seen = []
+    for (low, value), (high, _) in zip(up, down, strict=True):
+        assert value == frozen.get(high) == b"old"
+        seen.append((low, high))
+    numbers = [b"%04d" % number for number in range(1_000)]
+    assert seen == list(zip(numbers, reversed(numbers), strict=True))
+
+
+def test_a_scan_goes_on_when_the_keys_it_stands_on_are_deleted(kv):
+    kv.write({b"%04d" % number: b"v" for number in range(600)})
+    walk = kv.scan(b"0100", b"0500")
+    first = [next(walk)[0] for _ in range(50)]
+    kv.write({b"%04d" % number: None for number in range(600)})
+    assert first + [key for key, _ in walk] == [b"%04d" % number for number in range(100, 500)]
+    assert list(kv.scan(b"", b"\xff")) == []

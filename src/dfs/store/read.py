@@ -76,7 +76,7 @@ class View:
             return past_event(self.source, key, revision).record
         return current_record(self.source, key)
 
-    def history(self, key: str, before: int = 0) -> Iterator[Change]:
+    def history(self, key: str = "", before: int = 0) -> Iterator[Change]:
         """The retained changes of a key and of all below it, newest first, with revision <
         `before` (0 = all). "" = of the whole tree."""
         if key:
