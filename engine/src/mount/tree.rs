@@ -47,7 +47,7 @@ impl Tree {
         tree
     }
 
-    // ---- questions of the kernel -----------------------------------------------------------------
+    // ---- questions of the kernel ------------------------------------------------------------
 
     pub fn get(&self, id: u64) -> Option<&Arc<Node>> {
         self.nodes.get(&id)
