@@ -151,7 +151,8 @@ class Engine:
         "fresh", "last_log", "committed", "applied", "purged", "snapshot", "durable", "log_bytes",
         "snapshots_sent", "snapshots_installed", "elections",
         "members": [{"id", "name", "raft", "grpc", "voter": bool, "matched": index (leader only),
-        "contact_ms": since its last answer (leader only, -1 = never), "error": last error text}],
+        "contact_ms": since it was last heard, on the leader since its last answer (-1 = never),
+        "error": last error text}],
         "calls": waiting calls, "streams", "connections"}
         """
 

@@ -209,6 +209,8 @@ DISK_CHECK_INTERVAL_MS: Final = 1_000
 """A disk fills by less than DISK_FREE_BYTES_MIN in this time."""
 READY_INTERVAL_MS: Final = 200
 """Between two looks at whether this node is ready and who leads."""
+CONTACT_MS_MAX: Final = 2 * ELECTION_MS_MAX
+"""Longer silence, and a leader counts as lost: by then an election should have been held."""
 READY_LAG_ENTRIES_MAX: Final = 10_000
 """Committed but not applied here: more, and the node says it is not ready."""
 JOIN_RETRY_MS: Final = 500

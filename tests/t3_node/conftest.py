@@ -1,8 +1,13 @@
-"""Nodes in one process: engines of one network in memory, each with store, server and socket."""
+"""Nodes in one process, each with engine, store, server and socket.
+
+`cluster` has engines of one network in memory. `any_cluster` is that, and once more with real
+engines on loopback and stores on disk.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -11,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from dfs.engine_memory import EngineError, MemoryEngine, MemoryNetwork
+from dfs.errors import Misconfigured
 from dfs.kv import MemoryKV
 from dfs.proto import dfs_pb2 as pb
-from dfs.serve import Backend, Running, running_node
+from dfs.serve import Backend, Running, real_backend, running_node
 
-WAIT_S = 20.0
+WAIT_S = 30.0
 POLL_S = 0.01
 
 
@@ -30,8 +36,6 @@ async def wait_until(condition: Callable[[], object], timeout_s: float = WAIT_S)
 
 @dataclass(frozen=True)
 class Settings:
-    """A node whose peer address is its name."""
-
     id: str
     data: Path
     peers: tuple[str, ...]
@@ -53,6 +57,7 @@ class Member:
     """A running node, and how to stop it."""
 
     name: str
+    raft: str
     running: Running
     stop: Callable[[], Awaitable[None]]
     joining: asyncio.Task[None]
@@ -62,7 +67,7 @@ class Member:
         return self.running.node
 
     @property
-    def engine(self) -> MemoryEngine:
+    def engine(self):
         return self.running.engine
 
     @property
@@ -70,51 +75,62 @@ class Member:
         return self.running.store
 
     async def put(self, key: str, data: bytes = b"", **fields) -> int:
-        """A put through the hot thread, as the wire makes it; the revision."""
+        """The revision of a put."""
         request = pb.PutRequest(key=key, data=data, **fields)
-        result = await self.call(1, request.SerializeToString())
+        result = await self.node.write(1, request.SerializeToString(), 10_000)
+        assert isinstance(result, bytes), result
         return pb.PutResponse.FromString(result).revision
 
-    async def get(self, key: str, **fields) -> bytes:
-        result = await self.call(2, pb.GetRequest(key=key, **fields).SerializeToString())
+    async def get(self, key: str, local: bool = False, **fields) -> bytes:
+        body = pb.GetRequest(key=key, **fields).SerializeToString()
+        result = await self.node.read(2, body, local, 10_000)
         assert isinstance(result, bytes), result
         return pb.GetResponse.FromString(result).data
 
     async def call(self, method: int, body: bytes, timeout_ms: int = 10_000):
-        """What the wire does with a unary call."""
+        """What the wire does with a unary call; only with an engine in memory."""
         return await asyncio.wrap_future(self.engine.call(method, body, timeout_ms))
 
     def role(self) -> str:
         return self.engine.status()["role"]
 
     def votes(self) -> bool:
-        members = self.engine.status()["members"]
-        return any(m["id"] == self.engine.node_id and m["voter"] for m in members)
+        me = self.running.identity.id
+        return any(m["id"] == me and m["voter"] for m in self.engine.status()["members"])
 
 
 class Cluster:
-    """Starts and stops nodes of one network."""
+    """Starts and stops nodes that can reach each other."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, backend: Backend | None = None) -> None:
         self.root = root
         self.network = MemoryNetwork()
         self.members: dict[str, Member] = {}
         self.deaths: list[str] = []
-        self._stack = AsyncExitStack()
+        self.real = backend is not None
+        self._backend = backend or Backend(self._engine, EngineError, lambda _path: MemoryKV())
+        self._ports: dict[str, int] = {}
+
+    def at(self, name: str) -> str:
+        """The peer address of a node, whether it runs or not."""
+        if not self.real:
+            return f"{name}:1"
+        if name not in self._ports:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                self._ports[name] = probe.getsockname()[1]
+        return f"127.0.0.1:{self._ports[name]}"
 
     async def start(
         self, name: str, *peers: str, data: str = "", address: str = "", join: bool = True
     ) -> Member:
-        """Starts a node, its peer address is `name`:1; with `join` waits until it is a member."""
-        settings = Settings(name, self.root / (data or name), peers, address or f"{name}:1")
-
-        def engine(**arguments) -> MemoryEngine:
-            return MemoryEngine(**arguments, network=self.network)
-
-        kvs = Backend(engine, EngineError, lambda _path: MemoryKV())
+        """Starts a node with the names of its peers; with `join` waits until it is a member."""
+        raft = self.at(address or name)
+        directory = self.root / (data or name)
+        settings = Settings(name, directory, tuple(map(self.at, peers)), raft)
         stack = AsyncExitStack()
         running = await stack.enter_async_context(
-            running_node(settings, kvs, self.deaths.append)
+            running_node(settings, self._backend, self.deaths.append)
         )
         joining = asyncio.ensure_future(running.node.become_member())
 
@@ -124,7 +140,7 @@ class Cluster:
             await stack.aclose()
             self.members.pop(address or name, None)
 
-        member = Member(name, running, stop, joining)
+        member = Member(name, raft, running, stop, joining)
         self.members[address or name] = member
         if join:
             try:
@@ -134,14 +150,42 @@ class Cluster:
                 raise
         return member
 
+    async def three(self) -> tuple[Member, Member, Member]:
+        """node1, which leads, and node2 and node3, which joined it; all vote."""
+        one = await self.start("node1")
+        two = await self.start("node2", "node1")
+        three = await self.start("node3", "node2")
+        await wait_until(lambda: all(member.votes() for member in (one, two, three)))
+        return one, two, three
+
     async def close(self) -> None:
         for member in list(self.members.values()):
             await member.stop()
 
+    def _engine(self, **arguments) -> MemoryEngine:
+        return MemoryEngine(**arguments, network=self.network)
 
-@pytest.fixture
-async def cluster(tmp_path) -> AsyncIterator[Cluster]:
-    found = Cluster(tmp_path)
+
+async def running_cluster(root: Path, backend: Backend | None) -> AsyncIterator[Cluster]:
+    found = Cluster(root, backend)
     yield found
     await found.close()
     assert found.deaths == []
+
+
+@pytest.fixture
+async def cluster(tmp_path) -> AsyncIterator[Cluster]:
+    async for found in running_cluster(tmp_path, None):
+        yield found
+
+
+@pytest.fixture(params=["memory", "real"])
+async def any_cluster(request, tmp_path) -> AsyncIterator[Cluster]:
+    backend = None
+    if request.param == "real":
+        try:
+            backend = real_backend()
+        except Misconfigured as error:
+            pytest.skip(str(error))
+    async for found in running_cluster(tmp_path, backend):
+        yield found

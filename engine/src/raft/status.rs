@@ -13,7 +13,7 @@ pub struct MemberStatus {
     pub voter: bool,
     /// On the leader: what it has accepted.
     pub matched: u64,
-    /// On the leader: since its last answer; -1 = never.
+    /// Since it was last heard, on the leader since its last answer; -1 = never.
     pub contact_ms: i64,
     pub error: String,
 }
@@ -60,7 +60,9 @@ impl Shared {
             let matched = metrics.replication.as_ref().and_then(|r| r.get(id).copied().flatten());
             let heard = metrics.heartbeat.as_ref().and_then(|h| h.get(id)?.as_deref().copied());
             let contact = self.peers.contact(*id);
-            let mut contact_ms = heard.map_or(-1, |t| t.elapsed().as_millis() as i64);
+            // The leader knows better: what it hears must answer its own heartbeats.
+            let since = heard.map(|t| t.elapsed()).or(contact.heard.map(|t| t.elapsed()));
+            let mut contact_ms = since.map_or(-1, |t| t.as_millis() as i64);
             if *id == self.id {
                 contact_ms = 0;
             }

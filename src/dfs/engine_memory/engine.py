@@ -370,6 +370,11 @@ class MemoryEngine:
                 raise ConnectionError(f"{addr}: connection refused")
             if self._cut_off() or addr in self.network.silent:
                 raise TimeoutError(f"{addr}: no answer within {timeout_ms} ms")
+            if self.cluster and other.cluster and self.cluster != other.cluster:
+                theirs, ours = other.cluster.hex(), self.cluster.hex()
+                raise EngineError(
+                    f"{addr}: {other.name} belongs to cluster {theirs}, the caller to {ours}"
+                )
             work = other._new_work()
             future = other._works[work]
             other._work.append((work, WORK_ASK, self.name if self.cluster else "", body))

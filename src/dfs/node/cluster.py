@@ -35,6 +35,8 @@ from .tasks import in_thread
 log = logging.getLogger("dfs.node")
 Answer = dict[str, Any]
 Handler = Callable[[Answer], Awaitable[Answer]]
+FOREIGN = "belongs to cluster"
+"""In the engine's refusal of a caller from another cluster."""
 REASONS = {kind.row.reason: kind for kind in ALL}
 
 
@@ -81,14 +83,18 @@ class Cluster:
         return json.dumps(found).encode()
 
     async def ask(self, address: str, question: Answer, timeout_ms: int = ASK_MS_MAX) -> Answer:
-        """Asks the node at a peer address. Raises what it answered with, or Unavailable."""
+        """Asks the node at a peer address.
+
+        Raises what it answered with, NotAMember (it is in another cluster), else Unavailable.
+        """
         body = json.dumps(question).encode()
         try:
             answer = json.loads(await self.blocking(self._engine.ask, address, body, timeout_ms))
         except (ConnectionError, TimeoutError) as error:
             raise Unavailable(str(error)) from None
         except Exception as error:  # boundary: EngineError has the other's sentence
-            raise Unavailable(f"{address}: {error}") from None
+            text = str(error) if address in str(error) else f"{address}: {error}"
+            raise (NotAMember if FOREIGN in text else Unavailable)(text) from None
         if "error" in answer:
             kind = REASONS.get(answer["error"]["reason"], DfsError)
             raise kind(answer["error"]["text"])
@@ -180,11 +186,8 @@ class Cluster:
             raise NotAMember(f"the node at {question['raft']} is {found['name']}")
         if question.get("id") not in (0, None, found["id"]):
             raise NotAMember(f"the node at {question['raft']} has the id {found['id']}")
-        if found["cluster"] not in ("", cluster) or not (found["cluster"] or found["fresh"]):
-            raise NotAMember(
-                f"{found['name']} belongs to another cluster ({found['cluster']}): start it with an"
-                " empty data directory"
-            )
+        if not (found["cluster"] or found["fresh"]):
+            raise NotAMember(f"{found['name']} has data already: empty its data directory first")
         await self._join({**found, "raft": question["raft"]})
         voter = bool(question.get("promote"))
         await self.ask(question["raft"], {"ask": "welcome", "cluster": cluster, "voter": voter})

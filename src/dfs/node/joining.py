@@ -167,14 +167,16 @@ class Joining:
             await self._pause()
 
     async def _check_peers(self) -> None:
-        answers, _ = await self._discover_all()
-        for answer in answers:
-            if answer["cluster"] not in ("", self._identity.cluster.hex()):
+        for peer in self._others:
+            try:
+                await self._cluster.ask(peer, {"ask": "discover"})
+            except NotAMember as error:
                 raise Misconfigured(
-                    f"{self._identity.directory} belongs to cluster"
-                    f" {self._identity.cluster.hex()}, but {answer['name']} ({answer['raft']}) to"
-                    f" {answer['cluster']}: name other peers, or use another data directory"
-                )
+                    f"{error} (by its data in {self._identity.directory}): name other peers, or use"
+                    " another data directory"
+                ) from None
+            except Unavailable as error:
+                log.debug("peer not asked for its cluster: %s", error)
 
     # ---- helpers ---------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import DfsError, Misconfigured, OutOfRange, Unavailable
 from ..identity import Identity
 from ..limits import (
+    CONTACT_MS_MAX,
     DISK_CHECK_INTERVAL_MS,
     DRAIN_MS_MAX,
     FLOOR_INTERVAL_MS,
@@ -245,8 +246,8 @@ class Node:
         """A leader is known, and what is committed is applied here but for a little."""
         status = self._engine.status()
         lag = status["committed"] - self._store.applied
-        sound = self._hot.fault is None and not self._installing
-        return bool(sound and status["leader"] and lag <= READY_LAG_ENTRIES_MAX and self.cluster)
+        sound = self._hot.fault is None and not self._installing and self.cluster
+        return bool(sound and lag <= READY_LAG_ENTRIES_MAX and has_leader(status))
 
     def leads(self) -> bool:
         """This node is the leader."""
@@ -402,6 +403,22 @@ def recover(engine: Engine, store: Store) -> None:
             store.applied, needed, found["snapshot_index"],
         )
         store.restore(found["snapshot"])
+
+
+def has_leader(status: Answer) -> bool:
+    """Somebody leads and is in contact: a leader with a majority, anybody else with the leader."""
+    members, leader = status["members"], status["leader"]
+    if leader == status["id"]:
+        voters = [m for m in members if m["voter"]]
+        near = sum(1 for m in voters if m["id"] == leader or _in_contact(m))
+        return 2 * near > len(voters)
+    return any(m["id"] == leader and _in_contact(m) for m in members)
+
+
+def _in_contact(member: Answer) -> bool:
+    contact_ms: int = member["contact_ms"]
+    # Not heard yet is no bad sign right after a start; an error is.
+    return contact_ms <= CONTACT_MS_MAX if contact_ms >= 0 else not member["error"]
 
 
 def _resident_bytes() -> int:
