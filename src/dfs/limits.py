@@ -125,8 +125,10 @@ UPLOADS_BIG_MAX: Final = 2
 """Of those, larger than UPLOAD_BIG_BYTES: what the agent holds in memory stays below 100 MiB."""
 UPLOAD_BIG_BYTES: Final = 1 << 20
 """See UPLOADS_BIG_MAX."""
-DROP_READERS: Final = 3
+DROP_READERS: Final = 2
 """Threads that read and hash drops: hashing leaves the interpreter lock, more only wait for it."""
+READ_BATCH_MAX: Final = 16
+"""Drops that one of them reads in one go, at most UPLOAD_BIG_BYTES each."""
 DROP_QUIET_MS_MAX: Final = 5_000
 """The quiet time doubles up to here for a file that is written again and again."""
 DROP_SETTLE_MS: Final = 20

@@ -7,11 +7,16 @@ A program of its own (`dfs mount`) and a client like any other, so that it can r
             changed      when        what is in it?                 └─► fetcher: content on demand
 
 watcher    inotify and scans: which paths changed
-uploader   what is pending, what goes when, what becomes of it
+pending    what goes when
+reader     threads that read drops, in batches
 take       one drop: complete, unchanged while it was read, hashed
+uploader   what becomes of it
+conflicts  two nodes changed one file
 journal    what of the cache directory is in the tree already, across restarts
 feeder     the committed tree in memory, and what the mount is told
 objects    content on disk by its SHA-256
 fetcher    content that a reader wants and that is not here
+problems   what the user has to know
+ports      what is asked of client and mount
 twin       tree and node in memory, for tests
 """

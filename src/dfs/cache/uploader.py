@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,7 +29,6 @@ from ..errors import (
 from ..limits import (
     AGENT_RETRY_MS,
     AGENT_RETRY_MS_MAX,
-    DROP_READERS,
     UPLOAD_BIG_BYTES,
     UPLOADS_BIG_MAX,
     UPLOADS_MAX,
@@ -43,7 +41,8 @@ from .journal import Journal, Row, row_of
 from .pending import MOVED, SCANNED, TOUCHED, Drop, Pending
 from .ports import Client
 from .problems import Problems
-from .take import Big, Busy, Skip, Taken, check_name, take
+from .reader import Reader
+from .take import Big, Busy, Skip, Taken, check_name
 
 log = logging.getLogger(__name__)
 
@@ -69,15 +68,13 @@ class Uploader:
         self, client: Client, feeder: Feeder, journal: Journal, problems: Problems, node: str
     ) -> None:
         self.counts = Counts()
-        self.root = -1
-        """Descriptor of the cache directory."""
         self.pending = Pending()
+        self.reader = Reader(journal.unchanged)
         self._client, self._feeder = client, feeder
         self._journal, self._problems, self._node = journal, problems, node
         self._blocked: dict[str, bool] = {}
         """Refused paths; whether a removal from the tree may help."""
         self._retry_ms, self._retry_at = 0, 0.0
-        self._pool = ThreadPoolExecutor(DROP_READERS, "drops")
         self._big = asyncio.Semaphore(UPLOADS_BIG_MAX)
 
     @property
@@ -124,7 +121,7 @@ class Uploader:
                 for _ in range(UPLOADS_MAX):
                     group.create_task(self._work())
         finally:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self.reader.close()
 
     async def _work(self) -> None:
         while True:
@@ -154,10 +151,10 @@ class Uploader:
             if drop.base is None:
                 drop.base = self._base(path)
             try:
-                return await self._send(drop, await self._take(path, UPLOAD_BIG_BYTES))
+                return await self._send(drop, await self.reader.take(path, UPLOAD_BIG_BYTES))
             except Big:
                 async with self._big:
-                    return await self._send(drop, await self._take(path, VALUE_BYTES_MAX))
+                    return await self._send(drop, await self.reader.take(path, VALUE_BYTES_MAX))
         except FileNotFoundError:
             if not drop.again:
                 self.gone(path)
@@ -169,11 +166,6 @@ class Uploader:
         except OSError as error:
             self._refused(path, f"cannot be read: {error.strerror}")
         return None
-
-    async def _take(self, path: str, bytes_max: int) -> Taken | None:
-        return await asyncio.get_running_loop().run_in_executor(
-            self._pool, take, self.root, path, bytes_max, self._journal.unchanged
-        )
 
     async def _send(self, drop: Drop, taken: Taken | None) -> float | None:
         if taken is None:
@@ -254,9 +246,7 @@ class Uploader:
         path = drop.path
         # A crash from here on must not make this drop look as if it replaced the winner.
         self._journal.wait(path, drop.base or 0)
-        await asyncio.get_running_loop().run_in_executor(
-            self._pool, self._journal.write, self._journal.collect()
-        )
+        await asyncio.to_thread(self._journal.write, self._journal.collect())
         try:
             winner = await conflicts.winner(self._client, path)
             if winner is None:

@@ -73,6 +73,8 @@ class Watcher:
         self._excluded = excluded
         self._ignore = Ignore()
         self._inotify: Inotify | None = None
+        self._root = -1
+        """Descriptor of the root. Stays open until the next one is: threads may be using it."""
         self._dirs: dict[int, tuple[str, Watch]] = {}
         """Watch descriptor → directory, relative to the root."""
         self._unwatched = 0
@@ -115,10 +117,10 @@ class Watcher:
                 self._inotify = None
 
     def _open_root(self) -> None:
-        """The former descriptor is closed only now: a thread may have been reading below it."""
-        former, self._uploader.root = self._uploader.root, os.open(
+        former, self._root = self._root, os.open(
             self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         )
+        self._uploader.reader.root = self._root
         if former >= 0:
             os.close(former)
 
@@ -276,7 +278,7 @@ class Watcher:
     def _list(self, directory: str) -> list[tuple[str, os.stat_result]]:
         """Watches a directory, then reads it. Goes through no symbolic link."""
         self._add_watch(directory)
-        fd = open_beneath(self._uploader.root, directory or ".", os.O_RDONLY | os.O_DIRECTORY)
+        fd = open_beneath(self._root, directory or ".", os.O_RDONLY | os.O_DIRECTORY)
         try:
             found = []
             with os.scandir(fd) as entries:
