@@ -70,7 +70,7 @@ def plan(loaded: Loaded) -> Plan:
             continue
         asked = loaded.given(name)
         try:
-            if asked and not path.exists() and not path.is_symlink():
+            if asked and _absent(path):
                 _check_creatable(path, name)
             else:
                 check(path)
@@ -81,6 +81,13 @@ def plan(loaded: Loaded) -> Plan:
             notes.append(f"no {name}: {error.text}; or choose another with -{name}")
     asked = loaded.given("mount")
     return Plan(chosen["cache"], chosen["mount"], asked, settings.state, settings.id, notes)
+
+
+def _absent(path: Path) -> bool:
+    """Nothing is there. A mount of somebody who died, or who hangs, is not touched to find out."""
+    from ..mount import locate, top_mount
+
+    return top_mount(locate(str(path))) is None and not os.path.lexists(path)
 
 
 def _check_cache(path: Path) -> None:

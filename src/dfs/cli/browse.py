@@ -85,7 +85,19 @@ def watch_flags(parser: argparse.ArgumentParser) -> None:
         "-s", "--snapshot", action="store_true", help="First what is there now."
     )
     parser.add_argument("-n", "--count", type=int, help="End after so many changes.")
+    _all_flag(parser)
     parsing.output_flag(parser)
+
+
+def _all_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-a", "--all", action="store_true",
+        help="Also directories that come and go with what is in them.",
+    )
+
+
+def _worth_a_line(event: Event, everything: bool) -> bool:
+    return everything or not event.stat.implicit
 
 
 def watch(args: argparse.Namespace) -> None:
@@ -100,12 +112,15 @@ def watch(args: argparse.Namespace) -> None:
     ) as updates:
         for update in updates:
             for item in update.items:
+                if item.stat.implicit and not args.all:
+                    continue
                 _print_item(item, args.output)
-            for event in update.events if left is None else islice(update.events, left):
+            events = [event for event in update.events if _worth_a_line(event, args.all)]
+            for event in events if left is None else events[:left]:
                 print_event(event, args.output)
             output.flush()
             if left is not None:
-                left -= min(left, len(update.events))
+                left = max(left - len(events), 0)
                 if left == 0:
                     return
 
@@ -135,6 +150,7 @@ def log_flags(parser: argparse.ArgumentParser) -> None:
     """Arguments of `dfs log`."""
     parser.add_argument("key", nargs="?", default="", help="Default: the whole tree.")
     parser.add_argument("-n", "--count", type=int, default=0, help="At most so many changes.")
+    _all_flag(parser)
     parser.add_argument(
         "--before", type=int, default=0, metavar="REVISION", help="Changes before this revision."
     )
@@ -145,7 +161,10 @@ def log_flags(parser: argparse.ArgumentParser) -> None:
 def log(args: argparse.Namespace) -> None:
     """Prints the retained changes of a key and of what is below it, newest first."""
     with shared.client(args) as client:
-        for event in client.history(
-            args.key.rstrip("/"), limit=args.count, before_revision=args.before, local=args.local
-        ):
+        events = client.history(
+            args.key.rstrip("/"), before_revision=args.before, local=args.local,
+            limit=args.count if args.all else 0,
+        )
+        shown = (event for event in events if _worth_a_line(event, args.all))
+        for event in islice(shown, args.count or None):
             print_event(event, args.output)

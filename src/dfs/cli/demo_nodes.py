@@ -42,11 +42,11 @@ class Node:
             self.root / part for part in ("data", "cache", "mount", "log")
         )
         self.process: subprocess.Popen[bytes] | None = None
+        for directory in (self.cache, self.mount):
+            directory.mkdir(parents=True)
 
     def start(self, peers: str, mounts: bool) -> None:
         """Starts the process; does not wait until it serves."""
-        for directory in (self.cache, self.mount):
-            directory.mkdir(parents=True, exist_ok=True)
         environment = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
         arguments = [
             "serve", "-id", self.name, "-raft", self.raft, "-grpc", self.endpoint, "-peers", peers,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from ..errors import InvalidArgument, Misconfigured, TooLarge
@@ -108,6 +106,8 @@ def get(args: argparse.Namespace) -> None:
     if args.output == "json":
         record = {"key": args.key, **shared.stat_json(stat)}
         if args.file == STANDARD:
+            import base64
+
             record["data"] = base64.b64encode(data).decode()
         output.json(record)
     elif args.file == STANDARD:
@@ -115,6 +115,8 @@ def get(args: argparse.Namespace) -> None:
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
+    import tempfile  # 5 ms, only here
+
     try:
         if path.exists() and not path.is_file():
             path.write_bytes(data)  # A device or a pipe takes what it is given.

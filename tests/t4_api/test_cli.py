@@ -1,0 +1,341 @@
+"""The command line against a real node whose engine is in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import dfs
+from dfs.cli import main, output
+from dfs.config import load
+from dfs.engine_memory import EngineError, MemoryEngine
+from dfs.kv import MemoryKV
+from dfs.serve import Backend, running_node
+
+
+class Ran(NamedTuple):
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The result of `-o json`."""
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        """The result of `-o json` where it is one object a line."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+class Served:
+    """A node in a thread of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self._settings = load({"id": "node1", "data": str(root / "data")}, {}, root).settings
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self.endpoint = ""
+
+    def __enter__(self) -> Served:
+        self._thread.start()
+        assert self._up.wait(20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join()
+
+    async def _serve(self) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        backend = Backend(MemoryEngine, EngineError, lambda _: MemoryKV())
+        async with AsyncExitStack() as stack:
+            running = await stack.enter_async_context(running_node(self._settings, backend))
+            await running.node.become_member()
+            self.endpoint = f"unix:{running.socket.absolute()}"
+            self._up.set()
+            await self._end.wait()
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    monkeypatch.chdir(tmp_path)
+    with Served(tmp_path) as served:
+        monkeypatch.setenv("DFS_ENDPOINT", served.endpoint)
+        yield served
+
+
+Cli = Callable[..., Ran]
+
+
+@pytest.fixture
+def cli(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    def run(*arguments: object, stdin: bytes = b"") -> Ran:
+        stream = io.TextIOWrapper(io.BytesIO(stdin))
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdin", stream)
+            code = main([str(a) for a in arguments])
+        sys.stdout.flush()
+        sys.stderr.flush()
+        out, err = capfdbinary.readouterr()
+        return Ran(code, out.decode(), err.decode())
+
+    return run
+
+
+# ---- put, get, cat -------------------------------------------------------------------------------
+def test_put_and_get(node: Served, cli: Cli, tmp_path: Path) -> None:
+    assert cli("put", "a", "-t", "hello").out.strip().isdigit()
+    assert cli("get", "a") == Ran(0, "hello", "")
+    assert cli("put", "b", stdin=b"from standard input").code == 0
+    assert cli("cat", "a", "b").out == "hellofrom standard input"
+    (tmp_path / "file").write_bytes(b"\x00\xff")
+    (tmp_path / "file").chmod(0o750)
+    assert cli("put", "c", tmp_path / "file", "-p").code == 0
+    assert cli("get", "c", tmp_path / "copy").out == ""
+    assert (tmp_path / "copy").read_bytes() == b"\x00\xff"
+    assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o750
+    answer = cli("get", "c", "-o", "json").json
+    assert base64.b64decode(answer["data"]) == b"\x00\xff"
+    assert answer["mtime_ns"] == (tmp_path / "file").stat().st_mtime_ns
+
+
+def test_past_revisions(node: Served, cli: Cli) -> None:
+    first = cli("put", "a", "-t", "one", "-o", "json").json["revision"]
+    cli("put", "a", "-t", "two")
+    assert cli("cat", f"a@{first}", "a").out == "onetwo"
+    assert cli("cat", "--revision", first, "a").out == "one"
+    assert cli("get", "a", "-revision", first).out == "one"
+    cli("put", f"a@{first}", "-t", "a name with @")
+    assert cli("cat", f"a@{first}", "--revision", 0).out == "a name with @"
+
+
+def test_a_file_is_written_whole_or_not_at_all(node: Served, cli: Cli, tmp_path: Path) -> None:
+    cli("put", "a", "-t", "new")
+    (tmp_path / "there").write_text("old")
+    assert cli("get", "missing", tmp_path / "there").code == 3
+    assert (tmp_path / "there").read_text() == "old"
+    failed = cli("get", "a", tmp_path / "no" / "such" / "directory")
+    assert (failed.code, "cannot be written: No such file" in failed.err) == (2, True)
+    cli("get", "a", tmp_path / "there")
+    assert (tmp_path / "there").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "there"]
+
+
+def test_compare_and_set(node: Served, cli: Cli) -> None:
+    assert cli("put", "a", "-t", "x", "--base-revision", 0).code == 0
+    failed = cli("put", "a", "-t", "y", "--base-revision", 0)
+    assert failed.code == 4
+    assert "Try: dfs stat KEY" in failed.err
+
+
+# ---- ls, stat, rm, mkdir, ln ---------------------------------------------------------------------
+def test_directories(node: Served, cli: Cli) -> None:
+    cli("put", "d/a", "-t", "12345")
+    cli("mkdir", "d/empty", "e", "--mode", "700")
+    cli("ln", "../a", "d/link")
+    assert cli("ls").out.split() == ["d/", "e/"]
+    assert cli("ls", "d").out.split() == ["d/a", "d/empty/", "d/link"]
+    assert cli("ls", "-r").out.split() == ["d/", "d/a", "d/empty/", "d/link", "e/"]
+    long = cli("ls", "d/", "-l").out.splitlines()
+    assert long[0].split() == ["MODE", "SIZE", "CHANGED", "REVISION", "WRITER", "KEY"]
+    assert long[1].startswith("-rw-r--r--     5  ")
+    assert long[1].endswith("  node1   d/a")
+    assert long[3].endswith("d/link -> ../a")
+    assert [(i["key"], i["kind"]) for i in cli("ls", "-o", "json").lines] == [
+        ("d", "directory"), ("e", "directory"),
+    ]
+
+
+def test_stat(node: Served, cli: Cli) -> None:
+    revision = cli("put", "a", "-t", "12345", "-o", "json").json["revision"]
+    record = cli("stat", "a", "-o", "json").json
+    assert (record["kind"], record["size"], record["revision"]) == ("file", 5, revision)
+    assert record["sha256"].startswith("5994471abb01112a")
+    shown = dict(line.split(None, 1) for line in cli("stat", "a").out.splitlines())
+    assert shown["mode"] == "-rw-r--r-- 0644"
+    assert shown["node"] == "node1"
+    failed = cli("stat", "missing")
+    assert (failed.code, failed.out) == (3, "")
+    assert failed.err.startswith("dfs: ")
+    assert "missing" in failed.err
+
+
+def test_rm(node: Served, cli: Cli) -> None:
+    for key in ("a", "d/1", "d/2"):
+        cli("put", key, "-t", "x")
+    assert cli("rm", "d").code == 4
+    assert cli("rm", "-r", "-n", "d").out.split() == ["d", "d/1", "d/2"]
+    assert cli("rm", "-r", "d", "a") == Ran(0, "", "")
+    assert cli("ls").out == ""
+    assert cli("rm", "a").code == 3
+    assert cli("rm", "a", "b", "--base-revision", 1).code == 2
+
+
+# ---- watch, log ----------------------------------------------------------------------------------
+def test_log_and_watch(node: Served, cli: Cli) -> None:
+    first = cli("put", "d/a", "-t", "x", "-o", "json").json["revision"]
+    cli("put", "b", "-t", "y")
+    cli("rm", "d/a")
+    assert [line.split()[1:3] for line in cli("log").out.splitlines()] == [
+        ["delete", "d/a"], ["put", "b"], ["put", "d/a"],
+    ]
+    assert [e["type"] for e in cli("log", "d", "-o", "json").lines] == ["delete", "put"]
+    assert len(cli("log", "-n", 1).out.splitlines()) == 1
+    assert {e["key"] for e in cli("log", "--all", "-o", "json").lines} == {"b", "d", "d/a"}
+    events = cli("watch", "d", "--after", first - 1, "-n", 2, "-o", "json").lines
+    assert [(e["type"], e["key"]) for e in events] == [("put", "d/a"), ("delete", "d/a")]
+    assert cli("watch", "--after", first - 1, "-n", 1).out.split()[1:3] == ["put", "d/a"]
+
+
+def test_watch_with_a_snapshot(node: Served, cli: Cli) -> None:
+    cli("put", "a", "-t", "x")
+    done = threading.Event()
+
+    def change() -> None:
+        with dfs.connect(node.endpoint) as client:
+            while not done.wait(0.02):
+                client.put("b", b"y")
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    lines = cli("watch", "--snapshot", "-n", 1).out.splitlines()
+    done.set()
+    changing.join()
+    assert lines[0].split()[1:3] == ["have", "a"]
+    assert lines[-1].split()[1:3] == ["put", "b"]
+
+
+# ---- cluster -------------------------------------------------------------------------------------
+def test_status(node: Served, cli: Cli) -> None:
+    cli("put", "a", "-t", "12345")
+    head, row = cli("status").out.splitlines()[:2]
+    assert head.split()[:6] == ["NODE", "ROLE", "TERM", "APPLIED", "LAG", "CONTACT"]
+    assert row.split()[:2] == ["node1", "leader"]
+    answer = cli("status", "-o", "json", "--local").json
+    (found,) = answer["nodes"]
+    assert (found["role"], found["keys"], found["bytes"]) == ("leader", 1, 5)
+    assert isinstance(found["member"]["id"], int)
+    assert len(found["state_hash"]) == 32
+
+
+def test_members(node: Served, cli: Cli) -> None:
+    assert cli("member", "remove", "nobody").code == 4
+    assert cli("member", "promote", "nobody").code == 4
+    assert cli("member", "add", "127.0.0.1:1x").code == 2
+    assert cli("leader", "move").code == 4
+
+
+# ---- what every command does ---------------------------------------------------------------------
+def test_nobody_there(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = cli("get", "a", "-endpoint", "127.0.0.1:1")
+    assert ran == Ran(5, "", "dfs: no node answers at 127.0.0.1:1: connection refused. Try: dfs"
+                             " status, or the -endpoint of another node\n")
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["gt", "a"], "there is no command 'gt'; did you mean get?"),
+    (["get"], "the following arguments are required: key. Try: dfs get --help"),
+    (["get", "a", "--endpont", "x"], "unknown flag --endpont; did you mean --endpoint?"),
+    (["get", "a", "-revison", "1"], "unknown flag -revison; did you mean --revision?"),
+    (["-pers", "x"], "unknown flag -pers; did you mean --peers?"),
+    (["-i", "x"], "unknown flag -i; did you mean --id?"),
+    (["get", "a", "b", "c"], "'c' is too much here. Try: dfs get --help"),
+    (["member"], "the following arguments are required"),
+    (["put", "a", "/no/such/file"], "/no/such/file cannot be read: No such file or directory"),
+    (["put", "a", "--mode", "9"], "'9' is not octal"),
+    (["get", "a", "-endpoint", "a:b"], "endpoint (flag -endpoint): port 'b' is not a number"),
+    (["bench", "put", "-c", "0"], "--clients must be from 1 to 10,000"),
+])
+def test_wrong_usage_is_one_sentence(
+    arguments: list[str], said: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = cli(*arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("dfs: ")
+    assert said in ran.err
+    assert ran.err.count("\n") == 1
+
+
+def test_config(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DFS_RAFT", ":1")
+    (tmp_path / "dfs.yaml").write_text("grpc: :2\n")
+    shown = cli("config", "-id=n7", "-mount", "none", "--insecure").out.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in shown}
+    assert rows["id"] == ["n7", "flag", "-id"]
+    assert rows["raft"] == [":1", "variable", "DFS_RAFT"]
+    assert rows["grpc"] == [":2", "dfs.yaml"]
+    assert rows["mount"] == ["none", "flag", "-mount"]
+    assert rows["insecure"] == ["true", "flag", "-insecure"]
+    assert rows["peers"] == ["default"]
+    raft = cli("config", "-o", "json").json["raft"]
+    assert raft == {"value": ":1", "source": "variable DFS_RAFT"}
+    monkeypatch.setenv("DFS_RAFFT", ":1")
+    assert "did you mean DFS_RAFT?" in cli("config").err
+
+
+def test_version_and_help(cli: Cli) -> None:
+    assert cli("-version").out == cli("version").out == f"dfs {dfs.__version__}\n"
+    assert "dfs" in cli("version", "-o", "json").json
+    overview = cli("--help").out
+    assert overview == cli("help").out
+    for command in ("serve", "demo", "put", "status"):
+        assert f"\n  {command} " in overview
+        assert cli(command, "--help").code == 0
+        assert cli("help", command).out.startswith(f"usage: dfs {command}")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion(shell: str, cli: Cli) -> None:
+    script = cli("completion", shell).out
+    assert "member" in script
+    assert "base-revision" in script
+
+
+def test_colour_is_for_people_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert output.styled("x", "1", Terminal()) == "\x1b[1mx\x1b[0m"
+    assert output.styled("x", "1", io.StringIO()) == "x"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert output.styled("x", "1", Terminal()) == "x"
+
+
+def test_get_imports_little(tmp_path: Path) -> None:
+    """What takes long to import belongs to the commands that need it."""
+    code = (
+        "import sys; from dfs.cli import main; main(['get', 'a', '-endpoint', 'unix:none']);"
+        "print(*sorted(sys.modules))"
+    )
+    source = str(Path(dfs.__file__).parents[1])
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path,
+        env={"PYTHONPATH": source},
+    )
+    loaded = set(ran.stdout.split())
+    assert "grpc" in loaded
+    heavy = {
+        "dfs._engine", "dfs.node", "dfs.server", "dfs.store", "dfs.cache", "rich", "yaml", "shtab",
+        "rocksdict", "multiprocessing", "google.rpc", "dfs.cli.bench", "dfs.cli.demo",
+    }
+    assert not heavy & loaded
