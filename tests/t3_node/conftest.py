@@ -179,13 +179,21 @@ async def cluster(tmp_path) -> AsyncIterator[Cluster]:
         yield found
 
 
-@pytest.fixture(params=["memory", "real"])
-async def any_cluster(request, tmp_path) -> AsyncIterator[Cluster]:
-    backend = None
-    if request.param == "real":
-        try:
-            backend = real_backend()
-        except Misconfigured as error:
-            pytest.skip(str(error))
-    async for found in running_cluster(tmp_path, backend):
+@pytest.fixture
+def built() -> Backend:
+    """The real engine; skips visibly where it is not built."""
+    try:
+        return real_backend()
+    except Misconfigured as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+async def real_cluster(built, tmp_path) -> AsyncIterator[Cluster]:
+    async for found in running_cluster(tmp_path, built):
         yield found
+
+
+@pytest.fixture(params=["cluster", "real_cluster"], ids=["memory", "real"])
+def any_cluster(request) -> Cluster:
+    return request.getfixturevalue(request.param)

@@ -73,15 +73,16 @@ class Floor:
         clock: Callable[[], int],
         age_s: int = HISTORY_AGE_S,
         revisions_max: int = HISTORY_REVISIONS_MAX,
+        step_min: int = FLOOR_STEP_MIN,
     ) -> None:
         self._record_time, self._clock = record_time, clock
-        self._age_s, self._revisions_max = age_s, revisions_max
+        self._age_s, self._revisions_max, self._step_min = age_s, revisions_max, step_min
 
-    def next(self, view: View, step_min: int = FLOOR_STEP_MIN) -> int:
+    def next(self, view: View) -> int:
         """The revision that should become the floor, or 0 to leave it. Blocks: reads history."""
         by_count = view.revision - self._revisions_max
         target = max(by_count, self._too_old(view, max(view.floor, by_count)))
-        return target if target >= view.floor + step_min else 0
+        return target if target >= view.floor + self._step_min else 0
 
     def _too_old(self, view: View, low: int) -> int:
         """The largest revision of which all changes up to it are too old; `low` if none is."""

@@ -390,14 +390,14 @@ HISTORY_PIECE = 500
 
 
 def recover(engine: Engine, store: Store) -> None:
-    """Before the start: a store that is behind the log gets the local snapshot.
+    """Before the start: a store that lost what was safe on disk gets the local snapshot.
 
-    What is missing behind the snapshot is replayed from the log. If there is no snapshot that
-    reaches the log, the engine refuses to start and says what to do.
+    What is missing behind the snapshot is replayed from the log. If the snapshot does not reach as
+    far as the store did, the engine refuses to start and says what to do.
     """
     found = engine.recovery()
     needed = max(found["purged"], found["durable"])
-    if store.applied < needed and found["snapshot"] and found["snapshot_index"] > store.applied:
+    if found["snapshot"] and store.applied < needed <= found["snapshot_index"]:
         log.warning(
             "the store is at log index %d, behind %d: it is restored from the local snapshot of %d",
             store.applied, needed, found["snapshot_index"],

@@ -1,0 +1,250 @@
+"""Floor, hashes, snapshots and recovery."""
+
+import asyncio
+
+import pytest
+
+from dfs.errors import DataLoss, Misconfigured
+from dfs.identity import open_identity
+from dfs.kv import MemoryKV
+from dfs.node import recover
+from dfs.node.keeping import Floor, judge
+from dfs.proto import dfs_pb2 as pb
+from dfs.store import Store
+
+from .conftest import wait_until
+from .test_watch import Feed
+
+SECOND = 1_000_000_000
+
+
+# ---- floor ---------------------------------------------------------------------------------------
+
+
+def floor_of(feed, now_s, age_s=10, revisions_max=1_000, step_min=1):
+    floor = Floor(
+        lambda record: pb.Record.FromString(record).time_ns,
+        lambda: now_s * SECOND,
+        age_s,
+        revisions_max,
+        step_min,
+    )
+    with feed.store.view() as view:
+        return floor.next(view)
+
+
+@pytest.fixture
+def aged():
+    """Revision 2 at second 1, revision 3 at second 2 and so on to revision 31."""
+    feed = Feed()
+    for second in range(1, 31):
+        feed.store.time_ns = second * SECOND - 1
+        feed.put(f"k{second}")
+    return feed
+
+
+def test_floor_by_age_keeps_all_that_is_younger(aged):
+    assert floor_of(aged, now_s=9) == 0
+    # At second 25 what is older than second 15 may go: revision 16 is exactly that old.
+    assert floor_of(aged, now_s=25) in (15, 16)
+    assert floor_of(aged, now_s=1_000) == aged.store.applied
+
+
+def test_floor_by_count(aged):
+    assert floor_of(aged, now_s=1, revisions_max=20) == aged.store.applied - 20
+    assert floor_of(aged, now_s=1, revisions_max=100) == 0
+
+
+def test_floor_moves_in_steps_and_never_back(aged):
+    assert floor_of(aged, now_s=25, step_min=100) == 0
+    aged.floor(20)
+    assert floor_of(aged, now_s=25) == 0
+    assert floor_of(aged, now_s=35) > 20
+
+
+async def test_the_leader_moves_the_floor(cluster, monkeypatch):
+    one = await cluster.start("node1")
+    for n in range(30):
+        await one.put("k", b"%d" % n)
+    monkeypatch.setattr(one.node._floor, "_revisions_max", 10)
+    monkeypatch.setattr(one.node._floor, "_step_min", 1)
+    expected = one.store.applied - 10
+    await one.node.move_floor()
+    assert one.store.floor == expected
+
+
+# ---- hashes --------------------------------------------------------------------------------------
+
+
+def test_judge_finds_the_minority_at_a_common_index():
+    right, wrong = "aa", "bb"
+    assert judge({1: {5: right}, 2: {6: right}}, 1) == (0, set())
+    assert judge({1: {5: right, 6: right}, 2: {5: right}, 3: {5: right}}, 1) == (5, set())
+    assert judge({1: {5: right}, 2: {5: wrong}, 3: {5: right}}, 1) == (5, {2})
+    assert judge({1: {5: wrong}, 2: {5: right}, 3: {5: right}}, 1) == (5, {1})
+    # Nobody can arbitrate: the leader's word counts.
+    assert judge({1: {5: right}, 2: {5: wrong}}, 1) == (5, {2})
+    assert judge({1: {5: right}, 2: {5: wrong}}, 2) == (5, {1})
+    # The latest index that the most have.
+    marks = {1: {4: right, 5: right, 9: right}, 2: {4: right, 5: right, 9: right}, 3: {5: right}}
+    assert judge(marks, 1) == (5, set())
+
+
+async def test_equal_members_are_found_equal(any_cluster):
+    one, two, three = await any_cluster.three()
+    for n in range(20):
+        last = await two.put(f"k{n}")
+    await three.get("k0", min_revision=last)
+    await two.get("k0", min_revision=last)
+    await one.node._hashes.compare()
+    assert one.node._hashes.compared > 0
+    assert await three.get("k0", local=True) == b""
+
+
+@pytest.mark.allow_logs("differs from that of the other members")
+async def test_a_member_that_differs_stops_serving_for_good(cluster):
+    one, two, three = await cluster.three()
+    last = await one.put("k", b"v")
+    for member in (two, three):
+        await member.get("k", min_revision=last)
+    good = three.store._meta.state_hash
+    three.store._meta.state_hash = good ^ 1  # as if a bit had flipped
+    last = await one.put("k2")
+    await two.get("k", min_revision=last)
+    await three.get("k", min_revision=last)
+    await one.node._hashes.compare()
+    assert await two.get("k") == b"v"
+    for local in (True, False):
+        found = await three.node.read(2, pb.GetRequest(key="k").SerializeToString(), local, 1_000)
+        assert found[0] == DataLoss.row.code
+        assert "dfs member remove node3" in found[1]
+    assert (await three.node.write(1, b"\x0a\x01x", 1_000))[0] == DataLoss.row.code
+    assert (await three.call(1, b"\x0a\x01x"))[0] == DataLoss.row.code
+    assert not three.node.ready()
+    with pytest.raises(DataLoss):
+        three.node.view()
+    await three.stop()
+    with pytest.raises(Misconfigured, match="differs from that of the other members"):
+        await cluster.start("node3")
+
+
+@pytest.mark.allow_logs("differs from that of the other members")
+async def test_a_leader_that_differs_stops_itself_and_hands_the_lead_away(cluster):
+    one, two, three = await cluster.three()
+    one.store._meta.state_hash ^= 1
+    last = await one.put("k")
+    for member in (two, three):
+        await member.get("k", min_revision=last)
+    await one.node._hashes.compare()
+    await wait_until(lambda: "leader" in (two.role(), three.role()))
+    assert not one.node.ready()
+    assert await two.put("k2") > last
+
+
+# ---- snapshots -----------------------------------------------------------------------------------
+
+
+async def test_a_new_member_gets_a_snapshot_when_the_log_is_gone(cluster):
+    one = await cluster.start("node1")
+    for n in range(50):
+        await one.put(f"k{n}", b"%d" % n)
+    await asyncio.to_thread(one.engine.snapshot, 5_000)
+    await one.put("after")
+    two = await cluster.start("node2", "node1")
+    await wait_until(lambda: two.store.applied >= one.store.applied)
+    assert await two.get("k7", local=True) == b"7"
+    assert (two.store.state_hash, two.store.chain) == (one.store.state_hash, one.store.chain)
+    last = await one.put("later")
+    assert await two.get("later", min_revision=last) == b""
+    await one.node._hashes.compare()
+    assert one.node._hashes.compared > 0
+
+
+async def test_writes_go_on_while_a_snapshot_is_written(cluster, monkeypatch):
+    one = await cluster.start("node1")
+    await one.put("k")
+    began, release = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    export = one.store.export
+
+    def slow(view, path):
+        loop.call_soon_threadsafe(began.set)
+        asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
+        export(view, path)
+
+    monkeypatch.setattr(one.store, "export", slow)
+    taking = asyncio.ensure_future(asyncio.to_thread(one.engine.snapshot, 5_000))
+    await began.wait()
+    last = await one.put("k2")
+    release.set()
+    await taking
+    assert one.engine.status()["snapshot"] == last - 1
+    fresh = Store(MemoryKV())
+    fresh.restore(one.engine.recovery()["snapshot"])
+    assert fresh.applied == last - 1
+
+
+@pytest.mark.allow_logs("could not be written: no room")
+async def test_a_snapshot_that_fails_is_said_and_the_node_goes_on(cluster, monkeypatch):
+    one = await cluster.start("node1")
+
+    def broken(*_):
+        raise OSError("no room")
+
+    monkeypatch.setattr(one.store, "export", broken)
+    with pytest.raises(Exception, match="no room"):
+        await asyncio.to_thread(one.engine.snapshot, 5_000)
+    assert await one.put("k") > 0
+
+
+# ---- recovery ------------------------------------------------------------------------------------
+
+
+class Disk:
+    """What `recover` asks of an engine."""
+
+    def __init__(self, **found):
+        self._found = {"purged": 0, "durable": 0, "snapshot": "", "snapshot_index": 0, **found}
+
+    def recovery(self):
+        return self._found
+
+
+@pytest.fixture
+def snapshot(tmp_path):
+    feed = Feed()
+    feed.put("a", "b")
+    path = tmp_path / "snapshot"
+    with feed.store.view() as view:
+        feed.store.export(view, str(path))
+    return str(path), feed.store.applied
+
+
+@pytest.mark.allow_logs("it is restored from the local snapshot")
+@pytest.mark.parametrize("needed", [{"purged": 2}, {"durable": 3}])
+def test_a_store_behind_the_log_is_restored_from_the_snapshot(snapshot, needed):
+    path, index = snapshot
+    store = Store(MemoryKV())
+    recover(Disk(snapshot=path, snapshot_index=index, **needed), store)
+    assert store.applied == index
+
+
+def test_a_store_that_the_log_can_bring_up_is_left_as_it_is(snapshot):
+    path, index = snapshot
+    store = Store(MemoryKV())
+    recover(Disk(snapshot=path, snapshot_index=index), store)
+    assert store.applied == 0
+    recover(Disk(purged=5), store)
+    assert store.applied == 0
+
+
+async def test_a_lost_store_is_never_served(built, real_cluster):
+    """It was safe on disk up to an index that it does not reach any more."""
+    one = await real_cluster.start("node1")
+    await one.put("k", b"v")
+    await asyncio.to_thread(one.node._flusher.flush)
+    await one.stop()
+    real_cluster._backend = built._replace(kv=lambda _path: MemoryKV())
+    with pytest.raises(Misconfigured, match="it was safe on disk up to"):
+        await real_cluster.start("node1")
+    assert open_identity(real_cluster.root / "node1", "node1").cluster == one.node.cluster

@@ -1,0 +1,206 @@
+"""Watchers that are slow, late or overtaken by the floor, without any network."""
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from dfs import commands
+from dfs.errors import Overloaded
+from dfs.kv import MemoryKV
+from dfs.limits import STREAM_CHUNK_BYTES_MAX, WATCH_EVENTS_MAX
+from dfs.node.watch import Pieces, Watches
+from dfs.proto import dfs_pb2 as pb
+from dfs.store import Store
+
+
+class Feed:
+    """A store with watches; `put` applies and delivers as the hot thread does."""
+
+    def __init__(self):
+        self.store = Store(MemoryKV())
+        self.watched = False
+        self.watches = Watches(self.store.view, self._applied, self._set_watched)
+        self._append(b"")
+
+    def _set_watched(self, watched):
+        self.watched = watched
+
+    async def _applied(self, revision):
+        assert revision <= self.store.applied
+
+    def _append(self, *payloads):
+        first = self.store.applied + 1
+        entries = [(first + n, payload, False) for n, payload in enumerate(payloads)]
+        _, changes = self.store.apply(entries, b"log", b"")
+        if self.watched:
+            self.watches.deliver((self.store.applied, changes))
+
+    def put(self, *keys, data=b""):
+        entries = []
+        for key in keys:
+            request = pb.PutRequest(key=key, data=data)
+            body = request.SerializeToString()
+            head = commands.put_head(request, len(body), "node1", "")
+            entries.append(head + body + commands.stamp(self.store.time_ns + 1))
+        self._append(*entries)
+        return self.store.applied
+
+    def floor(self, revision):
+        stamp = commands.stamp(self.store.time_ns + 1)
+        self._append(commands.floor_entry(revision, "node1") + stamp)
+
+    def follow(self, key="", after=0, snapshot=False, data=0, progress_s=0.01):
+        return aclosing(self.watches.follow(key, after, snapshot, data, progress_s))
+
+
+async def collect(updates, until):
+    """Revisions of all changes until that revision has been told."""
+    found = []
+    async for update in updates:
+        assert not update.gap_floor
+        found += [change.revision for change in update.changes]
+        if update.revision >= until:
+            return found
+    raise AssertionError("the watch has ended")
+
+
+async def test_a_slow_watcher_gets_every_change_once_though_its_queue_overflows():
+    feed = Feed()
+    async with feed.follow() as updates:
+        start = (await anext(updates)).revision
+        for n in range(5):
+            feed.put(*(f"k{n}-{m}" for m in range(WATCH_EVENTS_MAX // 2)))
+        last = feed.store.applied
+        assert await collect(updates, last) == list(range(start + 1, last + 1))
+        live = feed.put("live")
+        assert await collect(updates, live) == [live]
+    assert not feed.watched
+
+
+async def test_bytes_overflow_as_well_as_counts(monkeypatch):
+    monkeypatch.setattr("dfs.node.watch.WATCH_BYTES_MAX", 10_000)
+    feed = Feed()
+    async with feed.follow(data=1 << 20) as updates:
+        start = (await anext(updates)).revision
+        for n in range(5):
+            feed.put(f"k{n}", data=bytes(4_000))
+        (watcher,) = feed.watches._by_key[""]
+        assert watcher.behind
+        assert not watcher._queue
+        last = feed.store.applied
+        assert await collect(updates, last) == list(range(start + 1, last + 1))
+
+
+async def test_a_slow_watcher_that_the_floor_has_passed_gets_a_gap():
+    feed = Feed()
+    async with feed.follow() as updates:
+        await anext(updates)
+        feed.put(*(f"k{n}" for n in range(WATCH_EVENTS_MAX + 1)))
+        floor = feed.store.applied
+        feed.floor(floor)
+        found = [update async for update in updates]
+    assert [update.gap_floor for update in found] == [floor]
+    assert not found[0].changes
+
+
+async def test_changes_during_the_snapshot_follow_it_once():
+    feed = Feed()
+    last = feed.put(*(f"k{n:05}" for n in range(3_000)))
+    async with feed.follow(snapshot=True) as updates:
+        items = list((await anext(updates)).items)
+        new = feed.put("k00000", "new")
+        async for update in updates:
+            assert update.revision == last
+            items += update.items
+            if update.snapshot_end:
+                break
+        assert [item[0] for item in items] == [f"k{n:05}" for n in range(3_000)]
+        assert await collect(updates, new) == [new - 1, new]
+
+
+async def test_history_pieces_end_between_revisions(monkeypatch):
+    monkeypatch.setattr("dfs.node.watch.WATCH_SCAN_MAX", 7)
+    feed = Feed()
+    last = feed.put(*(f"k{n}" for n in range(50)))
+    async with feed.follow(after=1) as updates:
+        assert await collect(updates, last) == list(range(2, last + 1))
+        live = feed.put("live")
+        assert await collect(updates, live) == [live]
+
+
+async def test_history_without_anything_of_interest_still_tells_progress(monkeypatch):
+    monkeypatch.setattr("dfs.node.watch.WATCH_SCAN_MAX", 7)
+    feed = Feed()
+    last = feed.put(*(f"k{n}" for n in range(50)))
+    async with feed.follow(key="other", after=1) as updates:
+        told = []
+        async for update in updates:
+            assert not update.changes
+            told.append(update.revision)
+            if update.revision >= last:
+                break
+    assert told == sorted(told)
+    assert len(told) > 3
+
+
+async def test_a_replaced_state_sends_watchers_back_to_history():
+    feed = Feed()
+    async with feed.follow() as updates:
+        start = (await anext(updates)).revision
+        feed.watched = False  # as if these had come with an installed snapshot
+        last = feed.put("a", "b", "c")
+        feed.watched = True
+        feed.watches.fall_behind()
+        assert await collect(updates, last) == list(range(start + 1, last + 1))
+
+
+async def test_only_watchers_of_the_key_or_above_are_woken():
+    feed = Feed()
+    async with feed.follow("a/b", data=5) as below, feed.follow("a", data=5) as above:
+        await anext(below)
+        await anext(above)
+        last = feed.put("a/c", "a/b/x", "ab", "a/b", data=b"12345")  # the last one is refused
+        found = await collect(above, last)
+        assert len(set(found)) == 2
+        async for update in below:
+            if update.changes:
+                assert {c.key for c in update.changes} == {"a/b", "a/b/x"}
+                break
+
+
+async def test_more_watches_than_the_limit_are_refused(monkeypatch):
+    monkeypatch.setattr("dfs.node.watch.WATCHES_MAX", 1)
+    feed = Feed()
+    async with feed.follow() as one, feed.follow() as two:
+        await anext(one)
+        with pytest.raises(Overloaded, match="WATCHES_MAX"):
+            await anext(two)
+    async with feed.follow() as three:
+        assert (await anext(three)).revision == feed.store.applied
+
+
+async def test_a_cancelled_watch_leaves_nothing_behind():
+    feed = Feed()
+
+    async def follow():
+        async with feed.follow(progress_s=60) as updates:
+            async for _ in updates:
+                pass
+
+    task = asyncio.ensure_future(follow())
+    while not feed.watched:
+        await asyncio.wait([task], timeout=0.001)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert not feed.watched
+    assert not feed.watches._by_key
+
+
+def test_pieces_have_bounded_bytes_and_one_large_item_goes_alone():
+    sizes = [10, STREAM_CHUNK_BYTES_MAX, 10, 10, 5 * STREAM_CHUNK_BYTES_MAX, 10]
+    pieces = Pieces((f"k{n}", b"", bytes(size)) for n, size in enumerate(sizes))
+    found = []
+    while piece := pieces.next():
+        found.append([item[0] for item in piece])
+    assert found == [["k0"], ["k1"], ["k2", "k3"], ["k4"], ["k5"]]
