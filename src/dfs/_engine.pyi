@@ -221,8 +221,8 @@ class Tree:
         that version is shown: a fetch that ends late brings nothing back. Returns how many were set."""
 
     def serve(self, fd: int, table: int = -1) -> None:
-        """Starts serving a fresh /dev/fuse descriptor that is mounted or about to be. Takes copies of
-        the descriptors. `table`: of a memfd that outlives this process, in which the open files are
+        """Starts serving a fresh /dev/fuse descriptor with which something is mounted (else
+        `running` turns false). Takes copies of the descriptors. Raises OSError. `table`: of a memfd that outlives this process, in which the open files are
         noted for the one that adopts (its number is in DFS_FUSE_TABLE; see `dfs.mount`)."""
 
     def adopt(self, fd: int, table: int = -1) -> None:
@@ -246,7 +246,7 @@ class Tree:
         """(path, version) opened since the last call, for the cache's LRU; bounded, lossy."""
 
     def stats(self) -> dict[str, int]:
-        """entries, bytes, nodes, live, passthrough (negotiated), epochs, notices_queued,
+        """entries, bytes, nodes, live, passthrough (in use), epochs, notices_queued,
         notices_delivered, waiting (readers), requests, lookups, opens, reads, misses, timeouts,
         interrupts, damaged (local files without the committed size), io_errors, malformed, stale
         (ignored upserts), collisions (entries not shown), open, open_passthrough,

@@ -126,7 +126,9 @@ def owner(source: str) -> int:
     """The living process that made a mount of ours; 0 when it is gone."""
     kind, _, rest = source.partition(":")
     pid, _, since = rest.partition(":")
-    alive = kind == "dfs" and pid.isdigit() and since and started(int(pid)) == since
+    if kind != "dfs" or not pid.isdigit() or not since:
+        return 0
+    alive = started(int(pid)) == since and not half_dead(int(pid))
     return int(pid) if alive else 0
 
 
@@ -227,9 +229,8 @@ class MountSupervisor:
         self._lock = threading.Lock()
         self._state = MountState(False, 0, 0, None, "")
         self._stopping = threading.Event()
-        self._wake, self._wake_end = os.pipe()
         self._thread: threading.Thread | None = None
-        self._fd = self._table = -1
+        self._wake = self._wake_end = self._fd = self._table = -1
         self._agent: subprocess.Popen[bytes] | None = None
         self._leaving: list[subprocess.Popen[bytes]] = []
 
@@ -237,6 +238,7 @@ class MountSupervisor:
     def start(self) -> None:
         """Mounts and starts the first agent. Raises Misconfigured with nothing changed."""
         self._mount()
+        self._wake, self._wake_end = os.pipe()
         self._thread = threading.Thread(target=self._run, name="dfs-mount", daemon=True)
         self._thread.start()
 
@@ -412,8 +414,8 @@ def ended(fd: int) -> bool:
 
 
 def half_dead(pid: int) -> bool:
-    """The process was killed, but one of its threads is stuck in the kernel: it waits for a lock
-    whose holder waits for the mount. It cannot be reaped, and would never end by itself."""
+    """The process has ended but cannot be reaped yet. An agent may stay so: one of its threads is
+    stuck in the kernel, waiting for a lock whose holder waits for the mount."""
     return stat_fields(pid)[:1] == ["Z"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 from dfs.mount import (
@@ -45,6 +46,18 @@ def test_a_living_process_owns_its_mounts() -> None:
     for foreign in ("dfs", "sshfs", "dfs:", "dfs:x:y", "dfs:12", "other:1:2", ""):
         assert owner(foreign) == 0
     assert started(999_999_999) == ""
+
+
+def test_a_process_that_nobody_has_reaped_owns_nothing() -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    source = f"dfs:{process.pid}:{started(process.pid)}"
+    assert owner(source) == process.pid
+    process.kill()
+    try:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert owner(source) == 0
+    finally:
+        process.wait()
 
 
 def test_paths_are_followed_but_for_what_is_mounted(tmp_path: Path) -> None:

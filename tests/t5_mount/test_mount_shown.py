@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from dfs._engine import Tree, fuse_open
+
 from .mount_rig import Background, Rig, fails_with, mounted, needs_fuse, wait_until
 
 pytestmark = needs_fuse
@@ -246,6 +248,24 @@ def test_what_was_opened_is_told_once(one: Rig) -> None:
     one.at("d/b").read_bytes()
     assert one.tree.opened() == [("a", 1), ("d/b", version)]
     assert one.tree.opened() == []
+
+
+def test_only_a_mounted_descriptor_is_served(tmp_path: Path) -> None:
+    fd = fuse_open()
+    tree = Tree({})
+    with fails_with(errno.EBADF):
+        tree.adopt(-1)
+    tree.serve(fd)
+    wait_until(lambda: not tree.running())
+    tree.close()
+    os.close(fd)
+    with pytest.raises(ValueError, match="unknown option 'depth'"):
+        Tree({"depth": 1})
+    with mounted(tmp_path) as rig:
+        with pytest.raises(OSError, match="one connection"):
+            rig.tree.serve(rig.fd)
+        rig.put("f", b"x")
+        assert rig.at("f").read_bytes() == b"x"
 
 
 def test_the_tree_says_when_the_kernel_has_ended_it(tmp_path: Path) -> None:

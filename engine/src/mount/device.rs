@@ -24,7 +24,7 @@ pub enum Received {
     Message(usize),
     /// The other descriptor is readable: stop.
     Stop,
-    /// The kernel has ended the connection.
+    /// The kernel has ended the connection, or nothing is mounted with the descriptor.
     Ended,
 }
 
@@ -57,7 +57,7 @@ impl Device {
                     }
                     // ENOENT: the request was given up while we took it.
                     Some(libc::EINTR | libc::ENOENT) => {}
-                    Some(libc::ENODEV | libc::ECONNABORTED | libc::ECONNRESET) => {
+                    Some(libc::ENODEV | libc::EPERM | libc::ECONNABORTED | libc::ECONNRESET) => {
                         return Ok(Received::Ended);
                     }
                     _ => return Err(error),
@@ -68,11 +68,6 @@ impl Device {
 
     /// True when `stop` is readable.
     fn wait(&self, stop: BorrowedFd<'_>) -> io::Result<bool> {
-        let watch = |fd: BorrowedFd<'_>| libc::pollfd {
-            fd: fd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
         let mut watched = [watch(self.0.as_fd()), watch(stop)];
         // SAFETY: two initialised entries, both descriptors borrowed for the call.
         match check(unsafe { libc::poll(watched.as_mut_ptr(), 2, -1) }) {
@@ -146,6 +141,14 @@ pub fn unmount(mountpoint: &str, force: bool) -> io::Result<()> {
     let flags = libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW | force;
     // SAFETY: one string that lives until the call returns.
     check(unsafe { libc::umount2(point.as_ptr(), flags) }).map(drop)
+}
+
+fn watch(fd: BorrowedFd<'_>) -> libc::pollfd {
+    libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    }
 }
 
 fn check(result: i32) -> io::Result<i32> {

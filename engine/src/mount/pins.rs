@@ -157,6 +157,11 @@ impl Pins {
         pin.file.clone().ok_or(Trouble::Absent)
     }
 
+    /// Passthrough was refused for good.
+    pub fn forbidden(&self) -> bool {
+        self.0.lock().forbidden
+    }
+
     /// Figures for the status.
     pub fn counts(&self) -> [(&'static str, u64); 4] {
         let state = self.0.lock();

@@ -94,12 +94,14 @@ impl PyTree {
 
     #[pyo3(signature = (fd, table = -1))]
     fn serve(&self, py: Python<'_>, fd: RawFd, table: RawFd) -> PyResult<()> {
-        Ok(py.detach(|| self.0.serve(fd, table_file(table)?))?)
+        let begun = py.detach(|| self.0.serve(fd, table_file(table)?));
+        begun.map_err(|error| os_error(&error, "/dev/fuse"))
     }
 
     #[pyo3(signature = (fd, table = -1))]
     fn adopt(&self, py: Python<'_>, fd: RawFd, table: RawFd) -> PyResult<()> {
-        Ok(py.detach(|| self.0.adopt(fd, table_file(table)?))?)
+        let begun = py.detach(|| self.0.adopt(fd, table_file(table)?));
+        begun.map_err(|error| os_error(&error, "/dev/fuse"))
     }
 
     fn next_misses(
@@ -222,7 +224,7 @@ fn table_file(fd: RawFd) -> io::Result<Option<File>> {
 }
 
 /// Names the path in an OSError, as Python's own functions do.
-fn with_path(error: &io::Error, path: &str) -> PyErr {
+fn os_error(error: &io::Error, path: &str) -> PyErr {
     match error.raw_os_error() {
         Some(errno) => {
             let text = error.to_string();
@@ -241,7 +243,7 @@ fn with_path(error: &io::Error, path: &str) -> PyErr {
 fn fuse_open() -> PyResult<RawFd> {
     device::open()
         .map(IntoRawFd::into_raw_fd)
-        .map_err(|error| with_path(&error, "/dev/fuse"))
+        .map_err(|error| os_error(&error, "/dev/fuse"))
 }
 
 #[pyfunction]
@@ -254,19 +256,20 @@ fn fuse_mount(
     source: &str,
 ) -> PyResult<()> {
     py.detach(|| device::mount(fd, mountpoint, source, options))
-        .map_err(|error| with_path(&error, mountpoint))
+        .map_err(|error| os_error(&error, mountpoint))
 }
 
 #[pyfunction]
 #[pyo3(signature = (mountpoint, force = false))]
 fn fuse_unmount(py: Python<'_>, mountpoint: &str, force: bool) -> PyResult<()> {
     py.detach(|| device::unmount(mountpoint, force))
-        .map_err(|error| with_path(&error, mountpoint))
+        .map_err(|error| os_error(&error, mountpoint))
 }
 
 #[pyfunction]
 fn fuse_resend(py: Python<'_>, fd: RawFd) -> PyResult<()> {
-    Ok(py.detach(|| device::Device::duplicate(fd)?.resend())?)
+    py.detach(|| device::Device::duplicate(fd)?.resend())
+        .map_err(|error| os_error(&error, "/dev/fuse"))
 }
 
 /// Adds the mount's class and functions to the extension module.

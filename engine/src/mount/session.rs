@@ -139,18 +139,19 @@ impl Session {
 
     /// Starts answering on a fresh connection.
     pub fn serve(self: &Arc<Self>, fd: RawFd, table: Option<File>) -> io::Result<()> {
-        let table = table.map(Table::begin).transpose()?.unwrap_or_default();
-        self.pins.begin(table);
-        self.start(Device::duplicate(fd)?, Notices::default())
+        let device = self.connect(fd)?;
+        self.pins
+            .begin(table.map(Table::begin).transpose()?.unwrap_or_default());
+        self.start(device, Notices::default())
     }
 
     /// Goes on where a process that died has stopped.
     pub fn adopt(self: &Arc<Self>, fd: RawFd, table: Option<File>) -> io::Result<()> {
+        let device = self.connect(fd)?;
         let (table, rows) = match table {
             Some(file) => Table::resume(file)?,
             None => (Table::default(), Vec::new()),
         };
-        let device = Device::duplicate(fd)?;
         let open = self.pins.resume(table, rows);
         // Whether the former process negotiated it is not known: the first open finds out.
         self.passthrough.store(self.options.passthrough, Relaxed);
@@ -163,16 +164,16 @@ impl Session {
         self.start(device, notices)
     }
 
-    fn start(self: &Arc<Self>, device: Device, notices: Notices) -> io::Result<()> {
-        let device = Arc::new(device);
-        {
-            let mut slot = self.device.write();
-            if slot.is_some() || self.threads.stopped() {
-                let text = "a tree serves one connection, once";
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
-            }
-            *slot = Some(device.clone());
+    fn connect(&self, fd: RawFd) -> io::Result<Arc<Device>> {
+        let mut slot = self.device.write();
+        if slot.is_some() || self.threads.stopped() {
+            let text = "a tree serves one connection, once";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
         }
+        Ok(slot.insert(Arc::new(Device::duplicate(fd)?)).clone())
+    }
+
+    fn start(self: &Arc<Self>, device: Arc<Device>, notices: Notices) -> io::Result<()> {
         self.notices.open();
         self.notices.push(notices);
         let (session, on) = (self.clone(), device.clone());
@@ -303,7 +304,10 @@ impl Session {
             ("bytes", totals.bytes),
             ("nodes", held as u64),
             ("live", flag(&self.live)),
-            ("passthrough", flag(&self.passthrough)),
+            (
+                "passthrough",
+                flag(&self.passthrough) & u64::from(!self.pins.forbidden()),
+            ),
             ("epochs", u64::from(self.notices.epochs_allowed())),
             ("notices_queued", queued),
             ("notices_delivered", delivered),
