@@ -22,7 +22,7 @@ quick: setup ## the layers that need no processes and no mounts
 	$(PY) -m pytest -q tests/t0_core tests/t1_store tests/t2_engine tests/t3_node tests/t4_api
 
 lint: setup ## all checks that run nothing
-	$(PY) -m ruff check src tests
+	$(PY) -m ruff check --no-cache src tests
 	$(PY) -m mypy
 	$(PY) -m mypy.stubtest dfs._engine
 	$(PY) -c "from importlinter.cli import lint_imports_command as run; run()" --no-cache

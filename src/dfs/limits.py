@@ -63,7 +63,7 @@ STEP_ITEMS_MAX: Final = 512
 STEP_WAIT_MS: Final = 200
 """Longest wait of an idle turn; `wake` ends it earlier."""
 SWITCH_INTERVAL_US: Final = 500
-"""For a busy thread to hand the interpreter lock to the hot one; Python's 5 ms would be its pause."""
+"""For a busy thread to hand the interpreter lock to the hot one; Python's 5 ms is a long pause."""
 PROPOSAL_BATCHES_MAX: Final = 2
 """In flight at once: what makes batches form by themselves."""
 

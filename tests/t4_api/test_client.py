@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from t4_api.fake_node import Node, Tree, failing, never, wait_until
 
 import dfs
 from dfs import errors
+from t4_api.fake_node import Node, Tree, failing, never, wait_until
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from t4_api.fake_node import Node, Tree, failing, wait_until
 
 import dfs
 from dfs.client import aio
+from t4_api.fake_node import Node, Tree, failing, wait_until
 
 
 @pytest.fixture

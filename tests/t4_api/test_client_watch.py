@@ -8,10 +8,10 @@ import weakref
 from collections.abc import Iterator
 
 import pytest
-from t4_api.fake_node import Node, Tree, failing, never, wait_until
 
 import dfs
 from dfs.client import sync
+from t4_api.fake_node import Node, Tree, failing, never, wait_until
 
 
 @pytest.fixture
