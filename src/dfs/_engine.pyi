@@ -55,8 +55,8 @@ class Engine:
     Life: construct (opens and locks the log) → `recovery` → `start` → `step` in a loop → `close`.
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         data_dir: str,
         name: str,
@@ -70,13 +70,14 @@ class Engine:
         routes: Mapping[str, tuple[int, bool]],
         failures: Mapping[str, Failure],
         options: Mapping[str, int],
-    ) -> None:
+    ) -> Engine:
         """Opens the log below `data_dir`; no sockets yet. Blocks for the replay of the log.
 
         `node_id` is the incarnation: 63 random bits, made once for each data directory.
         `cluster` is the 16 byte UUID, or b"" for a node that belongs to none yet.
-        `grpc_addr` "" = no public port. `upstream` is the path of the unix socket to which all calls
-        that `routes` does not name are forwarded as whole streams; "" = such calls are UNIMPLEMENTED.
+        `grpc_addr` "" = no public port. `upstream` is the path of the unix socket to which all
+        calls that `routes` does not name are forwarded as whole streams; "" = such calls are
+        UNIMPLEMENTED.
         `routes`: "/dfs.FileService/Put" → (method number, is a read).
         `failures`: one row for each kind that Rust can answer by itself; all of: "no_leader",
         "outcome_unknown", "overloaded", "deadline", "too_large", "metadata_too_large",
@@ -90,9 +91,9 @@ class Engine:
     def recovery(self) -> dict[str, Any]:
         """What the disk holds, for deciding how to open the store. Does not block.
 
-        {"first": first index in the log (0 = empty), "last": last index, "purged": last purged index,
-        "durable": index recorded by `durable`, "snapshot": path or "", "snapshot_log_id": bytes,
-        "snapshot_membership": bytes, "snapshot_index": int}
+        {"first": first index in the log (0 = empty), "last": last index, "purged": last purged
+        index, "durable": index recorded by `durable`, "snapshot": path or "", "snapshot_log_id":
+        bytes, "snapshot_membership": bytes, "snapshot_index": int}
         """
 
     def start(self, applied: bytes, membership: bytes) -> None:
@@ -124,14 +125,15 @@ class Engine:
         process must exit then.
         """
 
-    # ---- from any thread, never blocking ----------------------------------------------------------
+    # ---- from any thread, never blocking ---------------------------------------------------------
 
     def submit(self, ticket: int, entry: bytes, timeout_ms: int) -> None:
         """Proposes an entry (the leader appends the time stamp). The result comes back as Done."""
 
     def barrier(self, ticket: int, min_revision: int, timeout_ms: int) -> None:
-        """A read barrier: Done (b"") when everything committed before this call, and `min_revision`,
-        has been applied here. With min_revision > 0 no round is made: only that index is awaited."""
+        """A read barrier: Done (b"") when everything committed before this call, and
+        `min_revision`, has been applied here. With min_revision > 0 no round is made: only that
+        index is awaited."""
 
     def wake(self) -> None:
         """Makes a waiting `step` return."""
@@ -156,7 +158,7 @@ class Engine:
         "calls": waiting calls, "streams", "connections"}
         """
 
-    # ---- blocking, not from the hot thread (they need it to go on) --------------------------------
+    # ---- blocking, not from the hot thread (they need it to go on) -------------------------------
 
     def initialize(self, timeout_ms: int) -> None:
         """Makes this node a cluster of one. No effect when it already is a member of something."""
@@ -191,8 +193,8 @@ class Tree:
     """The kernel side of the mount: the tree in memory, the FUSE request loop, the misses.
 
     The tree is served to the kernel entirely from memory; only content can miss. A node id is
-    hash(path, version): an open file keeps its version to the end. Threads of Rust answer the kernel;
-    none of them ever waits for Python except through a miss, which has a deadline.
+    hash(path, version): an open file keeps its version to the end. Threads of Rust answer the
+    kernel; none of them ever waits for Python except through a miss, which has a deadline.
     """
 
     def __new__(cls, options: Mapping[str, int]) -> Tree:
@@ -205,27 +207,31 @@ class Tree:
         deletes: Sequence[str],
     ) -> int:
         """Applies changes; deletes first, then upserts in order; parents are made as needed and
-        implicit directories vanish with their last child. Any thread; blocks for the tree lock only.
+        implicit directories vanish with their last child. Any thread; blocks for the tree lock
+        only.
 
-        An upsert is (path, kind 0 file 1 directory 2 symlink, size, mode, mtime_ns, version, backing):
-        `backing` is the path of a verified immutable local file with exactly that content, the
-        target of a symlink, or None (not here: opening it becomes a miss). The same path with the
-        same version again only sets the backing. Returns the count of queued kernel notices.
-        An upsert that is older than what is shown there is ignored; what is older and in the way of
-        one goes. Deleting a directory that still has children makes it an implicit one.
-        Raises ValueError on a path that breaks the key rules (nothing of the batch after it is applied).
+        An upsert is (path, kind 0 file 1 directory 2 symlink, size, mode, mtime_ns, version,
+        backing): `backing` is the path of a verified immutable local file with exactly that
+        content, the target of a symlink, or None (not here: opening it becomes a miss). The same
+        path with the same version again only sets the backing. Returns the count of queued kernel
+        notices. An upsert that is older than what is shown there is ignored; what is older and in
+        the way of one goes. Deleting a directory that still has children makes it an implicit one.
+        Raises ValueError on a path that breaks the key rules (nothing of the batch after it is
+        applied).
         """
 
     def place(self, items: Sequence[tuple[str, int, str | None]]) -> int:
-        """(path, version, backing): sets or clears where the content of a version is, but only while
-        that version is shown: a fetch that ends late brings nothing back. Returns how many were set."""
+        """(path, version, backing): sets or clears where the content of a version is, but only
+        while that version is shown: a fetch that ends late brings nothing back. Returns how many
+        were set."""
 
-    def serve(self, fd: int, table: int = -1) -> None:
+    def serve(self, fd: int, table: int = ...) -> None:
         """Starts serving a fresh /dev/fuse descriptor with which something is mounted (else
-        `running` turns false). Takes copies of the descriptors. Raises OSError. `table`: of a memfd that outlives this process, in which the open files are
-        noted for the one that adopts (its number is in DFS_FUSE_TABLE; see `dfs.mount`)."""
+        `running` turns false). Takes copies of the descriptors. Raises OSError. `table`: of a
+        memfd that outlives this process, in which the open files are noted for the one that adopts
+        (its number is in DFS_FUSE_TABLE; see `dfs.mount`)."""
 
-    def adopt(self, fd: int, table: int = -1) -> None:
+    def adopt(self, fd: int, table: int = ...) -> None:
         """Takes over a live connection whose former server died; asks the kernel to resend. Without
         the former server's `table`, files that are open through passthrough cannot be opened once
         more (EIO) until they are closed."""
