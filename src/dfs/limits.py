@@ -95,8 +95,9 @@ STORE_MEMTABLE_BYTES: Final = 64 << 20
 STORE_CACHE_BYTES: Final = 64 << 20
 """Uncompressed blocks of tables; the page cache has the rest."""
 STORE_SCAN_RECORDS_MAX: Final = 256
-STORE_SCAN_BYTES_MAX: Final = 1 << 20
 """Fetched at once by a scan: between two fetches other threads read the same view."""
+STORE_SCAN_BYTES_MAX: Final = 1 << 20
+"""As STORE_SCAN_RECORDS_MAX, for large values."""
 STORE_LOAD_BYTES: Final = 4 << 20
 """Written at once while a snapshot is loaded."""
 
