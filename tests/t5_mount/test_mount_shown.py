@@ -259,7 +259,7 @@ def test_only_a_mounted_descriptor_is_served(tmp_path: Path) -> None:
     wait_until(lambda: not tree.running())
     tree.close()
     os.close(fd)
-    with pytest.raises(ValueError, match="unknown option 'depth'"):
+    with pytest.raises(ValueError, match=r'unknown option "depth"'):
         Tree({"depth": 1})
     with mounted(tmp_path) as rig:
         with pytest.raises(OSError, match="one connection"):
