@@ -110,7 +110,6 @@ PROMOTE_LAG_ENTRIES_MAX: Final = 1_000
 """So close behind, a learner that gets its vote does not delay the others."""
 STATE_HASH_INTERVAL_MS: Final = 10_000
 """A member that differs is found within this time,"""
-STATE_HASH_INTERVAL_ENTRIES: Final = 1_000
 """or within so many entries where much is written."""
 
 # ---- agent --------------------------------------------------------------------------------------

@@ -185,3 +185,14 @@ async def test_long_history_in_pieces(api):
     request = pb.HistoryRequest(key="k", limit=700)
     limited = [e async for a in api.files.History(request) for e in a.events]
     assert len(limited) == 700
+
+
+async def test_watches_end_at_once_when_the_node_stops(api):
+    call = api.files.Watch(pb.WatchRequest(progress_ms=60_000))
+    await call.read()
+    draining = asyncio.ensure_future(api.running.node.drain())
+    found = await refused(call.read())
+    assert (found.code, found.reason) == (Code.UNAVAILABLE, "UNAVAILABLE")
+    assert found.retry_ms > 0
+    assert "shutting down" in found.text
+    await draining

@@ -167,16 +167,13 @@ class Joining:
             await self._pause()
 
     async def _check_peers(self) -> None:
-        for peer in self._others:
-            try:
-                await self._cluster.ask(peer, {"ask": "discover"})
-            except NotAMember as error:
+        questions = [self._cluster.ask(peer, {"ask": "discover"}) for peer in self._others]
+        for answer in await asyncio.gather(*questions, return_exceptions=True):
+            if isinstance(answer, NotAMember):
                 raise Misconfigured(
-                    f"{error} (by its data in {self._identity.directory}): name other peers, or use"
-                    " another data directory"
-                ) from None
-            except Unavailable as error:
-                log.debug("peer not asked for its cluster: %s", error)
+                    f"{answer} (by its data in {self._identity.directory}): name other peers, or"
+                    " use another data directory"
+                )
 
     # ---- helpers ---------------------------------------------------------------------------------
 

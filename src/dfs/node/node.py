@@ -108,7 +108,8 @@ class Node:
         self._begin(self._joining.become_voter())
 
     async def drain(self) -> None:
-        """Hands leadership away and lets calls under way end."""
+        """Ends watches, hands leadership away and lets calls under way end."""
+        self._watches.end()
         await in_thread(self._engine.drain, DRAIN_MS_MAX)
 
     async def close(self) -> None:

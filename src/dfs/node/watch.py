@@ -129,6 +129,7 @@ class Watches:
         self._by_key: dict[str, set[Watcher]] = {}
         self._count = 0
         self._complete_until = 0
+        self._ending = False
 
     def deliver(self, turn: tuple[int, list[Change]]) -> None:
         """Takes the changes of one turn of the hot thread, up to an applied index."""
@@ -138,6 +139,11 @@ class Watches:
                 for key in _above(change.key):
                     for watcher in self._by_key.get(key, ()):
                         watcher.put(change)
+
+    def end(self) -> None:
+        """The node stops: every watch ends with Unavailable, and no new one begins."""
+        self._ending = True
+        self.fall_behind()
 
     def fall_behind(self) -> None:
         """The state was replaced: what lies between is only in its history."""
@@ -169,6 +175,7 @@ class Watches:
             while True:
                 if not watcher.behind:
                     await watcher.wait(progress_s)
+                self._check_end()
                 if watcher.behind:
                     update = await self._catch_up(watcher)
                 else:
@@ -210,7 +217,12 @@ class Watches:
                 watcher.fall_behind()
         return Update(watcher.told, changes)
 
+    def _check_end(self) -> None:
+        if self._ending:
+            raise Unavailable("this node is shutting down: go on with this watch at another one")
+
     def _add(self, watcher: Watcher) -> Watcher:
+        self._check_end()
         if self._count >= WATCHES_MAX:
             raise Overloaded(
                 f"this node has {WATCHES_MAX:,} watches (WATCHES_MAX), no more are taken;"
