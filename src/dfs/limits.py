@@ -109,8 +109,7 @@ GRPC_PORT: Final = 13_000
 PROMOTE_LAG_ENTRIES_MAX: Final = 1_000
 """So close behind, a learner that gets its vote does not delay the others."""
 STATE_HASH_INTERVAL_MS: Final = 10_000
-"""A member that differs is found within this time,"""
-"""or within so many entries where much is written."""
+"""A member that differs is found within this time."""
 
 # ---- agent --------------------------------------------------------------------------------------
 FETCH_MS_MAX: Final = 30_000
