@@ -30,6 +30,8 @@ ID_CHARACTERS_MAX: Final = 63
 """A DNS label: an id is used as a host name where containers are named like their node."""
 PORT_MAX: Final = 65_535
 ALL_INTERFACES: Final = "0.0.0.0"
+EVERYWHERE: Final = ("", ALL_INTERFACES, "::")
+"""Hosts that say to listen on every interface; nobody can connect to them."""
 LOOPBACK: Final = "127.0.0.1"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 OFF: Final = "none"
@@ -213,7 +215,7 @@ class Settings:
     ))
     endpoint: tuple[str, ...] = field(metadata=_said(
         "Node to call: host[:port] or unix:/path; several with commas between.",
-        f"localhost:{GRPC_PORT}", _endpoints, AGENT, CLIENT,
+        "", _endpoints, AGENT, CLIENT, shown=f"the node of this machine, localhost:{GRPC_PORT}",
     ))
     timeout: float = field(metadata=_said(
         "Longest time for one call, retries included: 10s, 500ms.",
@@ -326,9 +328,12 @@ def _found_out(name: str, values: Mapping[str, Any]) -> Any:
     if name == "id":
         label = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().split(".")[0])
         return label.strip("-")[:ID_CHARACTERS_MAX].rstrip("-") or "node"
+    if name == "endpoint":
+        host, port = split_address(values["grpc"], GRPC_PORT)
+        return join_address("localhost" if host in EVERYWHERE else host, port)
     assert name == "advertise"
     host, _ = split_address(values["raft"], RAFT_PORT)
-    if host not in ("", ALL_INTERFACES, "::"):
+    if host not in EVERYWHERE:
         return host
     if not values["insecure"]:
         return LOOPBACK

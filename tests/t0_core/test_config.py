@@ -60,6 +60,17 @@ def test_what_others_are_told(
     assert load(flags, {}, tmp_path).settings.raft_advertise == expected
 
 
+@pytest.mark.parametrize(("variables", "expected"), [
+    ({}, "localhost:13000"), ({"DFS_GRPC": ":13001"}, "localhost:13001"),
+    ({"DFS_GRPC": "10.0.0.7"}, "10.0.0.7:13000"),
+    ({"DFS_GRPC": "x", "DFS_ENDPOINT": "y"}, "y"),
+])
+def test_the_node_of_this_machine_is_called(
+    variables: dict[str, str], expected: str, tmp_path: Path
+) -> None:
+    assert load({}, variables, tmp_path).settings.endpoint == (expected,)
+
+
 @pytest.mark.parametrize(("text", "expected"), [
     ("host", ("host", 7)), ("host:1", ("host", 1)), (":9", ("", 9)), ("[::1]:5", ("::1", 5)),
     ("::1", ("::1", 7)), ("[fe80::1]", ("fe80::1", 7)),

@@ -18,9 +18,11 @@ import pytest
 
 import dfs
 from dfs.cli import main, output
+from dfs.cli.cluster import troubles
 from dfs.config import load
 from dfs.engine_memory import EngineError, MemoryEngine
 from dfs.kv import MemoryKV
+from dfs.proto import dfs_pb2 as pb
 from dfs.serve import Backend, running_node
 
 
@@ -238,6 +240,40 @@ def test_members(node: Served, cli: Cli) -> None:
     assert cli("member", "promote", "nobody").code == 4
     assert cli("member", "add", "127.0.0.1:1x").code == 2
     assert cli("leader", "move").code == 4
+
+
+def test_what_is_wrong_with_a_cluster_is_said_below_the_table() -> None:
+    def node(name: str, role: str, **more: Any) -> pb.NodeStatus:
+        return pb.NodeStatus(member=pb.Member(name=name, voter=True), role=role, **more)
+
+    well = [node("a", "leader"), node("b", "follower"), node("c", "follower")]
+    assert troubles(well) == []
+    away = node("c", "", error="connection refused", last_contact_ms=12_000)
+    assert troubles([*well[:2], away]) == ["", "c: silent for 12.0 s, connection refused"]
+    agent = pb.AgentStatus(problems=["x is too large"], mount_mode="off: no root", pending_drops=3)
+    assert troubles([well[0], well[1], node("c", "follower", agent=agent)])[1:] == [
+        "c: x is too large", "c: no mount: no root", "c: 3 files of the cache are on the way",
+    ]
+    lost = troubles([well[0], node("b", ""), away])
+    assert lost[-1].startswith("1 of 3 voters answer, 2 are needed")
+    assert troubles([node("a", "candidate"), *well[1:]])[-1].startswith("no node knows a leader")
+
+
+# ---- bench ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("what", ["put", "get"])
+def test_bench(what: str, node: Served, cli: Cli) -> None:
+    ran = cli(
+        "bench", what, "-c", 5, "--processes", 2, "--seconds", 0.5, "--keys", 20, "-s", 1000,
+        "-o", "json",
+    )
+    assert ran.code == 0, ran.err
+    result = ran.json
+    assert result["operations"] > 10
+    assert result["errors"] == {}
+    assert 0 < result["p50_ms"] <= result["p95_ms"] <= result["p99_ms"] <= result["max_ms"]
+    assert result["generator_cpu_us_per_operation"] > 0
+    assert cli("ls").out == ""
+    assert "generator: 2 processes" in ran.err
 
 
 # ---- what every command does ---------------------------------------------------------------------

@@ -72,15 +72,23 @@ def troubles(nodes: list[pb.NodeStatus]) -> list[str]:
     lines = []
     for node in nodes:
         name = node.member.name
-        if node.error:
-            lines.append(f"{name}: {node.error}")
+        if not node.role:
+            why = node.error or "no reason known"
+            lines.append(f"{name}: {shared.silence(node.last_contact_ms)}, {why}")
         lines += [f"{name}: {problem}" for problem in node.agent.problems]
         if node.agent.mount_mode.startswith("off:"):
             lines.append(f"{name}: no mount: {node.agent.mount_mode.removeprefix('off:').strip()}")
         if node.agent.pending_drops:
             lines.append(f"{name}: {node.agent.pending_drops:,} files of the cache are on the way")
-    if nodes and not any(node.leader or node.role == "leader" for node in nodes):
-        lines.append("no node knows a leader: writes wait until a majority of the voters is up")
+    voters = [node for node in nodes if node.member.voter]
+    up = sum(1 for node in voters if node.role)
+    if 2 * up <= len(voters) and len(nodes) > 1:
+        lines.append(
+            f"{up} of {len(voters)} voters answer, {len(voters) // 2 + 1} are needed: writes and"
+            " linearizable reads wait; `--local` reads what is here"
+        )
+    elif not any(node.leader or node.role == "leader" for node in nodes):
+        lines.append("no node knows a leader at the moment")
     return ["", *lines] if lines else []
 
 

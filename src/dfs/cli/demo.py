@@ -301,7 +301,7 @@ def _report(nodes: Nodes, tree: Tree, story: Story) -> None:
 
 
 def _suggest(nodes: Nodes) -> None:
-    command = "./dfs" if os.access("dfs", os.X_OK) and Path("dfs").is_file() else "dfs"
+    command = output.program()
     first, second, third = nodes.all
     leader = nodes.named(nodes.leader() or first.name)
     pid = leader.process.pid if leader.process is not None else 0

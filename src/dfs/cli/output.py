@@ -37,6 +37,11 @@ def json(value: Any, *, line: bool = False) -> None:
     text(module.dumps(value, ensure_ascii=False, indent=None if line else 2))
 
 
+def program() -> str:
+    """How to call us from the working directory."""
+    return "./dfs" if os.path.isfile("dfs") and os.access("dfs", os.X_OK) else "dfs"
+
+
 def note(line: str) -> None:
     """Something for the person who waits."""
     sys.stderr.write(line + "\n")

@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from .. import serve as node
-from ..config import Settings
+from ..config import EVERYWHERE, Settings, join_address, split_address
+from ..limits import GRPC_PORT
 from . import agents, output, parsing
 
 FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -50,12 +51,13 @@ def start_logging(level: str) -> None:
 
 def ready(settings: Settings, plan: agents.Plan, running: node.Running) -> None:
     """One line of what is there, and what to try next."""
-    endpoint = settings.grpc.removeprefix(":") if settings.grpc.startswith(":") else settings.grpc
-    endpoint = f"localhost:{endpoint}" if settings.grpc.startswith(":") else endpoint
+    host, port = split_address(settings.grpc, GRPC_PORT)
+    endpoint = join_address("localhost" if host in EVERYWHERE else host, port)
+    command = output.program()
     where = [f"gRPC {settings.grpc}", f"Raft {settings.raft}", f"data {settings.data}"]
     where += [f"cache {plan.cache}"] if plan.cache else []
     where += [f"mount {plan.mount}"] if plan.mount else []
     output.note(f"{running.identity.name} is ready: {', '.join(where)}. Try:")
-    output.note(f"  dfs put greeting -t hello -endpoint {endpoint}")
-    output.note(f"  dfs get greeting -endpoint {endpoint}")
-    output.note(f"  dfs status -endpoint {endpoint}")
+    output.note(f"  {command} put greeting -t hello -endpoint {endpoint}")
+    output.note(f"  {command} get greeting -endpoint {endpoint}")
+    output.note(f"  {command} status -endpoint {endpoint}")

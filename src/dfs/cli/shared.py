@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Final
 
 from ..client import Client, Event, Item, Kind, Stat, connect
-from . import parsing
+from ..errors import DeadlineExceeded, DfsError, OutcomeUnknown
+from . import output, parsing
 
+EXPLAIN_S: Final = 2.0
 KINDS = {Kind.FILE: "file", Kind.DIRECTORY: "directory", Kind.SYMLINK: "symlink"}
 _LETTERS = {Kind.FILE: "-", Kind.DIRECTORY: "d", Kind.SYMLINK: "l"}
 
 
-def client(namespace: argparse.Namespace) -> Client:
-    """The client that the settings describe."""
+@contextlib.contextmanager
+def client(namespace: argparse.Namespace) -> Iterator[Client]:
+    """The client that the settings describe. When time runs out, says what is wrong with the
+    cluster as far as the node can see it."""
     settings = parsing.settings(namespace).settings
-    return connect(*settings.endpoint, timeout=settings.timeout)
+    with connect(*settings.endpoint, timeout=settings.timeout) as made:
+        try:
+            yield made
+        except (DeadlineExceeded, OutcomeUnknown) as error:
+            _explain(made)
+            raise error
+
+
+def _explain(made: Client) -> None:
+    from .cluster import troubles
+
+    try:
+        nodes = made.status(timeout=EXPLAIN_S).nodes
+    except DfsError:
+        return
+    for line in troubles(list(nodes)):
+        if line:
+            output.note(line)
+
+
+def silence(milliseconds: int) -> str:
+    """How long a node has not been heard of."""
+    return f"silent for {output.duration(milliseconds / 1000)}" if milliseconds else "silent"
 
 
 def local_flag(parser: argparse.ArgumentParser) -> None:
