@@ -10,7 +10,10 @@ from typing import Any
 from .cluster import Node, running
 
 
-def call(grpcurl: Path, node: Node, method: str, **request: Any) -> subprocess.CompletedProcess[str]:
+Done = subprocess.CompletedProcess[str]
+
+
+def call(grpcurl: Path, node: Node, method: str, **request: Any) -> Done:
     """Runs `grpcurl -plaintext -d REQUEST HOST:PORT METHOD`."""
     return subprocess.run(
         [grpcurl, "-plaintext", "-d", json.dumps(request), node.endpoint, method],
