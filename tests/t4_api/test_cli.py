@@ -18,7 +18,7 @@ import pytest
 
 import dfs
 from dfs.cli import main, output
-from dfs.cli.cluster import troubles
+from dfs.cli.shared import troubles
 from dfs.config import load
 from dfs.engine_memory import EngineError, MemoryEngine
 from dfs.kv import MemoryKV

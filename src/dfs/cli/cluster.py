@@ -35,7 +35,7 @@ def status(args: argparse.Namespace) -> None:
         return
     newest = max((max(n.applied, n.committed) for n in nodes), default=0)
     output.table(_COLUMNS, [_row(n, newest) for n in nodes], right="term applied lag keys bytes")
-    for line in troubles(nodes):
+    for line in shared.troubles(nodes):
         output.text(line)
 
 
@@ -65,31 +65,6 @@ def mounted(agent: pb.AgentStatus) -> str:
     if not agent.mount or agent.mount_mode.startswith("off"):
         return "-"
     return agent.mount
-
-
-def troubles(nodes: list[pb.NodeStatus]) -> list[str]:
-    """What a person should know: one line each, "" in front of the first."""
-    lines = []
-    for node in nodes:
-        name = node.member.name
-        if not node.role:
-            why = node.error or "no reason known"
-            lines.append(f"{name}: {shared.silence(node.last_contact_ms)}, {why}")
-        lines += [f"{name}: {problem}" for problem in node.agent.problems]
-        if node.agent.mount_mode.startswith("off:"):
-            lines.append(f"{name}: no mount: {node.agent.mount_mode.removeprefix('off:').strip()}")
-        if node.agent.pending_drops:
-            lines.append(f"{name}: {node.agent.pending_drops:,} files of the cache are on the way")
-    voters = [node for node in nodes if node.member.voter]
-    up = sum(1 for node in voters if node.role)
-    if 2 * up <= len(voters) and len(nodes) > 1:
-        lines.append(
-            f"{up} of {len(voters)} voters answer, {len(voters) // 2 + 1} are needed: writes and"
-            " linearizable reads wait; `--local` reads what is here"
-        )
-    elif not any(node.leader or node.role == "leader" for node in nodes):
-        lines.append("no node knows a leader at the moment")
-    return ["", *lines] if lines else []
 
 
 def node_json(node: pb.NodeStatus) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from ..client import Client, Event, Item, Kind, Stat, connect
 from ..errors import DeadlineExceeded, DfsError, OutcomeUnknown
+from ..proto import dfs_pb2 as pb
 from . import output, parsing
 
 EXPLAIN_S: Final = 2.0
@@ -30,8 +31,6 @@ def client(namespace: argparse.Namespace) -> Iterator[Client]:
 
 
 def _explain(made: Client) -> None:
-    from .cluster import troubles
-
     try:
         nodes = made.status(timeout=EXPLAIN_S).nodes
     except DfsError:
@@ -39,6 +38,31 @@ def _explain(made: Client) -> None:
     for line in troubles(list(nodes)):
         if line:
             output.note(line)
+
+
+def troubles(nodes: list[pb.NodeStatus]) -> list[str]:
+    """What a person should know: one line each, "" in front of the first."""
+    lines = []
+    for node in nodes:
+        name = node.member.name
+        if not node.role:
+            why = node.error or "no reason known"
+            lines.append(f"{name}: {silence(node.last_contact_ms)}, {why}")
+        lines += [f"{name}: {problem}" for problem in node.agent.problems]
+        if node.agent.mount_mode.startswith("off:"):
+            lines.append(f"{name}: no mount: {node.agent.mount_mode.removeprefix('off:').strip()}")
+        if node.agent.pending_drops:
+            lines.append(f"{name}: {node.agent.pending_drops:,} files of the cache are on the way")
+    voters = [node for node in nodes if node.member.voter]
+    up = sum(1 for node in voters if node.role)
+    if 2 * up <= len(voters) and len(nodes) > 1:
+        lines.append(
+            f"{up} of {len(voters)} voters answer, {len(voters) // 2 + 1} are needed: writes and"
+            " linearizable reads wait; `--local` reads what is here"
+        )
+    elif not any(node.leader or node.role == "leader" for node in nodes):
+        lines.append("no node knows a leader at the moment")
+    return ["", *lines] if lines else []
 
 
 def silence(milliseconds: int) -> str:
