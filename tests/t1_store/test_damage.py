@@ -33,6 +33,8 @@ def everything(writer):
 
 
 def test_any_flipped_bit_in_any_value_is_noticed(filled):
+    """Whatever is read from the store is checked: a single wrong bit in any stored value is an
+    error, never an answer."""
     readers = {
         b"n": lambda: everything(filled),
         b"h": lambda: everything(filled),

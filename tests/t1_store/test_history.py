@@ -62,6 +62,7 @@ def test_changes_resume_behind_any_revision(writer):
 
 
 def test_history_of_a_key_of_a_subtree_and_of_everything(writer):
+    """The retained changes of a key, of a subtree or of everything can be listed, newest first."""
     one = writer.put("d/f", b"1")
     other = writer.put("d.x", b"1")
     two = writer.put("d/f", b"2")

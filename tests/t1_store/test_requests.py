@@ -80,6 +80,7 @@ def test_a_refused_request_may_succeed_later(writer):
 
 
 def test_an_id_that_is_used_for_something_else_is_refused(writer):
+    """A request id that was used for another request is refused."""
     first = writer.put("a", b"1", request_id=ID)
     for again in (
         lambda: writer.put("a", b"2", request_id=ID),
@@ -100,6 +101,8 @@ def test_an_id_is_kept_as_long_as_the_history_that_names_it(writer):
 
 
 def test_an_id_older_than_history_is_refused(writer):
+    """A request whose id is a UUID of version 7 and older than the retained history is refused,
+    because nobody knows any more whether it was applied."""
     old = uuid7(writer.now)
     writer.now += 10**9
     writer.put("a", b"1", request_id=old)

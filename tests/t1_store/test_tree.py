@@ -49,6 +49,8 @@ def test_a_value_of_any_size_is_read_back_with_its_record(writer, size):
 
 
 def test_the_revision_is_the_log_index(writer):
+    """The revision of a change is the index of its entry in the log: there is one order of all
+    changes, over all keys."""
     writer.blank()
     assert writer.put("a") == 2
     assert writer.put("b") == 3
@@ -111,6 +113,7 @@ def test_a_file_may_replace_a_symlink_and_the_other_way_round(writer):
 
 
 def test_a_refused_write_changes_nothing(writer):
+    """A write that is refused changes nothing."""
     writer.put("a/b")
     before = (writer.store.state_hash, writer.store.keys, writer.history())
     with pytest.raises(NotADirectory):
@@ -146,6 +149,7 @@ def test_a_base_revision_is_compared(writer):
 
 
 def test_implicit_directories_come_and_go_with_their_content(writer):
+    """The directories that a key needs are made with it and vanish with their last content."""
     writer.put("a/b/c")
     assert writer.keys() == ["a", "a/b", "a/b/c"]
     record = writer.stat("a/b")
@@ -162,6 +166,7 @@ def test_implicit_directories_come_and_go_with_their_content(writer):
 
 
 def test_a_directory_that_was_made_stays(writer):
+    """A directory that was made on purpose stays when it is empty, until it is removed."""
     writer.mkdir("a/b")
     writer.put("a/b/c/d")
     writer.delete("a/b/c/d")
@@ -234,6 +239,7 @@ def test_delete_of_what_is_not_there(writer):
 
 
 def test_one_delete_is_bounded(writer):
+    """A recursive delete removes all or nothing; one of more than 10,000 keys is refused."""
     entries = []
     for number in range(DELETE_KEYS_MAX):
         request = PutRequest(key=f"big/{number:05}")
@@ -257,6 +263,7 @@ def test_the_root_cannot_be_written(writer, name):
 
 
 def test_time_never_stands_or_goes_back(writer):
+    """Commit times grow with the revisions, also when the clock of a leader stands or goes back."""
     writer.put("a")
     at = writer.store.time_ns
     writer.now -= 10**12

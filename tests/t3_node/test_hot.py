@@ -49,6 +49,8 @@ async def test_a_read_that_is_behind_waits_for_its_revision(cluster):
 
 
 async def test_without_a_leader_writes_fail_and_local_reads_go_on(cluster, monkeypatch):
+    """Without a leader writes and linearizable reads fail with UNAVAILABLE within their deadline;
+    reads of what is applied here go on."""
     monkeypatch.setattr("dfs.engine_memory.engine.LEADER_WAIT_MS_MAX", 50)
     one = await cluster.start("node1")
     await one.put("k", b"v")
@@ -68,6 +70,8 @@ async def test_without_a_leader_writes_fail_and_local_reads_go_on(cluster, monke
 
 @pytest.mark.allow_logs("there is space on the disk again", "MiB left")
 async def test_a_full_disk_refuses_writes_but_no_deletes(cluster, monkeypatch):
+    """When the disk is nearly full writes are refused with RESOURCE_EXHAUSTED while reads and
+    deletions go on, and writes are taken again as soon as there is space."""
     one = await cluster.start("node1")
     await one.put("k", b"v")
     space = one.node._space

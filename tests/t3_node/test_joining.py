@@ -34,6 +34,8 @@ async def test_three_nodes_join_one_after_the_other_and_replicate(any_cluster):
 
 
 async def test_full_list_makes_one_cluster_whatever_the_order(any_cluster):
+    """Fresh nodes that are started with the same full list of peers make one cluster, in whatever
+    order they start."""
     three = await any_cluster.start("node3", *LIST, join=False)
     two = await any_cluster.start("node2", *LIST, join=False)
     one = await any_cluster.start("node1", *LIST, join=False)
@@ -85,6 +87,8 @@ async def test_joining_waits_for_the_peer(any_cluster, caplog):
 
 
 async def test_a_wiped_node_under_its_old_name_is_refused_and_leaves_nothing(any_cluster):
+    """A node whose data directory was wiped is not let in under its old name until the old one was
+    removed; the refusal says how, and nothing is changed on disk."""
     one, two, _ = await any_cluster.three()
     await two.stop()
     with pytest.raises(Misconfigured, match="dfs member remove node2"):
@@ -110,6 +114,7 @@ async def test_two_nodes_of_one_name(any_cluster):
 
 
 async def test_data_of_another_cluster_is_said_at_once(any_cluster):
+    """A data directory that belongs to another cluster is refused with one sentence."""
     await any_cluster.start("node1")
     two = await any_cluster.start("node2")
     await two.stop()
@@ -165,6 +170,7 @@ async def test_operations_are_forwarded_to_the_leader(any_cluster):
 
 
 async def test_the_leader_can_be_removed_through_any_node(any_cluster):
+    """Changes of the membership can be asked of any node, the removal of the leader included."""
     one, two, _ = await any_cluster.three()
     await two.node.operate({"op": "remove", "name": "node1"})
     await wait_until(lambda: {m["name"] for m in two.node.members()} == {"node2", "node3"})

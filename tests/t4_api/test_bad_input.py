@@ -43,6 +43,10 @@ async def same_after(api, work):
 
 @pytest.mark.parametrize("key", BAD_KEYS, ids=short)
 async def test_bad_key_is_refused_by_every_method(api, key):
+    """A key is a relative UTF-8 path. One that is empty, starts or ends with a slash, has an empty
+    component, `.` or `..`, a control character, a component of more than 255 bytes, more than
+    1,024 bytes in all, or `.dfs` at the top is refused with INVALID_ARGUMENT by every method, and
+    the text names the rule."""
     calls = [
         api.files.Put(pb.PutRequest(key=key, data=b"x")),
         api.files.Get(pb.GetRequest(key=key)),
@@ -90,6 +94,8 @@ async def test_unknown_method(api, path):
 
 
 async def test_value_over_the_limit_names_limit_and_knob(api):
+    """A value that is too large is refused with RESOURCE_EXHAUSTED; the text names the limit and
+    its constant, and nothing is stored."""
     most = await api.files.Put(pb.PutRequest(key="most", data=bytes(VALUE_BYTES_MAX)))
     assert most.revision == api.applied()
     request = pb.PutRequest(key="more", data=bytes(VALUE_BYTES_MAX + 1))
@@ -109,6 +115,8 @@ async def test_message_over_the_limit_names_limit_and_knob(api):
 
 
 async def test_files_and_directories_do_not_mix(api):
+    """A key is a file or a directory, never both: a file below a file, or over a directory, is
+    refused with FAILED_PRECONDITION, and the text names the other key."""
     await api.files.Put(pb.PutRequest(key="dir/file", data=b"x"))
     for request, reason, named in (
         (pb.PutRequest(key="dir/file/below"), "NOT_A_DIRECTORY", "dir/file"),

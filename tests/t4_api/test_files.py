@@ -16,6 +16,8 @@ Code = grpc.StatusCode
 
 
 async def test_put_then_get(api):
+    """A Put of a key and its data is complete: it returns the revision that holds it, and a Get
+    returns these bytes and a record with that revision, their size and their digest."""
     put = await api.files.Put(pb.PutRequest(key="foo", data=b"bar"))
     got = await api.files.Get(pb.GetRequest(key="foo"))
     assert got.data == b"bar"
@@ -41,12 +43,15 @@ async def test_metadata_and_replacement(api):
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 4097, 1 << 20, VALUE_BYTES_MAX])
 async def test_values_of_any_size_come_back_equal(api, size):
+    """A value of any size from nothing to 16 MiB comes back byte for byte."""
     data = os.urandom(size)
     await api.files.Put(pb.PutRequest(key="v", data=data))
     assert (await api.files.Get(pb.GetRequest(key="v"))).data == data
 
 
 async def test_reads_at_revisions(api):
+    """A key can be read as of every past revision that history retains, also after it was changed
+    or removed; a revision in the future is refused."""
     revisions = [
         (await api.files.Put(pb.PutRequest(key="k", data=b"%d" % n))).revision for n in range(3)
     ]
@@ -61,6 +66,9 @@ async def test_reads_at_revisions(api):
 
 
 async def test_compare_and_set(api):
+    """A write that names the revision which the key must have now is done only if it has it; 0
+    means that the key must not exist. Otherwise nothing is changed, and the refusal is a conflict.
+    """
     first = await api.files.Put(pb.PutRequest(key="k", data=b"1", base_revision=0))
     found = await refused(api.files.Put(pb.PutRequest(key="k", data=b"2", base_revision=0)))
     assert (found.code, found.reason) == (Code.FAILED_PRECONDITION, "CONFLICT")
@@ -71,6 +79,8 @@ async def test_compare_and_set(api):
 
 
 async def test_retry_with_the_same_request_id_is_applied_once(api):
+    """A write with a request id is applied once, however often it arrives: the repetition gets the
+    answer of the first, also after later changes of the same key."""
     request = pb.PutRequest(key="k", data=b"1", request_id=os.urandom(16))
     first = await api.files.Put(request)
     await api.files.Put(pb.PutRequest(key="k", data=b"2"))
@@ -105,6 +115,8 @@ async def test_min_revision_that_is_applied_here_is_answered_at_once(api):
 
 @pytest.mark.parametrize("consistency", [pb.LINEARIZABLE, pb.LOCAL])
 async def test_min_revision_waits_until_it_is_applied(api, consistency):
+    """A read that names a least revision waits until the node has applied it: whoever carries the
+    revision of the last write reads that write on any node."""
     put = await api.files.Put(pb.PutRequest(key="k", data=b"1"))
     later = asyncio.ensure_future(
         api.files.Get(

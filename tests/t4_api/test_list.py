@@ -66,6 +66,8 @@ async def test_content_up_to_a_size(tree):
 
 @pytest.mark.parametrize("consistency", [pb.LINEARIZABLE, pb.LOCAL])
 async def test_a_list_shows_one_revision_while_writes_go_on(api, consistency):
+    """A list shows the tree as of one revision, complete and in key order, however long it takes
+    and whatever is written meanwhile."""
     for n in range(LIST_ITEMS_MAX + 10):
         await api.running.node.write(1, pb.PutRequest(key=f"k{n:05}").SerializeToString(), 1000)
     request = pb.ListRequest(consistency=consistency)

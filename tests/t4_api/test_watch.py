@@ -59,6 +59,8 @@ async def test_a_subtree_only(api):
 
 
 async def test_snapshot_first_then_what_follows(api):
+    """A watch with a snapshot sends first everything as of one revision and then every change
+    since."""
     await put(api, "a", b"1")
     await api.files.MakeDir(pb.MakeDirRequest(key="d"))
     call = api.files.Watch(pb.WatchRequest(snapshot=True, data_bytes_max=10))
@@ -99,6 +101,8 @@ async def test_resume_tells_each_change_once(api):
 
 
 async def test_resume_while_writes_go_on_neither_loses_nor_repeats(api):
+    """A watch tells every change once and in the order of revisions, and one that resumes after a
+    revision tells all that came after it, while writes go on."""
     async def write(writer):
         return [await put(api, f"w{writer}/{n}") for n in range(100)]
 
@@ -116,6 +120,7 @@ async def test_resume_while_writes_go_on_neither_loses_nor_repeats(api):
 
 
 async def test_all_changes_of_a_revision_come_in_one_answer(api):
+    """All changes of one revision come in one answer of a watch."""
     for n in range(5):
         await put(api, f"d/{n}")
     after = api.applied()
@@ -140,6 +145,8 @@ async def test_progress_without_changes(api):
 
 
 async def test_gap_when_the_floor_has_passed(api):
+    """A watch that asks for changes which history no longer has gets a gap that says so, and ends;
+    it never just leaves them out."""
     for n in range(6):
         await put(api, f"k{n}")
     floor = api.applied() - 2

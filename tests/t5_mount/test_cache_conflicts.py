@@ -39,6 +39,8 @@ def test_a_conflict_name_says_when_and_where_and_fits() -> None:
 
 @pytest.mark.allow_logs(LOST)
 async def test_the_first_commit_wins_and_the_loser_is_kept_once(tmp_path: Path) -> None:
+    """When two nodes change one file at once, the first commit wins and the other content is kept
+    once beside it as a conflict copy."""
     node = MemoryNode()
     async with Rig(tmp_path, node, "node1") as one, Rig(tmp_path, node, "node2") as two:
         one.drop("file", b"base")
@@ -95,6 +97,8 @@ async def test_a_later_drop_elsewhere_replaces_what_it_has_seen(tmp_path: Path) 
 async def test_a_drop_that_waited_for_a_quorum_does_not_overwrite_what_came_meanwhile(
     tmp_path: Path,
 ) -> None:
+    """A drop that waited for a quorum does not overwrite what came meanwhile: it becomes a
+    conflict copy."""
     async with Rig(tmp_path) as rig:
         rig.drop("file", b"base")
         await rig.shown("file", b"base")

@@ -35,6 +35,8 @@ async def test_a_dropped_file_is_shown_with_its_mode_and_times(tmp_path: Path) -
 
 
 async def test_no_prefix_is_stored_while_a_writer_holds_the_file_open(tmp_path: Path) -> None:
+    """A file is taken only when it is complete: as long as a writer has it open, nothing of it is
+    stored."""
     async with Rig(tmp_path) as rig:
         with (rig.cache / "slow").open("wb", buffering=0) as file:
             for part in range(20):
@@ -225,6 +227,8 @@ async def test_removing_a_drop_evicts_it_and_deletes_nothing(tmp_path: Path) -> 
 
 @pytest.mark.allow_logs("bytes, the largest file", "is not UTF-8", "is a device", "control")
 async def test_what_cannot_be_stored_is_kept_and_reported(tmp_path: Path) -> None:
+    """What cannot be stored, as a file that is too large, a name that breaks the rules, or a
+    device, stays in the cache directory and is reported with the reason."""
     async with Rig(tmp_path) as rig:
         with (rig.cache / "huge").open("wb") as file:
             file.truncate(VALUE_BYTES_MAX + 1)
@@ -276,6 +280,8 @@ async def test_a_copied_tree_arrives_whole(tmp_path: Path) -> None:
 async def test_a_cache_directory_that_vanishes_deletes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A cache directory that vanishes as a whole deletes nothing from the tree, and is watched
+    again when it is back."""
     monkeypatch.setattr("dfs.cache.watcher.CACHE_RETRY_S", 0.01)
     async with Rig(tmp_path) as rig:
         rig.drop("file", b"data")

@@ -78,6 +78,7 @@ async def test_a_fetch_that_never_comes_is_an_errno(
 async def test_wrong_bytes_from_a_node_are_never_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Content is verified against its SHA-256 before it is shown: wrong bytes are never served."""
     monkeypatch.setattr("dfs.cache.fetcher.AGENT_RETRY_MS_MAX", 100)
     async with Rig(tmp_path) as rig:
         await rig.node.put("large", LARGE)
@@ -136,6 +137,7 @@ async def test_a_restart_uses_what_is_here_without_asking_for_content(tmp_path: 
 
 
 async def test_the_mount_shows_exactly_the_committed_tree(tmp_path: Path) -> None:
+    """The mount shows exactly the committed tree."""
     node = MemoryNode()
     async with Rig(tmp_path, node) as rig:
         await node.put("a", b"a file")

@@ -48,6 +48,7 @@ def test_names_and_attributes_do_not_wait_for_a_cold_file(tmp_path: Path) -> Non
 
 
 def test_a_file_that_never_comes_ends_at_the_deadline_for_all(tmp_path: Path) -> None:
+    """A read of content that cannot be had ends with ETIMEDOUT at its deadline; it never hangs."""
     with mounted(tmp_path, deadline_ms=300) as rig:
         rig.put("never", DATA, here=False)
         begun = time.monotonic()
@@ -88,6 +89,7 @@ def test_a_fetched_file_of_the_wrong_size_is_an_error(tmp_path: Path) -> None:
 def test_a_waiting_reader_can_be_killed(
     tmp_path: Path, options: dict[str, int], number: signal.Signals
 ) -> None:
+    """A reader that waits for content can be interrupted and killed at once."""
     with mounted(tmp_path, **options) as rig:
         rig.put("never", DATA, here=False)
         took = []

@@ -70,6 +70,7 @@ def test_directories_explicit_or_not_and_symlinks(one: Rig) -> None:
 
 
 def test_nothing_can_be_changed_through_the_mount(one: Rig) -> None:
+    """Nothing can be changed through the mount: every attempt is EROFS."""
     one.put("f", b"x")
     for attempt in (
         lambda: one.at("new").write_bytes(b""),
@@ -118,6 +119,8 @@ def test_extended_attributes_are_not_supported_and_asked_for_once(one: Rig) -> N
 
 
 def test_an_open_file_keeps_its_version_and_a_new_open_has_the_new_one(rig: Rig) -> None:
+    """An open file keeps the version that was opened, also when the key is replaced or removed;
+    who opens it anew has the new one."""
     old, new = os.urandom(300_000), os.urandom(200_000)
     rig.put("f", old)
     with rig.at("f").open("rb", buffering=0) as file:

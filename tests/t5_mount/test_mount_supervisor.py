@@ -133,7 +133,8 @@ class Looper:
 
 @pytest.mark.allow_logs(DIED)
 def test_killed_agents_are_not_noticed_by_readers(site: Site) -> None:
-    """Open files, loopers and whoever waits for content go on, whichever agent answers."""
+    """When an agent is killed, open files, readers and whoever waits for content go on with the
+    next one, without an error."""
     site.supervisor.start()
     site.read(0)
     handles = [(site.point / f"d/f{n}").open("rb", buffering=0) for n in range(FILES)]
@@ -203,7 +204,7 @@ def test_an_agent_that_is_stuck_in_the_kernel_is_replaced(site: Site) -> None:
     site.wait_for_another(pid)
     wedged = site.state.pid
     reader = Background(lambda: site.read(9))
-    wait_until(lambda: stuck_threads(wedged))
+    wait_until(lambda: "D" in thread_states(wedged))  # It waits for a lock in the kernel.
     site.fault("")
     site.kill()
     site.wait_for_another(wedged)
@@ -211,13 +212,13 @@ def test_an_agent_that_is_stuck_in_the_kernel_is_replaced(site: Site) -> None:
     wait_until(lambda: not os.path.exists(f"/proc/{wedged}"))
 
 
-def stuck_threads(pid: int) -> bool:
-    """One of its threads waits for a lock in the kernel."""
+def thread_states(pid: int) -> list[str]:
+    """A letter for each thread of a process, as in /proc."""
+    states = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            if (task / "stat").read_text().rpartition(")")[2].split()[0] == "D":
-                return True
-    return False
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            states.append((task / "stat").read_text().rpartition(")")[2].split()[0])
+    return states
 
 
 @pytest.mark.allow_logs(r"ended with exit code 7; starting another")
@@ -246,6 +247,8 @@ def test_an_agent_that_cannot_be_started_is_said(
 
 
 def test_stopping_does_not_wait_for_a_busy_mount(site: Site) -> None:
+    """Stopping takes the mount away within seconds, whoever has files open, stands in it or waits
+    for it."""
     site.supervisor.start()
     inside = os.open(site.point / "d", os.O_RDONLY)
     handle = (site.point / "d/f1").open("rb", buffering=0)
@@ -269,7 +272,9 @@ def test_stopping_does_not_wait_for_a_busy_mount(site: Site) -> None:
 def test_stopping_does_not_wait_for_an_agent_that_hangs(site: Site) -> None:
     site.supervisor.start()
     site.read(1)
-    os.kill(site.state.pid, signal.SIGSTOP)
+    pid = site.state.pid
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: all(state == "T" for state in thread_states(pid)))
     reader = Background(lambda: site.read(2))
     begun = time.monotonic()
     site.supervisor.stop()
@@ -316,6 +321,7 @@ def other_process(point: Path, what: str) -> subprocess.Popen[bytes]:
 
 @pytest.mark.allow_logs(r"a mount of a process that is gone \(dfs:\d+:\d+\) is replaced")
 def test_dead_mounts_are_taken_over(site: Site) -> None:
+    """The mount of a process that is gone is replaced at the next start."""
     for _ in range(2):
         with other_process(site.point, "die") as process:
             process.communicate(timeout=20)

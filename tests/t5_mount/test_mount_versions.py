@@ -62,6 +62,8 @@ def write_versions(rig: Rig, shared: mmap.mmap, kept: int) -> int:
 def test_reads_are_whole_and_never_go_back(
     tmp_path: Path, options: dict[str, int], kept: int
 ) -> None:
+    """While files are replaced all the time, no reader sees a mixture of two versions, a wrong
+    size, or an older version than one that was shown to be visible before."""
     floors = tmp_path / "floors"
     floors.write_bytes(bytes(FILES * 4))
     with mounted(tmp_path, **options) as rig, floors.open("r+b") as file:

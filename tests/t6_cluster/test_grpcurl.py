@@ -9,7 +9,6 @@ from typing import Any
 
 from .cluster import Node, running
 
-
 Done = subprocess.CompletedProcess[str]
 
 
