@@ -6,7 +6,7 @@ PY := .venv/bin/python
 CARGO := cargo
 # One profile and one target directory for everything: artefacts are shared.
 CARGO_FLAGS := --release --locked --manifest-path engine/Cargo.toml
-ENGINE := --features python,pyo3/extension-module
+ENGINE := --features python
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 help: ## this list

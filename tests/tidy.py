@@ -185,7 +185,7 @@ def check_versions() -> Iterator[str]:
         stated = re.search(r'^(?:__version__|VERSION)\b[^=\n]*= "(.*)"', text, re.MULTILINE)
         if stated and cargo and stated[1] != cargo[1]:
             yield f"{where}: version {stated[1]}, but engine/Cargo.toml has {cargo[1]}"
-    features = "python,pyo3/extension-module"
+    features = "python"
     for where in ("tools/setup", "Makefile"):
         if f"--features {features}" not in (ROOT / where).read_text():
             yield f"{where}: builds the engine with other features than {features}"
