@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import faulthandler
 import logging
 import signal
 import sys
@@ -110,6 +111,7 @@ async def run(
 
     Raises DfsError: Misconfigured where the user has to change something.
     """
+    faulthandler.register(signal.SIGUSR1)  # what every thread does, to stderr
     sys.setswitchinterval(SWITCH_INTERVAL_US / 1_000_000)
     stop = _stop_on_signals()
     async with running_node(settings, backend or real_backend()) as running:

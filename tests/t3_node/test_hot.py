@@ -38,6 +38,25 @@ async def test_refusals_of_the_door_and_of_apply_look_alike(cluster):
     assert (await one.call(2, b"\xff"))[0] == 3
 
 
+async def test_large_answers_are_spread_over_turns(cluster, monkeypatch):
+    monkeypatch.setattr("dfs.node.hot.TURN_ANSWER_BYTES_MAX", 10_000)
+    one = await cluster.start("node1")
+    await one.put("k", bytes(6_000))
+    answers = []
+    step = one.engine.step
+
+    def counted(applied, propose, respond, more, wait_ms):
+        answers.append(sum(len(result) for _, result in respond))
+        return step(applied, propose, respond, more, wait_ms)
+
+    monkeypatch.setattr(one.engine, "step", counted)
+    get = pb.GetRequest(key="k").SerializeToString()
+    found = await asyncio.gather(*(one.call(2, get) for _ in range(50)))
+    assert all(pb.GetResponse.FromString(answer).data == bytes(6_000) for answer in found)
+    assert max(answers) < 10_000 + 7_000
+    assert await one.put("k2") > 0
+
+
 async def test_a_read_that_is_behind_waits_for_its_revision(cluster):
     one = await cluster.start("node1")
     revision = await one.put("k", b"old")

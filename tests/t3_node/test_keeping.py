@@ -160,6 +160,32 @@ async def test_a_new_member_gets_a_snapshot_when_the_log_is_gone(cluster):
     assert one.node._hashes.compared > 0
 
 
+async def test_calls_are_refused_while_the_state_is_replaced(cluster, monkeypatch):
+    one = await cluster.start("node1")
+    await one.put("k", b"v")
+    await asyncio.to_thread(one.engine.snapshot, 5_000)
+    began, release = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    restore = Store.restore
+
+    def slow(store, path):
+        loop.call_soon_threadsafe(began.set)
+        asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
+        restore(store, path)
+
+    monkeypatch.setattr(Store, "restore", slow)
+    two = await cluster.start("node2", "node1")
+    await began.wait()
+    get = pb.GetRequest(key="k").SerializeToString()
+    for found in (await two.node.read(2, get, True, 1_000), await two.node.write(1, get, 1_000)):
+        assert found[0] == 14
+        assert "replacing its state" in found[1]
+    assert not two.node.ready()
+    release.set()
+    await wait_until(two.node.ready)
+    assert await two.get("k", local=True) == b"v"
+
+
 async def test_writes_go_on_while_a_snapshot_is_written(cluster, monkeypatch):
     one = await cluster.start("node1")
     await one.put("k")

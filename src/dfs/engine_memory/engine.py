@@ -20,6 +20,7 @@ WORK_ASK: Final = 1
 WORK_SNAPSHOT: Final = 2
 WORK_INSTALL: Final = 3
 LEADER_WAIT_MS_MAX: Final = 5_000
+BATCH_ENTRIES_MAX: Final = 512
 TIME_TAG: Final = b"\x11"
 
 
@@ -247,14 +248,14 @@ class MemoryEngine:
             if installing := self._install():
                 work.append(installing)
             else:
-                batches = self._next_batch(max_items)
+                batches = self._next_batch()
         return calls, batches, done, work
 
-    def _next_batch(self, max_items: int) -> list[Batch]:
+    def _next_batch(self) -> list[Batch]:
         log = self.cluster_log
         if log is None or self._position >= len(log.log) or self.node_id not in log.members:
             return []
-        items = log.log[self._position : self._position + max_items]
+        items = log.log[self._position : self._position + BATCH_ENTRIES_MAX]
         wanted = log.leader == self.node_id
         first = self._position + 1
         entries = [

@@ -23,7 +23,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, Protocol
 
 from ..errors import DfsError, Internal, OutOfSpace
-from ..limits import DEADLINE_MS_DEFAULT, HASH_MARKS_MAX, STEP_ITEMS_MAX, STEP_WAIT_MS
+from ..limits import (
+    DEADLINE_MS_DEFAULT,
+    HASH_MARKS_MAX,
+    STEP_ITEMS_MAX,
+    STEP_WAIT_MS,
+    TURN_ANSWER_BYTES_MAX,
+)
 from ..store import Change
 from .ports import Batch, Behind, Call, Codec, Done, Engine, Result, Work
 
@@ -75,7 +81,9 @@ class HotLoop:
         self.watched = False
         """Somebody wants the changes. Set on the asyncio thread."""
         self.fault: DfsError | None = None
-        """While set, every call is refused with it."""
+        """Once set, every call is refused with it, for good."""
+        self.away: DfsError | None = None
+        """While set, every call is refused with it: the state is being replaced."""
         self.full: OutOfSpace | None = None
         """While set, writes that need space are refused with it."""
         self.marks: deque[Mark] = deque(maxlen=HASH_MARKS_MAX)
@@ -84,6 +92,8 @@ class HotLoop:
         self._tickets: dict[int, Callable[[Result], None]] = {}
         self._numbers = itertools.count(1)
         self._respond: list[tuple[int, Result]] = []
+        self._later: list[Call] = []
+        """Calls of this turn that are answered in the next, as the answers are large."""
         self._outbox: list[tuple[Callable[[Any], None], Any]] = []
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -152,11 +162,13 @@ class HotLoop:
         propose: list[tuple[int, bytes]] = []
         try:
             while not self._stopping:
+                more, wait_ms = (0, 0) if self._later else (STEP_ITEMS_MAX, STEP_WAIT_MS)
                 calls, batches, done, work = self._engine.step(
-                    applied, propose, self._respond, STEP_ITEMS_MAX, STEP_WAIT_MS
+                    applied, propose, self._respond, more, wait_ms
                 )
                 self._respond = []
                 applied = self._apply(batches) if batches else []
+                calls = self._later or calls
                 propose = self._answer(calls) if calls else []
                 self._finish_turn(done, work)
         except OutOfSpace as error:
@@ -183,15 +195,22 @@ class HotLoop:
         """Heads to propose; the answers of reads and refusals go to `_respond`."""
         propose: list[tuple[int, bytes]] = []
         writes, reads, respond = self._codec.writes, self._codec.reads, self._respond
-        if self.fault is not None:
-            refusal = self._codec.failure(self.fault)
-            respond += [(call_id, refusal) for call_id, _, _ in calls]
+        self._later = []
+        size = 0
+        if refusal := self.refusal:
+            failure = self._codec.failure(refusal)
+            respond += [(call_id, failure) for call_id, _, _ in calls]
             return propose
-        for call_id, method, body in calls:
+        for at, (call_id, method, body) in enumerate(calls, 1):
             write = writes.get(method)
             try:
                 if write is None:
-                    respond.append((call_id, reads[method](body)))
+                    answer = reads[method](body)
+                    respond.append((call_id, answer))
+                    size += len(answer)
+                    if size > TURN_ANSWER_BYTES_MAX:
+                        self._later = calls[at:]
+                        break
                 elif self.full is not None and method not in self._codec.frees_space:
                     raise self.full
                 else:
@@ -204,6 +223,11 @@ class HotLoop:
                 respond.append((call_id, self._codec.failure(unexpected(error))))
         return propose
 
+    @property
+    def refusal(self) -> DfsError | None:
+        """Why no call at all is answered, if so."""
+        return self.fault or self.away
+
     def _responder(self, call_id: int) -> Callable[[Result], None]:
         return lambda result: self._respond.append((call_id, result))
 
@@ -211,8 +235,8 @@ class HotLoop:
         self, method: int, body: bytes, timeout_ms: int, answer: Callable[[Result], None]
     ) -> None:
         try:
-            if self.fault is not None:
-                raise self.fault
+            if refusal := self.refusal:
+                raise refusal
             answer(self._codec.reads[method](body))
         except Behind as behind:
             self._reread(behind, method, body, timeout_ms, answer)

@@ -77,7 +77,6 @@ class Node:
         self._space = Space(self._hot, identity.directory)
         self._floor = Floor(codec.record_time, clock)
         self._agent: Answer = {}
-        self._installing = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self.failed: asyncio.Future[None]
         """Raises when a part of the node has ended that never should."""
@@ -137,7 +136,7 @@ class Node:
     async def write(self, method: int, body: bytes, timeout_ms: int) -> Result:
         """Proposes a write as the hot thread would; the encoded answer or a refusal."""
         try:
-            self._check_fault()
+            self._check()
             if self._hot.full is not None and method not in self._codec.frees_space:
                 raise self._hot.full
             head = self._codec.writes[method](body)
@@ -147,8 +146,6 @@ class Node:
 
     async def read(self, method: int, body: bytes, local: bool, timeout_ms: int) -> Result:
         """Answers a read; `local`: from what is applied here, without asking the leader."""
-        if self._installing:
-            return self._codec.failure(_installing())
         return await self._hot.read(method, body, local, timeout_ms)
 
     async def barrier(self, local: bool, min_revision: int, timeout_ms: int) -> None:
@@ -160,9 +157,7 @@ class Node:
 
     def view(self) -> View:
         """The state as of now, frozen; close it."""
-        self._check_fault()
-        if self._installing:
-            raise _installing()
+        self._check()
         return self._store.view()
 
     async def items(
@@ -205,7 +200,7 @@ class Node:
         followed = self._watches.follow(key, after, snapshot, data_bytes_max, progress_s)
         async with aclosing(followed) as updates:
             async for update in updates:
-                self._check_fault()
+                self._check()
                 yield update
 
     # ---- the cluster -----------------------------------------------------------------------------
@@ -247,7 +242,7 @@ class Node:
         """A leader is known, and what is committed is applied here but for a little."""
         status = self._engine.status()
         lag = status["committed"] - self._store.applied
-        sound = self._hot.fault is None and not self._installing and self.cluster
+        sound = self._hot.refusal is None and self.cluster
         return bool(sound and lag <= READY_LAG_ENTRIES_MAX and has_leader(status))
 
     def leads(self) -> bool:
@@ -256,7 +251,7 @@ class Node:
 
     async def move_floor(self) -> None:
         """Leader: proposes a new floor of history when it is time."""
-        if not self.leads() or self._hot.fault is not None:
+        if not self.leads() or self._hot.refusal is not None:
             return
         with self.view() as view:
             floor = await in_thread(self._floor.next, view)
@@ -310,9 +305,9 @@ class Node:
         if not isinstance(result, bytes):
             raise Refused(result)
 
-    def _check_fault(self) -> None:
-        if self._hot.fault is not None:
-            raise self._hot.fault
+    def _check(self) -> None:
+        if refusal := self._hot.refusal:
+            raise refusal
 
     def _set_watched(self, watched: bool) -> None:
         self._hot.watched = watched
@@ -343,7 +338,9 @@ class Node:
             self._hot.post(self._begin, self._snapshot(number, view, text))
         else:
             assert kind == WORK_INSTALL
-            self._installing = True
+            self._hot.away = Unavailable(
+                "this node is replacing its state by a snapshot of the leader's; try again"
+            )
             self._hot.post(self._begin, self._install(number, text, data))
 
     def _begin_answer(self, question: tuple[int, bytes]) -> None:
@@ -377,7 +374,7 @@ class Node:
             self._watches.fall_behind()
             self._engine.finish(number, b"")
         finally:
-            self._installing = False
+            self._hot.away = None
 
     def _restore(self, path: str, log_id: bytes) -> None:
         with self._flusher.lock:
@@ -424,10 +421,6 @@ def _in_contact(member: Answer) -> bool:
 
 def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
-
-
-def _installing() -> Unavailable:
-    return Unavailable("this node is replacing its state by a snapshot of the leader's; try again")
 
 
 def _member(member: Answer, leader: int) -> Answer:
