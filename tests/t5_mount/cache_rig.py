@@ -53,9 +53,9 @@ class Rig:
     async def start(self, scanned: bool = True) -> None:
         """Starts an agent with a fresh tree; the state directory stays."""
         self.tree = MemoryTree(WAIT_S)
+        given = {"cache": str(self.cache), "mount": str(self.root / "mount"), "name": self.name}
         options = Options(
-            ["memory"], str(self.state), cache=str(self.cache), mount=str(self.root / "mount"),
-            name=self.name, **self.options,  # type: ignore[arg-type]
+            ["memory"], str(self.state), **{**given, **self.options},  # type: ignore[arg-type]
         )
         self.agent = Agent(options, self.node, self.tree)
         self._task = asyncio.create_task(self.agent.run())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import mmap
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,36 @@ async def test_an_appender_makes_few_versions_and_the_last_one_is_right(tmp_path
         versions = rig.versions("log")
         assert all(expected.startswith(v) for v in versions)
         assert len(versions) <= 2 + 2 * 1_000 // DROP_QUIET_MS
+
+
+@pytest.mark.allow_logs("has no leases")
+async def test_without_leases_a_file_must_have_been_left_alone_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("dfs.cache.take.fcntl.fcntl", refuse)
+    monkeypatch.setattr("dfs.cache.take.DROP_QUIET_NO_LEASE_MS", 200)
+    async with Rig(tmp_path) as rig:
+        begin = time.monotonic()
+        rig.drop("file", b"data")
+        await rig.shown("file", b"data")
+        assert time.monotonic() - begin >= 0.19
+        assert "counts as complete when it was left alone" in rig.problems()
+
+
+async def test_a_mount_below_the_cache_directory_is_no_part_of_it(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    inside = rig.cache / "inside"
+    inside.mkdir()
+    (inside / "shown").write_bytes(b"of the mount")
+    rig.options["mount"] = str(inside)
+    async with rig:
+        rig.drop("file", b"data")
+        await rig.shown("file", b"data")
+        await rig.rescan()
+        assert list(rig.node.records) == ["file"]
 
 
 async def test_a_truncation_by_path_is_noticed(tmp_path: Path) -> None:

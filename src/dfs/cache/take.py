@@ -51,6 +51,8 @@ class Taken(NamedTuple):
     signature: Signature
     racy: bool
     """Changed just before it was taken: a later change may leave the same signature."""
+    leased: bool = True
+    """False: the file system has no leases; that it stood still for a while had to do."""
 
 
 class Busy(Exception):
@@ -199,7 +201,7 @@ def _take_file(root: int, path: str, bytes_max: int) -> Taken:
         os.close(fd)
     if signature_of(before) != signature_of(after) or len(data) != before.st_size:
         raise Busy
-    return _taken(Kind.FILE, after, data, sha256)
+    return _taken(Kind.FILE, after, data, sha256)._replace(leased=leased)
 
 
 def _lease(fd: int) -> bool:

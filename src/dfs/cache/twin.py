@@ -353,7 +353,8 @@ class MemoryNode:
                     for e in news
                 ], after_revision)
             async with self._news:
-                await self._news.wait_for(lambda: self.cut or self.revision > after_revision)  # noqa: B023
+                while not self.cut and self.revision <= after_revision:
+                    await self._news.wait()
             self._must_be_up()
 
     def _must_be_up(self) -> None:

@@ -29,6 +29,7 @@ from ..errors import (
 from ..limits import (
     AGENT_RETRY_MS,
     AGENT_RETRY_MS_MAX,
+    DROP_QUIET_NO_LEASE_MS,
     UPLOAD_BIG_BYTES,
     UPLOADS_BIG_MAX,
     UPLOADS_MAX,
@@ -50,6 +51,10 @@ LATER: Final = (Unavailable, OutcomeUnknown, DeadlineExceeded, Overloaded, OutOf
 """Errors that pass by themselves; all others need the user."""
 REQUEST_ID_AGE_S: Final = 3_600
 """A retry so late gets a new id: the cluster refuses ids that are older than its history."""
+_NO_LEASES: Final = (
+    "the cache directory's file system has no leases: a file counts as complete when it was left "
+    f"alone for {DROP_QUIET_NO_LEASE_MS / 1000:g} s; choose a local disk with -cache"
+)
 
 
 @dataclass(slots=True)
@@ -171,6 +176,8 @@ class Uploader:
         if taken is None:
             return None
         path = drop.path
+        if not taken.leased:
+            self._problems.set("(leases)", _NO_LEASES)
         seen = self.committed(path)
         if seen is not None and _equal(seen, taken, bool(drop.why & TOUCHED)):
             self.counts.equal += 1

@@ -39,6 +39,7 @@ _MASK: Final = (
 _ROOT_MASK: Final = _MASK | Mask.DELETE_SELF | Mask.MOVE_SELF
 _ISDIR, _OVERFLOW, _IGNORED = int(Mask.ISDIR), int(Mask.Q_OVERFLOW), int(Mask.IGNORED)
 _ROOT_GONE: Final = int(Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.UNMOUNT)
+_MOVED_FROM: Final = int(Mask.MOVED_FROM)
 _AWAY: Final = int(Mask.MOVED_FROM | Mask.DELETE)
 _NEW: Final = int(Mask.MOVED_TO | Mask.CREATE)
 _WHY: Final = (
@@ -73,6 +74,7 @@ class Watcher:
         self._excluded = excluded
         self._ignore = Ignore()
         self._inotify: Inotify | None = None
+        self._real_root = os.path.realpath(root)
         self._root = -1
         """Descriptor of the root. Stays open until the next one is: threads may be using it."""
         self._dirs: dict[int, tuple[str, Watch]] = {}
@@ -120,6 +122,7 @@ class Watcher:
         former, self._root = self._root, os.open(
             self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         )
+        self._real_root = os.path.realpath(self.root)
         self._uploader.reader.root = self._root
         if former >= 0:
             os.close(former)
@@ -154,8 +157,8 @@ class Watcher:
     def _happened(self, path: str, mask: int) -> None:
         if mask & _AWAY:
             self._uploader.gone(path)
-            if mask & _ISDIR:
-                self._forget(path)
+            if mask & _ISDIR and mask & _MOVED_FROM:
+                self._forget(path)  # One that was deleted was empty, and its watch goes by itself.
             return
         if mask & _ISDIR and mask & _NEW:
             self._submit(path)
@@ -283,6 +286,8 @@ class Watcher:
             found = []
             with os.scandir(fd) as entries:
                 for entry in entries:
+                    if self._foreign(f"{directory}/{entry.name}" if directory else entry.name):
+                        continue  # Not even a look: a mount may not be served yet.
                     try:
                         found.append((entry.name, entry.stat(follow_symlinks=False)))
                     except FileNotFoundError:
@@ -339,11 +344,10 @@ class Watcher:
                 self._forget(directory)
 
     def _excludes(self, path: str, directory: bool) -> bool:
-        if self._ignore.ignored(path, directory):
-            return True
-        return directory and bool(self._excluded) and (
-            os.path.realpath(os.path.join(self.root, path)) in self._excluded
-        )
+        return self._ignore.ignored(path, directory) or self._foreign(path)
+
+    def _foreign(self, path: str) -> bool:
+        return bool(self._excluded) and f"{self._real_root}/{path}" in self._excluded
 
 
 def _unusable(path: str, error: OSError) -> str:
