@@ -312,7 +312,9 @@ class MountSupervisor:
             waiting.register(table, select.POLLPRI)  # Something was mounted or unmounted.
             while not self._stopping.is_set():
                 ready = waiting.poll(AGENT_WATCH_MS)
-                if agent.poll() is not None or half_dead(agent.pid):
+                if stuck := half_dead(agent.pid):
+                    wait_for(agent, AGENT_WATCH_MS)  # Its threads are just ending, most likely.
+                if stuck or agent.poll() is not None:
                     self._bury(agent)
                     return True
                 if any(fd == table for fd, _ in ready) and not self._is_mounted():
