@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from dfs.cache.ignore import Ignore
 from dfs.cache.objects import Objects
 from dfs.cache.twin import MemoryNode
 from dfs.client.values import Kind
-from dfs.errors import DataLoss
+from dfs.errors import DataLoss, DfsError
 from dfs.limits import AGENT_DATA_BYTES_MAX
 
 from .cache_rig import Rig, wait_until
@@ -197,6 +199,41 @@ async def test_a_gap_is_closed_by_a_snapshot_that_deletes_what_is_gone(tmp_path:
         await rig.shown("d2/f2", b"changed")
         assert await rig.read("d1") == b"a file now"
         assert rig.tree.applied - applied < 20
+
+
+@pytest.mark.allow_logs(BROKE)
+@pytest.mark.parametrize("seed", range(6))
+async def test_any_history_with_breaks_and_gaps_ends_as_the_committed_tree(
+    tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    names = ["a", "b", "a/b", "a/c", "a/b/d", "b/e", "b/e/f", "g"]
+    async with Rig(tmp_path) as rig:
+        node = rig.node
+        for step in range(300):
+            name, what = chance.choice(names), chance.random()
+            with contextlib.suppress(DfsError):
+                if what < 0.4:
+                    await node.put(name, b"%d" % step)
+                elif what < 0.5:
+                    await node.mkdir(name)
+                elif what < 0.6:
+                    await node.symlink(name, f"to-{step}")
+                elif what < 0.9:
+                    await node.delete(name, recursive=True)
+            if what > 0.95:
+                await node.set_cut(not node.cut)
+            elif what > 0.93:
+                node.floor = node.revision
+            if what > 0.9:
+                await asyncio.sleep(0)
+        await node.set_cut(False)
+        await node.put("end", b"end")
+        await rig.shown("end", b"end")
+        await wait_until("all is shown", lambda: tree_of(rig) == committed(node))
+        for path, stat in node.records.items():
+            if stat.kind is Kind.FILE:
+                assert await rig.read(path) == node.contents[path, stat.revision]
 
 
 async def test_content_that_no_version_needs_is_removed_after_a_while(
