@@ -179,17 +179,21 @@ class Uploader:
         if not taken.leased:
             self._problems.set("(leases)", _NO_LEASES)
         seen = self.committed(path)
-        if seen is not None and _equal(seen, taken, bool(drop.why & TOUCHED)):
+        missed = self._touched_unseen(drop, seen, taken)
+        touched = missed or bool(drop.why & TOUCHED)
+        if seen is not None and _equal(seen, taken, touched):
             self.counts.equal += 1
             self._done(path, taken, seen.revision)
             return None
         row = self._journal.rows.get(path)
-        if drop.why == MOVED | SCANNED and row is not None and _equal(row, taken, False):
+        if drop.why == MOVED | SCANNED and row is not None and _equal(row, taken, missed):
             # Not a new drop, only one whose signature proved nothing. What the tree has made of it
             # since, even if it was deleted there, stands.
             self._done(path, taken, row.revision)
             return None
-        if drop.why & SCANNED and seen is not None and self._outdated(path, taken, seen):
+        if missed and seen is not None:
+            drop.base = seen.revision
+        elif drop.why & SCANNED and seen is not None and self._outdated(path, taken, seen):
             drop.base = 0  # It replaces nothing: the tree went on without it. Both are kept.
         try:
             revision = await self._store(drop, taken)
@@ -287,6 +291,15 @@ class Uploader:
             return self._journal.bases[path]
         seen = self.committed(path)
         return seen.revision if seen is not None else 0
+
+    def _touched_unseen(self, drop: Drop, seen: Stat | Row | None, taken: Taken) -> bool:
+        """Whether a scan finds the content of the last version from here, perhaps with other
+        permissions or times: those were set while nobody watched. `cp -p` sets them right after it
+        closed the file, and an agent may die between the two."""
+        return (
+            bool(drop.why & SCANNED) and isinstance(seen, Stat) and seen.node == self._node
+            and seen.kind is taken.kind is Kind.FILE and seen.sha256 == taken.sha256
+        )
 
     def _outdated(self, path: str, taken: Taken, seen: Stat | Row) -> bool:
         """Whether somebody else's version was committed after this drop was last changed. True of
