@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -234,8 +235,8 @@ def _wait_identical(nodes: Nodes, views: list[View], count: int) -> None:
 def _why_not(nodes: Nodes, waiting: list[View]) -> str:
     parts = []
     for view in waiting:
-        names = ", ".join(view.left[:3])
-        parts.append(f"{view.name} lacks {len(view.left):,} ({names}…)" if names
+        first = ", ".join(f"{key}: {how}" for key, how in islice(view.left.items(), 3))
+        parts.append(f"{view.name} differs in {len(view.left):,} ({first} …)" if first
                      else f"{view.name} shows more than the tree")
     problems = []
     with contextlib.suppress(DfsError):

@@ -127,44 +127,55 @@ def copy(tree: Tree, target: Path, before: Callable[[int], None]) -> None:
         shutil.copy2(source, path, follow_symlinks=False)
 
 
+def difference(wanted: Entry, found: Entry | None) -> str:
+    """How what is there differs from what was dropped, in a word or two; "" if it does not."""
+    if found is None:
+        return "missing"
+    for name, shown in (
+        ("kind", "another kind"), ("size", "another size"), ("digest", "other content"),
+        ("mode", "other permissions"), ("mtime_ns", "another time"),
+    ):
+        if getattr(wanted, name) != getattr(found, name):
+            return shown
+    return ""
+
+
 class OnMount:
     """Finds out how much of a tree a mount shows; what was right once is not read again."""
 
     def __init__(self, name: str, mount: Path, tree: Tree) -> None:
         self.name, self._mount = name, mount
         self._entries = tree.entries
-        self._left = dict(tree.entries)
+        self.left = dict.fromkeys(tree.entries, "missing")
+        """What is not right yet, and how."""
         self.complete_s = 0.0
-
-    @property
-    def left(self) -> list[str]:
-        """What is not right yet."""
-        return list(self._left)
 
     def check(self) -> bool:
         """Looks at what is left; True when all of it, and nothing else, is there."""
         missing = 0
-        for key, entry in list(self._left.items()):
-            if self._right(key, entry):
-                del self._left[key]
+        for key in list(self.left):
+            self.left[key] = self._difference(key, self._entries[key])
+            if not self.left[key]:
+                del self.left[key]
                 missing = 0
             else:
                 missing += 1
                 if missing >= MISSING_IN_A_ROW_MAX:
                     break
-        if self._left or self.surplus():
+        if self.left or self.surplus():
             return False
         self.complete_s = time.monotonic()
         return True
 
-    def _right(self, key: str, entry: Entry) -> bool:
+    def _difference(self, key: str, entry: Entry) -> str:
         path = f"{self._mount}/{key}"
         try:
+            # What is not complete yet need not be read.
             if entry.kind is Kind.FILE and os.lstat(path).st_size != entry.size:
-                return False
-            return look(path) == entry
+                return "another size"
+            return difference(entry, look(path))
         except OSError:
-            return False
+            return "missing"
 
     def surplus(self) -> list[str]:
         """What the mount shows and the tree has not."""
@@ -192,7 +203,8 @@ class OnNode:
     def __init__(self, name: str, client: Client, tree: Tree) -> None:
         self.name, self._client = name, client
         self._entries = tree.entries
-        self.left = list(tree.entries)
+        self.left = dict.fromkeys(tree.entries, "missing")
+        """What is not right yet, and how."""
         self.complete_s = 0.0
 
     def check(self) -> bool:
@@ -208,7 +220,10 @@ class OnNode:
                                               item.data, item.stat.mode, item.stat.mtime_ns)
         except DfsError:
             return False
-        self.left = [key for key, entry in self._entries.items() if shown.get(key) != entry]
+        self.left = {
+            key: how for key, entry in self._entries.items()
+            if (how := difference(entry, shown.get(key)))
+        }
         if self.left or len(shown) != len(self._entries):
             return False
         self.complete_s = time.monotonic()
