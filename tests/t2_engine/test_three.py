@@ -31,6 +31,8 @@ def test_a_follower_takes_puts_and_gets_the_result_of_apply(nodes: list[Node]) -
 
 
 def test_a_follower_reads_what_another_has_just_put(nodes: list[Node]) -> None:
+    """A read is linearizable on every node: it shows every write that was acknowledged, by
+    whichever node, before the read began."""
     for i in range(50):
         nodes[i % 3].put("a", str(i))
         assert nodes[(i + 1) % 3].get("a") == str(i)
@@ -112,18 +114,16 @@ def test_without_a_quorum_a_put_says_who_is_silent(nodes: list[Node]) -> None:
     nodes[0].put("a", "1")
     for node in nodes[1:]:
         node.close()
-    with pytest.raises(Refused) as refused:
-        nodes[0].put("b", "1", timeout_ms=4_000)
-        nodes[0].put("b", "1", timeout_ms=4_000)
-    code, text, details = refused.value.args
-    assert code == 14
-    assert text.startswith(("no_leader: ", "outcome_unknown: "))
+    # While the lease lasts the leader takes it and cannot know what becomes of it.
+    with pytest.raises(Refused, match="no_leader|outcome_unknown"):
+        nodes[0].put("b", "1", timeout_ms=1_000)
     with pytest.raises(Refused) as refused:
         nodes[0].put("b", "1", timeout_ms=2_000)
     code, text, details = refused.value.args
-    assert (code, details) == (14, FAILURES["no_leader"][2])
+    assert code == 14
+    assert details.startswith(FAILURES["no_leader"][2])
     assert "node2 silent for" in text
-    assert "Connection refused" in text
+    assert "(connection refused)" in text
     assert "2 of 3" in text
     with pytest.raises(Refused, match="no_leader"):
         nodes[0].barrier(timeout_ms=500)
@@ -168,7 +168,8 @@ def test_a_name_belongs_to_one_data_directory(nodes: list[Node], tmp_path: Path)
 
 
 def test_a_wiped_node_neither_votes_nor_appends(nodes: list[Node], tmp_path: Path) -> None:
-    """It comes back under its name and address with another id; the others refuse it."""
+    """A wiped node that comes back under its name and address neither votes nor takes entries: it
+    has another id, and the others refuse it."""
     nodes[0].put("a", "1")
     nodes[2].close()
     wiped = Node(tmp_path / "wiped", "node3")

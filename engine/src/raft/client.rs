@@ -155,6 +155,7 @@ impl Session {
                 answer = read => {
                     let Some(mut answer) = answer? else { return Ok(None) };
                     self.owed.lock().answered();
+                    self.shared.peers.heard(self.target);
                     return get_append_result(&mut answer).map(Some);
                 }
                 _ = self.reset.changed() => return Err(io::Error::other("no progress")),
@@ -176,7 +177,7 @@ impl Session {
                 Ok(None) => None,
                 Ok(Some(result)) => Some((Ok(result), Some(session))),
                 Err(e) => {
-                    session.shared.peers.failed(session.target, e.to_string());
+                    session.shared.peers.failed(session.target, hello::reason(&e));
                     Some((Err(network(e)), None))
                 }
             }
@@ -191,10 +192,12 @@ impl Client {
 
     async fn dial(&self, purpose: Purpose, limit: Duration) -> io::Result<Frames> {
         self.shared.counters.dials.fetch_add(1, Ordering::Relaxed);
-        let result =
-            hello::dial(&self.shared, &self.member.raft, self.target, purpose, limit).await;
+        // A member may have moved since openraft made this client.
+        let now = self.shared.known(self.target).map(|(member, _)| member);
+        let addr = now.map_or_else(|| self.member.raft.clone(), |m| m.raft);
+        let result = hello::dial(&self.shared, &addr, self.target, purpose, limit).await;
         if let Err(e) = &result {
-            self.shared.peers.failed(self.target, e.to_string());
+            self.shared.peers.failed(self.target, hello::reason(e));
         }
         result
     }
@@ -210,8 +213,8 @@ impl Client {
                 peers.drop_idle(self.target); // the peer has restarted: its siblings are dead too
             }
             let mut frames =
-                self.dial(Purpose::Control, limit.min(DIAL_LIMIT)).await.map_err(unreachable)?;
-            let answer = frames.exchange(message).await.map_err(unreachable)?;
+                self.dial(Purpose::Control, limit.min(DIAL_LIMIT)).await.map_err(|e| unreachable(hello::reason(&e)))?;
+            let answer = frames.exchange(message).await.map_err(|e| unreachable(hello::reason(&e)))?;
             Ok((answer, frames))
         };
         match tokio::time::timeout(limit, work).await {

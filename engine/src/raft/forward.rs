@@ -169,7 +169,7 @@ async fn run(
     let dialled = hello::dial(&shared, &addr, leader, Purpose::Forward, DIAL_LIMIT).await;
     let why = match dialled {
         Err(e) => {
-            shared.peers.failed(leader, e.to_string());
+            shared.peers.failed(leader, hello::reason(&e));
             tokio::time::sleep(DIAL_PAUSE).await; // whoever waits is tried again at once
             e
         }
@@ -179,7 +179,7 @@ async fn run(
         },
     };
     for request in pending.requests.into_values() {
-        request.lost(&format!("the connection to the leader broke ({why})"));
+        request.lost(&format!("the connection to the leader broke: {}", hello::reason(&why)));
     }
     requests.close();
     while let Ok(request) = requests.try_recv() {

@@ -222,6 +222,19 @@ pub async fn refuse(frames: &mut Frames, text: &str) -> io::Result<()> {
     frames.stream.shutdown().await
 }
 
+/// An error as a sentence shows it, without the system's number.
+pub fn reason(e: &io::Error) -> String {
+    let text = e.to_string();
+    let plain = text.split(" (os error").next().unwrap_or(&text);
+    let mut letters = plain.chars();
+    match (letters.next(), letters.next()) {
+        (Some(first), Some(second)) if second.is_lowercase() => {
+            format!("{}{}", first.to_lowercase(), &plain[first.len_utf8()..])
+        }
+        _ => plain.to_string(),
+    }
+}
+
 pub fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the connection")
 }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
 
 const TICK: Duration = Duration::from_millis(50);
 const SLOW_TICK: Duration = Duration::from_millis(500);
@@ -19,6 +20,7 @@ pub struct Housekeeper {
     pub shared: Arc<Shared>,
     term: u64,
     purged: u64,
+    building: Option<JoinHandle<Result<(), String>>>,
     snapshot_after: Instant,
     hand_over_after: Instant,
     peers: HashMap<u64, Seen>,
@@ -37,6 +39,7 @@ impl Housekeeper {
             shared,
             term: 0,
             purged: 0,
+            building: None,
             snapshot_after: now,
             hand_over_after: now,
             peers: HashMap::new(),
@@ -117,10 +120,15 @@ impl Housekeeper {
         let grown = self.shared.log.bytes_after(index);
         let due = grown >= self.shared.options.snapshot_log_bytes.max(size);
         let applied = self.shared.progress.applied() > index;
-        if due && applied && self.snapshot_after <= Instant::now() {
+        if let Some(building) = self.building.take_if(|b| b.is_finished())
+            && !matches!(building.await, Ok(Ok(())))
+        {
             self.snapshot_after = Instant::now() + SNAPSHOT_PAUSE;
+        }
+        let free = self.building.is_none() && self.snapshot_after <= Instant::now();
+        if due && applied && free {
             let shared = self.shared.clone();
-            tokio::spawn(async move { shared.take_snapshot().await });
+            self.building = Some(tokio::spawn(async move { shared.take_snapshot().await }));
         }
         self.purge(raft, index).await;
     }

@@ -97,6 +97,7 @@ impl Machine {
         let meta =
             SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone() };
         tokio::select! {
+            biased; // a quick Python has done both already
             frozen = &mut work.frozen => frozen.map_err(|_| gone())?,
             early = &mut work.finished => return Err(failure(early)),
         }
@@ -197,6 +198,7 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, file: Snapshot) -> io::Result<()> {
+        self.snapshots.ensure(&file)?;
         let mut data = bytes::BytesMut::new();
         let id = meta.last_log_id.as_ref().map(log_id_bytes).unwrap_or_default();
         super::codec::put_bytes(&mut data, &id);

@@ -3,7 +3,7 @@ use super::shared::{Leader, Shared};
 use super::types::*;
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, RaftError};
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,17 +38,25 @@ impl Shared {
     }
 
     async fn change(&self, change: ChangeMembers<u64, Member>, retain: bool) -> Told<()> {
-        let raft = self.leading_raft()?;
-        match raft.change_membership(change, retain).await {
-            Ok(_) => Ok(()),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
-                Err(format!("{} is no longer the leader", self.me.name))
+        loop {
+            let raft = self.leading_raft()?;
+            match raft.change_membership(change.clone(), retain).await {
+                Ok(_) => return Ok(()),
+                // One change at a time: this one waits for the other.
+                Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                    ChangeMembershipError::InProgress(_)
+                    | ChangeMembershipError::UncommittedLeaderLog(_),
+                ))) => tokio::time::sleep(POLL).await,
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                    return Err(format!("{} is no longer the leader", self.me.name));
+                }
+                Err(e) => return Err(e.to_string()),
             }
-            Err(e) => Err(e.to_string()),
         }
     }
 
-    fn known(&self, id: u64) -> Option<(Member, bool)> {
+    /// A member, and whether it votes.
+    pub fn known(&self, id: u64) -> Option<(Member, bool)> {
         let raft = self.raft()?;
         let membership = raft.server_metrics().borrow_watched().membership_config.clone();
         let member = membership.get_node(&id)?.clone();
@@ -63,7 +71,8 @@ impl Shared {
             if !raft.is_initialized().await.map_err(|e| e.to_string())? {
                 let alone = BTreeMap::from([(self.id, self.me.clone())]);
                 raft.initialize(alone).await.map_err(|e| e.to_string())?;
-                while self.leader() != Leader::Me {
+                // Led, and the first configuration committed: changes are possible from here on.
+                while self.leader() != Leader::Me || self.progress.applied() == 0 {
                     tokio::time::sleep(POLL).await;
                 }
             }

@@ -1,0 +1,75 @@
+"""Starting and stopping often leaks nothing."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from .nodes import Node
+
+CYCLES = 200
+
+
+def descriptors() -> int:
+    """Open descriptors of this process."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def threads() -> int:
+    """Threads of this process, Rust's included."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def cycle(node: Node, initialize: bool = False) -> None:
+    """One start, one put, one stop."""
+    node.start()
+    if initialize:
+        node.engine.initialize(5_000)
+    node.put("a", "1")
+    node.close()
+
+
+def test_200_starts_and_stops_leak_nothing(tmp_path: Path) -> None:
+    node = Node(tmp_path, "node1")
+    cycle(node, initialize=True)
+    cycle(node)
+    before = (descriptors(), threads(), threading.active_count())
+    for _ in range(CYCLES):
+        cycle(node)
+    assert (descriptors(), threads(), threading.active_count()) == before
+    assert node.put.__self__.disk.data == {"a": "1"}  # type: ignore[attr-defined]
+
+
+def test_close_is_quick_while_python_holds_a_batch(tmp_path: Path) -> None:
+    node = Node(tmp_path, "node1").start()
+    node.engine.initialize(5_000)
+    node.put("a", "1")
+    node.paused.set()
+    node.begin_put("b", "1")
+    node.engine.wake()
+    done = threading.Thread(target=node.close)
+    done.start()
+    done.join(5)
+    assert not done.is_alive()
+
+
+def test_a_process_that_ends_without_close_ends_well(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from t2_engine.nodes import Node\n"
+        "node = Node(Path(sys.argv[1]), 'node1').start()\n"
+        "node.engine.initialize(5_000)\n"
+        "node.put('a', '1')\n"
+        "print('put', flush=True)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([p for p in sys.path if p])}
+    env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.parent), env["PYTHONPATH"]])
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (0, "put\n"), result.stderr

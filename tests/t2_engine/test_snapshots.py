@@ -1,0 +1,178 @@
+"""Snapshots and purge by bytes; members that come by a snapshot."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dfs import _engine
+
+from .nodes import CLUSTER, Node, cluster, leader, same, wait_until
+
+SMALL = {"snapshot_log_bytes": 256 << 10, "log_keep_bytes": 64 << 10}
+
+
+@pytest.fixture()
+def nodes(tmp_path: Path) -> Iterator[list[Node]]:
+    """Two voters with short logs."""
+    with cluster(tmp_path, 2, **SMALL) as nodes:
+        yield nodes
+
+
+def fill(node: Node, count: int = 3_000, prefix: str = "k") -> int:
+    """Puts `count` values of 200 bytes; the last index."""
+    tickets = [node.begin_put(f"{prefix}{i}", "v" * 200) for i in range(count)]
+    return max(int(node.wait(t)) for t in tickets)
+
+
+def flush(*nodes: Node) -> None:
+    """Tells the engines that the stores are on disk."""
+    for node in nodes:
+        node.engine.durable(node.disk.applied)
+
+
+def cut(nodes: list[Node]) -> None:
+    """Waits until every log has been purged."""
+
+    def purged() -> bool:
+        flush(*nodes)
+        return all(n.status()["purged"] > 1_000 for n in nodes)
+
+    wait_until(purged, what="purged logs")
+
+
+def test_the_log_is_cut_behind_snapshot_and_durable_store_only(nodes: list[Node]) -> None:
+    fill(nodes[0])
+    wait_until(lambda: nodes[0].status()["snapshot"] > 1_000, what="a snapshot")
+    assert nodes[0].status()["purged"] == 0, "nothing is durable yet"
+    cut(nodes)
+    status = nodes[0].status()
+    assert status["purged"] < min(status["snapshot"], status["durable"])
+    assert status["last_log"] - status["purged"] > 100, "some log is kept"
+
+
+def test_a_restart_after_a_cut_goes_on(nodes: list[Node]) -> None:
+    fill(nodes[0])
+    cut(nodes)
+    for node in nodes:
+        node.close()
+    for node in nodes:
+        node.start()
+    found = nodes[0].engine.recovery()
+    assert found["first"] == found["purged"] + 1 <= found["last"]
+    assert found["snapshot_index"] >= found["purged"]
+    assert leader(nodes).get("k2999") == "v" * 200
+
+
+def test_a_member_far_behind_comes_by_a_snapshot(nodes: list[Node], tmp_path: Path) -> None:
+    fill(nodes[0])
+    cut(nodes)
+    other = Node(tmp_path, "node3", **SMALL).start()
+    try:
+        nodes[0].admit(other)
+        same([*nodes, other])
+        assert other.status()["snapshots_installed"] == 1
+        assert nodes[0].status()["snapshots_sent"] == 1
+        index = other.put("after", "1")
+        assert index > 3_000
+        wait_until(lambda: other.status()["durable"] > 1_000, what="an installed state is durable")
+        other.close()
+        other.start()
+        assert other.get("after") == "1"
+    finally:
+        other.close()
+
+
+def test_a_snapshot_on_request_is_of_the_present_state(nodes: list[Node]) -> None:
+    nodes[0].put("a", "1")
+    nodes[0].engine.snapshot(5_000)
+    assert nodes[0].status()["snapshot"] == nodes[0].disk.applied
+    nodes[0].engine.snapshot(5_000)  # there is one already
+
+
+def test_a_snapshot_that_fails_does_not_stop_the_node(nodes: list[Node]) -> None:
+    nodes[0].put("a", "1")
+    nodes[0].write_snapshot = (  # type: ignore[method-assign]
+        lambda number, path, state: nodes[0].engine.finish(number, (8, "the disk is full", b""))
+    )
+    with pytest.raises(_engine.EngineError, match="the disk is full"):
+        nodes[0].engine.snapshot(5_000)
+    assert nodes[0].put("b", "1") > 0
+    assert nodes[0].status()["snapshot"] == 0
+
+
+def test_a_store_that_lost_its_tail_is_healed_by_the_snapshot(nodes: list[Node]) -> None:
+    """A member whose store fell behind its log's beginning is healed by a snapshot and the log
+    behind it."""
+    fill(nodes[0])
+    cut(nodes)
+    nodes[0].engine.snapshot(5_000)
+    applied = nodes[0].disk.applied
+    nodes[0].close()
+    nodes[0].disk.__init__()
+    nodes[0].start()
+    wait_until(lambda: nodes[0].disk.applied >= applied, what="the snapshot and the log behind it")
+    assert nodes[0].disk.data["k0"] == "v" * 200
+    same(nodes)
+
+
+def test_a_state_that_cannot_be_installed_stops_the_engine(
+    nodes: list[Node], tmp_path: Path
+) -> None:
+    fill(nodes[0])
+    cut(nodes)
+    other = Node(tmp_path, "node3", **SMALL)
+    other.do = (  # type: ignore[method-assign]
+        lambda number, kind, text, data: other.engine.finish(number, (15, "bad bytes", b""))
+    )
+    other.start()
+    try:
+        nodes[0].admit(other, promote=False)
+        wait_until(lambda: other.error, what="the engine's end")
+        assert isinstance(other.error, _engine.EngineError)
+        assert "bad bytes" in str(other.error)
+        assert "start the node again" in str(other.error)
+    finally:
+        other.close()
+
+
+def test_a_transfer_that_breaks_goes_on_where_it_was(nodes: list[Node], tmp_path: Path) -> None:
+    """What has arrived of the same snapshot is not sent again."""
+    fill(nodes[0])
+    cut(nodes)
+    nodes[0].engine.snapshot(5_000)
+    found = nodes[0].engine.recovery()
+    whole = Path(found["snapshot"]).read_bytes()
+    digest = Path(found["snapshot"] + ".meta").read_bytes()[-32:]
+    other = Node(tmp_path, "node3", **SMALL)
+    parts = tmp_path / "node3" / "snapshots"
+    parts.mkdir(parents=True)
+    part = parts / f"{digest.hex()}.part"
+    part.write_bytes(whole[: len(whole) // 2])
+    other.start()
+    try:
+        nodes[0].admit(other)
+        same([*nodes, other])
+        assert other.status()["snapshots_installed"] == 1
+        assert not part.exists()
+    finally:
+        other.close()
+
+
+def test_a_damaged_part_is_noticed_and_sent_again(nodes: list[Node], tmp_path: Path) -> None:
+    fill(nodes[0])
+    cut(nodes)
+    nodes[0].engine.snapshot(5_000)
+    found = nodes[0].engine.recovery()
+    digest = Path(found["snapshot"] + ".meta").read_bytes()[-32:]
+    other = Node(tmp_path, "node3", cluster=CLUSTER, **SMALL)
+    parts = tmp_path / "node3" / "snapshots"
+    parts.mkdir(parents=True)
+    (parts / f"{digest.hex()}.part").write_bytes(b"\x00" * 1_000)
+    other.start()
+    try:
+        nodes[0].admit(other)
+        same([*nodes, other])
+        assert other.disk.data["k0"] == "v" * 200
+    finally:
+        other.close()
