@@ -13,7 +13,8 @@ import pytest
 
 import dfs
 from dfs import errors
-from t4_api.fake_node import Node, Tree, failing, never, wait_until
+
+from .fake_node import Node, Tree, failing, never, wait_until
 
 
 @pytest.fixture
@@ -68,6 +69,8 @@ def test_errors_are_our_classes_and_those_of_python(client: dfs.Client) -> None:
 def test_every_error_class_comes_back_as_itself(
     kind: type[dfs.DfsError], client: dfs.Client, nodes: list[Node]
 ) -> None:
+    """An error that a node raises arrives in the client as the same class, with the same sentence
+    and particulars."""
     for node in nodes:
         node.fail = failing("Stat", kind("because", limit="7"), times=99)
     with pytest.raises(dfs.DfsError) as caught:
@@ -103,6 +106,8 @@ def test_a_write_is_repeated_and_applied_once(
 def test_a_write_that_may_have_happened_is_said_to_be_unknown(
     client: dfs.Client, nodes: list[Node]
 ) -> None:
+    """When the answer to a write is lost and repeating does not help, the error says that the
+    outcome is unknown and carries the request id, with which the write can be repeated later."""
     nodes[1].fail = failing("Put", dfs.Unavailable("no leader"), times=999)
     nodes[0].lose = failing("Put", dfs.OutcomeUnknown("lost"), times=999)
     with pytest.raises(dfs.OutcomeUnknown) as caught:

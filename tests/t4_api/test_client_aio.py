@@ -9,7 +9,8 @@ import pytest
 
 import dfs
 from dfs.client import aio
-from t4_api.fake_node import Node, Tree, failing, wait_until
+
+from .fake_node import Node, Tree, failing, wait_until
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 
 import dfs
 from dfs.client import sync
-from t4_api.fake_node import Node, Tree, failing, never, wait_until
+
+from .fake_node import Node, Tree, failing, never, wait_until
 
 
 @pytest.fixture
@@ -63,6 +64,7 @@ def test_every_change_once_and_in_order_although_streams_break(
 def test_a_watch_goes_on_at_another_node(
     client: dfs.Client, nodes: list[Node]
 ) -> None:
+    """A client's watch goes on at another node when its node is lost, where it was."""
     client.put("a", b"")
     with client.watch(after_revision=0) as watch:
         assert next(watch).revision == 1
