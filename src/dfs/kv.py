@@ -117,12 +117,15 @@ class RocksKV:
         self._closed = False
         self._turn = threading.Lock()
         """Held by flush, and by what ends a database under it."""
+        self._listing = threading.Lock()
+        """Held for moments, around the list of snapshots."""
         self._snapshots: WeakSet[_RocksSnapshot] = WeakSet()
         self._options = WriteOptions()
         # The stub has it wrong: both are attributes.
         self._options.disable_wal = True  # type: ignore[method-assign, assignment]
         self._options.memtable_insert_hint_per_batch = True
         if fresh:
+            _sync_directory(self._path.parent)
             _point(pointer, self._name)
         self._remove_others()
 
@@ -152,11 +155,12 @@ class RocksKV:
 
     def snapshot(self) -> Snapshot:
         """See KeyValue."""
-        try:
-            frozen = _RocksSnapshot(self._db.iter())
-        except Exception as error:  # boundary: rocksdict raises bare exceptions
-            raise _translated(error) from None
-        self._snapshots.add(frozen)
+        with self._listing:
+            try:
+                frozen = _RocksSnapshot(self._db.iter())
+            except Exception as error:  # boundary: rocksdict raises bare exceptions
+                raise _translated(error) from None
+            self._snapshots.add(frozen)
         return frozen
 
     def flush(self) -> None:
@@ -181,13 +185,14 @@ class RocksKV:
         _sync_directory(target)
         with self._turn:
             _point(self._path / _CURRENT, name)
-            old, self._db, self._name = self._db, fresh, name
-            self._let_go(old)
+            with self._listing:
+                old, self._db, self._name = self._db, fresh, name
+                self._let_go(old)
         self._remove_others()
 
     def close(self) -> None:
         """See KeyValue."""
-        with self._turn:
+        with self._turn, self._listing:
             if not self._closed:
                 self._closed = True
                 self._let_go(self._db)

@@ -24,14 +24,19 @@ from dfs.store import Store
 
 store = Store(RocksKV(sys.argv[1]))
 
+due = threading.Event()
+
 def flushing():
-    while True:
+    while due.wait():
+        due.clear()
         os.write(1, b"flushed %d\n" % store.flush())
 
 threading.Thread(target=flushing, daemon=True).start()
 for entries in batches(store.applied + 1):
     one(store, entries)
     os.write(1, b"applied %d\n" % store.applied)
+    if store.applied % (7 * len(entries)) == 0:
+        due.set()
 """
 
 

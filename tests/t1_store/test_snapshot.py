@@ -225,3 +225,28 @@ def test_a_crash_at_any_point_of_a_restore_leaves_the_old_or_the_new_state(tmp_p
     assert outcomes == sorted(outcomes), "once new, always new"
     assert outcomes.count(0) >= 4
     assert outcomes[-1] == 1
+
+
+def test_a_flush_that_meets_a_restore_promises_nothing(filled, tmp_path):
+    path = exported(filled, tmp_path / "snapshot")
+    for _ in range(50):
+        filled.put("later")
+    flush, answers = filled.kv.flush, []
+
+    def restore_first():
+        filled.store.restore(str(path))
+        flush()
+
+    filled.kv.flush = restore_first
+    assert filled.store.flush() == 0
+    filled.kv.flush = flush
+    replace = filled.kv.replace
+
+    def flush_last(records):
+        replace(records)
+        answers.append(filled.store.flush())
+
+    filled.kv.replace = flush_last
+    filled.store.restore(str(path))
+    assert answers == [0]
+    assert filled.store.flush() == filled.index

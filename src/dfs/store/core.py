@@ -46,6 +46,8 @@ class Store:
         """Opens the state in `kv`. Raises DataLoss when it is damaged, UnknownEntry when a newer
         version of dfs wrote it."""
         self._kv = kv
+        self._turn = 0
+        """Odd while the state is being replaced, which `flush` on another thread must not miss."""
         self._show(self._load())
 
     def apply(
@@ -101,15 +103,19 @@ class Store:
     def restore(self, path: str) -> None:
         """Replaces the whole state by an exported one; a crash leaves the old or the new. Views
         end. Raises DataLoss (the file is damaged), UnknownEntry, OSError: the old state stays."""
-        self._kv.replace(snapshot.read(path))
-        self._show(self._load())
+        self._turn += 1
+        try:
+            self._kv.replace(snapshot.read(path))
+            self._show(self._load())
+        finally:
+            self._turn += 1
 
     def flush(self) -> int:
-        """Makes the state durable; returns an index up to which it surely is. Blocks without the
-        interpreter lock."""
-        applied = self.applied
+        """Makes the state durable; returns an index up to which it surely is: 0 when the state was
+        replaced meanwhile. Blocks without the interpreter lock."""
+        turn, applied = self._turn, self.applied
         self._kv.flush()
-        return applied
+        return applied if turn == self._turn and turn % 2 == 0 else 0
 
     def close(self) -> None:
         """Releases the key/value store."""
