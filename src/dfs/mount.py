@@ -188,7 +188,7 @@ def open_device() -> int:
             text = "/dev/fuse is missing; try: modprobe fuse, or in a container: --device /dev/fuse"
         else:
             text = f"/dev/fuse cannot be opened ({error.strerror}); run as root"
-        raise Misconfigured(f"{text}, or run without a mount: -mount ''") from error
+        raise Misconfigured(f"{text}, or run without a mount: -mount none") from error
 
 
 def make_mount(mountpoint: str, allow_other: bool) -> tuple[str, int]:
@@ -203,7 +203,7 @@ def make_mount(mountpoint: str, allow_other: bool) -> tuple[str, int]:
         os.close(fd)
         if error.errno == errno.EPERM:
             text = "mounting needs root (in a container: --cap-add SYS_ADMIN)"
-            raise Misconfigured(f"{path}: {text}, or run without a mount: -mount ''") from error
+            raise Misconfigured(f"{path}: {text}, or run without a mount: -mount none") from error
         raise Misconfigured(f"{path} cannot be mounted on ({error.strerror})") from error
     return path, fd
 
@@ -346,10 +346,16 @@ class MountSupervisor:
 
     def _revive(self) -> bool:
         """True when the next agent can adopt the connection; else there is a new one."""
-        if self._is_mounted() and not ended(self._fd):
-            fuse_resend(self._fd)
-            return True
-        log.warning("%s was unmounted; mounting it again", self.mountpoint)
+        if not self._is_mounted() or ended(self._fd):
+            log.warning("%s was unmounted; mounting it again", self.mountpoint)
+        else:
+            try:
+                fuse_resend(self._fd)
+                return True
+            except OSError as error:  # Before Linux 6.9.
+                log.warning(
+                    "%s cannot be handed over (%s); mounting it anew", self.mountpoint, error
+                )
         self._close_mount(force=True)
         while not self._stopping.is_set():
             try:

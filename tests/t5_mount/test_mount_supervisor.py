@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -80,6 +81,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
         unmount_all(site.point)
 
 
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
 def mounted(site: Site) -> bool:
     return top_mount(locate(str(site.point))) is not None
 
@@ -132,12 +139,15 @@ class Looper:
 
 
 @pytest.mark.allow_logs(DIED)
-def test_killed_agents_are_not_noticed_by_readers(site: Site) -> None:
+def test_killed_agents_are_not_noticed_by_readers(
+    site: Site, stack: contextlib.ExitStack
+) -> None:
     """When an agent is killed, open files, readers and whoever waits for content go on with the
     next one, without an error."""
     site.supervisor.start()
     site.read(0)
-    handles = [(site.point / f"d/f{n}").open("rb", buffering=0) for n in range(FILES)]
+    paths = [site.point / f"d/f{number}" for number in range(FILES)]
+    handles = [stack.enter_context(path.open("rb", buffering=0)) for path in paths]
     numbers = iter(range(10**9))
     loopers = [
         Looper(lambda: site.read(next(numbers) % FILES)),
@@ -149,7 +159,8 @@ def test_killed_agents_are_not_noticed_by_readers(site: Site) -> None:
         site.wait_for_another(site.kill())
         for looper in loopers:
             looper.go_on()
-    (site.objects / ".late").write_bytes(b"here I am")
+    (site.objects / ".part").write_bytes(b"here I am")
+    (site.objects / ".part").rename(site.objects / ".late")
     assert late.get() == b"here I am"
     for looper in loopers:
         looper.stop()
@@ -158,7 +169,6 @@ def test_killed_agents_are_not_noticed_by_readers(site: Site) -> None:
     for number, handle in enumerate(handles):
         assert handle.read() == bytes([number]) * (1_000 + number)
         site.read(number)  # Open for passthrough since before: opened once more by another agent.
-        handle.close()
     assert site.state.restarts == 3
     assert site.state.last_exit == -signal.SIGKILL
 
@@ -175,6 +185,39 @@ def test_another_agent_serves_within_a_second(site: Site) -> None:
         took.append(time.monotonic() - begun)
         site.wait_for_another(pid)
     assert min(took) < 1
+
+
+@pytest.mark.allow_logs(DIED)
+def test_without_passthrough_open_files_outlive_their_agent_too(site: Site) -> None:
+    """As without CAP_SYS_ADMIN: the agent reads, and goes on where the dead one had stopped."""
+    data = os.urandom(4 << 20)
+    (site.objects / "big").write_bytes(data)
+    argv = site.supervisor._argv_for_fd
+    drop = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
+    site.supervisor._argv_for_fd = lambda fd, adopt: [*drop, *argv(fd, adopt)]
+    site.supervisor.start()
+    with (site.point / "d/big").open("rb", buffering=0) as file:
+        assert file.read(10) == data[:10]
+        site.wait_for_another(site.kill())
+        assert os.pread(file.fileno(), len(data), 0) == data
+        assert (site.point / "d/big").read_bytes() == data
+    assert (site.point / "d/big").read_bytes() == data
+
+
+@pytest.mark.allow_logs(r"cannot be handed over|SIGKILL")
+def test_kernels_without_handing_over_get_a_new_mount(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(fd: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr("dfs.mount.fuse_resend", refuse)
+    site.supervisor.start()
+    site.read(1)
+    site.wait_for_another(site.kill())
+    site.read(2)
+    site.supervisor.stop()
+    assert not mounted(site)
 
 
 @pytest.mark.allow_logs(DIED)
