@@ -38,7 +38,7 @@ Done = tuple[int, Result]
 #                  frozen(id); write the file from another thread; finish(id, b"") or a Failure.
 #                  Nothing is applied between this and frozen(id).
 #   WORK_INSTALL   text = path of a snapshot file, data = log id + membership (as two
-#                  length-prefixed fields: u32 length, bytes, u32 length, bytes): replace the state
+#                  fields, each behind its length as u32, big-endian): replace the state
 #                  by it, durably, then finish(id, b""). Nothing is applied meanwhile.
 Work = tuple[int, int, str, bytes]
 WORK_ASK: Final[int]

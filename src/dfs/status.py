@@ -8,6 +8,7 @@ trailer. Which class has which code and reason stands in errors.py alone.
 from typing import Final
 
 from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
@@ -33,7 +34,7 @@ def failure(error: errors.DfsError) -> Failure:
         retry = RetryInfo()
         retry.retry_delay.FromMilliseconds(limits.RETRY_DELAY_MS)
         _add(status, retry)
-    return row.code, error.text, status.SerializeToString()
+    return row.code, error.text, status.SerializeToString(deterministic=True)
 
 
 def error(code: int, text: str, details: bytes = b"") -> errors.DfsError:
@@ -46,14 +47,14 @@ def error(code: int, text: str, details: bytes = b"") -> errors.DfsError:
             if part.Unpack(info) and info.domain == errors.DOMAIN:
                 kind = REASONS.get(info.reason, kind)
                 metadata = dict(info.metadata)
-    except ValueError:  # DecodeError: details of somebody else's making
+    except DecodeError:  # details of somebody else's making
         pass
     return kind(text, **metadata)
 
 
 def _add(status: Status, detail: ErrorInfo | RetryInfo) -> None:
     packed = Any()
-    packed.Pack(detail)
+    packed.Pack(detail, deterministic=True)
     status.details.append(packed)
 
 

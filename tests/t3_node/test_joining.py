@@ -258,3 +258,37 @@ async def test_nonsense_from_a_peer_is_refused(any_cluster):
     found = await asyncio.to_thread(two.engine.ask, one.raft, b'{"ask": "what"}', 1_000)
     assert json.loads(found)["error"]["reason"] == "INVALID_ARGUMENT"
     assert one.role() == "leader"
+
+
+async def test_a_learner_that_holds_nothing_yet_gets_no_vote(cluster, monkeypatch):
+    one = await cluster.start("node1")
+    await one.put("k")
+    two = await cluster.start("node2", "node9", join=False)
+    await one.node.operate({"op": "add", "raft": two.raft, "promote": False})
+    await two.joining
+    for matched, applied, voter in ((0, 0, False), (3, 0, False), (0, 3, False), (3, 3, True)):
+        monkeypatch.setattr(
+            one.engine, "_member_status",
+            lambda member, _leads, m=matched: {
+                **member, "matched": m, "contact_ms": 0, "error": ""
+            },
+        )
+        question = {"op": "promote", "name": "node2", "automatic": True, "applied": applied}
+        assert (await one.node.operate(question))["voter"] == voter
+
+
+async def test_a_learner_that_is_silent_gets_no_vote(any_cluster, monkeypatch):
+    monkeypatch.setattr("dfs.node.cluster.ASK_MS_MAX", 600)
+    one = await any_cluster.start("node1")
+    two = await any_cluster.start("node2", "node9", join=False)
+    await one.node.operate({"op": "add", "raft": two.raft, "promote": False})
+    await two.joining
+    revision = await one.put("k")
+    await two.get("k", local=True, min_revision=revision)
+    await two.stop()
+    for n in range(3):
+        await one.put(f"k{n}")
+    await wait_until(lambda: any(m["error"] for m in one.engine.status()["members"]))
+    with pytest.raises(NotAMember, match=r"node2 is .* log entries behind: .*refused"):
+        await one.node.operate({"op": "promote", "name": "node2"})
+    assert await one.put("still") > 0

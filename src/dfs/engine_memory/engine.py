@@ -293,7 +293,7 @@ class MemoryEngine:
             return None
         path, index, membership = log.snapshot
         parts = (log_id(log.term, index), membership)
-        data = b"".join(len(part).to_bytes(4, "little") + part for part in parts)
+        data = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
         def installed(done: Future[Result]) -> None:
             with self._changed:

@@ -28,6 +28,7 @@ from ..limits import (
     CLUSTER_THREADS_MAX,
     LEADER_POLL_MS,
     PROMOTE_LAG_ENTRIES_MAX,
+    PROMOTE_RETRY_MS,
 )
 from .ports import Engine, Failure, Myself, Result
 from .tasks import in_thread
@@ -194,20 +195,29 @@ class Cluster:
         return {"cluster": cluster}
 
     async def _promote(self, question: Answer) -> Answer:
-        """A learner becomes a voter. "automatic": only if it has caught up; else says the lag."""
-        member = self._member(str(question["name"]))
-        if question.get("id") not in (0, None, member["id"]):
-            raise NotAMember(f"{member['name']} is a member with another id: it was wiped")
-        if member["voter"]:
-            return {"voter": True}
-        lag = self._engine.status()["last_log"] - member["matched"]
-        if lag > PROMOTE_LAG_ENTRIES_MAX:
+        """A learner that has caught up becomes a voter.
+
+        It asks for itself ("automatic", with the index that it has "applied") again and again, and
+        is told the lag while it is too long; for anybody else the leader waits a little.
+        """
+        until = asyncio.get_running_loop().time() + ASK_MS_MAX / 1000
+        while True:
+            member = self._member(str(question["name"]))
+            if question.get("id") not in (0, None, member["id"]):
+                raise NotAMember(f"{member['name']} is a member with another id: it was wiped")
+            if member["voter"]:
+                return {"voter": True}
+            reached = min(member["matched"], question.get("applied", member["matched"]))
+            lag = self._engine.status()["last_log"] - reached
+            # In a short log the lag alone says little, and a voter that holds nothing would only
+            # cost the majority.
+            if lag <= PROMOTE_LAG_ENTRIES_MAX and reached and not member["error"]:
+                break
             if question.get("automatic"):
                 return {"voter": False, "lag": lag}
-            raise NotAMember(
-                f"{member['name']} is {lag:,} entries behind; it can become a voter when it is"
-                f" at most {PROMOTE_LAG_ENTRIES_MAX:,} behind (PROMOTE_LAG_ENTRIES_MAX)"
-            )
+            if asyncio.get_running_loop().time() > until:
+                raise NotAMember(_too_far_behind(member, lag))
+            await asyncio.sleep(PROMOTE_RETRY_MS / 1000)
         await self.blocking(self._engine.promote, member["id"], CLUSTER_MS_MAX)
         log.info("%s is a voter now", member["name"])
         return {"voter": True}
@@ -263,6 +273,14 @@ class Cluster:
             except Unavailable as error:
                 log.debug("not yet: %s", error)
             await asyncio.sleep(LEADER_POLL_MS / 1000)
+
+
+def _too_far_behind(member: Answer, lag: int) -> str:
+    why = f": {member['error']}" if member["error"] else ""
+    return (
+        f"{member['name']} is {lag:,} log entries behind{why}; it can become a voter when it"
+        f" answers and is at most {PROMOTE_LAG_ENTRIES_MAX:,} behind (PROMOTE_LAG_ENTRIES_MAX)"
+    )
 
 
 def silent(status: Answer) -> str:

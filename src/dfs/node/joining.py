@@ -68,8 +68,12 @@ class Joining:
             if any(m["id"] == self._me.id and m["voter"] for m in self._members()):
                 return
             try:
+                applied = self._engine.status()["applied"]
                 found = await self._cluster.operate(
-                    {"op": "promote", "name": self._me.name, "id": self._me.id, "automatic": True}
+                    {
+                        "op": "promote", "name": self._me.name, "id": self._me.id,
+                        "automatic": True, "applied": applied,
+                    }
                 )
                 if "lag" in found:
                     self._say(f"catching up: {found['lag']:,} log entries behind the leader")

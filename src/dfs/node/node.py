@@ -439,7 +439,7 @@ def _take(changes: Any, count: int) -> list[Change]:
 
 def _unpack(data: bytes) -> tuple[bytes, bytes]:
     """The two length-prefixed fields of WORK_INSTALL: log id, membership."""
-    (size,) = struct.unpack_from("<I", data)
+    (size,) = struct.unpack_from(">I", data)
     log_id = data[4 : 4 + size]
-    (rest,) = struct.unpack_from("<I", data, 4 + size)
+    (rest,) = struct.unpack_from(">I", data, 4 + size)
     return log_id, data[8 + size : 8 + size + rest]
