@@ -61,9 +61,9 @@ WATCH_WAIT_MS_MAX: Final = 5_000
 STEP_ITEMS_MAX: Final = 512
 """Calls and entries in one turn of the hot loop: a turn stays below some milliseconds."""
 STEP_WAIT_MS: Final = 200
+"""Longest wait of an idle turn; `wake` ends it earlier."""
 TURN_ANSWER_BYTES_MAX: Final = 32 << 20
 """Answers of reads held in Python at once: a turn with more leaves the rest to the next."""
-"""Longest wait of an idle turn; `wake` ends it earlier."""
 SWITCH_INTERVAL_US: Final = 500
 """For a busy thread to hand the interpreter lock to the hot one; Python's 5 ms is a long pause."""
 PROPOSAL_BATCHES_MAX: Final = 2
