@@ -430,7 +430,7 @@ def half_dead(pid: int) -> bool:
 def describe_exit(code: int | None) -> str:
     """For the log: what became of an agent."""
     if code is None:
-        return "was killed and hangs in the kernel"
+        return "was killed and has not ended yet"
     if code < 0:
         return f"was ended by {signal.Signals(-code).name}"
     return f"ended with exit code {code}"

@@ -22,7 +22,7 @@ from .mount_rig import HERE, SRC, Background, needs_fuse, python, unmount_all, w
 
 pytestmark = needs_fuse
 
-DIED = r"was ended by SIGKILL; starting another"
+DIED = r"(was ended by SIGKILL|was killed and has not ended yet); starting another"
 FILES = 50
 
 
@@ -170,7 +170,7 @@ def test_killed_agents_are_not_noticed_by_readers(
         assert handle.read() == bytes([number]) * (1_000 + number)
         site.read(number)  # Open for passthrough since before: opened once more by another agent.
     assert site.state.restarts == 3
-    assert site.state.last_exit == -signal.SIGKILL
+    assert site.state.last_exit in (-signal.SIGKILL, None)  # None: not reaped at once.
 
 
 @pytest.mark.allow_logs(DIED)
@@ -204,7 +204,7 @@ def test_without_passthrough_open_files_outlive_their_agent_too(site: Site) -> N
     assert (site.point / "d/big").read_bytes() == data
 
 
-@pytest.mark.allow_logs(r"cannot be handed over|SIGKILL")
+@pytest.mark.allow_logs(r"cannot be handed over", DIED)
 def test_kernels_without_handing_over_get_a_new_mount(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,7 +236,7 @@ def test_what_changed_while_no_agent_lived_is_seen(site: Site) -> None:
     assert (site.point / "d/f1").read_bytes() == b"changed"
 
 
-@pytest.mark.allow_logs(r"was killed and hangs in the kernel|SIGKILL")
+@pytest.mark.allow_logs(DIED)
 def test_an_agent_that_is_stuck_in_the_kernel_is_replaced(site: Site) -> None:
     """Killed while one of its threads waits for a lock whose holder waits for the agent: it cannot
     end before another one answers."""
