@@ -88,7 +88,8 @@ def check_put(request: PutRequest) -> None:
     if size > VALUE_BYTES_MAX:
         raise TooLarge(
             f"{request.key}: the value has {size:,} bytes,"
-            f" the limit is {VALUE_BYTES_MAX:,} (VALUE_BYTES_MAX)"
+            f" the limit is {VALUE_BYTES_MAX:,} (VALUE_BYTES_MAX)",
+            limit="VALUE_BYTES_MAX",
         )
     check_request_id(request.request_id)
     if request.HasField("metadata"):

@@ -54,6 +54,8 @@ WATCH_BYTES_MAX: Final = 8 << 20
 """As WATCH_EVENTS_MAX, for large content."""
 WATCH_PROGRESS_MS: Final = 1_000
 """A watcher knows at least so often that it is up to date, and that its stream lives."""
+WATCH_PROGRESS_MS_MIN: Final = 10
+"""A watcher cannot ask for more marks than this; each is a message."""
 WATCH_WAIT_MS_MAX: Final = 5_000
 """For a node that lags to reach the revision from which a watch goes on; else it is none yet."""
 

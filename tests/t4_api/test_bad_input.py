@@ -103,6 +103,7 @@ async def test_value_over_the_limit_names_limit_and_knob(api):
     assert (found.code, found.reason) == (Code.RESOURCE_EXHAUSTED, "TOO_LARGE")
     assert f"{VALUE_BYTES_MAX:,}" in found.text
     assert "VALUE_BYTES_MAX" in found.text
+    assert found.metadata == {"limit": "VALUE_BYTES_MAX"}
 
 
 async def test_message_over_the_limit_names_limit_and_knob(api):

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from ..limits import WATCH_PROGRESS_MS
+from ..limits import WATCH_PROGRESS_MS, WATCH_PROGRESS_MS_MIN
 from ..node import Item as NodeItem
 from ..node import Result, Update
 from ..paths import check_key
@@ -115,7 +115,7 @@ class FileService:
             request.after_revision,
             request.snapshot,
             request.data_bytes_max,
-            (request.progress_ms or WATCH_PROGRESS_MS) / 1000,
+            max(request.progress_ms or WATCH_PROGRESS_MS, WATCH_PROGRESS_MS_MIN) / 1000,
         )
         async with aclosing(found) as updates:
             async for update in updates:

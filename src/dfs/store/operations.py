@@ -338,7 +338,8 @@ def _subtree(batch: Batch, key: str, path: bytes) -> list[tuple[bytes, Version]]
         if len(below) == DELETE_KEYS_MAX:
             raise TooLarge(
                 f"{key} and what is below it are more than the {DELETE_KEYS_MAX:,} keys"
-                " (DELETE_KEYS_MAX) of one delete: delete parts of it first"
+                " (DELETE_KEYS_MAX) of one delete: delete parts of it first",
+                limit="DELETE_KEYS_MAX",
             )
     return below
 
