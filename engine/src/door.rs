@@ -1,6 +1,7 @@
 //! The public port of a node: the wire in front, the raft part behind it.
 use crate::call::Failure;
-use crate::raft::node::{Calls, Node};
+use crate::raft::calls::Calls;
+use crate::raft::node::Node;
 use crate::wire::{self, Config, Counters, Limits, Wire};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -33,7 +34,13 @@ impl Door {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let upstream = (!upstream.is_empty()).then(|| upstream.into());
-        Ok(Door { grpc_addr, upstream, routes, failures, running: Mutex::new(None) })
+        Ok(Door {
+            grpc_addr,
+            upstream,
+            routes,
+            failures,
+            running: Mutex::new(None),
+        })
     }
 
     /// Binds the port, if there is to be one.

@@ -40,9 +40,7 @@ fn io_error(e: io::Error) -> PyErr {
         }
         io::ErrorKind::InvalidInput => PyValueError::new_err(e.to_string()),
         io::ErrorKind::AddrInUse => PyOSError::new_err((libc::EADDRINUSE, e.to_string())),
-        io::ErrorKind::AddrNotAvailable => {
-            PyOSError::new_err((libc::EADDRNOTAVAIL, e.to_string()))
-        }
+        io::ErrorKind::AddrNotAvailable => PyOSError::new_err((libc::EADDRNOTAVAIL, e.to_string())),
         io::ErrorKind::PermissionDenied => PyOSError::new_err((libc::EACCES, e.to_string())),
         _ => match e.raw_os_error() {
             Some(code) => PyOSError::new_err((code, e.to_string())),
@@ -82,9 +80,9 @@ fn reply_of(value: &Bound<'_, PyAny>) -> PyResult<Reply> {
 fn reply_to<'py>(py: Python<'py>, reply: &Reply) -> PyResult<Bound<'py, PyAny>> {
     match reply {
         Ok(bytes) => Ok(PyBytes::new(py, bytes).into_any()),
-        Err(f) => {
-            (f.code, &f.message, PyBytes::new(py, &f.details)).into_pyobject(py).map(|t| t.into_any())
-        }
+        Err(f) => (f.code, &f.message, PyBytes::new(py, &f.details))
+            .into_pyobject(py)
+            .map(|t| t.into_any()),
     }
 }
 
@@ -97,7 +95,9 @@ fn options_of(given: &Bound<'_, PyDict>) -> PyResult<Options> {
     for (name, value) in given.iter() {
         let name: String = name.extract()?;
         if !options.set(&name, value.extract()?) {
-            return Err(PyValueError::new_err(format!("the engine has no option \"{name}\"")));
+            return Err(PyValueError::new_err(format!(
+                "the engine has no option \"{name}\""
+            )));
         }
     }
     Ok(options)
@@ -106,7 +106,9 @@ fn options_of(given: &Bound<'_, PyDict>) -> PyResult<Options> {
 fn cluster_of(bytes: &[u8]) -> PyResult<Bytes> {
     match bytes.len() {
         0 | CLUSTER_BYTES => Ok(Bytes::copy_from_slice(bytes)),
-        n => Err(PyValueError::new_err(format!("a cluster is 16 bytes or none, not {n}"))),
+        n => Err(PyValueError::new_err(format!(
+            "a cluster is 16 bytes or none, not {n}"
+        ))),
     }
 }
 
@@ -134,7 +136,11 @@ fn given(
         let mut list = Vec::new();
         for result in results.try_iter()? {
             let result = result?;
-            list.push(if result.is_none() { None } else { Some(reply_of(&result)?) });
+            list.push(if result.is_none() {
+                None
+            } else {
+                Some(reply_of(&result)?)
+            });
         }
         given.applied.push((seq, list));
     }
@@ -156,7 +162,10 @@ fn taken_to<'py>(py: Python<'py>, taken: &Taken) -> PyResult<Bound<'py, PyTuple>
     }
     let batches = PyList::empty(py);
     for (seq, batch) in &taken.batches {
-        let items = batch.items.iter().map(|(i, p, wanted)| (i, PyBytes::new(py, p), wanted));
+        let items = batch
+            .items
+            .iter()
+            .map(|(i, p, wanted)| (i, PyBytes::new(py, p), wanted));
         let entries = PyList::new(py, items.collect::<Vec<_>>())?;
         let log_id = PyBytes::new(py, &batch.log_id);
         batches.append((seq, entries, log_id, PyBytes::new(py, &batch.membership)))?;
@@ -210,7 +219,11 @@ impl Engine {
         let setup = Setup {
             data_dir,
             id: node_id,
-            me: Member { name, raft: raft_advertise, grpc: grpc_advertise },
+            me: Member {
+                name,
+                raft: raft_advertise,
+                grpc: grpc_advertise,
+            },
             cluster: cluster_of(cluster)?,
             raft_addr,
             failures: table.clone(),
@@ -235,13 +248,19 @@ impl Engine {
             None => Default::default(),
             Some(s) => (
                 s.path.display().to_string(),
-                s.meta.last_log_id.as_ref().map(crate::raft::codec::log_id_bytes),
+                s.meta
+                    .last_log_id
+                    .as_ref()
+                    .map(crate::raft::codec::log_id_bytes),
                 crate::raft::codec::membership_bytes(&s.meta.last_membership),
                 s.index(),
             ),
         };
         d.set_item("snapshot", path)?;
-        d.set_item("snapshot_log_id", PyBytes::new(py, &log_id.unwrap_or_default()))?;
+        d.set_item(
+            "snapshot_log_id",
+            PyBytes::new(py, &log_id.unwrap_or_default()),
+        )?;
         d.set_item("snapshot_membership", PyBytes::new(py, &membership))?;
         d.set_item("snapshot_index", index)?;
         Ok(d)
@@ -406,7 +425,10 @@ impl Engine {
     ) -> PyResult<()> {
         let member = Member { name, raft, grpc };
         let shared = &self.node.shared;
-        told(py.detach(|| self.node.operate(shared.add_learner(node_id, member, ms(timeout_ms)))))
+        told(py.detach(|| {
+            self.node
+                .operate(shared.add_learner(node_id, member, ms(timeout_ms)))
+        }))
     }
 
     fn promote(&self, py: Python<'_>, node_id: u64, timeout_ms: u64) -> PyResult<()> {
@@ -421,7 +443,10 @@ impl Engine {
 
     fn transfer_leader(&self, py: Python<'_>, node_id: u64, timeout_ms: u64) -> PyResult<()> {
         let shared = &self.node.shared;
-        told(py.detach(|| self.node.operate(shared.transfer_leader(node_id, ms(timeout_ms)))))
+        told(py.detach(|| {
+            self.node
+                .operate(shared.transfer_leader(node_id, ms(timeout_ms)))
+        }))
     }
 
     fn snapshot(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<()> {

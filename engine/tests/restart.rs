@@ -1,5 +1,5 @@
-//! Why `enable_leader_restore` is off: with openraft's default a restarted leader goes on in its old
-//! term, without an election, and gives away log ids again that followers may have seen.
+//! Why `enable_leader_restore` is off: with openraft's default a restarted leader goes on in its
+//! old term, without an election, and gives away log ids again that followers may have seen.
 mod python;
 
 use bytes::Bytes;
@@ -19,8 +19,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 fn node(dir: &Path) -> Node {
-    let failure = Failure { code: 14, message: String::new(), details: Bytes::new() };
-    let failures = FAILURES.iter().map(|kind| (kind.to_string(), failure.clone())).collect();
+    let failure = Failure {
+        code: 14,
+        message: String::new(),
+        details: Bytes::new(),
+    };
+    let failures = FAILURES
+        .iter()
+        .map(|kind| (kind.to_string(), failure.clone()))
+        .collect();
     Node::open(Setup {
         data_dir: dir.into(),
         id: 7,
@@ -43,16 +50,29 @@ async fn round(dir: &Path, config: openraft::Config) -> u64 {
     let (queue, progress) = (shared.queue.clone(), shared.progress.clone());
     let machine = Machine::new(queue, progress, snapshots, None, Default::default());
     let config = Arc::new(config.validate().unwrap());
-    let raft = Raft::new(7, config, Factory(shared), log.clone(), machine).await.unwrap();
+    let raft = Raft::new(7, config, Factory(shared), log.clone(), machine)
+        .await
+        .unwrap();
     if !raft.is_initialized().await.unwrap() {
-        raft.initialize(BTreeMap::from([(7, Member::default())])).await.unwrap();
+        raft.initialize(BTreeMap::from([(7, Member::default())]))
+            .await
+            .unwrap();
     }
     let limit = Some(Duration::from_secs(10));
-    let metrics = raft.wait(limit).state(ServerState::Leader, "leads").await.unwrap();
-    raft.wait(limit).applied_index_at_least(Some(1), "its first entry").await.unwrap();
+    let metrics = raft
+        .wait(limit)
+        .state(ServerState::Leader, "leads")
+        .await
+        .unwrap();
+    raft.wait(limit)
+        .applied_index_at_least(Some(1), "its first entry")
+        .await
+        .unwrap();
     raft.shutdown().await.unwrap();
     log.close();
-    tokio::task::spawn_blocking(move || drop(side)).await.unwrap();
+    tokio::task::spawn_blocking(move || drop(side))
+        .await
+        .unwrap();
     metrics.current_term
 }
 
@@ -61,12 +81,18 @@ async fn a_restarted_leader_stands_for_election_and_the_default_would_not() {
     let dir = tempfile::tempdir().unwrap();
     let ours = raft_config(&Options::default());
     assert_eq!(ours.enable_leader_restore, Some(false));
-    let default = openraft::Config { enable_leader_restore: None, ..ours.clone() };
+    let default = openraft::Config {
+        enable_leader_restore: None,
+        ..ours.clone()
+    };
     let first = round(dir.path(), ours.clone()).await;
     let second = round(dir.path(), ours).await;
     assert!(second > first, "a new term, by an election");
     let third = round(dir.path(), default).await;
-    assert_eq!(third, second, "the default resumes in the old term: has it changed?");
+    assert_eq!(
+        third, second,
+        "the default resumes in the old term: has it changed?"
+    );
 }
 
 #[test]

@@ -25,7 +25,14 @@ impl StoreBuilder<Types, Log, Machine, Keep> for Builder {
         let queue = Arc::new(Queue::default());
         let python = python::Python::start(queue.clone());
         let machine = Machine::new(queue, Arc::default(), snapshots, None, Default::default());
-        Ok((Keep { _dir: dir, _python: python }, log, machine))
+        Ok((
+            Keep {
+                _dir: dir,
+                _python: python,
+            },
+            log,
+            machine,
+        ))
     }
 }
 

@@ -109,7 +109,8 @@ class Node:
         self.answer: Callable[[str, bytes], Any] = lambda name, body: name.encode() + b":" + body
         self.method: dict[int, Callable[[bytes], Any]] = {}
         self.routes: dict[str, tuple[int, bool]] = {}
-        self.paused = threading.Event()
+        self.going = threading.Event()
+        self.going.set()
         self.error: BaseException | None = None
         self.batches: list[int] = []
         self.engine: _engine.Engine = None  # type: ignore[assignment]
@@ -149,7 +150,7 @@ class Node:
     def close(self) -> None:
         """Ends the engine and its thread; the disk stays."""
         self.stopping = True
-        self.paused.clear()
+        self.going.set()
         self.engine.close()
         self.thread.join()
 
@@ -166,8 +167,7 @@ class Node:
             except _engine.EngineError as error:
                 self.error = error
                 return
-            while self.paused.is_set():
-                time.sleep(0.01)
+            self.going.wait()
             calls, batches, done, work = turn
             applied, propose, respond = [], [], []
             for seq, entries, log_id, membership in batches:

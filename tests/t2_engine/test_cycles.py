@@ -45,7 +45,7 @@ def test_close_is_quick_while_python_holds_a_batch(tmp_path: Path) -> None:
     node = Node(tmp_path, "node1").start()
     node.engine.initialize(5_000)
     node.put("a", "1")
-    node.paused.set()
+    node.going.clear()
     node.begin_put("b", "1")
     node.engine.wake()
     done = threading.Thread(target=node.close)

@@ -11,7 +11,7 @@ from dfs import _engine
 from .nodes import FAILURES, Node, Refused, cluster, wait_until
 
 
-@pytest.fixture()
+@pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
     """A cluster of one."""
     with cluster(tmp_path, 1) as nodes:

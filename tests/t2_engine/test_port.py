@@ -29,7 +29,7 @@ def serving(node: Node) -> None:
     }
 
 
-@pytest.fixture()
+@pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[list[Node]]:
     """Three voters with public ports."""
     original = Node.open

@@ -12,7 +12,7 @@ from .nodes import CLUSTER, Node, cluster, leader, same, wait_until
 SMALL = {"snapshot_log_bytes": 256 << 10, "log_keep_bytes": 64 << 10}
 
 
-@pytest.fixture()
+@pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[list[Node]]:
     """Two voters with short logs."""
     with cluster(tmp_path, 2, **SMALL) as nodes:
@@ -93,7 +93,7 @@ def test_a_snapshot_on_request_is_of_the_present_state(nodes: list[Node]) -> Non
 def test_a_snapshot_that_fails_does_not_stop_the_node(nodes: list[Node]) -> None:
     nodes[0].put("a", "1")
     nodes[0].write_snapshot = (  # type: ignore[method-assign]
-        lambda number, path, state: nodes[0].engine.finish(number, (8, "the disk is full", b""))
+        lambda number, *_: nodes[0].engine.finish(number, (8, "the disk is full", b""))
     )
     with pytest.raises(_engine.EngineError, match="the disk is full"):
         nodes[0].engine.snapshot(5_000)
@@ -123,7 +123,7 @@ def test_a_state_that_cannot_be_installed_stops_the_engine(
     cut(nodes)
     other = Node(tmp_path, "node3", **SMALL)
     other.do = (  # type: ignore[method-assign]
-        lambda number, kind, text, data: other.engine.finish(number, (15, "bad bytes", b""))
+        lambda number, *_: other.engine.finish(number, (15, "bad bytes", b""))
     )
     other.start()
     try:

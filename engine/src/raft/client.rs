@@ -94,7 +94,9 @@ pub async fn pump<S: Stream + Unpin>(
     while let Some(item) = items.next().await {
         frame(&mut out, |b| encode(b, &item));
         while out.len() < BURST_BYTES_MAX {
-            let Some(Some(item)) = items.next().now_or_never() else { break };
+            let Some(Some(item)) = items.next().now_or_never() else {
+                break;
+            };
             frame(&mut out, |b| encode(b, &item));
         }
         to.write_all(&out).await?;
@@ -126,7 +128,9 @@ impl Owed {
 
     /// The peer has owed an answer for longer than it may.
     fn late(&self, answer_ms_max: u64) -> bool {
-        let Some((asked, _)) = self.requests.front() else { return false };
+        let Some((asked, _)) = self.requests.front() else {
+            return false;
+        };
         let since = self.answered.map_or(*asked, |a| a.max(*asked));
         let allowed = answer_ms_max + self.bytes / BYTES_PER_MS_MIN;
         since.elapsed() > Duration::from_millis(allowed)
@@ -177,7 +181,10 @@ impl Session {
                 Ok(None) => None,
                 Ok(Some(result)) => Some((Ok(result), Some(session))),
                 Err(e) => {
-                    session.shared.peers.failed(session.target, hello::reason(&e));
+                    session
+                        .shared
+                        .peers
+                        .failed(session.target, hello::reason(&e));
                     Some((Err(network(e)), None))
                 }
             }
@@ -187,7 +194,13 @@ impl Session {
 
 impl Client {
     pub fn new(shared: Arc<Shared>, target: u64, member: Member, heartbeats: bool) -> Client {
-        Client { shared, target, member, heartbeats, failed_dials: 0 }
+        Client {
+            shared,
+            target,
+            member,
+            heartbeats,
+            failed_dials: 0,
+        }
     }
 
     async fn dial(&self, purpose: Purpose, limit: Duration) -> io::Result<Frames> {
@@ -212,9 +225,14 @@ impl Client {
                 }
                 peers.drop_idle(self.target); // the peer has restarted: its siblings are dead too
             }
-            let mut frames =
-                self.dial(Purpose::Control, limit.min(DIAL_LIMIT)).await.map_err(|e| unreachable(hello::reason(&e)))?;
-            let answer = frames.exchange(message).await.map_err(|e| unreachable(hello::reason(&e)))?;
+            let mut frames = self
+                .dial(Purpose::Control, limit.min(DIAL_LIMIT))
+                .await
+                .map_err(|e| unreachable(hello::reason(&e)))?;
+            let answer = frames
+                .exchange(message)
+                .await
+                .map_err(|e| unreachable(hello::reason(&e)))?;
             Ok((answer, frames))
         };
         match tokio::time::timeout(limit, work).await {
@@ -263,7 +281,10 @@ impl Client {
             }
         };
         self.failed_dials = 0;
-        self.shared.counters.sessions.fetch_add(1, Ordering::Relaxed);
+        self.shared
+            .counters
+            .sessions
+            .fetch_add(1, Ordering::Relaxed);
         let (from, to) = frames.stream.into_split();
         let owed = Arc::new(Mutex::new(Owed::default()));
         let noted = owed.clone();
@@ -290,7 +311,9 @@ impl Client {
 fn plain(e: &RpcError) -> String {
     let text = e.to_string();
     let text = text.strip_prefix("Unreachable node: ").unwrap_or(&text);
-    text.strip_prefix("NetworkError: ").unwrap_or(text).to_string()
+    text.strip_prefix("NetworkError: ")
+        .unwrap_or(text)
+        .to_string()
 }
 
 type Results<'s> = Pin<Box<dyn Stream<Item = Result<AppendResult, RpcError>> + Send + 's>>;
@@ -403,7 +426,9 @@ mod tests {
     fn an_answer_is_late_by_its_own_time_and_by_the_bytes_before_it() {
         let mut owed = Owed::default();
         assert!(!owed.late(0), "nothing is owed");
-        let Some(before) = Instant::now().checked_sub(Duration::from_secs(2)) else { return };
+        let Some(before) = Instant::now().checked_sub(Duration::from_secs(2)) else {
+            return;
+        };
         owed.requests.push_back((before, 0));
         assert!(owed.late(1_000));
         assert!(!owed.late(10_000));

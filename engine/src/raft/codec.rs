@@ -1,4 +1,4 @@
-//! The bytes of Raft's messages and of what the log stores. Big endian; nothing here panics on input.
+//! The bytes of Raft's messages and of what the log stores. Big endian; no input makes it panic.
 //!
 //! vote = term u64, node u64, committed u8 · log id = term u64, node u64, index u64 · optional = u8
 //! 0|1 before it · payload = kind u8 (0 blank, 1 command, 2 membership), length u32, bytes.
@@ -79,8 +79,14 @@ pub fn put_log_id(out: &mut BytesMut, id: &LogId) {
 }
 
 pub fn get_log_id(b: &mut Bytes) -> io::Result<LogId> {
-    let leader_id = LeaderId { term: get_u64(b)?, node_id: get_u64(b)? };
-    Ok(LogId { leader_id, index: get_u64(b)? })
+    let leader_id = LeaderId {
+        term: get_u64(b)?,
+        node_id: get_u64(b)?,
+    };
+    Ok(LogId {
+        leader_id,
+        index: get_u64(b)?,
+    })
 }
 
 /// A log id as the store keeps it.
@@ -123,7 +129,10 @@ impl Configuration {
         Configuration {
             log_id: None,
             voters: membership.get_joint_config().clone(),
-            members: membership.nodes().map(|(id, node)| (*id, node.clone())).collect(),
+            members: membership
+                .nodes()
+                .map(|(id, node)| (*id, node.clone()))
+                .collect(),
         }
     }
 
@@ -143,8 +152,9 @@ fn from_json(bytes: &[u8]) -> io::Result<Configuration> {
 /// A membership with the id of its entry, as the store and snapshots keep it.
 pub fn membership_bytes(stored: &StoredMembership) -> Bytes {
     let mut configuration = Configuration::of(stored.membership());
-    configuration.log_id =
-        stored.log_id().map(|l| (l.leader_id.term, l.leader_id.node_id, l.index));
+    configuration.log_id = stored
+        .log_id()
+        .map(|l| (l.leader_id.term, l.leader_id.node_id, l.index));
     to_json(&configuration).into()
 }
 
@@ -154,9 +164,10 @@ pub fn stored_membership(bytes: &[u8]) -> io::Result<StoredMembership> {
         return Ok(StoredMembership::default());
     }
     let configuration = from_json(bytes)?;
-    let log_id = configuration
-        .log_id
-        .map(|(term, node_id, index)| LogId { leader_id: LeaderId { term, node_id }, index });
+    let log_id = configuration.log_id.map(|(term, node_id, index)| LogId {
+        leader_id: LeaderId { term, node_id },
+        index,
+    });
     Ok(StoredMembership::new(log_id, configuration.membership()?))
 }
 
@@ -190,7 +201,11 @@ pub fn payload(kind: u8, bytes: Bytes) -> io::Result<Payload> {
 pub fn get_payload(b: &mut Bytes) -> io::Result<Payload> {
     let kind = get_u8(b)?;
     let bytes = get_bytes(b)?;
-    let own = if bytes.len() <= COPY_BYTES_MAX { Bytes::copy_from_slice(&bytes) } else { bytes };
+    let own = if bytes.len() <= COPY_BYTES_MAX {
+        Bytes::copy_from_slice(&bytes)
+    } else {
+        bytes
+    };
     payload(kind, own)
 }
 
@@ -212,9 +227,17 @@ pub fn get_append(b: &mut Bytes) -> io::Result<AppendRequest> {
     let count = get_u32(b)? as usize;
     let mut entries = Vec::with_capacity(count.min(b.len() / LOG_ID_BYTES + 1));
     for _ in 0..count {
-        entries.push(Entry { log_id: get_log_id(b)?, payload: get_payload(b)? });
+        entries.push(Entry {
+            log_id: get_log_id(b)?,
+            payload: get_payload(b)?,
+        });
     }
-    Ok(AppendRequest { vote, prev_log_id, entries, leader_commit })
+    Ok(AppendRequest {
+        vote,
+        prev_log_id,
+        entries,
+        leader_commit,
+    })
 }
 
 pub fn put_append_result(out: &mut BytesMut, r: &AppendResult) {
@@ -290,5 +313,133 @@ pub fn put_vote_response(out: &mut BytesMut, r: &VoteResponse) {
 pub fn get_vote_response(b: &mut Bytes) -> io::Result<VoteResponse> {
     let vote = get_vote(b)?;
     let vote_granted = get_u8(b)? != 0;
-    Ok(VoteResponse { vote, vote_granted, last_log_id: get_opt_log_id(b)? })
+    Ok(VoteResponse {
+        vote,
+        vote_granted,
+        last_log_id: get_opt_log_id(b)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log_id(index: u64) -> LogId {
+        LogId {
+            leader_id: LeaderId {
+                term: 3,
+                node_id: u64::MAX >> 1,
+            },
+            index,
+        }
+    }
+
+    fn append() -> AppendRequest {
+        let member = Member {
+            name: "node1".into(),
+            ..Default::default()
+        };
+        let voters = vec![BTreeSet::from([5]), BTreeSet::from([5, 6])];
+        let members = BTreeMap::from([(5, member.clone()), (6, member)]);
+        let membership = Membership::new(voters, members).unwrap();
+        let payloads = [
+            Payload::Blank,
+            Payload::Normal(Command(Bytes::from_static(b"a command"))),
+            Payload::Membership(membership),
+        ];
+        let entry = |(i, payload)| Entry {
+            log_id: log_id(8 + i as u64),
+            payload,
+        };
+        AppendRequest {
+            vote: Vote::new_committed(3, 5),
+            prev_log_id: Some(log_id(7)),
+            entries: payloads.into_iter().enumerate().map(entry).collect(),
+            leader_commit: None,
+        }
+    }
+
+    fn encoded() -> Bytes {
+        let mut out = BytesMut::new();
+        put_append(&mut out, &append());
+        out.freeze()
+    }
+
+    #[test]
+    fn an_append_request_comes_back_as_it_was() {
+        let back = get_append(&mut encoded()).unwrap();
+        assert_eq!(format!("{back:?}"), format!("{:?}", append()));
+    }
+
+    #[test]
+    fn small_commands_do_not_keep_the_frame_they_came_in() {
+        let frame = encoded();
+        let Ok(back) = get_append(&mut frame.clone()) else {
+            panic!()
+        };
+        let Payload::Normal(command) = &back.entries[1].payload else {
+            panic!()
+        };
+        let inside = frame.as_ptr_range().contains(&command.0.as_ptr());
+        assert!(!inside, "it is a copy");
+    }
+
+    #[test]
+    fn a_stored_membership_comes_back_and_nothing_is_the_empty_one() {
+        let Payload::Membership(m) = append().entries.remove(2).payload else {
+            panic!()
+        };
+        let stored = StoredMembership::new(Some(log_id(9)), m);
+        assert_eq!(
+            stored_membership(&membership_bytes(&stored)).unwrap(),
+            stored
+        );
+        assert_eq!(stored_membership(b"").unwrap(), StoredMembership::default());
+        assert!(stored_membership(b"{").is_err());
+    }
+
+    #[test]
+    fn damaged_messages_are_errors_and_never_panics() {
+        let whole = encoded();
+        for cut in 0..whole.len() {
+            assert!(get_append(&mut whole.slice(..cut)).is_err(), "cut at {cut}");
+        }
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        for _ in 0..20_000 {
+            let mut bytes = BytesMut::from(&whole[..]);
+            for _ in 0..4 {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                let at = (state >> 33) as usize % bytes.len();
+                bytes[at] = (state >> 20) as u8;
+            }
+            let _ = get_append(&mut bytes.clone().freeze());
+            let _ = get_vote_request(&mut bytes.clone().freeze());
+            let _ = get_append_result(&mut bytes.clone().freeze());
+            let _ = stored_membership(&bytes);
+        }
+    }
+
+    #[test]
+    fn requests_and_answers_of_elections_come_back() {
+        let mut out = BytesMut::new();
+        let mut request = VoteRequest::new(Vote::new(4, 6), Some(log_id(9)));
+        request.leadership_transfer = true;
+        put_vote_request(&mut out, &request);
+        assert_eq!(
+            get_vote_request(&mut out.split().freeze()).unwrap(),
+            request
+        );
+        let response = VoteResponse {
+            vote: request.vote,
+            vote_granted: true,
+            last_log_id: None,
+        };
+        put_vote_response(&mut out, &response);
+        assert_eq!(
+            get_vote_response(&mut out.split().freeze()).unwrap(),
+            response
+        );
+    }
 }

@@ -81,7 +81,10 @@ pub struct Forwarder {
 
 impl Forwarder {
     pub fn new(shared: Arc<Shared>) -> Forwarder {
-        Forwarder { shared, current: Mutex::new(None) }
+        Forwarder {
+            shared,
+            current: Mutex::new(None),
+        }
     }
 
     pub fn link(&self, leader: u64, member: &Member) -> Arc<Link> {
@@ -93,9 +96,19 @@ impl Forwarder {
         {
             return link.clone();
         }
+        // bounded: by the calls that the gate of this node lets in
         let (to, requests) = mpsc::unbounded_channel();
-        let link = Arc::new(Link { leader, addr: member.raft.clone(), to });
-        tokio::spawn(run(self.shared.clone(), leader, member.raft.clone(), requests));
+        let link = Arc::new(Link {
+            leader,
+            addr: member.raft.clone(),
+            to,
+        });
+        tokio::spawn(run(
+            self.shared.clone(),
+            leader,
+            member.raft.clone(),
+            requests,
+        ));
         *current = Some(link.clone()); // the old one ends when its answers are in
         link
     }
@@ -129,7 +142,9 @@ impl Pending {
 
     fn answer(&mut self, mut b: Bytes, shared: &Arc<Shared>) -> io::Result<()> {
         let id = get_u64(&mut b)?;
-        let Some(request) = self.requests.remove(&id) else { return Ok(()) };
+        let Some(request) = self.requests.remove(&id) else {
+            return Ok(());
+        };
         match (get_answer(b)?, request) {
             (Answer::Outcome(Outcome::NotLeader), request) => request.unsent(shared),
             (Answer::Outcome(outcome), Request::Propose(p)) => p.settle(outcome),
@@ -179,7 +194,10 @@ async fn run(
         },
     };
     for request in pending.requests.into_values() {
-        request.lost(&format!("the connection to the leader broke: {}", hello::reason(&why)));
+        request.lost(&format!(
+            "the connection to the leader broke: {}",
+            hello::reason(&why)
+        ));
     }
     requests.close();
     while let Ok(request) = requests.try_recv() {
@@ -232,7 +250,11 @@ pub fn put_failure(out: &mut BytesMut, failure: &Failure) {
 }
 
 pub fn get_failure(b: &mut Bytes) -> io::Result<Failure> {
-    Ok(Failure { code: get_u32(b)?, message: get_string(b)?, details: get_bytes(b)? })
+    Ok(Failure {
+        code: get_u32(b)?,
+        message: get_string(b)?,
+        details: get_bytes(b)?,
+    })
 }
 
 fn put_answer(out: &mut BytesMut, answer: &Answer) {
@@ -277,6 +299,7 @@ type Answers = mpsc::UnboundedSender<(u64, Answer)>;
 pub async fn serve(shared: &Arc<Shared>, frames: Frames) -> io::Result<()> {
     let (mut from, to) = frames.stream.into_split();
     let mut buffer = frames.buffer;
+    // bounded: by the calls that the gate of the asking node lets in
     let (answers, rx) = mpsc::unbounded_channel();
     let writer = tokio::spawn(write_answers(rx, to));
     let _guard = super::client::Guard(writer.abort_handle());
@@ -330,7 +353,11 @@ mod tests {
 
     #[test]
     fn answers_come_back_as_they_were_sent() {
-        let failure = Failure { code: 9, message: "no".into(), details: Bytes::from_static(b"d") };
+        let failure = Failure {
+            code: 9,
+            message: "no".into(),
+            details: Bytes::from_static(b"d"),
+        };
         for outcome in [
             Outcome::Done(Ok(Bytes::from_static(b"yes"))),
             Outcome::Done(Err(failure)),
@@ -340,7 +367,9 @@ mod tests {
             let text = format!("{outcome:?}");
             let mut out = BytesMut::new();
             put_answer(&mut out, &Answer::Outcome(outcome));
-            let Answer::Outcome(back) = get_answer(out.freeze()).unwrap() else { panic!() };
+            let Answer::Outcome(back) = get_answer(out.freeze()).unwrap() else {
+                panic!()
+            };
             assert_eq!(text, format!("{back:?}"));
         }
         assert!(get_answer(Bytes::from_static(b"\x09")).is_err());

@@ -39,7 +39,9 @@ pub enum Purpose {
 impl Purpose {
     fn of(byte: u8) -> Option<Purpose> {
         use Purpose::*;
-        [Append, Control, Forward, Snapshot, Ask].into_iter().find(|p| *p as u8 == byte)
+        [Append, Control, Forward, Snapshot, Ask]
+            .into_iter()
+            .find(|p| *p as u8 == byte)
     }
 }
 
@@ -70,7 +72,9 @@ impl Hello {
 
     fn decode(mut b: Bytes) -> io::Result<Hello> {
         if take(&mut b, MAGIC.len())? != MAGIC {
-            return Err(bad("this is the peer port of a dfs node; clients use its gRPC port"));
+            return Err(bad(
+                "this is the peer port of a dfs node; clients use its gRPC port",
+            ));
         }
         let protocol = get_u16(&mut b)?;
         if protocol != PROTOCOL {
@@ -80,7 +84,13 @@ impl Hello {
         let purpose = Purpose::of(get_u8(&mut b)?).ok_or_else(|| bad("an unknown purpose"))?;
         let cluster = get_bytes(&mut b)?;
         let (from_id, to_id) = (get_u64(&mut b)?, get_u64(&mut b)?);
-        Ok(Hello { purpose, cluster, from_id, from_name: get_string(&mut b)?, to_id })
+        Ok(Hello {
+            purpose,
+            cluster,
+            from_id,
+            from_name: get_string(&mut b)?,
+            to_id,
+        })
     }
 }
 
@@ -88,7 +98,14 @@ impl Hello {
 pub fn uuid(bytes: &[u8]) -> String {
     let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
     match hex.len() {
-        32 => [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"),
+        32 => [
+            &hex[..8],
+            &hex[8..12],
+            &hex[12..16],
+            &hex[16..20],
+            &hex[20..],
+        ]
+        .join("-"),
         _ => "none".into(),
     }
 }
@@ -106,7 +123,9 @@ fn objection(shared: &Shared, hello: &Hello) -> Option<String> {
     let foreign = !hello.cluster.is_empty() && !own.is_empty() && hello.cluster != own;
     if foreign {
         let (ours, theirs) = (uuid(&own), uuid(&hello.cluster));
-        return Some(format!("{me} belongs to cluster {ours}, the caller to cluster {theirs}"));
+        return Some(format!(
+            "{me} belongs to cluster {ours}, the caller to cluster {theirs}"
+        ));
     }
     if hello.purpose == Purpose::Ask {
         return None;
@@ -236,7 +255,10 @@ pub fn reason(e: &io::Error) -> String {
 }
 
 pub fn closed() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the connection")
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "the peer closed the connection",
+    )
 }
 
 /// A message with its length in front.
@@ -265,7 +287,9 @@ pub async fn read_frame<R: AsyncReadExt + Unpin>(
         if buffer.len() >= 4 {
             let n = u32::from_be_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]) as usize;
             if n > bytes_max {
-                return Err(bad(format!("a frame of {n} bytes, at most {bytes_max} are taken")));
+                return Err(bad(format!(
+                    "a frame of {n} bytes, at most {bytes_max} are taken"
+                )));
             }
             if buffer.len() >= 4 + n {
                 buffer.advance(4);
@@ -276,7 +300,11 @@ pub async fn read_frame<R: AsyncReadExt + Unpin>(
             buffer.reserve(READ_BYTES);
         }
         if source.read_buf(buffer).await? == 0 {
-            return if buffer.is_empty() { Ok(None) } else { Err(closed()) };
+            return if buffer.is_empty() {
+                Ok(None)
+            } else {
+                Err(closed())
+            };
         }
     }
 }
@@ -289,7 +317,10 @@ pub struct Frames {
 
 impl Frames {
     fn new(stream: TcpStream) -> Frames {
-        Frames { stream, buffer: BytesMut::new() }
+        Frames {
+            stream,
+            buffer: BytesMut::new(),
+        }
     }
 
     pub async fn read(&mut self, bytes_max: usize) -> io::Result<Option<Bytes>> {
@@ -304,5 +335,70 @@ impl Frames {
     pub async fn exchange(&mut self, message: &[u8]) -> io::Result<Bytes> {
         self.write(message).await?;
         self.read(FRAME_BYTES_MAX).await?.ok_or_else(closed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello() -> Hello {
+        Hello {
+            purpose: Purpose::Control,
+            cluster: Bytes::from_static(&[7; 16]),
+            from_id: 5,
+            from_name: "node1".into(),
+            to_id: 6,
+        }
+    }
+
+    #[test]
+    fn a_hello_comes_back_as_it_was() {
+        let back = Hello::decode(hello().encode().freeze()).unwrap();
+        assert_eq!(format!("{back:?}"), format!("{:?}", hello()));
+    }
+
+    #[test]
+    fn other_versions_and_other_protocols_are_told_apart() {
+        let mut other = hello().encode();
+        other[MAGIC.len() + 1] += 1;
+        let text = Hello::decode(other.freeze()).unwrap_err().to_string();
+        assert!(
+            text.contains("this node speaks peer protocol 1, the caller 2"),
+            "{text}"
+        );
+        let http = Bytes::from_static(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        let text = Hello::decode(http).unwrap_err().to_string();
+        assert!(text.contains("clients use its gRPC port"), "{text}");
+        let whole = hello().encode().freeze();
+        for cut in 0..whole.len() {
+            assert!(Hello::decode(whole.slice(..cut)).is_err());
+        }
+    }
+
+    #[test]
+    fn reasons_are_short() {
+        let error = io::Error::from_raw_os_error(libc::ECONNREFUSED);
+        assert_eq!(reason(&error), "connection refused");
+        assert_eq!(reason(&bad("DFS is right")), "DFS is right");
+    }
+
+    #[tokio::test]
+    async fn frames_are_bounded_and_cut_ones_are_errors() {
+        let mut buffer = BytesMut::new();
+        let mut good: &[u8] = b"\0\0\0\x02hi";
+        let frame = read_frame(&mut good, &mut buffer, 2).await.unwrap();
+        assert_eq!(frame.as_deref(), Some(&b"hi"[..]));
+        let mut long: &[u8] = b"\0\0\0\x03hi!";
+        assert!(read_frame(&mut long, &mut buffer, 2).await.is_err());
+        let mut cut: &[u8] = b"\0\0\0\x02h";
+        assert!(read_frame(&mut cut, &mut BytesMut::new(), 2).await.is_err());
+        let mut end: &[u8] = b"";
+        assert!(
+            read_frame(&mut end, &mut BytesMut::new(), 2)
+                .await
+                .unwrap()
+                .is_none()
+        );
     }
 }

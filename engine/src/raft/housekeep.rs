@@ -54,7 +54,9 @@ impl Housekeeper {
                 return;
             }
             self.expire();
-            let Some(raft) = self.shared.raft().cloned() else { continue };
+            let Some(raft) = self.shared.raft().cloned() else {
+                continue;
+            };
             if self.ended(&raft) {
                 return;
             }
@@ -84,7 +86,10 @@ impl Housekeeper {
         };
         if term != self.term {
             self.term = term;
-            self.shared.counters.elections.fetch_add(1, Ordering::Relaxed);
+            self.shared
+                .counters
+                .elections
+                .fetch_add(1, Ordering::Relaxed);
         }
         let Err(fatal) = state else { return false };
         if !self.shared.stopping() {
@@ -136,10 +141,16 @@ impl Housekeeper {
     /// Purges behind the store's durable index and the snapshot, keeping some for members that
     /// were away briefly.
     async fn purge(&mut self, raft: &Raft, snapshot: u64) {
-        let known = raft.metrics().borrow_watched().snapshot.map_or(0, |s| s.index);
+        let known = raft
+            .metrics()
+            .borrow_watched()
+            .snapshot
+            .map_or(0, |s| s.index);
         let end = snapshot.min(known).min(self.shared.log.extent().durable);
         let keep = self.shared.options.log_keep_bytes;
-        let Some(upto) = self.shared.log.keep_point(end, keep) else { return };
+        let Some(upto) = self.shared.log.keep_point(end, keep) else {
+            return;
+        };
         if upto > self.purged && upto <= end {
             self.purged = upto;
             let _ = raft.trigger().purge_log(upto).await;
@@ -153,17 +164,30 @@ impl Housekeeper {
             let metrics = receiver.borrow_watched();
             (metrics.replication.clone(), metrics.last_log_index)
         };
-        let Some(replication) = replication else { return self.peers.clear() };
+        let Some(replication) = replication else {
+            return self.peers.clear();
+        };
         let now = Instant::now();
         let limit = Duration::from_millis(self.shared.options.progress_ms_max);
         for (id, matched) in replication {
-            let seen = self.peers.entry(id).or_insert(Seen { matched, since: now });
+            let seen = self.peers.entry(id).or_insert(Seen {
+                matched,
+                since: now,
+            });
             let complete = matched.map(|m| m.index) >= last;
             if id == self.shared.id || complete || seen.matched != matched {
-                *seen = Seen { matched, since: now };
+                *seen = Seen {
+                    matched,
+                    since: now,
+                };
                 continue;
             }
-            let heard = self.shared.peers.contact(id).heard.is_some_and(|t| t.elapsed() < limit);
+            let heard = self
+                .shared
+                .peers
+                .contact(id)
+                .heard
+                .is_some_and(|t| t.elapsed() < limit);
             if heard && seen.since.elapsed() > limit {
                 seen.since = now;
                 self.shared.peers.reset_session(id);

@@ -156,7 +156,11 @@ impl Sizes {
         while self.marks.back().is_some_and(|m| m.0 > index) {
             self.marks.pop_back(); // the log was truncated and grows again
         }
-        if self.marks.back().is_none_or(|m| self.total - m.1 >= MARK_BYTES) {
+        if self
+            .marks
+            .back()
+            .is_none_or(|m| self.total - m.1 >= MARK_BYTES)
+        {
             self.marks.push_back((index, self.total));
         }
         self.total += bytes;
@@ -172,7 +176,12 @@ impl Sizes {
     fn before(&self, end: u64, keep: u64) -> Option<u64> {
         let i = self.marks.partition_point(|m| m.0 <= end);
         let end_bytes = self.marks.get(i).map_or(self.total, |m| m.1);
-        let mark = self.marks.iter().take(i).rev().find(|m| end_bytes - m.1 >= keep)?;
+        let mark = self
+            .marks
+            .iter()
+            .take(i)
+            .rev()
+            .find(|m| end_bytes - m.1 >= keep)?;
         mark.0.checked_sub(1)
     }
 
@@ -229,7 +238,10 @@ impl Log {
             sizes.total = chunk.global_end - start;
         }
         sizes.marks.make_contiguous().sort_unstable();
-        Ok(Log { inner: Arc::new(RwLock::new(Some(inner))), sizes: Arc::new(Mutex::new(sizes)) })
+        Ok(Log {
+            inner: Arc::new(RwLock::new(Some(inner))),
+            sizes: Arc::new(Mutex::new(sizes)),
+        })
     }
 
     /// Ends the flush thread and lets the directory go; later use is an error.
@@ -248,7 +260,9 @@ impl Log {
 
     pub fn extent(&self) -> Extent {
         let log = self.inner.read();
-        let Some(state) = log.as_ref().map(|l| l.log_state()) else { return Extent::default() };
+        let Some(state) = log.as_ref().map(|l| l.log_state()) else {
+            return Extent::default();
+        };
         Extent {
             purged: state.purged().map(|l| l.0),
             last: state.last().map(|l| l.0),
@@ -296,7 +310,10 @@ impl Log {
             for item in log.read(start, end) {
                 let (id, payload) = item?;
                 bytes += size_of(&payload.0);
-                entries.push(Entry { log_id: id.0, payload: payload.0 });
+                entries.push(Entry {
+                    log_id: id.0,
+                    payload: payload.0,
+                });
                 if bytes >= READ_BYTES_MAX {
                     break;
                 }
@@ -329,7 +346,12 @@ impl RaftLogReader<Types> for Log {
         let (start, end) = bounds(&range);
         self.reading(|log| {
             log.read(start, end)
-                .map(|item| item.map(|(id, p)| Entry { log_id: id.0, payload: p.0 }))
+                .map(|item| {
+                    item.map(|(id, p)| Entry {
+                        log_id: id.0,
+                        payload: p.0,
+                    })
+                })
                 .collect()
         })
     }
@@ -380,7 +402,10 @@ impl RaftLogStorage<Types> for Log {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
         let extent = self.extent();
-        Ok(LogState { last_purged_log_id: extent.purged, last_log_id: extent.last })
+        Ok(LogState {
+            last_purged_log_id: extent.purged,
+            last_log_id: extent.last,
+        })
     }
 
     async fn get_log_reader(&mut self) -> Log {

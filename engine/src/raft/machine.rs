@@ -55,7 +55,13 @@ impl Machine {
         membership: StoredMembership,
     ) -> Machine {
         progress.advance(last.map_or(0, |l| l.index));
-        Machine { queue, progress, snapshots, last, membership }
+        Machine {
+            queue,
+            progress,
+            snapshots,
+            last,
+            membership,
+        }
     }
 
     fn gather(&mut self, to: &mut Gathered, entry: Entry, responder: Option<Responder>) {
@@ -75,9 +81,20 @@ impl Machine {
     }
 
     async fn flush(&mut self, gathered: &mut Gathered) -> io::Result<()> {
-        let Gathered { items, responders, membership, .. } = std::mem::take(gathered);
-        let Some(last) = self.last.filter(|_| !items.is_empty()) else { return Ok(()) };
-        let batch = Batch { items, log_id: log_id_bytes(&last), membership };
+        let Gathered {
+            items,
+            responders,
+            membership,
+            ..
+        } = std::mem::take(gathered);
+        let Some(last) = self.last.filter(|_| !items.is_empty()) else {
+            return Ok(());
+        };
+        let batch = Batch {
+            items,
+            log_id: log_id_bytes(&last),
+            membership,
+        };
         let results = self.queue.apply(batch).await.map_err(|_| gone())?;
         for (responder, result) in responders.into_iter().zip(results) {
             if let Some(responder) = responder {
@@ -94,14 +111,21 @@ impl Machine {
         let path = self.snapshots.fresh_path(index);
         let text = path.display().to_string();
         let mut work = self.queue.work(WorkKind::Snapshot, text, Bytes::new());
-        let meta =
-            SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone() };
+        let meta = SnapshotMeta {
+            last_log_id: self.last,
+            last_membership: self.membership.clone(),
+        };
         tokio::select! {
             biased; // a quick Python has done both already
             frozen = &mut work.frozen => frozen.map_err(|_| gone())?,
             early = &mut work.finished => return Err(failure(early)),
         }
-        Ok(Pinned { path, meta, work, snapshots: self.snapshots.clone() })
+        Ok(Pinned {
+            path,
+            meta,
+            work,
+            snapshots: self.snapshots.clone(),
+        })
     }
 }
 
@@ -124,7 +148,12 @@ pub struct Pinned {
 impl Pinned {
     /// Waits for the file and makes it the current snapshot.
     pub async fn complete(self) -> io::Result<Snapshot> {
-        let Pinned { path, meta, work, snapshots } = self;
+        let Pinned {
+            path,
+            meta,
+            work,
+            snapshots,
+        } = self;
         match work.finished.await {
             Ok(Ok(_)) => {}
             other => {
@@ -154,7 +183,10 @@ impl RaftSnapshotBuilder<Types> for Builder {
             Builder::Pinned(pinned) => pinned.take().ok_or_else(gone)?.complete().await?,
             Builder::Failed(error) => return Err(error.take().unwrap_or_else(gone)),
         };
-        Ok(openraft::Snapshot { meta: snapshot.meta.clone(), snapshot })
+        Ok(openraft::Snapshot {
+            meta: snapshot.meta.clone(),
+            snapshot,
+        })
     }
 }
 
@@ -185,7 +217,10 @@ impl RaftStateMachine<Types> for Machine {
     /// openraft, which finds the finished one here.
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
         if !force {
-            return self.snapshots.current().map(|s| Builder::Ready(Box::new(s)));
+            return self
+                .snapshots
+                .current()
+                .map(|s| Builder::Ready(Box::new(s)));
         }
         Some(self.get_snapshot_builder().await)
     }
@@ -200,7 +235,11 @@ impl RaftStateMachine<Types> for Machine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, file: Snapshot) -> io::Result<()> {
         self.snapshots.ensure(&file)?;
         let mut data = bytes::BytesMut::new();
-        let id = meta.last_log_id.as_ref().map(log_id_bytes).unwrap_or_default();
+        let id = meta
+            .last_log_id
+            .as_ref()
+            .map(log_id_bytes)
+            .unwrap_or_default();
         super::codec::put_bytes(&mut data, &id);
         super::codec::put_bytes(&mut data, &membership_bytes(&meta.last_membership));
         let text = file.path.display().to_string();
@@ -218,9 +257,9 @@ impl RaftStateMachine<Types> for Machine {
     async fn get_current_snapshot(
         &mut self,
     ) -> io::Result<Option<openraft::alias::SnapshotOf<Types, Snapshot>>> {
-        Ok(self
-            .snapshots
-            .current()
-            .map(|s| openraft::Snapshot { meta: s.meta.clone(), snapshot: s }))
+        Ok(self.snapshots.current().map(|s| openraft::Snapshot {
+            meta: s.meta.clone(),
+            snapshot: s,
+        }))
     }
 }

@@ -20,7 +20,9 @@ async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = Told<
         Ok(result) => result,
         Err(_) => {
             let ms = limit.as_millis();
-            Err(format!("{what} has not been committed within {ms} ms; it may still be"))
+            Err(format!(
+                "{what} has not been committed within {ms} ms; it may still be"
+            ))
         }
     }
 }
@@ -30,9 +32,10 @@ impl Shared {
         let raft = self.raft().ok_or("the node is still starting")?;
         match self.leader() {
             Leader::Me => Ok(raft),
-            Leader::Other(_, member) => {
-                Err(format!("{} is not the leader, {} is", self.me.name, member.name))
-            }
+            Leader::Other(_, member) => Err(format!(
+                "{} is not the leader, {} is",
+                self.me.name, member.name
+            )),
             Leader::Nobody => Err(format!("there is no leader: {}", self.no_leader())),
         }
     }
@@ -58,7 +61,11 @@ impl Shared {
     /// A member, and whether it votes.
     pub fn known(&self, id: u64) -> Option<(Member, bool)> {
         let raft = self.raft()?;
-        let membership = raft.server_metrics().borrow_watched().membership_config.clone();
+        let membership = raft
+            .server_metrics()
+            .borrow_watched()
+            .membership_config
+            .clone();
         let member = membership.get_node(&id)?.clone();
         let voter = membership.voter_ids().any(|v| v == id);
         Some((member, voter))
@@ -67,7 +74,10 @@ impl Shared {
     /// Makes this node a cluster of one; nothing to do when it belongs to something.
     pub async fn initialize(&self, limit: Duration) -> Told<()> {
         let work = async {
-            let raft = self.raft_in(limit).await.ok_or("the node is still starting")?;
+            let raft = self
+                .raft_in(limit)
+                .await
+                .ok_or("the node is still starting")?;
             if !raft.is_initialized().await.map_err(|e| e.to_string())? {
                 let alone = BTreeMap::from([(self.id, self.me.clone())]);
                 raft.initialize(alone).await.map_err(|e| e.to_string())?;
@@ -133,17 +143,31 @@ impl Shared {
     }
 
     fn voters(&self) -> Vec<u64> {
-        let Some(raft) = self.raft() else { return Vec::new() };
-        raft.server_metrics().borrow_watched().membership_config.voter_ids().collect()
+        let Some(raft) = self.raft() else {
+            return Vec::new();
+        };
+        raft.server_metrics()
+            .borrow_watched()
+            .membership_config
+            .voter_ids()
+            .collect()
     }
 
     /// The other voter that has the most of the log and has been heard lately.
     fn best_voter(&self) -> Option<u64> {
-        let replication = self.raft()?.metrics().borrow_watched().replication.clone()?;
+        let replication = self
+            .raft()?
+            .metrics()
+            .borrow_watched()
+            .replication
+            .clone()?;
         let voters = self.voters();
         let lately = Duration::from_millis(self.options.election_ms_max);
         let alive = |id: &u64| {
-            self.peers.contact(*id).heard.is_some_and(|t| t.elapsed() < lately)
+            self.peers
+                .contact(*id)
+                .heard
+                .is_some_and(|t| t.elapsed() < lately)
         };
         replication
             .into_iter()
@@ -167,7 +191,10 @@ impl Shared {
             let Some(target) = Some(to).filter(|t| *t != 0).or_else(|| self.best_voter()) else {
                 return Err("there is no other voter in reach to hand leadership to".into());
             };
-            raft.trigger().transfer_leader(target).await.map_err(|e| e.to_string())?;
+            raft.trigger()
+                .transfer_leader(target)
+                .await
+                .map_err(|e| e.to_string())?;
             let again = until.min(Instant::now() + TRANSFER_TRY);
             while Instant::now() < again {
                 tokio::time::sleep(POLL).await;
@@ -178,7 +205,10 @@ impl Shared {
         }
         match self.leader() {
             Leader::Other(..) => Ok(()),
-            _ => Err(format!("no other node leads after {} ms", limit.as_millis())),
+            _ => Err(format!(
+                "no other node leads after {} ms",
+                limit.as_millis()
+            )),
         }
     }
 }

@@ -14,8 +14,9 @@
 //!
 //! types, codec: what things are and their bytes · options: settings · log: storage on raft-log ·
 //! machine, progress, snapshot: the state machine's side · queue: the meeting with Python · hello,
-//! peers, client, server, transfer, forward: peers · propose, reads, members: what is asked of Raft ·
-//! housekeep, status, shared, node: one running node.
+//! peers, client, server, transfer, forward: peers · calls, propose, reads, members: what is asked
+//! of Raft · housekeep, status, shared, node: one running node.
+pub mod calls;
 pub mod client;
 pub mod codec;
 pub mod forward;

@@ -10,11 +10,11 @@ use super::members::Told;
 use super::options::Options;
 use super::propose::{Proposal, Proposer};
 use super::queue::Guest;
-use super::reads::{self, Read, Reader, Rounds};
+use super::reads::{Read, Reader, Rounds};
 use super::shared::{FAILURES, Parts, Shared};
 use super::snapshot::{Snapshot, Snapshots};
 use super::types::*;
-use crate::call::{Call, Failure, Handler};
+use crate::call::Failure;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -30,6 +30,8 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc;
 
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
+/// Apply commands that wait for Python; each stands for one move of the commit index.
+const STATE_MACHINE_COMMANDS_MAX: u64 = 1 << 16;
 const READY_LIMIT: Duration = Duration::from_millis(500);
 const RUNTIME_LIMIT: Duration = Duration::from_secs(1);
 
@@ -103,6 +105,8 @@ pub fn raft_config(options: &Options) -> openraft::Config {
         // A member behind the purged log gets a snapshot; nobody else.
         replication_lag_threshold: u64::MAX,
         max_payload_entries: 1_024,
+        // When it is full Raft itself waits, and answers nobody: a busy Python must not do that.
+        state_machine_channel_size: Some(STATE_MACHINE_COMMANDS_MAX),
         backoff: "20ms".into(),
         ..Default::default()
     }
@@ -125,7 +129,9 @@ impl Node {
         let lock = lock(&setup.data_dir)?;
         let log = Log::open(&setup.data_dir.join("log"))?;
         let snapshots = Snapshots::open(&setup.data_dir.join("snapshots"))?;
+        // bounded: both by the gates of this node and of those that forward to it
         let (proposals, proposals_rx) = mpsc::unbounded_channel();
+        // bounded: as above
         let (reads, reads_rx) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers(&setup.options))
@@ -147,7 +153,10 @@ impl Node {
         Ok(Node {
             shared,
             raft_addr: setup.raft_addr,
-            queues: Mutex::new(Some(Queues { proposals: proposals_rx, reads: reads_rx })),
+            queues: Mutex::new(Some(Queues {
+                proposals: proposals_rx,
+                reads: reads_rx,
+            })),
             runtime: Mutex::new(Some(runtime)),
             handle,
             lock: Mutex::new(Some(lock)),
@@ -155,7 +164,10 @@ impl Node {
     }
 
     pub fn recovery(&self) -> Recovery {
-        Recovery { extent: self.shared.log.extent(), snapshot: self.shared.snapshots.current() }
+        Recovery {
+            extent: self.shared.log.extent(),
+            snapshot: self.shared.snapshots.current(),
+        }
     }
 
     pub fn handle(&self) -> &Handle {
@@ -171,7 +183,7 @@ impl Node {
         let need = purged.max(extent.durable);
         (have < need && healed < need).then(|| {
             format!(
-                "the store has revision {have}, but it was safe on disk up to {} and the log before \
+                "the store has revision {have}, but it was safe on disk up to {} and the log up to \
                  {purged} is gone: the store was damaged or put back to an old copy. Remove this \
                  member from the cluster, move its data directory away and let it join again",
                 extent.durable
@@ -190,20 +202,29 @@ impl Node {
         if let Some(text) = self.objection(applied) {
             return Err(StartError::Store(text));
         }
-        let Some(queues) = self.queues.lock().take() else {
-            return Err(StartError::Store("the engine has been started already".into()));
-        };
         let listener = std::net::TcpListener::bind(&self.raft_addr).map_err(|e| {
-            io::Error::new(e.kind(), format!("cannot listen on {}: {e}", self.raft_addr))
+            io::Error::new(
+                e.kind(),
+                format!("cannot listen on {}: {e}", self.raft_addr),
+            )
         })?;
         listener.set_nonblocking(true)?;
         let listener = {
             let _inside = self.handle.enter();
             TcpListener::from_std(listener)?
         };
+        let Some(queues) = self.queues.lock().take() else {
+            return Err(StartError::Store(
+                "the engine has been started already".into(),
+            ));
+        };
         let config = raft_config(&self.shared.options).validate();
         let config = Arc::new(config.map_err(|e| io::Error::other(e.to_string()))?);
-        assert_eq!(config.enable_leader_restore, Some(false), "it loses acknowledged writes");
+        assert_eq!(
+            config.enable_leader_restore,
+            Some(false),
+            "it loses acknowledged writes"
+        );
         assert_eq!(config.enable_pre_vote, Some(true));
         let machine = Machine::new(
             self.shared.queue.clone(),
@@ -213,7 +234,8 @@ impl Node {
             membership,
         );
         self.spawn_tasks(listener, queues);
-        self.handle.spawn(build(self.shared.clone(), config, machine));
+        self.handle
+            .spawn(build(self.shared.clone(), config, machine));
         // Usually this takes no time. It takes Python when entries are to be applied first, and
         // Python may begin only after this call.
         self.handle.block_on(self.shared.raft_in(READY_LIMIT));
@@ -228,8 +250,13 @@ impl Node {
             queue: queues.proposals,
             forwarder: forwarder.clone(),
         };
-        let rounds = Rounds { shared: shared.clone(), queue: queues.reads, forwarder };
-        self.handle.spawn(super::server::run(listener, shared.clone()));
+        let rounds = Rounds {
+            shared: shared.clone(),
+            queue: queues.reads,
+            forwarder,
+        };
+        self.handle
+            .spawn(super::server::run(listener, shared.clone()));
         self.handle.spawn(proposer.run());
         self.handle.spawn(rounds.run());
         self.handle.spawn(Housekeeper::new(shared.clone()).run());
@@ -241,15 +268,22 @@ impl Node {
 
     /// Python wants this call's body in the log, behind `head`.
     pub fn propose(&self, id: u64, head: &[u8]) {
-        let Some(Guest { call, pass }) = self.shared.queue.take_call(id) else { return };
+        let Some(Guest { call, pass }) = self.shared.queue.take_call(id) else {
+            return;
+        };
         let shared = self.shared.clone();
         let done = move |outcome| {
             (call.answer)(shared.reply_of(outcome));
             drop(pass);
         };
         let parts = [head, &call.body];
-        let proposal =
-            Proposal::new(&parts, call.deadline, self.patience(), false, Box::new(done));
+        let proposal = Proposal::new(
+            &parts,
+            call.deadline,
+            self.patience(),
+            false,
+            Box::new(done),
+        );
         let _ = self.shared.proposals.send(proposal);
     }
 
@@ -261,8 +295,7 @@ impl Node {
             shared.queue.done(ticket, reply);
         };
         let deadline = Instant::now() + limit;
-        let proposal =
-            Proposal::new(&[entry], deadline, self.patience(), false, Box::new(done));
+        let proposal = Proposal::new(&[entry], deadline, self.patience(), false, Box::new(done));
         let _ = self.shared.proposals.send(proposal);
     }
 
@@ -271,9 +304,16 @@ impl Node {
         let since = Instant::now();
         let (deadline, reader) = (since + limit, Reader::Ticket(ticket));
         if min_revision > 0 {
-            return self.shared.when_applied(min_revision, deadline, vec![reader]);
+            return self
+                .shared
+                .when_applied(min_revision, deadline, vec![reader]);
         }
-        let _ = self.shared.reads.send(Read { reader, deadline, since, min_revision });
+        let _ = self.shared.reads.send(Read {
+            reader,
+            deadline,
+            since,
+            min_revision,
+        });
     }
 
     /// Asks whatever node listens at `addr`.
@@ -290,9 +330,9 @@ impl Node {
         let result = self.block(async move { tokio::time::timeout(limit, work).await });
         match result {
             None => Err(io::Error::other("the engine is closed")),
-            Some(Ok(result)) => {
-                result.map_err(|e: io::Error| io::Error::new(e.kind(), format!("{addr}: {e}")))
-            }
+            Some(Ok(result)) => result.map_err(|e: io::Error| {
+                io::Error::new(e.kind(), format!("{addr}: {}", hello::reason(&e)))
+            }),
             Some(Err(_)) => {
                 let text = format!("{addr}: no answer within {} ms", limit.as_millis());
                 Err(io::Error::new(io::ErrorKind::TimedOut, text))
@@ -321,13 +361,15 @@ impl Node {
 
     /// Runs an operation of `members.rs`.
     pub fn operate<T>(&self, work: impl Future<Output = Told<T>>) -> Told<T> {
-        self.block(work).unwrap_or_else(|| Err("the engine is closed".into()))
+        self.block(work)
+            .unwrap_or_else(|| Err("the engine is closed".into()))
     }
 
     pub fn durable(&self, index: u64) {
         let shared = self.shared.clone();
         // A failure ends the log, and Raft with it.
-        self.handle.spawn(async move { shared.log.save_durable(index).await });
+        self.handle
+            .spawn(async move { shared.log.save_durable(index).await });
     }
 
     /// Hands leadership away if this node has it and another can take it.
@@ -349,7 +391,9 @@ impl Node {
     pub fn close(&self) {
         // First what waits for Python: Raft's end may wait for it in turn.
         self.let_go();
-        let Some(runtime) = self.runtime.lock().take() else { return };
+        let Some(runtime) = self.runtime.lock().take() else {
+            return;
+        };
         if let Some(raft) = self.shared.raft() {
             let end = async { tokio::time::timeout(SHUTDOWN_LIMIT, raft.shutdown()).await };
             let _ = runtime.block_on(end);
@@ -389,7 +433,10 @@ async fn build(shared: Arc<Shared>, config: Arc<openraft::Config>, machine: Mach
         Ok(raft) => {
             let membership = {
                 use openraft::async_runtime::watch::WatchReceiver;
-                raft.server_metrics().borrow_watched().membership_config.clone()
+                raft.server_metrics()
+                    .borrow_watched()
+                    .membership_config
+                    .clone()
             };
             let alone = membership.voter_ids().eq([shared.id]);
             shared.set_raft(raft.clone());
@@ -398,47 +445,10 @@ async fn build(shared: Arc<Shared>, config: Arc<openraft::Config>, machine: Mach
             }
         }
         Err(fatal) if !shared.stopping() => {
-            shared.queue.fatal(format!("Raft cannot start from what is on disk: {fatal}"));
+            shared
+                .queue
+                .fatal(format!("Raft cannot start from what is on disk: {fatal}"));
         }
         Err(_) => {}
-    }
-}
-
-impl Handler for Calls {
-    fn call(&self, call: Call) {
-        self.0.take_call(call);
-    }
-}
-
-/// The node as the wire sees it.
-pub struct Calls(pub Arc<Shared>);
-
-impl Shared {
-    /// A call from the public port: to a barrier, or straight to Python.
-    pub fn take_call(self: &Arc<Self>, call: Call) {
-        if self.stopping() {
-            return (call.answer)(Err(self.failure("shutting_down")));
-        }
-        let Some(pass) = self.gate.enter(call.body.len()) else {
-            let text = format!("{} calls wait", self.gate.calls());
-            return (call.answer)(Err(self.failure("overloaded").with(text)));
-        };
-        let (read, deadline) = (call.read, call.deadline);
-        let guest = Guest { call, pass };
-        if !read {
-            return self.queue.call(guest);
-        }
-        let level = reads::level(&guest.call.body);
-        match level {
-            reads::Level { local: true, min_revision: 0 } => self.queue.call(guest),
-            reads::Level { local: true, min_revision } => {
-                self.when_applied(min_revision, deadline, vec![Reader::Call(guest)]);
-            }
-            reads::Level { local: false, min_revision } => {
-                let reader = Reader::Call(guest);
-                let since = Instant::now();
-                let _ = self.reads.send(Read { reader, deadline, since, min_revision });
-            }
-        }
     }
 }

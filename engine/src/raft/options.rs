@@ -30,7 +30,7 @@ macro_rules! options {
 options! {
     /// Of the leader.
     heartbeat_ms = 50;
-    /// A follower that hears nothing waits `election_ms_max` and then a random time between the two.
+    /// A silent follower waits `election_ms_max` and then a random time between the two.
     election_ms_min = 300;
     election_ms_max = 600;
     /// In flight at once: what makes batches form by themselves.
@@ -56,7 +56,7 @@ options! {
     log_keep_bytes = 64 << 20;
     /// How long a proposal or read waits for a leader before it fails.
     no_leader_ms_max = 5_000;
-    /// A peer that owes an answer longer than this has its append session closed and reopened.
+    /// A peer that owes an answer longer than this gets a new append session.
     answer_ms_max = 1_000;
     /// A snapshot transfer that moves nothing for so long is broken off; it resumes where it was.
     stall_ms_max = 10_000;

@@ -19,7 +19,12 @@ struct Peer {
 
 impl Default for Peer {
     fn default() -> Peer {
-        Peer { heard: None, error: None, idle: Vec::new(), session: watch::channel(0).0 }
+        Peer {
+            heard: None,
+            error: None,
+            idle: Vec::new(),
+            session: watch::channel(0).0,
+        }
     }
 }
 
@@ -57,7 +62,10 @@ impl Peers {
     }
 
     pub fn contact(&self, id: u64) -> Contact {
-        self.with(id, |p| Contact { heard: p.heard, error: p.error.clone() })
+        self.with(id, |p| Contact {
+            heard: p.heard,
+            error: p.error.clone(),
+        })
     }
 
     pub fn take_idle(&self, id: u64) -> Option<Frames> {

@@ -61,7 +61,11 @@ impl Progress {
             drop(waiters);
             return then(true);
         }
-        waiters.by_index.entry(index).or_default().push((deadline, then));
+        waiters
+            .by_index
+            .entry(index)
+            .or_default()
+            .push((deadline, then));
     }
 
     /// Lets those go whose deadline has passed; with `None`, all.
@@ -93,7 +97,11 @@ mod tests {
         let now = Instant::now();
         for (index, deadline) in [(0, now), (5, now), (6, now + Duration::from_secs(9))] {
             let seen = seen.clone();
-            progress.wait(index, deadline, Box::new(move |ok| seen.lock().push((index, ok))));
+            progress.wait(
+                index,
+                deadline,
+                Box::new(move |ok| seen.lock().push((index, ok))),
+            );
         }
         assert_eq!(*seen.lock(), [(0, true)]);
         progress.advance(4);

@@ -1,7 +1,8 @@
-//! Proposals on their way into the log: batched by themselves here on the leader, forwarded elsewhere.
+//! Proposals on their way into the log: batched by themselves on the leader, forwarded elsewhere.
 //!
 //! At most two batches are in flight; what comes meanwhile is the next batch. A proposal that has
-//! surely not been written is tried again until its time is up; every other failure is told as unknown.
+//! surely not been written is tried again until its time is up; every other failure is told as
+//! unknown.
 use super::forward::Forwarder;
 use super::shared::{Leader, Shared};
 use super::types::*;
@@ -63,7 +64,13 @@ impl Proposal {
             data.put_slice(part);
         }
         let patience = deadline.min(Instant::now() + patience);
-        Proposal { data: data.freeze(), deadline, patience, remote, done: Some(done) }
+        Proposal {
+            data: data.freeze(),
+            deadline,
+            patience,
+            remote,
+            done: Some(done),
+        }
     }
 
     pub fn data(&self) -> &[u8] {
@@ -120,10 +127,15 @@ impl Shared {
             let mut waiting = proposals;
             loop {
                 let now = Instant::now();
-                let (late, rest): (Vec<_>, Vec<_>) =
-                    waiting.into_iter().partition(|p| p.remote || p.patience <= now);
+                let (late, rest): (Vec<_>, Vec<_>) = waiting
+                    .into_iter()
+                    .partition(|p| p.remote || p.patience <= now);
                 for proposal in late {
-                    let outcome = if proposal.remote { Outcome::NotLeader } else { Outcome::Late };
+                    let outcome = if proposal.remote {
+                        Outcome::NotLeader
+                    } else {
+                        Outcome::Late
+                    };
                     proposal.settle(outcome);
                 }
                 waiting = rest;
@@ -144,7 +156,9 @@ impl Shared {
 
 /// Nanoseconds since 1970 by this node's clock; the state machine makes them monotonic.
 fn now_ns() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| d.as_nanos() as u64)
 }
 
 /// The task that takes proposals from the queue.
@@ -178,7 +192,9 @@ impl Proposer {
                     let (remote, local): (Vec<_>, Vec<_>) =
                         carry.drain(..).partition(|p: &Proposal| p.remote);
                     self.shared.retry(remote);
-                    self.forwarder.link(id, &member).propose(local, &self.shared);
+                    self.forwarder
+                        .link(id, &member)
+                        .propose(local, &self.shared);
                 }
                 Leader::Nobody => self.shared.retry(carry.drain(..).collect()),
             }
@@ -206,7 +222,9 @@ impl Proposer {
 
     /// Hands a batch to Raft; its answers are awaited beside the loop.
     async fn write(&self, batch: Vec<Proposal>, place: Option<OwnedSemaphorePermit>) {
-        let Some(raft) = self.shared.raft() else { return self.shared.retry(batch) };
+        let Some(raft) = self.shared.raft() else {
+            return self.shared.retry(batch);
+        };
         let now = now_ns();
         let (mut pending, mut commands) = (Vec::new(), Vec::new());
         for mut proposal in batch {
@@ -272,7 +290,9 @@ async fn collect(
     let mut next = 0;
     while next < pending.len() {
         let late = pending[next..].iter().flatten().map(|p| p.deadline).min();
-        let Some(wake) = late.into_iter().chain(free_at).min() else { return };
+        let Some(wake) = late.into_iter().chain(free_at).min() else {
+            return;
+        };
         tokio::select! {
             biased;
             answer = answers.next() => {

@@ -53,7 +53,12 @@ pub struct Gate {
 
 impl Gate {
     pub fn new(calls_max: u64, bytes_max: u64) -> Arc<Gate> {
-        Arc::new(Gate { calls: 0.into(), bytes: 0.into(), calls_max, bytes_max })
+        Arc::new(Gate {
+            calls: 0.into(),
+            bytes: 0.into(),
+            calls_max,
+            bytes_max,
+        })
     }
 
     /// A place for a call of `bytes`; `None` when the node has enough to do.
@@ -61,7 +66,10 @@ impl Gate {
         let bytes = bytes as u64;
         let calls = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         let held = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let pass = Pass { gate: self.clone(), bytes };
+        let pass = Pass {
+            gate: self.clone(),
+            bytes,
+        };
         // One call is always let in, however large.
         (calls <= self.calls_max && (held <= self.bytes_max || calls == 1)).then_some(pass)
     }
@@ -95,6 +103,9 @@ struct Waiting {
     finished: oneshot::Sender<Reply>,
 }
 
+/// Where the results of a batch go.
+type Results = oneshot::Sender<Vec<Option<Reply>>>;
+
 /// What `step` brings back to Python.
 #[derive(Default)]
 pub struct Taken {
@@ -107,13 +118,13 @@ pub struct Taken {
 #[derive(Default)]
 struct State {
     calls: VecDeque<Guest>,
-    batch: Option<(Batch, oneshot::Sender<Vec<Option<Reply>>>)>,
+    batch: Option<(Batch, Results)>,
     done: VecDeque<(u64, Reply)>,
     work: VecDeque<Work>,
     /// Calls that Python holds.
     held: HashMap<u64, Guest>,
     /// The batch that Python holds.
-    applying: Option<(u64, usize, oneshot::Sender<Vec<Option<Reply>>>)>,
+    applying: Option<(u64, usize, Results)>,
     working: HashMap<u64, Waiting>,
     next: u64,
     woken: bool,
@@ -174,7 +185,10 @@ impl Queue {
     pub fn apply(&self, batch: Batch) -> oneshot::Receiver<Vec<Option<Reply>>> {
         let (tx, rx) = oneshot::channel();
         self.put(|s| {
-            debug_assert!(s.batch.is_none() && s.applying.is_none(), "one batch at a time");
+            debug_assert!(
+                s.batch.is_none() && s.applying.is_none(),
+                "one batch at a time"
+            );
             if !s.closed {
                 s.batch = Some((batch, tx));
             }
@@ -190,8 +204,19 @@ impl Queue {
                 return; // both receivers fail at once
             }
             let id = s.id();
-            s.working.insert(id, Waiting { frozen: Some(frozen_tx), finished: finished_tx });
-            s.work.push_back(Work { id, kind, text, data });
+            s.working.insert(
+                id,
+                Waiting {
+                    frozen: Some(frozen_tx),
+                    finished: finished_tx,
+                },
+            );
+            s.work.push_back(Work {
+                id,
+                kind,
+                text,
+                data,
+            });
         });
         WorkHandle { frozen, finished }
     }
@@ -219,8 +244,12 @@ impl Queue {
     /// Calls past their deadline that Python has not answered.
     pub fn expire(&self, now: Instant) -> Vec<Guest> {
         let mut state = self.state.lock();
-        let late: Vec<u64> =
-            state.held.iter().filter(|(_, g)| g.call.deadline <= now).map(|(id, _)| *id).collect();
+        let late: Vec<u64> = state
+            .held
+            .iter()
+            .filter(|(_, g)| g.call.deadline <= now)
+            .map(|(id, _)| *id)
+            .collect();
         let mut out: Vec<Guest> = late.iter().filter_map(|id| state.held.remove(id)).collect();
         while state.calls.front().is_some_and(|g| g.call.deadline <= now) {
             out.extend(state.calls.pop_front());
@@ -249,7 +278,12 @@ impl Queue {
     }
 
     pub fn frozen(&self, work: u64) {
-        let tx = self.state.lock().working.get_mut(&work).and_then(|w| w.frozen.take());
+        let tx = self
+            .state
+            .lock()
+            .working
+            .get_mut(&work)
+            .and_then(|w| w.frozen.take());
         if let Some(tx) = tx {
             let _ = tx.send(());
         }
@@ -288,10 +322,7 @@ impl Queue {
         let until = Instant::now() + timeout;
         let mut state = self.state.lock();
         state.away = None;
-        while state.idle()
-            && !state.woken
-            && !state.closed
-            && (state.fatal.is_none() || state.told)
+        while state.idle() && !state.woken && !state.closed && (state.fatal.is_none() || state.told)
         {
             state.asleep = true;
             let late = self.ready.wait_until(&mut state, until).timed_out();
@@ -322,9 +353,13 @@ impl Queue {
         }
         let n = state.calls.len().min(max);
         for _ in 0..n {
-            let Some(guest) = state.calls.pop_front() else { break };
+            let Some(guest) = state.calls.pop_front() else {
+                break;
+            };
             let id = state.id();
-            taken.calls.push((id, guest.call.method, guest.call.body.clone()));
+            taken
+                .calls
+                .push((id, guest.call.method, guest.call.body.clone()));
             state.held.insert(id, guest);
         }
         taken.done.extend(state.done.drain(..));

@@ -36,14 +36,21 @@ fn varint(body: &[u8], at: &mut usize) -> Option<u64> {
 
 /// Reads the level out of an encoded request. A malformed one is linearizable: Python refuses it.
 pub fn level(body: &[u8]) -> Level {
-    let strict = Level { local: false, min_revision: 0 };
+    let strict = Level {
+        local: false,
+        min_revision: 0,
+    };
     let mut level = strict;
     let mut at = 0;
     while at < body.len() {
-        let Some(tag) = varint(body, &mut at) else { return strict };
+        let Some(tag) = varint(body, &mut at) else {
+            return strict;
+        };
         let skip = match tag & 7 {
             0 => {
-                let Some(value) = varint(body, &mut at) else { return strict };
+                let Some(value) = varint(body, &mut at) else {
+                    return strict;
+                };
                 match tag >> 3 {
                     3 => level.local = value == 1,
                     4 => level.min_revision = value,
@@ -110,7 +117,11 @@ impl Shared {
             if applied {
                 return shared.pass(readers);
             }
-            let kind = if shared.stopping() { "shutting_down" } else { "deadline" };
+            let kind = if shared.stopping() {
+                "shutting_down"
+            } else {
+                "deadline"
+            };
             let text = format!(
                 "revision {index} is not applied here yet ({} is)",
                 shared.progress.applied()
@@ -210,19 +221,46 @@ mod tests {
 
     #[test]
     fn the_level_is_read_from_fields_3_and_4() {
-        let strict = Level { local: false, min_revision: 0 };
+        let strict = Level {
+            local: false,
+            min_revision: 0,
+        };
         assert_eq!(level(b""), strict);
         assert_eq!(level(b"\x0a\x03foo"), strict);
-        assert_eq!(level(b"\x0a\x03foo\x18\x01"), Level { local: true, ..strict });
-        assert_eq!(level(b"\x18\x01\x20\xac\x02"), Level { local: true, min_revision: 300 });
+        assert_eq!(
+            level(b"\x0a\x03foo\x18\x01"),
+            Level {
+                local: true,
+                ..strict
+            }
+        );
+        assert_eq!(
+            level(b"\x18\x01\x20\xac\x02"),
+            Level {
+                local: true,
+                min_revision: 300
+            }
+        );
         // The same bytes inside a string are no fields.
         assert_eq!(level(b"\x0a\x02\x18\x01"), strict);
     }
 
     #[test]
     fn malformed_requests_are_strict() {
-        for body in [&b"\x18"[..], b"\x18\x01\x0a\x7f", b"\x18\x01\x0b", b"\x18\x01\x0a\xff\xff"] {
-            assert_eq!(level(body), Level { local: false, min_revision: 0 }, "{body:?}");
+        for body in [
+            &b"\x18"[..],
+            b"\x18\x01\x0a\x7f",
+            b"\x18\x01\x0b",
+            b"\x18\x01\x0a\xff\xff",
+        ] {
+            assert_eq!(
+                level(body),
+                Level {
+                    local: false,
+                    min_revision: 0
+                },
+                "{body:?}"
+            );
         }
     }
 }

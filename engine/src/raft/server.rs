@@ -10,7 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use openraft::raft::TransferLeaderError;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -34,7 +34,9 @@ pub async fn run(listener: TcpListener, shared: Arc<Shared>) {
             continue;
         };
         // Beyond the limit a connection is closed without a word: peers dial again.
-        let Ok(place) = places.clone().try_acquire_owned() else { continue };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            continue;
+        };
         tokio::spawn(connection(shared.clone(), stream, from, place));
     }
 }
@@ -47,7 +49,9 @@ async fn connection(
 ) {
     let limit = Duration::from_millis(shared.options.handshake_ms_max);
     let admitted = tokio::time::timeout(limit, admit(&shared, stream, from)).await;
-    let Ok(Ok((hello, frames))) = admitted else { return };
+    let Ok(Ok((hello, frames))) = admitted else {
+        return;
+    };
     let _ = serve(&shared, &hello, frames).await; // both ends notice a broken connection
 }
 
@@ -57,22 +61,27 @@ async fn admit(
     stream: TcpStream,
     from: SocketAddr,
 ) -> io::Result<(Hello, Frames)> {
-    if !from.ip().to_canonical().is_loopback() && shared.options.insecure == 0 {
-        return hello::turn_away(
-            stream,
-            "this node serves peers on its own machine only, because nothing is authenticated yet: \
-             start every node with DFS_INSECURE=true to open it to the network",
-        )
-        .await;
+    if stranger(from.ip(), shared.options.insecure != 0) {
+        return hello::turn_away(stream, STRANGER).await;
     }
     hello::welcome(shared, stream).await
+}
+
+const STRANGER: &str = "this node serves peers on its own machine only, because nothing is \
+    authenticated yet: start every node with DFS_INSECURE=true to open it to the network";
+
+/// Protected mode: only this machine is let in, unless the user has opened the port.
+fn stranger(from: IpAddr, insecure: bool) -> bool {
+    !insecure && !from.to_canonical().is_loopback()
 }
 
 async fn serve(shared: &Arc<Shared>, hello: &Hello, frames: Frames) -> io::Result<()> {
     if hello.purpose == Purpose::Ask {
         return ask(shared, hello, frames).await;
     }
-    let Some(raft) = shared.raft_in(STARTING_LIMIT).await.cloned() else { return Ok(()) };
+    let Some(raft) = shared.raft_in(STARTING_LIMIT).await.cloned() else {
+        return Ok(());
+    };
     match hello.purpose {
         Purpose::Append => append(raft, frames).await,
         Purpose::Control => control(shared, hello, raft, frames).await,
@@ -109,12 +118,7 @@ async fn append(raft: Raft, frames: Frames) -> io::Result<()> {
 }
 
 /// Votes, heartbeats and leader transfers, one at a time.
-async fn control(
-    shared: &Shared,
-    hello: &Hello,
-    raft: Raft,
-    mut frames: Frames,
-) -> io::Result<()> {
+async fn control(shared: &Shared, hello: &Hello, raft: Raft, mut frames: Frames) -> io::Result<()> {
     while let Some(request) = frames.read(FRAME_BYTES_MAX).await? {
         shared.peers.heard(hello.from_id);
         let answer = control_answer(&raft, request).await?;
@@ -128,21 +132,34 @@ async fn control_answer(raft: &Raft, mut request: Bytes) -> io::Result<BytesMut>
     match get_u8(&mut request)? {
         APPEND => {
             let request = get_append(&mut request)?;
-            let response = raft.append_entries(request).await.map_err(io::Error::other)?;
+            let response = raft
+                .append_entries(request)
+                .await
+                .map_err(io::Error::other)?;
             put_append_response(&mut out, &response);
         }
         VOTE => {
             let request = get_vote_request(&mut request)?;
-            put_vote_response(&mut out, &raft.vote(request).await.map_err(io::Error::other)?);
+            put_vote_response(
+                &mut out,
+                &raft.vote(request).await.map_err(io::Error::other)?,
+            );
         }
         PRE_VOTE => {
             let request = get_vote_request(&mut request)?;
-            put_vote_response(&mut out, &raft.pre_vote(request).await.map_err(io::Error::other)?);
+            put_vote_response(
+                &mut out,
+                &raft.pre_vote(request).await.map_err(io::Error::other)?,
+            );
         }
         TRANSFER => {
             let (vote, to) = (get_vote(&mut request)?, get_u64(&mut request)?);
             let request = TransferRequest::new(vote, to, get_opt_log_id(&mut request)?);
-            match raft.handle_transfer_leader(request).await.map_err(io::Error::other)? {
+            match raft
+                .handle_transfer_leader(request)
+                .await
+                .map_err(io::Error::other)?
+            {
                 Ok(()) => out.put_u8(0),
                 Err(TransferLeaderError::VoteChanged { actual, .. }) => {
                     out.put_u8(1);
@@ -165,7 +182,11 @@ async fn ask(shared: &Shared, hello: &Hello, mut frames: Frames) -> io::Result<(
     let body = tokio::time::timeout(limit, frames.read(ASK_BYTES_MAX)).await??;
     let body = body.ok_or_else(hello::closed)?;
     let member = shared.members().iter().any(|(id, _)| *id == hello.from_id);
-    let name = if member { hello.from_name.clone() } else { String::new() };
+    let name = if member {
+        hello.from_name.clone()
+    } else {
+        String::new()
+    };
     let work = shared.queue.work(WorkKind::Ask, name, body);
     let mut out = BytesMut::new();
     match tokio::time::timeout(ASK_LIMIT, work.finished).await {
@@ -183,4 +204,29 @@ async fn ask(shared: &Shared, hello: &Hello, mut frames: Frames) -> io::Result<(
         }
     }
     frames.write(&out).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stranger;
+
+    #[test]
+    fn only_this_machine_is_let_in_unless_opened() {
+        for (from, is_stranger) in [
+            ("127.0.0.1", false),
+            ("127.9.9.9", false),
+            ("::1", false),
+            ("::ffff:127.0.0.1", false),
+            ("10.0.0.1", true),
+            ("::ffff:10.0.0.1", true),
+            ("fe80::1", true),
+        ] {
+            assert_eq!(
+                stranger(from.parse().unwrap(), false),
+                is_stranger,
+                "{from}"
+            );
+            assert!(!stranger(from.parse().unwrap(), true), "{from}");
+        }
+    }
 }

@@ -19,8 +19,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// The kinds of refusal that the raft part gives by itself.
-pub const FAILURES: [&str; 5] =
-    ["no_leader", "outcome_unknown", "overloaded", "deadline", "shutting_down"];
+pub const FAILURES: [&str; 5] = [
+    "no_leader",
+    "outcome_unknown",
+    "overloaded",
+    "deadline",
+    "shutting_down",
+];
 
 /// Figures since the start.
 #[derive(Default)]
@@ -79,7 +84,10 @@ pub struct Parts {
 
 impl Shared {
     pub fn new(parts: Parts) -> Shared {
-        let gate = Gate::new(parts.options.calls_waiting_max, parts.options.call_bytes_waiting_max);
+        let gate = Gate::new(
+            parts.options.calls_waiting_max,
+            parts.options.call_bytes_waiting_max,
+        );
         Shared {
             options: parts.options,
             id: parts.id,
@@ -140,13 +148,21 @@ impl Shared {
 
     /// The members with their ids, as this node knows them.
     pub fn members(&self) -> Vec<(u64, Member)> {
-        let Some(raft) = self.raft() else { return Vec::new() };
-        let membership = raft.server_metrics().borrow_watched().membership_config.clone();
+        let Some(raft) = self.raft() else {
+            return Vec::new();
+        };
+        let membership = raft
+            .server_metrics()
+            .borrow_watched()
+            .membership_config
+            .clone();
         membership.nodes().map(|(id, m)| (*id, m.clone())).collect()
     }
 
     pub fn leader(&self) -> Leader {
-        let Some(raft) = self.raft() else { return Leader::Nobody };
+        let Some(raft) = self.raft() else {
+            return Leader::Nobody;
+        };
         let (leader, membership) = {
             let receiver = raft.server_metrics();
             let m = receiver.borrow_watched();
@@ -174,7 +190,10 @@ impl Shared {
             let quiet = since.map_or(0, |t| t.elapsed().as_millis() as u64);
             if let Some((error, _)) = contact.error {
                 let seconds = quiet as f64 / 1000.0;
-                silent.push(format!("{} silent for {seconds:.1} s ({error})", member.name));
+                silent.push(format!(
+                    "{} silent for {seconds:.1} s ({error})",
+                    member.name
+                ));
             } else if contact.heard.is_none() || quiet > self.options.election_ms_max {
                 silent.push(format!("{} not heard", member.name));
             }
@@ -186,6 +205,10 @@ impl Shared {
         if silent.is_empty() {
             return "an election is under way".into();
         }
-        format!("{}; {need} of {} members are needed", silent.join(", "), voters + 1)
+        format!(
+            "{}; {need} of {} members are needed",
+            silent.join(", "),
+            voters + 1
+        )
     }
 }

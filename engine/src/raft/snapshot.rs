@@ -1,8 +1,8 @@
 //! Snapshot files: one current, named by its log id, with a note of what it is beside it.
 //!
-//! `<dir>/snapshot-<term>-<node>-<index>` is what Python wrote; `….meta` says log id, membership, size and
-//! SHA-256. The note is written last: a snapshot without one does not exist. Everything appears by
-//! write, fsync, rename, fsync of the directory.
+//! `<dir>/snapshot-<term>-<node>-<index>` is what Python wrote; `….meta` says log id, membership,
+//! size and SHA-256. The note is written last: a snapshot without one does not exist. Everything
+//! appears by write, fsync, rename, fsync of the directory.
 use super::codec::*;
 use super::types::*;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -48,7 +48,15 @@ impl Snapshot {
         let size = get_u64(b)?;
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(&take(b, 32)?);
-        Ok(Snapshot { path, size, sha256, meta: SnapshotMeta { last_log_id, last_membership } })
+        Ok(Snapshot {
+            path,
+            size,
+            sha256,
+            meta: SnapshotMeta {
+                last_log_id,
+                last_membership,
+            },
+        })
     }
 }
 
@@ -101,7 +109,10 @@ impl Snapshots {
                 newest = Some(snapshot);
             }
         }
-        let all = Snapshots { dir: Arc::new(dir.into()), current: Arc::new(Mutex::new(newest)) };
+        let all = Snapshots {
+            dir: Arc::new(dir.into()),
+            current: Arc::new(Mutex::new(newest)),
+        };
         all.sweep()?;
         Ok(all)
     }
@@ -122,8 +133,9 @@ impl Snapshots {
     }
 
     fn final_path(&self, id: &Option<LogId>) -> PathBuf {
-        let (term, node, index) =
-            id.map_or((0, 0, 0), |l| (l.leader_id.term, l.leader_id.node_id, l.index));
+        let (term, node, index) = id.map_or((0, 0, 0), |l| {
+            (l.leader_id.term, l.leader_id.node_id, l.index)
+        });
         self.dir.join(format!("snapshot-{term}-{node}-{index}"))
     }
 
@@ -132,7 +144,12 @@ impl Snapshots {
     pub fn complete(&self, path: &Path, meta: SnapshotMeta) -> io::Result<Snapshot> {
         OpenOptions::new().write(true).open(path)?.sync_all()?;
         let (sha256, size) = digest(path)?;
-        self.adopt(Snapshot { path: path.into(), size, sha256, meta })
+        self.adopt(Snapshot {
+            path: path.into(),
+            size,
+            sha256,
+            meta,
+        })
     }
 
     /// Makes sure that a snapshot from elsewhere is here; a transfer has put it here already.
@@ -149,8 +166,9 @@ impl Snapshots {
     /// Makes a verified and synced file current; returns the snapshot that is current after it.
     pub fn adopt(&self, mut snapshot: Snapshot) -> io::Result<Snapshot> {
         let mut current = self.current.lock();
-        if let Some(newer) =
-            current.as_ref().filter(|c| c.meta.last_log_id >= snapshot.meta.last_log_id)
+        if let Some(newer) = current
+            .as_ref()
+            .filter(|c| c.meta.last_log_id >= snapshot.meta.last_log_id)
         {
             fs::remove_file(&snapshot.path)?;
             return Ok(newer.clone());
@@ -178,7 +196,10 @@ impl Snapshots {
             let path = item?.path();
             let name = path.to_str().unwrap_or("");
             let current = keep.as_ref().is_some_and(|k| {
-                path == *k || name.strip_suffix(META_SUFFIX).is_some_and(|n| Path::new(n) == k)
+                path == *k
+                    || name
+                        .strip_suffix(META_SUFFIX)
+                        .is_some_and(|n| Path::new(n) == k)
             });
             if !current && !name.ends_with(PART_SUFFIX) && !name.contains(BUILDING) {
                 fs::remove_file(&path)?;
@@ -204,8 +225,14 @@ mod tests {
     use super::*;
 
     fn meta(index: u64) -> SnapshotMeta {
-        let leader_id = LeaderId { term: 1, node_id: 7 };
-        SnapshotMeta { last_log_id: Some(LogId { leader_id, index }), ..Default::default() }
+        let leader_id = LeaderId {
+            term: 1,
+            node_id: 7,
+        };
+        SnapshotMeta {
+            last_log_id: Some(LogId { leader_id, index }),
+            ..Default::default()
+        }
     }
 
     fn build(all: &Snapshots, index: u64) -> Snapshot {

@@ -1,8 +1,8 @@
 //! Figures of this moment, from watched values: nothing here waits for Raft.
 use super::shared::Shared;
 use super::types::*;
-use openraft::{Instant, ServerState};
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant, ServerState};
 use std::sync::atomic::Ordering;
 
 /// One member as this node sees it.
@@ -57,11 +57,19 @@ impl Shared {
     fn member_status(&self, metrics: &openraft::RaftMetrics<Types>) -> Vec<MemberStatus> {
         let membership = &metrics.membership_config;
         let one = |(id, member): (&u64, &Member)| {
-            let matched = metrics.replication.as_ref().and_then(|r| r.get(id).copied().flatten());
-            let heard = metrics.heartbeat.as_ref().and_then(|h| h.get(id)?.as_deref().copied());
+            let matched = metrics
+                .replication
+                .as_ref()
+                .and_then(|r| r.get(id).copied().flatten());
+            let heard = metrics
+                .heartbeat
+                .as_ref()
+                .and_then(|h| h.get(id)?.as_deref().copied());
             let contact = self.peers.contact(*id);
             // The leader knows better: what it hears must answer its own heartbeats.
-            let since = heard.map(|t| t.elapsed()).or(contact.heard.map(|t| t.elapsed()));
+            let since = heard
+                .map(|t| t.elapsed())
+                .or(contact.heard.map(|t| t.elapsed()));
             let mut contact_ms = since.map_or(-1, |t| t.as_millis() as i64);
             if *id == self.id {
                 contact_ms = 0;

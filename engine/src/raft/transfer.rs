@@ -69,7 +69,10 @@ pub async fn send(
         match get_u8(&mut answer)? {
             WORKING => {}
             DONE => {
-                shared.counters.snapshots_sent.fetch_add(1, Ordering::Relaxed);
+                shared
+                    .counters
+                    .snapshots_sent
+                    .fetch_add(1, Ordering::Relaxed);
                 return get_vote(&mut answer);
             }
             _ => return Err(bad(String::from_utf8_lossy(&answer))),
@@ -89,7 +92,13 @@ pub async fn receive(shared: &Arc<Shared>, mut frames: Frames, raft: &Raft) -> i
         return fail(&mut frames, "another snapshot is on its way here").await;
     };
     let result = match take_in(shared, &mut frames, &offered, limit).await {
-        Ok(()) => working(&mut frames, install(shared.clone(), raft.clone(), vote, offered)).await,
+        Ok(()) => {
+            working(
+                &mut frames,
+                install(shared.clone(), raft.clone(), vote, offered),
+            )
+            .await
+        }
         Err(e) => Err(e),
     };
     match result {
@@ -117,7 +126,11 @@ async fn take_in(
     limit: Duration,
 ) -> io::Result<()> {
     shared.snapshots.sweep_parts(&offered.path)?;
-    let mut file = OpenOptions::new().create(true).append(true).open(&offered.path).await?;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&offered.path)
+        .await?;
     let mut size = file.metadata().await?.len();
     if size > offered.size {
         file.set_len(0).await?;
@@ -128,7 +141,9 @@ async fn take_in(
     answer.put_u64(size);
     frames.write(&answer).await?;
     loop {
-        let chunk = moving(limit, frames.read(2 * CHUNK_BYTES)).await?.ok_or_else(closed)?;
+        let chunk = moving(limit, frames.read(2 * CHUNK_BYTES))
+            .await?
+            .ok_or_else(closed)?;
         if chunk.is_empty() {
             break;
         }
@@ -182,9 +197,14 @@ async fn install(
     if current.meta.last_log_id != meta.last_log_id {
         return Err(bad("a newer snapshot is here already"));
     }
-    let snapshot = openraft::Snapshot { meta, snapshot: current };
-    let response =
-        raft.install_full_snapshot(vote, snapshot).await.map_err(io::Error::other)?;
+    let snapshot = openraft::Snapshot {
+        meta,
+        snapshot: current,
+    };
+    let response = raft
+        .install_full_snapshot(vote, snapshot)
+        .await
+        .map_err(io::Error::other)?;
     Ok(response.vote)
 }
 

@@ -19,7 +19,10 @@ impl Python {
                 turn(&own, taken);
             }
         });
-        Python { queue, thread: Some(thread) }
+        Python {
+            queue,
+            thread: Some(thread),
+        }
     }
 }
 
