@@ -20,8 +20,8 @@ FILE: Final = "identity.json"
 LOG: Final = "log"
 STORE: Final = "store"
 SOCKET: Final = "api.sock"
-OURS: Final = (LOG, STORE, SOCKET, FILE)
-"""Everything that a node puts into its data directory (the agent's part is `agent`)."""
+OURS: Final = (LOG, STORE, SOCKET, FILE, "agent")
+"""Everything that a node and its agent put into the data directory."""
 ID_BITS: Final = 63
 CLUSTER_BYTES: Final = 16
 SOCKET_PATH_BYTES_MAX: Final = 107
@@ -43,6 +43,8 @@ class Identity:
     """Why this copy of the state may not be served any more."""
     created: bool = False
     """Made by this process."""
+    before: frozenset[str] = frozenset()
+    """What stood in the directory when this process made it its own."""
     offered: bool = False
     """A cluster may know this id already, though no answer has said so."""
 
@@ -73,7 +75,7 @@ class Identity:
         """
         if not self.created or self.cluster or self.offered:
             return
-        for name in OURS:
+        for name in set(OURS) - self.before:
             path = self.directory / name
             if path.is_dir():
                 shutil.rmtree(path)
@@ -130,7 +132,9 @@ def _open(directory: Path, name: str) -> Identity:
                 " an empty data directory (a member that lost its data has to be removed first:"
                 f" dfs member remove {name})"
             )
-        fresh = Identity(directory, name, secrets.randbits(ID_BITS) or 1, created=True)
+        before = frozenset(os.listdir(directory))
+        number = secrets.randbits(ID_BITS) or 1
+        fresh = Identity(directory, name, number, created=True, before=before)
         temporary = fresh._write_temporary()
         try:
             os.link(temporary, path)  # unlike rename, it never replaces what another process made

@@ -115,9 +115,9 @@ async def run(
     sys.setswitchinterval(SWITCH_INTERVAL_US / 1_000_000)
     stop = _stop_on_signals()
     async with running_node(settings, backend or real_backend()) as running:
-        if await _first(running.node.become_member(), stop, running.node.failed):
-            return
         async with companion(running):
+            if await _first(running.node.become_member(), stop, running.node.failed):
+                return
             if await _first(_ready(running.node), stop, running.node.failed):
                 return
             announce(running)

@@ -47,6 +47,16 @@ async def test_full_list_makes_one_cluster_whatever_the_order(any_cluster):
     assert await three.get("k") == b"v"
 
 
+async def test_lists_of_the_others_make_one_cluster(any_cluster):
+    """Each node may be given just the others: with itself, all have the same list."""
+    members = [
+        await any_cluster.start(name, *(n for n in LIST if n != name), join=False) for name in LIST
+    ]
+    await asyncio.gather(*(member.joining for member in members))
+    assert len({member.node.cluster for member in members}) == 1
+    await wait_until(lambda: all(member.votes() for member in members))
+
+
 async def test_the_first_of_the_list_waits_for_all_the_others(cluster, caplog):
     caplog.set_level("INFO")
     one = await cluster.start("node1", *LIST, join=False)
@@ -64,7 +74,8 @@ async def test_lists_that_differ_make_no_two_clusters(cluster, caplog):
     caplog.set_level("INFO")
     one = await cluster.start("node1", "node1", "node2", join=False)
     two = await cluster.start("node2", "node2", "node3", join=False)
-    await wait_until(lambda: "with the same list of peers" in caplog.text)
+    waiting = "with the same peers as this node (it has node2:1, node3:1)"
+    await wait_until(lambda: waiting in caplog.text)
     assert not cluster.network.clusters
     assert not one.joining.done()
     assert not two.joining.done()
@@ -79,9 +90,9 @@ async def test_the_first_of_the_list_joins_a_cluster_that_is_there(any_cluster):
 async def test_joining_waits_for_the_peer(any_cluster, caplog):
     caplog.set_level("INFO")
     two = await any_cluster.start("node2", "node1", join=False)
-    waiting = f"to join, waiting for {any_cluster.at('node1')}"
+    waiting = f"waiting for {any_cluster.at('node1')}"
     await wait_until(lambda: waiting in caplog.text)
-    assert caplog.text.count("to join, waiting") == 1
+    assert caplog.text.count(waiting) == 1
     await any_cluster.start("node1")
     await two.joining
 
@@ -292,3 +303,15 @@ async def test_a_learner_that_is_silent_gets_no_vote(any_cluster, monkeypatch):
     with pytest.raises(NotAMember, match=r"node2 is .* log entries behind: .*refused"):
         await one.node.operate({"op": "promote", "name": "node2"})
     assert await one.put("still") > 0
+
+
+@pytest.mark.allow_logs("node3 is no member of its cluster any more, it was removed: stop it")
+async def test_a_node_that_was_removed_says_so(any_cluster, monkeypatch):
+    monkeypatch.setattr("dfs.node.node.REMOVAL_CHECK_MS", 100)
+    one, _, three = await any_cluster.three()
+    await one.node.operate({"op": "remove", "name": "node3"})
+    await wait_until(lambda: three.node._joining.removed)
+    assert not three.node.ready()
+    (row,) = await three.node.status(True)
+    assert "it was removed" in row["error"]
+    assert not one.node._joining.removed

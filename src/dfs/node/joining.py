@@ -1,9 +1,9 @@
 """How a node with an empty data directory becomes a member.
 
-    no peers                          it is a cluster of one
-    peers without its own address     it joins through any of them
-    the full list, with its own       the first of the sorted list starts the cluster alone, once
-                                      every other one has answered that it is fresh; the others join
+    no peers     it is a cluster of one
+    peers        its list is the peers and itself, whether or not it is named among them; it joins
+                 any of them that is in a cluster; when all are fresh and have the same list, the
+                 first of it starts the cluster alone, and the others join
 
 Whoever is in a cluster already stays in it: the log is the truth about membership, and peers only
 help to notice a cluster of another origin. Everything here may be interrupted and repeated.
@@ -18,11 +18,15 @@ from typing import Any
 from ..errors import DfsError, Misconfigured, NotAMember, Unavailable
 from ..identity import Identity
 from ..limits import CLUSTER_MS_MAX, JOIN_RETRY_MS, PROMOTE_RETRY_MS
-from .cluster import Answer, Cluster
+from .cluster import Answer, Cluster, led
 from .ports import Engine, Myself
 from .tasks import SayOnce
 
 log = logging.getLogger("dfs.node")
+REMOVED = (
+    "{} is no member of its cluster any more, it was removed: stop it; to let it join again, empty"
+    " its data directory and start it with -peers"
+)
 
 
 class Joining:
@@ -37,13 +41,16 @@ class Joining:
         peers: Sequence[str],
     ) -> None:
         self._engine, self._cluster, self._identity, self._me = engine, cluster, identity, me
-        self._listed = me.raft in peers
         self._others = sorted(set(peers) - {me.raft})
-        self._starts = not self._others or (self._listed and me.raft < self._others[0])
+        self._list = sorted({*peers, me.raft})
+        self._starts = self._list[0] == me.raft
         self._say = SayOnce()
         self._joined = asyncio.Event()
+        self.removed = ""
+        """Not empty: this node is no member any more; what to do."""
         cluster.on("discover", self._discover)
         cluster.on("welcome", self._welcome)
+        cluster.on("members", self._who_are_members)
         cluster.cluster_id = lambda: identity.cluster
 
     async def become_member(self) -> None:
@@ -77,14 +84,23 @@ class Joining:
                 )
                 if "lag" in found:
                     self._say(f"catching up: {found['lag']:,} log entries behind the leader")
-            except NotAMember as error:
-                self._say(
-                    f"this node was removed from the cluster ({error}); to let it join again, stop"
-                    " it, empty its data directory and start it with -peers"
-                )
             except DfsError as error:
                 self._say(f"waiting to become a voter: {error}")
             await asyncio.sleep(PROMOTE_RETRY_MS / 1000)
+
+    async def notice_removal(self) -> None:
+        """Finds out from the leader, when it is silent, whether it has removed this node."""
+        status = self._engine.status()
+        members = [m for m in status["members"] if m["id"] != self._me.id]
+        if not self._identity.cluster or (len(members) < len(status["members"]) and led(status)):
+            return
+        questions = [self._cluster.ask(m["raft"], {"ask": "members"}) for m in members]
+        for answer in await asyncio.gather(*questions, return_exceptions=True):
+            if isinstance(answer, dict) and answer["leads"]:
+                removed = self._me.id not in answer["ids"]
+                if removed and not self.removed:
+                    log.warning("%s", REMOVED.format(self._me.name))
+                self.removed = REMOVED.format(self._me.name) if removed else ""
 
     # ---- what others ask -------------------------------------------------------------------------
 
@@ -93,8 +109,13 @@ class Joining:
             "name": self._me.name, "id": self._me.id, "raft": self._me.raft, "grpc": self._me.grpc,
             "cluster": self._identity.cluster.hex(),
             "fresh": not self._identity.cluster and self._engine.status()["role"] == "fresh",
-            "starts": self._starts,
+            "list": self._list,
         }
+
+    async def _who_are_members(self, _question: Answer) -> Answer:
+        status = self._engine.status()
+        ids = [m["id"] for m in status["members"]]
+        return {"leads": status["role"] == "leader" and led(status), "ids": ids}
 
     async def _welcome(self, question: Answer) -> Answer:
         self._belong(bytes.fromhex(question["cluster"]), bool(question.get("voter", True)))
@@ -110,17 +131,20 @@ class Joining:
         log.info("%s started cluster %s", self._me.name, self._identity.cluster.hex())
 
     async def _start_when_all_are_fresh(self) -> None:
-        while True:
+        while not self._identity.cluster:
             answers, missing = await self._discover_all()
             if await self._join_one_of([a for a in answers if a["cluster"]]):
-                return None
-            rivals = [a["name"] for a in answers if a["starts"] and not a["cluster"]]
-            if rivals:
-                missing.append(
-                    f"{', '.join(rivals)} to be started with the same list of peers as this node"
-                )
+                return
+            # One that has another list may be about to start a cluster of its own.
+            missing += [
+                f"{a['name']} to be in a cluster, or to be started with the same peers as this node"
+                f" (it has {', '.join(a['list'])})"
+                for a in answers
+                if not a["cluster"] and a["list"] != self._list
+            ]
             if not missing:
-                return await self._start_cluster()
+                await self._start_cluster()
+                return
             self._say(f"waiting for {'; '.join(missing)}; then this node starts the cluster")
             await self._pause()
 
