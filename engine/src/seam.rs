@@ -292,19 +292,20 @@ impl Engine {
     ) -> PyResult<Bound<'py, PyTuple>> {
         let given = given(applied, propose, respond)?;
         let taken = py.detach(|| {
-            for (id, head) in &given.propose {
-                self.node.propose(*id, head);
-            }
             let queue = &self.node.shared.queue;
-            for (id, reply) in given.respond {
-                if let Some(guest) = queue.take_call(id) {
-                    (guest.call.answer)(reply);
-                }
-            }
+            // First what others wait for: Raft goes on with the next batch at once.
             for (seq, results) in given.applied {
                 let n = results.len();
                 if !queue.applied(seq, results) {
                     return Err(format!("{n} results for batch {seq}, which is not out"));
+                }
+            }
+            for (id, head) in &given.propose {
+                self.node.propose(*id, head);
+            }
+            for (id, reply) in given.respond {
+                if let Some(guest) = queue.take_call(id) {
+                    (guest.call.answer)(reply);
                 }
             }
             Ok(queue.take(max_items, ms(timeout_ms)))
@@ -349,25 +350,7 @@ impl Engine {
     fn status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let s = self.node.shared.status();
         let d = PyDict::new(py);
-        let numbers = [
-            ("id", s.id),
-            ("term", s.term),
-            ("leader", s.leader),
-            ("last_log", s.last_log),
-            ("committed", s.committed),
-            ("applied", s.applied),
-            ("purged", s.purged),
-            ("snapshot", s.snapshot),
-            ("durable", s.durable),
-            ("log_bytes", s.log_bytes),
-            ("snapshots_sent", s.snapshots_sent),
-            ("snapshots_installed", s.snapshots_installed),
-            ("elections", s.elections),
-            ("sessions", s.sessions),
-            ("dials", s.dials),
-            ("calls", s.calls),
-        ];
-        for (name, value) in numbers {
+        for (name, value) in s.numbers() {
             d.set_item(name, value)?;
         }
         d.set_item("role", s.role)?;

@@ -15,11 +15,16 @@ from dfs import _engine
 
 from .nodes import Node, cluster, leader, same, wait_until
 
+ZERO = b"\x00\x00\x00\x01\x00"
+"""A frame with one zero byte: welcome, or success."""
+PURPOSE_AT = 4 + 8 + 2
+
 
 class Silent:
-    """A peer that welcomes every connection and never says anything more."""
+    """Welcomes every connection and says nothing more, except to heartbeats if `alive`."""
 
-    def __init__(self) -> None:
+    def __init__(self, alive: bool = False) -> None:
+        self.alive = alive
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.addr = f"127.0.0.1:{self.listener.getsockname()[1]}"
         self.taken: list[socket.socket] = []
@@ -33,8 +38,18 @@ class Silent:
             except OSError:
                 return
             self.taken.append(taken)
-            taken.recv(1 << 16)
-            taken.sendall(b"\x00\x00\x00\x01\x00")
+            hello = taken.recv(1 << 16)
+            taken.sendall(ZERO)
+            if self.alive and hello[PURPOSE_AT : PURPOSE_AT + 1] == b"C":
+                threading.Thread(target=self.succeed, args=(taken,), daemon=True).start()
+
+    def succeed(self, taken: socket.socket) -> None:
+        """Answers every heartbeat."""
+        try:
+            while taken.recv(1 << 16):
+                taken.sendall(ZERO)
+        except OSError:
+            return
 
     def close(self) -> None:
         """Ends all of it."""
@@ -62,6 +77,20 @@ def test_a_peer_that_owes_an_answer_gets_a_new_session(tmp_path: Path, silent: S
         assert "no answer" in found["error"]
         assert found["contact_ms"] == -1
         assert node.put("b", "1") > 0
+
+
+def test_a_peer_that_lives_but_accepts_nothing_gets_a_new_session(tmp_path: Path) -> None:
+    """Heartbeats pass and no answer is overdue: only that nothing moves shows it."""
+    peer = Silent(alive=True)
+    try:
+        with cluster(tmp_path, 1, answer_ms_max=60_000, progress_ms_max=300) as (node,):
+            node.engine.add_learner(77, "idle", peer.addr, "", 5_000)
+            node.put("a", "1")
+            wait_until(lambda: node.status()["sessions"] >= 3, what="new sessions")
+            (found,) = [m for m in node.status()["members"] if m["id"] == 77]
+            assert 0 <= found["contact_ms"] < 1_000
+    finally:
+        peer.close()
 
 
 def test_a_silent_peer_costs_few_dials(tmp_path: Path, silent: Silent) -> None:

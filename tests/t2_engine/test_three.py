@@ -124,7 +124,7 @@ def test_without_a_quorum_a_put_says_who_is_silent(nodes: list[Node]) -> None:
     assert details.startswith(FAILURES["no_leader"][2])
     assert "node2 silent for" in text
     assert "(connection refused)" in text
-    assert "2 of 3" in text
+    assert "2 of 3 voters are needed" in text
     with pytest.raises(Refused, match="no_leader"):
         nodes[0].barrier(timeout_ms=500)
 

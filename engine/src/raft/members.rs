@@ -142,7 +142,8 @@ impl Shared {
         }
     }
 
-    fn voters(&self) -> Vec<u64> {
+    /// Ids of all voters, as this node knows them.
+    pub fn voters(&self) -> Vec<u64> {
         let Some(raft) = self.raft() else {
             return Vec::new();
         };

@@ -178,37 +178,39 @@ impl Shared {
         }
     }
 
-    /// Why there is no leader, as far as this node can see: which peers are silent, since when.
+    /// Why there is no leader, as far as this node can see: which voters are silent, since when.
     pub fn no_leader(&self) -> String {
-        let mut silent = Vec::new();
-        let mut voters = 0;
-        let members = self.members();
-        for (id, member) in members.iter().filter(|(id, _)| *id != self.id) {
-            voters += 1;
-            let contact = self.peers.contact(*id);
-            let since = contact.heard.or(contact.error.as_ref().map(|e| e.1));
-            let quiet = since.map_or(0, |t| t.elapsed().as_millis() as u64);
-            if let Some((error, _)) = contact.error {
-                let seconds = quiet as f64 / 1000.0;
-                silent.push(format!(
-                    "{} silent for {seconds:.1} s ({error})",
-                    member.name
-                ));
-            } else if contact.heard.is_none() || quiet > self.options.election_ms_max {
-                silent.push(format!("{} not heard", member.name));
-            }
-        }
-        if members.is_empty() {
+        let voters = self.voters();
+        if voters.is_empty() {
             return format!("{} belongs to no cluster yet", self.me.name);
         }
-        let need = (voters + 1) / 2 + 1;
+        let others = voters.iter().filter(|id| **id != self.id);
+        let silent: Vec<String> = others.filter_map(|id| self.silence(*id)).collect();
         if silent.is_empty() {
             return "an election is under way".into();
         }
+        let need = voters.len() / 2 + 1;
         format!(
-            "{}; {need} of {} members are needed",
+            "{}; {need} of {} voters are needed",
             silent.join(", "),
-            voters + 1
+            voters.len()
         )
+    }
+
+    /// Since when a member has not been heard, and why; `None` = it has been heard lately.
+    fn silence(&self, id: u64) -> Option<String> {
+        let name = self.known(id)?.0.name;
+        let contact = self.peers.contact(id);
+        let since = contact.heard.or(contact.error.as_ref().map(|e| e.1));
+        let quiet = since.map(|t| t.elapsed());
+        match (contact.error, quiet) {
+            (Some((error, _)), Some(quiet)) => Some(format!(
+                "{name} silent for {:.1} s ({error})",
+                quiet.as_secs_f64()
+            )),
+            (None, Some(quiet)) if quiet.as_millis() <= self.options.election_ms_max.into() => None,
+            (_, Some(quiet)) => Some(format!("{name} silent for {:.1} s", quiet.as_secs_f64())),
+            (_, None) => Some(format!("{name} not heard yet")),
+        }
     }
 }

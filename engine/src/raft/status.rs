@@ -53,6 +53,30 @@ fn role(metrics: &openraft::RaftMetrics<Types>) -> &'static str {
     }
 }
 
+impl Status {
+    /// The plain figures by name.
+    pub fn numbers(&self) -> [(&'static str, u64); 16] {
+        [
+            ("id", self.id),
+            ("term", self.term),
+            ("leader", self.leader),
+            ("last_log", self.last_log),
+            ("committed", self.committed),
+            ("applied", self.applied),
+            ("purged", self.purged),
+            ("snapshot", self.snapshot),
+            ("durable", self.durable),
+            ("log_bytes", self.log_bytes),
+            ("snapshots_sent", self.snapshots_sent),
+            ("snapshots_installed", self.snapshots_installed),
+            ("elections", self.elections),
+            ("sessions", self.sessions),
+            ("dials", self.dials),
+            ("calls", self.calls),
+        ]
+    }
+}
+
 impl Shared {
     fn member_status(&self, metrics: &openraft::RaftMetrics<Types>) -> Vec<MemberStatus> {
         let membership = &metrics.membership_config;
@@ -61,16 +85,16 @@ impl Shared {
                 .replication
                 .as_ref()
                 .and_then(|r| r.get(id).copied().flatten());
-            let heard = metrics
-                .heartbeat
-                .as_ref()
-                .and_then(|h| h.get(id)?.as_deref().copied());
             let contact = self.peers.contact(*id);
-            // The leader knows better: what it hears must answer its own heartbeats.
-            let since = heard
-                .map(|t| t.elapsed())
-                .or(contact.heard.map(|t| t.elapsed()));
-            let mut contact_ms = since.map_or(-1, |t| t.as_millis() as i64);
+            // The leader's own measure where there is one: answers to heartbeats and appends.
+            let answered = match &metrics.heartbeat {
+                Some(all) => all
+                    .get(id)
+                    .and_then(|t| t.as_deref().copied())
+                    .map(|t| t.elapsed()),
+                None => contact.heard.map(|t| t.elapsed()),
+            };
+            let mut contact_ms = answered.map_or(-1, |t| t.as_millis() as i64);
             if *id == self.id {
                 contact_ms = 0;
             }

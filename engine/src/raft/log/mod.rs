@@ -2,21 +2,22 @@
 //!
 //! An append returns when the entries are in memory and calls back after fdatasync. A failed write
 //! or sync is final: raft-log refuses everything after it and openraft stops the node.
-use super::codec::*;
+mod sizes;
+mod stored;
+
 use super::types::*;
-use bytes::{Bytes, BytesMut};
 use futures::Stream;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::{Mutex, RwLock};
 use raft_log::api::raft_log_writer::RaftLogWriter;
-use raft_log::codeq::{Decode, Encode};
-use std::collections::VecDeque;
+use sizes::Sizes;
 use std::fmt::Debug;
-use std::io::{self, Read, Write};
+use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use stored::{Flushed, LogTypes, StoredLogId, StoredPayload, StoredVote, size_of};
 
 /// A file of the log; a purge frees whole files.
 const CHUNK_BYTES_MAX: usize = 16 << 20;
@@ -26,171 +27,6 @@ const CACHE_ENTRIES_MAX: usize = 200_000;
 const READ_BUFFER_BYTES: usize = 1 << 20;
 /// Entries handed to one append request or one apply round.
 const READ_BYTES_MAX: usize = 2 << 20;
-/// Distance of the marks that translate bytes of log into indexes.
-const MARK_BYTES: u64 = 64 << 10;
-
-/// A log id in the form that raft-log stores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct StoredLogId(pub LogId);
-
-impl Encode for StoredLogId {
-    fn encode<W: Write>(&self, mut w: W) -> io::Result<usize> {
-        w.write_all(&log_id_bytes(&self.0))?;
-        Ok(LOG_ID_BYTES)
-    }
-}
-
-impl Decode for StoredLogId {
-    fn decode<R: Read>(mut r: R) -> io::Result<Self> {
-        let mut b = [0; LOG_ID_BYTES];
-        r.read_exact(&mut b)?;
-        Ok(StoredLogId(get_log_id(&mut Bytes::copy_from_slice(&b))?))
-    }
-}
-
-/// A vote in the form that raft-log stores.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd)]
-pub struct StoredVote(pub Vote);
-
-impl Encode for StoredVote {
-    fn encode<W: Write>(&self, mut w: W) -> io::Result<usize> {
-        let mut b = BytesMut::with_capacity(VOTE_BYTES);
-        put_vote(&mut b, &self.0);
-        w.write_all(&b)?;
-        Ok(b.len())
-    }
-}
-
-impl Decode for StoredVote {
-    fn decode<R: Read>(mut r: R) -> io::Result<Self> {
-        let mut b = [0; VOTE_BYTES];
-        r.read_exact(&mut b)?;
-        Ok(StoredVote(get_vote(&mut Bytes::copy_from_slice(&b))?))
-    }
-}
-
-/// A payload in the form that raft-log stores.
-#[derive(Clone, Debug)]
-pub struct StoredPayload(pub Payload);
-
-impl Encode for StoredPayload {
-    fn encode<W: Write>(&self, mut w: W) -> io::Result<usize> {
-        if let Payload::Normal(command) = &self.0 {
-            w.write_all(&[1])?;
-            w.write_all(&(command.0.len() as u32).to_be_bytes())?;
-            w.write_all(&command.0)?;
-            return Ok(5 + command.0.len());
-        }
-        let mut b = BytesMut::new();
-        put_payload(&mut b, &self.0);
-        w.write_all(&b)?;
-        Ok(b.len())
-    }
-}
-
-impl Decode for StoredPayload {
-    fn decode<R: Read>(mut r: R) -> io::Result<Self> {
-        let mut head = [0; 5];
-        r.read_exact(&mut head)?;
-        let n = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as u64;
-        let mut bytes = Vec::new();
-        if r.take(n).read_to_end(&mut bytes)? as u64 != n {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(StoredPayload(payload(head[0], bytes.into())?))
-    }
-}
-
-/// Who is told when bytes are on disk.
-pub enum Flushed {
-    Raft(IOFlushed<Types>),
-    Waiter(tokio::sync::oneshot::Sender<io::Result<()>>),
-}
-
-impl raft_log::Callback for Flushed {
-    fn send(self, result: io::Result<()>) {
-        match self {
-            Flushed::Raft(callback) => callback.io_completed(result),
-            Flushed::Waiter(tx) => drop(tx.send(result)),
-        }
-    }
-}
-
-/// raft-log's view of our types. The user data is the durable index of the store.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LogTypes;
-
-impl raft_log::Types for LogTypes {
-    type LogId = StoredLogId;
-    type LogPayload = StoredPayload;
-    type Vote = StoredVote;
-    type Callback = Flushed;
-    type UserData = u64;
-
-    fn log_index(id: &StoredLogId) -> u64 {
-        id.0.index
-    }
-
-    fn payload_size(payload: &StoredPayload) -> u64 {
-        size_of(&payload.0) as u64
-    }
-}
-
-/// About what an entry takes in memory and on disk.
-fn size_of(payload: &Payload) -> usize {
-    match payload {
-        Payload::Normal(command) => command.0.len() + 64,
-        _ => 64,
-    }
-}
-
-/// How many bytes of log stand before an index, at marks some way apart.
-#[derive(Default)]
-struct Sizes {
-    marks: VecDeque<(u64, u64)>,
-    total: u64,
-}
-
-impl Sizes {
-    fn append(&mut self, index: u64, bytes: u64) {
-        while self.marks.back().is_some_and(|m| m.0 > index) {
-            self.marks.pop_back(); // the log was truncated and grows again
-        }
-        if self
-            .marks
-            .back()
-            .is_none_or(|m| self.total - m.1 >= MARK_BYTES)
-        {
-            self.marks.push_back((index, self.total));
-        }
-        self.total += bytes;
-    }
-
-    /// Bytes appended after `index`, to the precision of a mark.
-    fn after(&self, index: u64) -> u64 {
-        let i = self.marks.partition_point(|m| m.0 <= index);
-        self.total - if i == 0 { 0 } else { self.marks[i - 1].1 }
-    }
-
-    /// The last index that has at least `keep` bytes behind it up to and with `end`.
-    fn before(&self, end: u64, keep: u64) -> Option<u64> {
-        let i = self.marks.partition_point(|m| m.0 <= end);
-        let end_bytes = self.marks.get(i).map_or(self.total, |m| m.1);
-        let mark = self
-            .marks
-            .iter()
-            .take(i)
-            .rev()
-            .find(|m| end_bytes - m.1 >= keep)?;
-        mark.0.checked_sub(1)
-    }
-
-    fn purge(&mut self, index: u64) {
-        while self.marks.len() > 1 && self.marks[1].0 <= index {
-            self.marks.pop_front();
-        }
-    }
-}
 
 /// What a log holds, for deciding how to go on with it.
 #[derive(Clone, Debug, Default)]
@@ -226,18 +62,18 @@ impl Log {
         config.log_cache_capacity = Some(CACHE_BYTES_MAX);
         config.log_cache_max_items = Some(CACHE_ENTRIES_MAX);
         let inner = RaftLog::open(Arc::new(config))?;
-        let mut sizes = Sizes::default();
         let stat = inner.stat();
-        let mut start = stat.open_chunk.global_start;
-        if let Some(first) = stat.closed_chunks.first() {
-            start = first.global_start;
+        let start = stat
+            .closed_chunks
+            .first()
+            .unwrap_or(&stat.open_chunk)
+            .global_start;
+        let mut marks = Vec::new();
+        for file in stat.closed_chunks.iter().chain([&stat.open_chunk]) {
+            let next = file.log_state.last().map_or(0, |l| l.0.index + 1);
+            marks.push((next, file.global_start - start));
         }
-        for chunk in stat.closed_chunks.iter().chain([&stat.open_chunk]) {
-            let next = chunk.log_state.last().map_or(0, |l| l.0.index + 1);
-            sizes.marks.push_back((next, chunk.global_start - start));
-            sizes.total = chunk.global_end - start;
-        }
-        sizes.marks.make_contiguous().sort_unstable();
+        let sizes = Sizes::of(marks, stat.open_chunk.global_end - start);
         Ok(Log {
             inner: Arc::new(RwLock::new(Some(inner))),
             sizes: Arc::new(Mutex::new(sizes)),
@@ -461,27 +297,5 @@ impl RaftLogStorage<Types> for Log {
         self.writing(|log| log.purge(StoredLogId(upto)))?;
         self.sizes.lock().purge(upto.index);
         self.sync().await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Sizes;
-
-    #[test]
-    fn sizes_translate_between_bytes_and_indexes() {
-        let mut sizes = Sizes::default();
-        for index in 1..=100 {
-            sizes.append(index, 64 << 10);
-        }
-        assert_eq!(sizes.after(100), 64 << 10);
-        assert_eq!(sizes.after(0), 100 * (64 << 10));
-        assert_eq!(sizes.before(100, 10 * (64 << 10)), Some(90));
-        assert_eq!(sizes.before(100, 1000 * (64 << 10)), None);
-        sizes.purge(90);
-        assert_eq!(sizes.before(100, 10 * (64 << 10)), Some(90));
-        assert_eq!(sizes.before(100, 11 * (64 << 10)), Some(89));
-        sizes.append(50, 64 << 10); // truncated behind 49
-        assert_eq!(sizes.after(49), 101 * (64 << 10));
     }
 }

@@ -1,0 +1,168 @@
+//! Our types in the form that raft-log stores.
+use super::super::codec::*;
+use super::super::types::*;
+use bytes::{Bytes, BytesMut};
+use openraft::storage::IOFlushed;
+use raft_log::codeq::{Decode, Encode};
+use std::io::{self, Read, Write};
+
+/// A log id in the form that raft-log stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StoredLogId(pub LogId);
+
+impl Encode for StoredLogId {
+    fn encode<W: Write>(&self, mut w: W) -> io::Result<usize> {
+        w.write_all(&log_id_bytes(&self.0))?;
+        Ok(LOG_ID_BYTES)
+    }
+}
+
+impl Decode for StoredLogId {
+    fn decode<R: Read>(mut r: R) -> io::Result<Self> {
+        let mut b = [0; LOG_ID_BYTES];
+        r.read_exact(&mut b)?;
+        Ok(StoredLogId(get_log_id(&mut Bytes::copy_from_slice(&b))?))
+    }
+}
+
+/// A vote in the form that raft-log stores.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd)]
+pub struct StoredVote(pub Vote);
+
+impl Encode for StoredVote {
+    fn encode<W: Write>(&self, mut w: W) -> io::Result<usize> {
+        let mut b = BytesMut::with_capacity(VOTE_BYTES);
+        put_vote(&mut b, &self.0);
+        w.write_all(&b)?;
+        Ok(b.len())
+    }
+}
+
+impl Decode for StoredVote {
+    fn decode<R: Read>(mut r: R) -> io::Result<Self> {
+        let mut b = [0; VOTE_BYTES];
+        r.read_exact(&mut b)?;
+        Ok(StoredVote(get_vote(&mut Bytes::copy_from_slice(&b))?))
+    }
+}
+
+/// A payload in the form that raft-log stores.
+#[derive(Clone, Debug)]
+pub struct StoredPayload(pub Payload);
+
+impl Encode for StoredPayload {
+    fn encode<W: Write>(&self, mut w: W) -> io::Result<usize> {
+        if let Payload::Normal(command) = &self.0 {
+            w.write_all(&[1])?;
+            w.write_all(&(command.0.len() as u32).to_be_bytes())?;
+            w.write_all(&command.0)?;
+            return Ok(5 + command.0.len());
+        }
+        let mut b = BytesMut::new();
+        put_payload(&mut b, &self.0);
+        w.write_all(&b)?;
+        Ok(b.len())
+    }
+}
+
+impl Decode for StoredPayload {
+    fn decode<R: Read>(mut r: R) -> io::Result<Self> {
+        let mut head = [0; 5];
+        r.read_exact(&mut head)?;
+        let n = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as u64;
+        let mut bytes = Vec::new();
+        if r.take(n).read_to_end(&mut bytes)? as u64 != n {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(StoredPayload(payload(head[0], bytes.into())?))
+    }
+}
+
+/// Who is told when bytes are on disk.
+pub enum Flushed {
+    Raft(IOFlushed<Types>),
+    Waiter(tokio::sync::oneshot::Sender<io::Result<()>>),
+}
+
+impl raft_log::Callback for Flushed {
+    fn send(self, result: io::Result<()>) {
+        match self {
+            Flushed::Raft(callback) => callback.io_completed(result),
+            Flushed::Waiter(tx) => drop(tx.send(result)),
+        }
+    }
+}
+
+/// raft-log's view of our types. The user data is the durable index of the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogTypes;
+
+impl raft_log::Types for LogTypes {
+    type LogId = StoredLogId;
+    type LogPayload = StoredPayload;
+    type Vote = StoredVote;
+    type Callback = Flushed;
+    type UserData = u64;
+
+    fn log_index(id: &StoredLogId) -> u64 {
+        id.0.index
+    }
+
+    fn payload_size(payload: &StoredPayload) -> u64 {
+        size_of(&payload.0) as u64
+    }
+}
+
+/// About what an entry takes in memory and on disk.
+pub fn size_of(payload: &Payload) -> usize {
+    match payload {
+        Payload::Normal(command) => command.0.len() + 64,
+        _ => 64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn stored(value: &impl Encode) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let n = value.encode(&mut bytes).unwrap();
+        assert_eq!(n, bytes.len());
+        bytes
+    }
+
+    /// Every log on every disk is read with this: change nothing.
+    #[test]
+    fn what_stands_on_disk_is_pinned() {
+        let id = LogId {
+            leader_id: LeaderId {
+                term: 1,
+                node_id: 2,
+            },
+            index: 3,
+        };
+        let id_bytes = [
+            [0, 0, 0, 0, 0, 0, 0, 1],
+            [0, 0, 0, 0, 0, 0, 0, 2],
+            [0, 0, 0, 0, 0, 0, 0, 3],
+        ];
+        assert_eq!(stored(&StoredLogId(id)), id_bytes.concat());
+        let vote = [&id_bytes[0][..], &id_bytes[1], &[1]].concat();
+        assert_eq!(stored(&StoredVote(Vote::new_committed(1, 2))), vote);
+        let command = StoredPayload(Payload::Normal(Command(Bytes::from_static(b"hi"))));
+        assert_eq!(stored(&command), b"\x01\0\0\0\x02hi");
+        assert_eq!(stored(&StoredPayload(Payload::Blank)), [0; 5]);
+        let member = Member {
+            name: "n".into(),
+            raft: "r".into(),
+            grpc: "g".into(),
+        };
+        let membership = Membership::new(vec![[2].into()], BTreeMap::from([(2, member)])).unwrap();
+        let json = r#"{"voters":[[2]],"members":{"2":{"name":"n","raft":"r","grpc":"g"}}}"#;
+        let bytes = stored(&StoredPayload(Payload::Membership(membership)));
+        assert_eq!(&bytes[5..], json.as_bytes());
+        assert_eq!(&bytes[..5], [2, 0, 0, 0, json.len() as u8]);
+    }
+}
