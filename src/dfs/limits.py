@@ -220,6 +220,8 @@ READY_LAG_ENTRIES_MAX: Final = 10_000
 """Committed but not applied here: more, and the node says it is not ready."""
 JOIN_RETRY_MS: Final = 500
 """A node that found no cluster asks around again."""
+REMOVAL_CHECK_MS: Final = 2_000
+"""Between two questions of a node that hears no leader, whether it was removed."""
 LEADER_POLL_MS: Final = 20
 """Between two looks for the new leader while leadership moves."""
 PROMOTE_RETRY_MS: Final = 250

@@ -52,7 +52,7 @@ async def test_a_node_that_waits_for_peers_ends_at_sigterm_and_leaves_nothing(tm
     story = Story()
     asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
     await run(settings(tmp_path, "node1", "node2:1"), story.companion, story.announce, MEMORY)
-    assert story.lines == []
+    assert story.lines == ["companion", "companion ends"]
     assert os.listdir(tmp_path) == []
 
 

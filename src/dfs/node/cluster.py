@@ -10,6 +10,7 @@ answered by {"ok": …} or {"error": {"reason", "text"}}. The kinds are
     marks      your hashes at recent indexes                    that node only
     condemned  your state differs from the majority's           that node only
     welcome    you were added to this cluster                   that node only
+    members    do you lead, and whom                            that node only
 
 Every change is idempotent: whoever lost an answer asks again.
 """
@@ -26,6 +27,7 @@ from ..limits import (
     ASK_MS_MAX,
     CLUSTER_MS_MAX,
     CLUSTER_THREADS_MAX,
+    CONTACT_MS_MAX,
     LEADER_POLL_MS,
     PROMOTE_LAG_ENTRIES_MAX,
     PROMOTE_RETRY_MS,
@@ -281,6 +283,22 @@ def _too_far_behind(member: Answer, lag: int) -> str:
         f"{member['name']} is {lag:,} log entries behind{why}; it can become a voter when it"
         f" answers and is at most {PROMOTE_LAG_ENTRIES_MAX:,} behind (PROMOTE_LAG_ENTRIES_MAX)"
     )
+
+
+def led(status: Answer) -> bool:
+    """Somebody leads and is in contact: a leader with a majority, anybody else with the leader."""
+    members, leader = status["members"], status["leader"]
+    if leader == status["id"]:
+        voters = [m for m in members if m["voter"]]
+        near = sum(1 for m in voters if m["id"] == leader or _in_contact(m))
+        return 2 * near > len(voters)
+    return any(m["id"] == leader and _in_contact(m) for m in members)
+
+
+def _in_contact(member: Answer) -> bool:
+    contact_ms: int = member["contact_ms"]
+    # Not heard yet is no bad sign right after a start; an error is.
+    return contact_ms <= CONTACT_MS_MAX if contact_ms >= 0 else not member["error"]
 
 
 def silent(status: Answer) -> str:

@@ -14,17 +14,17 @@ from typing import Any
 from ..errors import DfsError, Misconfigured, OutOfRange, Unavailable
 from ..identity import Identity
 from ..limits import (
-    CONTACT_MS_MAX,
     DISK_CHECK_INTERVAL_MS,
     DRAIN_MS_MAX,
     FLOOR_INTERVAL_MS,
     LIST_ITEMS_MAX,
     READY_LAG_ENTRIES_MAX,
+    REMOVAL_CHECK_MS,
     STATE_HASH_INTERVAL_MS,
     WATCH_WAIT_MS_MAX,
 )
 from ..store import Change, Store, View
-from .cluster import Answer, Cluster
+from .cluster import Answer, Cluster, led
 from .hot import HotLoop, stop_process
 from .joining import Joining
 from .keeping import Floor, Flusher, Hashes, Space, fault
@@ -105,6 +105,7 @@ class Node:
         """
         await self._joining.become_member()
         self._begin(self._joining.become_voter())
+        self._begin(every(REMOVAL_CHECK_MS, self._joining.notice_removal))
 
     async def drain(self) -> None:
         """Ends watches, hands leadership away and lets calls under way end."""
@@ -242,8 +243,8 @@ class Node:
         """A leader is known, and what is committed is applied here but for a little."""
         status = self._engine.status()
         lag = status["committed"] - self._store.applied
-        sound = self._hot.refusal is None and self.cluster
-        return bool(sound and lag <= READY_LAG_ENTRIES_MAX and has_leader(status))
+        sound = self._hot.refusal is None and self.cluster and not self._joining.removed
+        return bool(sound and lag <= READY_LAG_ENTRIES_MAX and led(status))
 
     def leads(self) -> bool:
         """This node is the leader."""
@@ -279,7 +280,7 @@ class Node:
             # As protobuf's JSON mapping wants bytes.
             "state_hash": base64.b64encode(mark[:16]).decode(),
             "version": self._me.version, "leader": leader, "agent": self._agent,
-            "error": str(self._hot.fault or self._hot.full or ""),
+            "error": str(self._hot.fault or self._hot.full or self._joining.removed),
             "cpu_us": int((usage.ru_utime + usage.ru_stime) * 1_000_000),
             "rss_bytes": _resident_bytes(),
             "contacts": contacts if status["role"] == "leader" else {},
@@ -401,22 +402,6 @@ def recover(engine: Engine, store: Store) -> None:
             store.applied, needed, found["snapshot_index"],
         )
         store.restore(found["snapshot"])
-
-
-def has_leader(status: Answer) -> bool:
-    """Somebody leads and is in contact: a leader with a majority, anybody else with the leader."""
-    members, leader = status["members"], status["leader"]
-    if leader == status["id"]:
-        voters = [m for m in members if m["voter"]]
-        near = sum(1 for m in voters if m["id"] == leader or _in_contact(m))
-        return 2 * near > len(voters)
-    return any(m["id"] == leader and _in_contact(m) for m in members)
-
-
-def _in_contact(member: Answer) -> bool:
-    contact_ms: int = member["contact_ms"]
-    # Not heard yet is no bad sign right after a start; an error is.
-    return contact_ms <= CONTACT_MS_MAX if contact_ms >= 0 else not member["error"]
 
 
 def _resident_bytes() -> int:
