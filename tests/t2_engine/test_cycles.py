@@ -6,7 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
-from .nodes import Node
+from .nodes import Node, wait_until
 
 CYCLES = 200
 
@@ -52,6 +52,28 @@ def test_close_is_quick_while_python_holds_a_batch(tmp_path: Path) -> None:
     done.start()
     done.join(5)
     assert not done.is_alive()
+
+
+def test_close_lets_threads_go_that_wait_in_the_engine(tmp_path: Path) -> None:
+    node = Node(tmp_path, "node1").start()
+    node.engine.initialize(5_000)
+    failed: list[BaseException] = []
+
+    def wait() -> None:
+        node.going.clear()
+        try:
+            node.engine.ask(node.addr, b"nobody answers", 30_000)
+        except BaseException as error:
+            failed.append(error)
+
+    waiting = [threading.Thread(target=wait) for _ in range(4)]
+    for thread in waiting:
+        thread.start()
+    wait_until(lambda: not node.going.is_set())
+    node.close()
+    for thread in waiting:
+        thread.join(5)
+    assert [type(e) for e in failed] == [ConnectionError] * 4
 
 
 def test_a_process_that_ends_without_close_ends_well(tmp_path: Path) -> None:

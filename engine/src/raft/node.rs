@@ -16,7 +16,7 @@ use super::snapshot::{Snapshot, Snapshots};
 use super::types::*;
 use crate::call::Failure;
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -27,12 +27,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
 /// Apply commands that wait for Python; each stands for one move of the commit index.
 const STATE_MACHINE_COMMANDS_MAX: u64 = 1 << 16;
 const READY_LIMIT: Duration = Duration::from_millis(500);
+const BLOCKED_LIMIT: Duration = Duration::from_secs(1);
 const RUNTIME_LIMIT: Duration = Duration::from_secs(1);
 
 /// What a node is opened with.
@@ -68,6 +69,9 @@ pub struct Node {
     runtime: Mutex<Option<Runtime>>,
     handle: Handle,
     lock: Mutex<Option<File>>,
+    stop: watch::Sender<bool>,
+    /// Read by every thread that waits in `block`.
+    blocked: RwLock<()>,
 }
 
 /// Takes the directory for this process; another one has it: `WouldBlock`.
@@ -160,6 +164,8 @@ impl Node {
             runtime: Mutex::new(Some(runtime)),
             handle,
             lock: Mutex::new(Some(lock)),
+            stop: watch::channel(false).0,
+            blocked: RwLock::new(()),
         })
     }
 
@@ -238,7 +244,7 @@ impl Node {
             .spawn(build(self.shared.clone(), config, machine));
         // Usually this takes no time. It takes Python when entries are to be applied first, and
         // Python may begin only after this call.
-        self.handle.block_on(self.shared.raft_in(READY_LIMIT));
+        self.block(self.shared.raft_in(READY_LIMIT));
         Ok(())
     }
 
@@ -342,19 +348,15 @@ impl Node {
 
     /// Runs blocking work on the calling thread, unless the node is closed or closes meanwhile.
     pub fn block<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        let shared = self.shared.clone();
-        let closed = async move {
-            while !shared.stopping() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
+        let mut stop = self.stop.subscribe();
+        let _held = self.blocked.read();
         if self.shared.stopping() {
             return None;
         }
         self.handle.block_on(async {
             tokio::select! {
                 result = work => Some(result),
-                () = closed => None,
+                _ = stop.wait_for(|s| *s) => None,
             }
         })
     }
@@ -381,6 +383,7 @@ impl Node {
     /// Answers everybody who waits and takes no more: the first half of `close`.
     pub fn let_go(&self) {
         self.shared.stopping.store(true, Ordering::Relaxed);
+        self.stop.send_replace(true);
         for guest in self.shared.queue.close() {
             (guest.call.answer)(Err(self.shared.failure("shutting_down")));
         }
@@ -394,6 +397,8 @@ impl Node {
         let Some(runtime) = self.runtime.lock().take() else {
             return;
         };
+        // Threads in `block` must be out of the runtime before it ends.
+        let _alone = self.blocked.try_write_for(BLOCKED_LIMIT);
         if let Some(raft) = self.shared.raft() {
             let end = async { tokio::time::timeout(SHUTDOWN_LIMIT, raft.shutdown()).await };
             let _ = runtime.block_on(end);
