@@ -87,6 +87,20 @@ async def test_the_first_of_the_list_joins_a_cluster_that_is_there(any_cluster):
     assert one.node.cluster == two.node.cluster
 
 
+async def test_a_cluster_that_cannot_take_it_in_yet_is_waited_for(cluster, caplog):
+    """It never starts a second cluster beside one that is there."""
+    caplog.set_level("INFO")
+    two = await cluster.start("node2")
+    cluster.network.depose(two.engine)
+    one = await cluster.start("node1", *LIST[:2], join=False)
+    await wait_until(lambda: "waiting for node2 to take this node in" in caplog.text)
+    assert "knows no leader at the moment" in caplog.text
+    assert one.role() == "fresh"
+    cluster.network.elect(two.engine)
+    await one.joining
+    assert one.node.cluster == two.node.cluster
+
+
 async def test_joining_waits_for_the_peer(any_cluster, caplog):
     caplog.set_level("INFO")
     two = await any_cluster.start("node2", "node1", join=False)

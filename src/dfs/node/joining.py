@@ -133,7 +133,9 @@ class Joining:
     async def _start_when_all_are_fresh(self) -> None:
         while not self._identity.cluster:
             answers, missing = await self._discover_all()
-            if await self._join_one_of([a for a in answers if a["cluster"]]):
+            # Where there is a cluster no second one is started: what keeps it from taking this
+            # node in is among what is missing.
+            if await self._join_one_of(answers, missing):
                 return
             # One that has another list may be about to start a cluster of its own.
             missing += [
@@ -151,19 +153,22 @@ class Joining:
     async def _join_any(self) -> None:
         while not self._identity.cluster:
             answers, missing = await self._discover_all()
-            if await self._join_one_of([a for a in answers if a["cluster"]]):
+            if await self._join_one_of(answers, missing):
                 return
             missing += [f"{a['name']} to be in a cluster" for a in answers if not a["cluster"]]
             if missing:
                 self._say(f"to join, waiting for {' or '.join(missing)}")
             await self._pause()
 
-    async def _join_one_of(self, answers: Sequence[Answer]) -> bool:
+    async def _join_one_of(self, answers: Sequence[Answer], missing: list[str]) -> bool:
+        """Joins through one that is in a cluster; adds to `missing` why that did not work."""
         question = {
             "ask": "join", "name": self._me.name, "id": self._me.id, "raft": self._me.raft,
             "grpc": self._me.grpc,
         }
         for answer in answers:
+            if not answer["cluster"]:
+                continue
             self._identity.offered = True
             try:
                 found = await self._cluster.ask(answer["raft"], question, CLUSTER_MS_MAX)
@@ -171,7 +176,7 @@ class Joining:
                 self._identity.offered = False
                 raise Misconfigured(error.text) from None
             except DfsError as error:
-                self._say(f"{answer['name']} could not take this node in yet: {error}")
+                missing.append(f"{answer['name']} to take this node in ({error})")
                 continue
             self._belong(bytes.fromhex(found["cluster"]))
             log.info("%s joined cluster %s", self._me.name, found["cluster"])
