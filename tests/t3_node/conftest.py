@@ -155,8 +155,15 @@ class Cluster:
         one = await self.start("node1")
         two = await self.start("node2", "node1")
         three = await self.start("node3", "node2")
-        await wait_until(lambda: all(member.votes() for member in (one, two, three)))
-        return one, two, three
+        members = one, two, three
+
+        def complete() -> bool:
+            views = [member.engine.status()["members"] for member in members]
+            return all(len(v) == 3 and all(m["voter"] for m in v) for v in views)
+
+        await wait_until(complete)
+        assert len({member.node.cluster for member in members}) == 1
+        return members
 
     async def close(self) -> None:
         for member in list(self.members.values()):

@@ -87,6 +87,20 @@ async def test_the_first_of_the_list_joins_a_cluster_that_is_there(any_cluster):
     assert one.node.cluster == two.node.cluster
 
 
+async def test_one_that_has_data_but_no_cluster_yet_is_waited_for(cluster, caplog, monkeypatch):
+    """Its start was interrupted: it will know its cluster in a moment."""
+    caplog.set_level("INFO")
+    two = await cluster.start("node2", *LIST[:2], join=False)
+    two.engine.initialize(0)
+    two.joining.cancel()
+    one = await cluster.start("node1", *LIST[:2], join=False)
+    await wait_until(lambda: "waiting for node2 to be in a cluster" in caplog.text)
+    assert one.role() == "fresh"
+    again = asyncio.ensure_future(two.node.become_member())
+    await asyncio.gather(one.joining, again)
+    assert one.node.cluster == two.node.cluster
+
+
 async def test_a_cluster_that_cannot_take_it_in_yet_is_waited_for(cluster, caplog):
     """It never starts a second cluster beside one that is there."""
     caplog.set_level("INFO")

@@ -142,7 +142,7 @@ class Joining:
                 f"{a['name']} to be in a cluster, or to be started with the same peers as this node"
                 f" (it has {', '.join(a['list'])})"
                 for a in answers
-                if not a["cluster"] and a["list"] != self._list
+                if not a["cluster"] and (a["list"] != self._list or not a["fresh"])
             ]
             if not missing:
                 await self._start_cluster()
