@@ -63,7 +63,7 @@ def test_close_lets_threads_go_that_wait_in_the_engine(tmp_path: Path) -> None:
         node.going.clear()
         try:
             node.engine.ask(node.addr, b"nobody answers", 30_000)
-        except BaseException as error:
+        except BaseException as error:  # boundary: the thread ends; all are looked at below
             failed.append(error)
 
     waiting = [threading.Thread(target=wait) for _ in range(4)]
