@@ -82,6 +82,16 @@ SNAPSHOT_LOG_BYTES: Final = 64 << 20
 """Log written since the last snapshot before the next, and never less than that snapshot's size."""
 LOG_KEEP_BYTES: Final = 64 << 20
 """Kept behind a snapshot so that a member that was away briefly needs none."""
+NO_LEADER_MS_MAX: Final = 5_000
+"""How long a call waits for a leader: an election takes one second, a restart a few."""
+ANSWER_MS_MAX: Final = 1_000
+"""A peer that owes an answer longer, with time for the bytes before it, gets a new session."""
+PROGRESS_MS_MAX: Final = 5_000
+"""A peer that is heard but accepts nothing for so long gets a new session."""
+PYTHON_MS_MAX: Final = 1_000
+"""A leader whose hot thread has work and takes none for so long hands leadership away."""
+STALL_MS_MAX: Final = 10_000
+"""A snapshot transfer that moves nothing for so long is broken off and resumed."""
 
 # ---- store --------------------------------------------------------------------------------------
 FLUSH_INTERVAL_MS: Final = 2_000

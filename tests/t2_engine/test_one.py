@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dfs import _engine
+from dfs import _engine, limits
 
 from .nodes import FAILURES, Node, Refused, cluster, wait_until
 
@@ -129,6 +129,13 @@ def test_unknown_options_and_missing_failures_are_refused(tmp_path: Path) -> Non
             Node(tmp_path, "a").open()
     finally:
         FAILURES["no_leader"] = (14, "no_leader", b"details of no_leader")
+
+
+def test_defaults_are_those_of_limits() -> None:
+    """Rust has its own table, so that it runs without Python; the reasons stand in limits."""
+    own = {"insecure", "threads"}
+    expected = {n: getattr(limits, n.upper()) for n in _engine.OPTIONS if n not in own}
+    assert {n: v for n, v in _engine.OPTIONS.items() if n not in own} == expected
 
 
 def test_a_store_that_went_back_is_refused(node: Node) -> None:
