@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
 use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,15 +17,24 @@ pub struct Door {
     /// To listen on; empty = no public port.
     pub grpc_addr: String,
     pub upstream: Option<PathBuf>,
+    /// A unix socket to listen on beside the public port.
+    pub local: Option<PathBuf>,
     pub routes: HashMap<String, (u32, bool)>,
     pub failures: HashMap<String, Failure>,
     running: Mutex<Option<Arc<Wire>>>,
+}
+
+/// Listening sockets of which nothing is served yet.
+pub struct Bound {
+    listen: TcpListener,
+    local: Option<UnixListener>,
 }
 
 impl Door {
     /// Checks what the wire would refuse later. `upstream` empty = other calls are unimplemented.
     pub fn new(
         grpc_addr: String,
+        local: &str,
         upstream: &str,
         routes: HashMap<String, (u32, bool)>,
         failures: HashMap<String, Failure>,
@@ -33,26 +43,30 @@ impl Door {
             let text = format!("no row for the failure \"{missing}\"");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
+        let local = (!local.is_empty()).then(|| local.into());
         let upstream = (!upstream.is_empty()).then(|| upstream.into());
         Ok(Door {
             grpc_addr,
             upstream,
+            local,
             routes,
             failures,
             running: Mutex::new(None),
         })
     }
 
-    /// Binds the port, if there is to be one.
-    pub fn bind(&self) -> io::Result<Option<TcpListener>> {
-        match self.grpc_addr.as_str() {
-            "" => Ok(None),
-            address => wire::bind(address).map(Some),
-        }
+    /// Binds the port and the local socket, if there is to be a port.
+    pub fn bind(&self) -> io::Result<Option<Bound>> {
+        let listen = match self.grpc_addr.as_str() {
+            "" => return Ok(None),
+            address => wire::bind(address)?,
+        };
+        let local = self.local.as_deref().map(wire::bind_local).transpose()?;
+        Ok(Some(Bound { listen, local }))
     }
 
-    /// Serves on a bound port.
-    pub fn open(&self, node: &Node, listen: TcpListener) -> io::Result<()> {
+    /// Serves on what was bound.
+    pub fn open(&self, node: &Node, bound: Bound) -> io::Result<()> {
         let options = &node.shared.options;
         let limits = Limits {
             message_bytes: options.message_bytes_max as usize,
@@ -64,7 +78,8 @@ impl Door {
             handshake: Duration::from_millis(options.handshake_ms_max),
         };
         let config = Config {
-            listen,
+            listen: bound.listen,
+            local: bound.local,
             routes: self.routes.clone(),
             failures: self.failures.clone(),
             upstream: self.upstream.clone(),
@@ -97,6 +112,9 @@ impl Door {
         let wire = self.running.lock().take();
         if let Some(wire) = wire {
             wire.close();
+            if let Some(path) = &self.local {
+                let _ = std::fs::remove_file(path); // one left behind does no harm
+            }
         }
     }
 }

@@ -192,7 +192,7 @@ struct Engine {
 impl Engine {
     #[new]
     #[pyo3(signature = (*, data_dir, name, node_id, cluster, raft_addr, raft_advertise, grpc_addr,
-        grpc_advertise, upstream, routes, failures, options))]
+        grpc_advertise, local, upstream, routes, failures, options))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -204,6 +204,7 @@ impl Engine {
         raft_advertise: String,
         grpc_addr: String,
         grpc_advertise: String,
+        local: String,
         upstream: String,
         routes: HashMap<String, (u32, bool)>,
         failures: &Bound<'_, PyDict>,
@@ -229,7 +230,7 @@ impl Engine {
             failures: table.clone(),
             options: options_of(options)?,
         };
-        let door = Door::new(grpc_addr, &upstream, routes, table).map_err(io_error)?;
+        let door = Door::new(grpc_addr, &local, &upstream, routes, table).map_err(io_error)?;
         let node = py.detach(|| Node::open(setup)).map_err(open_error)?;
         Ok(Engine { node, door })
     }

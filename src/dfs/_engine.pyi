@@ -66,6 +66,7 @@ class Engine:
         raft_advertise: str,
         grpc_addr: str,
         grpc_advertise: str,
+        local: str,
         upstream: str,
         routes: Mapping[str, tuple[int, bool]],
         failures: Mapping[str, Failure],
@@ -75,7 +76,8 @@ class Engine:
 
         `node_id` is the incarnation: 63 random bits, made once for each data directory.
         `cluster` is the 16 byte UUID, or b"" for a node that belongs to none yet.
-        `grpc_addr` "" = no public port. `upstream` is the path of the unix socket to which all
+        `grpc_addr` "" = no public port. `local` is the path of a unix socket that is served like the
+        public port, with mode 0600; "" = none. `upstream` is the path of the unix socket to which all
         calls that `routes` does not name are forwarded as whole streams; "" = such calls are
         UNIMPLEMENTED.
         `routes`: "/dfs.FileService/Put" → (method number, is a read).

@@ -20,7 +20,10 @@ FILE: Final = "identity.json"
 LOG: Final = "log"
 STORE: Final = "store"
 SOCKET: Final = "api.sock"
-OURS: Final = (LOG, STORE, SOCKET, FILE, "agent")
+"""The public API for programs of this machine and user."""
+UPSTREAM: Final = "rest.sock"
+"""The stock gRPC server to which the engine forwards all calls that are not hot."""
+OURS: Final = (LOG, STORE, SOCKET, UPSTREAM, FILE, "agent")
 """Everything that a node and its agent put into the data directory."""
 ID_BITS: Final = 63
 CLUSTER_BYTES: Final = 16
@@ -106,7 +109,7 @@ def open_identity(directory: Path, name: str) -> Identity:
 
     Raises Misconfigured with one sentence: not a directory of ours, another name, no access.
     """
-    room = SOCKET_PATH_BYTES_MAX - len(os.fsencode(f"/{SOCKET}"))
+    room = SOCKET_PATH_BYTES_MAX - len(os.fsencode(f"/{UPSTREAM}"))
     if len(os.fsencode(directory.absolute())) > room:
         raise Misconfigured(
             f"the path of the data directory {directory.absolute()} is longer than {room} bytes,"

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from . import limits
 from ._version import version
 from .errors import DfsError, Misconfigured
-from .identity import LOG, SOCKET, STORE, Identity, open_identity
+from .identity import LOG, SOCKET, STORE, UPSTREAM, Identity, open_identity
 from .kv import KeyValue, RocksKV
 from .limits import READY_INTERVAL_MS, SWITCH_INTERVAL_US
 from .node import Engine, Myself, Node, stop_process
@@ -29,7 +29,8 @@ ENGINE_OPTIONS: Final = (
     "heartbeat_ms", "election_ms_min", "election_ms_max", "proposal_batches_max",
     "calls_waiting_max", "call_bytes_waiting_max", "deadline_ms_default", "deadline_ms_max",
     "message_bytes_max", "metadata_bytes_max", "streams_per_connection_max", "connections_max",
-    "handshake_ms_max", "snapshot_log_bytes", "log_keep_bytes",
+    "handshake_ms_max", "snapshot_log_bytes", "log_keep_bytes", "no_leader_ms_max",
+    "answer_ms_max", "stall_ms_max", "python_ms_max", "progress_ms_max",
 )  # fmt: skip
 """Limits that the engine takes under their own name."""
 
@@ -84,6 +85,9 @@ class Running(NamedTuple):
     node: Node
     identity: Identity
     socket: Path
+    """Serves the public API to programs of this machine and user."""
+    upstream: Path
+    """The stock gRPC server behind it."""
     engine: Engine
     store: Store
 
@@ -144,10 +148,11 @@ async def running_node(
             settings.peers, time.time_ns, die,
         )  # fmt: skip
         stack.push_async_callback(node.close)
-        await stack.enter_async_context(serving(node, settings.data / SOCKET))
+        await stack.enter_async_context(serving(node, settings.data / UPSTREAM))
         await _start(node, backend)
         stack.push_async_callback(node.drain)
-        yield Running(node, identity, settings.data / SOCKET, engine, store)
+        sockets = settings.data / SOCKET, settings.data / UPSTREAM
+        yield Running(node, identity, *sockets, engine, store)
 
 
 def _open_engine(settings: Settings, identity: Identity, backend: Backend) -> Engine:
@@ -164,7 +169,8 @@ def _open_engine(settings: Settings, identity: Identity, backend: Backend) -> En
             raft_advertise=settings.raft_advertise,
             grpc_addr=settings.grpc_listen,
             grpc_advertise=settings.grpc_advertise,
-            upstream=str((settings.data / SOCKET).absolute()),
+            local=str((settings.data / SOCKET).absolute()),
+            upstream=str((settings.data / UPSTREAM).absolute()),
             routes=routes(),
             failures=engine_failures(),
             options={**options, "insecure": int(settings.insecure)},

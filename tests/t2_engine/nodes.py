@@ -128,6 +128,7 @@ class Node:
             raft_advertise=self.addr,
             grpc_addr=self.grpc,
             grpc_advertise=self.grpc,
+            local="",
             upstream="",
             routes=self.routes,
             failures=FAILURES,

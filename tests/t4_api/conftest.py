@@ -121,7 +121,7 @@ async def serve(host: str, data: Path) -> AsyncIterator[Api]:
     settings = Settings("node1", data, f"127.0.0.1:{free_port()}", grpc_address)
     async with running_node(settings, backend_of(host)) as running:
         await running.node.become_member()
-        target = grpc_address if host == "wire" else f"unix:{running.socket}"
+        target = grpc_address if host == "wire" else f"unix:{running.upstream}"
         options = [
             ("grpc.max_receive_message_length", 2 * MESSAGE_BYTES_MAX),
             ("grpc.max_send_message_length", -1),

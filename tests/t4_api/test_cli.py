@@ -68,7 +68,7 @@ class Served:
         async with AsyncExitStack() as stack:
             running = await stack.enter_async_context(running_node(self._settings, backend))
             await running.node.become_member()
-            self.endpoint = f"unix:{running.socket.absolute()}"
+            self.endpoint = f"unix:{running.upstream.absolute()}"
             self._up.set()
             await self._end.wait()
 

@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from dfs.proto import dfs_pb2 as pb
+from dfs.proto.dfs_pb2_grpc import FileServiceStub
 
 from .conftest import refused
 
@@ -104,6 +105,22 @@ async def test_adding_a_node_that_does_not_answer(api):
 
 
 async def test_the_socket_is_for_this_user_only(api):
+    mode = os.stat(api.running.upstream).st_mode
+    assert stat.S_ISSOCK(mode)
+    assert stat.S_IMODE(mode) == 0o600
+    if api.host == "memory":
+        return
     mode = os.stat(api.running.socket).st_mode
     assert stat.S_ISSOCK(mode)
     assert stat.S_IMODE(mode) == 0o600
+
+
+async def test_the_local_socket_serves_hot_and_forwarded_calls(api):
+    if api.host != "wire":
+        pytest.skip("the engine serves this socket")
+    async with grpc.aio.insecure_channel(f"unix:{api.running.socket}") as channel:
+        files = FileServiceStub(channel)
+        revision = (await files.Put(pb.PutRequest(key="local", data=b"v"))).revision
+        assert (await files.Get(pb.GetRequest(key="local"))).data == b"v"
+        listed = [part async for part in files.List(pb.ListRequest(key="local"))]
+    assert listed[0].items[0].record.revision == revision

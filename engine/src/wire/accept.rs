@@ -4,12 +4,13 @@ use super::limits::{ACCEPT_RETRY, REFUSE, REFUSED_CONNECTIONS};
 use super::peer::Peer;
 use super::shared::{Gauge, Present, Shared};
 use crate::call::Failure;
+use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// How an HTTP/2 client greets.
@@ -22,17 +23,46 @@ const HTTP1_ANSWER: &str = "HTTP/1.1 505 HTTP Version Not Supported\r\n\
 pub async fn run(listen: TcpListener, shared: Arc<Shared>, _present: Present) {
     loop {
         match listen.accept().await {
-            Ok((socket, from)) => admit(&shared, socket, from),
-            Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
-            // No descriptors or memory left: those in use come back.
-            Err(_) => sleep(ACCEPT_RETRY).await,
+            Ok((socket, from)) => {
+                let refusal = refusal(&shared, from);
+                admit(&shared, refusal, async move |shared, peer, refusal| {
+                    converse(&shared, peer, socket, refusal).await
+                });
+            }
+            Err(error) => pause(&error).await,
         }
     }
 }
 
+/// The same for the socket that only programs of this machine and user can open.
+pub async fn run_local(listen: UnixListener, shared: Arc<Shared>, _present: Present) {
+    loop {
+        match listen.accept().await {
+            Ok((socket, _)) => {
+                let refusal = crowded(&shared);
+                admit(&shared, refusal, async move |shared, peer, refusal| {
+                    let by = Instant::now() + shared.limits.handshake;
+                    connection::serve(shared, peer, socket, refusal, by).await;
+                });
+            }
+            Err(error) => pause(&error).await,
+        }
+    }
+}
+
+async fn pause(error: &io::Error) {
+    if error.kind() != io::ErrorKind::ConnectionAborted {
+        // No descriptors or memory left: those in use come back.
+        sleep(ACCEPT_RETRY).await;
+    }
+}
+
 /// Serves the connection, or lets it hear why not, or drops it.
-fn admit(shared: &Arc<Shared>, socket: TcpStream, from: SocketAddr) {
-    let refusal = refusal(shared, from.ip());
+fn admit<F, T>(shared: &Arc<Shared>, refusal: Option<Failure>, talk: F)
+where
+    F: FnOnce(Arc<Shared>, Arc<Peer>, Option<Failure>) -> T + Send + 'static,
+    T: Future<Output = ()> + Send,
+{
     let gauge = match refusal {
         None => Gauge::new(&shared.totals, |t| &t.connections),
         Some(_) if shared.totals.refused.load(Relaxed) >= REFUSED_CONNECTIONS as u64 => return,
@@ -48,7 +78,7 @@ fn admit(shared: &Arc<Shared>, socket: TcpStream, from: SocketAddr) {
     };
     let task = tokio::spawn(async move {
         let (_present, _gauge) = (present, gauge);
-        converse(&registered.shared, peer, socket, refusal).await;
+        talk(registered.shared.clone(), peer, refusal).await;
     });
     shared.attach(id, task.abort_handle());
 }
@@ -89,7 +119,8 @@ impl Drop for Registered {
     }
 }
 
-pub fn refusal(shared: &Shared, from: IpAddr) -> Option<Failure> {
+pub fn refusal(shared: &Shared, from: SocketAddr) -> Option<Failure> {
+    let from = from.ip();
     if !shared.insecure && !from.to_canonical().is_loopback() {
         return Some(
             shared
@@ -97,6 +128,10 @@ pub fn refusal(shared: &Shared, from: IpAddr) -> Option<Failure> {
                 .with(format_args!("you call from {from}")),
         );
     }
+    crowded(shared)
+}
+
+fn crowded(shared: &Shared) -> Option<Failure> {
     let most = shared.limits.connections;
     if shared.totals.connections.load(Relaxed) < most as u64 {
         return None;

@@ -34,7 +34,9 @@ use shared::Shared;
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -44,6 +46,8 @@ use tokio::task::AbortHandle;
 pub struct Config {
     /// Bound by `bind`: nonblocking, without SO_REUSEPORT.
     pub listen: TcpListener,
+    /// Bound by `bind_local`; callers on it are of this machine.
+    pub local: Option<UnixListener>,
     /// "/dfs.FileService/Put" → (method number, is a read).
     pub routes: HashMap<String, (u32, bool)>,
     /// One row for each of `FAILURES`.
@@ -82,7 +86,7 @@ pub struct Counters {
 /// The running port.
 pub struct Wire {
     shared: Arc<Shared>,
-    acceptor: AbortHandle,
+    acceptors: Vec<AbortHandle>,
     address: SocketAddr,
 }
 
@@ -90,6 +94,25 @@ pub struct Wire {
 pub fn bind(address: &str) -> io::Result<TcpListener> {
     let listen = TcpListener::bind(address)
         .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")))?;
+    listen.set_nonblocking(true)?;
+    Ok(listen)
+}
+
+/// Binds the socket that only this user can open. What a former process left there goes: the caller
+/// holds the lock of the data directory.
+pub fn bind_local(path: &Path) -> io::Result<UnixListener> {
+    let say = |e: io::Error| {
+        io::Error::new(
+            e.kind(),
+            format!("cannot listen on {}: {e}", path.display()),
+        )
+    };
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(say(e)),
+        _ => {}
+    }
+    let listen = UnixListener::bind(path).map_err(say)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(say)?;
     listen.set_nonblocking(true)?;
     Ok(listen)
 }
@@ -106,14 +129,22 @@ pub fn start(rt: &Handle, config: Config, handler: Arc<dyn Handler>) -> io::Resu
     let _inside = rt.enter();
     let address = config.listen.local_addr()?;
     let listen = tokio::net::TcpListener::from_std(config.listen.try_clone()?)?;
+    let local = match &config.local {
+        Some(local) => Some(tokio::net::UnixListener::from_std(local.try_clone()?)?),
+        None => None,
+    };
     let shared = Arc::new(Shared::new(config, handler));
     let present = shared.census.enter();
-    let acceptor = rt
-        .spawn(accept::run(listen, shared.clone(), present))
-        .abort_handle();
+    let accepting = rt.spawn(accept::run(listen, shared.clone(), present));
+    let mut acceptors = vec![accepting.abort_handle()];
+    if let Some(local) = local {
+        let present = shared.census.enter();
+        let accepting = rt.spawn(accept::run_local(local, shared.clone(), present));
+        acceptors.push(accepting.abort_handle());
+    }
     Ok(Wire {
         shared,
-        acceptor,
+        acceptors,
         address,
     })
 }
@@ -127,10 +158,16 @@ impl Wire {
         self.shared.counters()
     }
 
+    fn stop_accepting(&self) {
+        for acceptor in &self.acceptors {
+            acceptor.abort();
+        }
+    }
+
     /// Stops accepting, says GOAWAY, waits until all streams have ended. True when they have.
     /// Blocks: not from a task of the runtime.
     pub fn drain(&self, timeout: Duration) -> bool {
-        self.acceptor.abort();
+        self.stop_accepting();
         self.shared.command_all(Command::Drain);
         self.shared.census.wait(Instant::now() + timeout)
     }
@@ -138,7 +175,7 @@ impl Wire {
     /// Ends everything at once; later answers go nowhere. Blocks for the tasks to end (under a
     /// second): not from a task of the runtime. Idempotent.
     pub fn close(&self) {
-        self.acceptor.abort();
+        self.stop_accepting();
         self.shared.command_all(Command::Close);
         if !self
             .shared
@@ -158,7 +195,7 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        self.acceptor.abort();
+        self.stop_accepting();
         self.shared.abort_all();
         self.shared.upstream_close();
     }

@@ -7,7 +7,7 @@ use crate::call::{Call, Failure, Handler};
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use http::Request;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -35,6 +35,7 @@ fn shared(insecure: bool, limits: Limits) -> Arc<Shared> {
     };
     let config = Config {
         listen: bind("127.0.0.1:0").unwrap(),
+        local: None,
         routes: [("/t.S/Echo".to_string(), (1, true))].into(),
         failures: FAILURES.iter().map(row).collect(),
         upstream: None,
@@ -84,7 +85,7 @@ fn only_loopback_is_served_unless_insecure() {
         shared(false, Limits::default()),
         shared(true, Limits::default()),
     );
-    let from = |text: &str| text.parse::<IpAddr>().unwrap();
+    let from = |text: &str| SocketAddr::new(text.parse::<IpAddr>().unwrap(), 1);
     for near in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
         assert_eq!(accept::refusal(&protected, from(near)), None, "{near}");
     }

@@ -108,6 +108,7 @@ impl Server {
             .unwrap();
         let config = Config {
             listen: wire::bind("127.0.0.1:0").unwrap(),
+            local: None,
             routes: routes
                 .iter()
                 .map(|(path, m, read)| (path.to_string(), (*m, *read)))

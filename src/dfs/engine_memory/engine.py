@@ -42,6 +42,7 @@ class MemoryEngine:
         raft_advertise: str,
         grpc_addr: str,
         grpc_advertise: str,
+        local: str,
         upstream: str,
         routes: Mapping[str, tuple[int, bool]],
         failures: Mapping[str, Failure],
