@@ -118,7 +118,9 @@ async def test_the_socket_is_for_this_user_only(api):
 async def test_the_local_socket_serves_hot_and_forwarded_calls(api):
     if api.host != "wire":
         pytest.skip("the engine serves this socket")
-    async with grpc.aio.insecure_channel(f"unix:{api.running.socket}") as channel:
+    # As dfs.Client does: the path that gRPC would send else is no authority.
+    options = [("grpc.default_authority", "localhost")]
+    async with grpc.aio.insecure_channel(f"unix:{api.running.socket}", options) as channel:
         files = FileServiceStub(channel)
         revision = (await files.Put(pb.PutRequest(key="local", data=b"v"))).revision
         assert (await files.Get(pb.GetRequest(key="local"))).data == b"v"

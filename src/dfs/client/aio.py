@@ -17,7 +17,7 @@ from ..proto import dfs_pb2 as pb
 from . import calls, streams
 from .calls import Call, Message
 from .faults import Fault, fault
-from .session import CHANNEL_OPTIONS, TIMEOUT_S, Session
+from .session import TIMEOUT_S, Session, channel_options
 from .streams import WATCH_SILENCE_S, Lost, Watching
 from .sync import encode
 from .values import Event, Item, Stat, Update
@@ -317,7 +317,7 @@ class AsyncClient:
             raise ValueError("this client is closed")
         channel = self._channels.get(endpoint)
         if channel is None:
-            channel = grpc.aio.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
+            channel = grpc.aio.insecure_channel(endpoint, options=channel_options(endpoint))
             self._channels[endpoint] = channel
         made = getattr(channel, shape)(
             name, request_serializer=encode, response_deserializer=parse

@@ -29,7 +29,7 @@ TIMEOUT_S: Final = DEADLINE_MS_DEFAULT / 1000
 CALLS_BEFORE_LEARNING: Final = 2
 """A program that makes one call and ends, as the command line does, asks for nothing else."""
 
-CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+CHANNEL_OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_receive_message_length", CLIENT_ANSWER_BYTES_MAX),
     ("grpc.keepalive_time_ms", CLIENT_KEEPALIVE_MS),
@@ -42,6 +42,14 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 )
+
+
+def channel_options(endpoint: str) -> tuple[tuple[str, int | str], ...]:
+    """Of a channel to an endpoint in the form that `target` gives."""
+    if endpoint.startswith("unix:"):
+        # gRPC would send the path, which is no authority for a strict HTTP/2 server.
+        return (*CHANNEL_OPTIONS, ("grpc.default_authority", "localhost"))
+    return CHANNEL_OPTIONS
 
 
 def target(endpoint: str) -> str:

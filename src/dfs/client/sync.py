@@ -19,7 +19,7 @@ from ..proto import dfs_pb2 as pb
 from . import calls, streams
 from .calls import Call, Message
 from .faults import Fault, fault
-from .session import CHANNEL_OPTIONS, TIMEOUT_S, Session
+from .session import TIMEOUT_S, Session, channel_options
 from .streams import WATCH_SILENCE_S, Lost, Watching
 from .values import Event, Item, Stat, Update
 
@@ -323,7 +323,7 @@ class Client:
                 )
             channel = self._channels.get(endpoint)
             if channel is None:
-                channel = grpc.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
+                channel = grpc.insecure_channel(endpoint, options=channel_options(endpoint))
                 self._channels[endpoint] = channel
             made = getattr(channel, shape)(
                 name, request_serializer=encode, response_deserializer=parse

@@ -52,7 +52,8 @@ class MemoryEngine:
     ) -> None:
         self.data_dir, self.name, self.node_id, self.cluster = data_dir, name, node_id, cluster
         self.raft, self.grpc = raft_advertise, grpc_advertise
-        self.listens, self.upstream, self.options = (raft_addr, grpc_addr), upstream, options
+        self.listens = raft_addr, grpc_addr, local
+        self.upstream, self.options = upstream, options
         self.failures = failures
         self.reads = {method for method, read in routes.values() if read}
         self.network = network or MemoryNetwork()
