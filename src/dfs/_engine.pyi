@@ -76,10 +76,10 @@ class Engine:
 
         `node_id` is the incarnation: 63 random bits, made once for each data directory.
         `cluster` is the 16 byte UUID, or b"" for a node that belongs to none yet.
-        `grpc_addr` "" = no public port. `local` is the path of a unix socket that is served like the
-        public port, with mode 0600; "" = none. `upstream` is the path of the unix socket to which all
-        calls that `routes` does not name are forwarded as whole streams; "" = such calls are
-        UNIMPLEMENTED.
+        `grpc_addr` "" = no public port. `local` is the path of a unix socket that is served like
+        the public port, with mode 0600; "" = none. `upstream` is the path of the unix socket to
+        which all calls that `routes` does not name are forwarded as whole streams; "" = such calls
+        are UNIMPLEMENTED.
         `routes`: "/dfs.FileService/Put" → (method number, is a read).
         `failures`: one row for each kind that Rust can answer by itself; all of: "no_leader",
         "outcome_unknown", "overloaded", "deadline", "too_large", "metadata_too_large",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import resource
@@ -17,7 +18,7 @@ import grpc.aio
 
 from ..client.aio import fault_of
 from ..client.calls import FILES, consistency, uuid7
-from ..client.session import CHANNEL_OPTIONS, target
+from ..client.session import channel_options, target
 from ..proto import dfs_pb2 as pb
 
 CALL_TIMEOUT_S: Final = 10.0
@@ -79,11 +80,10 @@ class _Tally:
 async def _run(load: Load, clients: int) -> Outcome:
     name = "Put" if load.what == "put" else "Get"
     connections = -(-clients // CALLS_PER_CONNECTION)
+    targets = [target(endpoint) for endpoint in load.endpoints]
     channels = [
-        grpc.aio.insecure_channel(
-            target(load.endpoints[i % len(load.endpoints)]), options=CHANNEL_OPTIONS
-        )
-        for i in range(max(connections, len(load.endpoints)))
+        grpc.aio.insecure_channel(one, options=channel_options(one))
+        for one in itertools.islice(itertools.cycle(targets), max(connections, len(targets)))
     ]
     methods: list[Any] = [channel.unary_unary(FILES + name) for channel in channels]
     tally = _Tally()
