@@ -119,10 +119,29 @@ async def test_a_damaged_object_is_set_aside_and_fetched_again(tmp_path: Path) -
         for data in (LARGE, b"small"):
             rig.object(data).chmod(0o600)
             rig.object(data).write_bytes(data[:-1])
+        (rig.state / "boot").write_text("another boot of this machine")
         await rig.start()
         await rig.shown("small", b"small")
         assert await rig.read("large") == LARGE
         assert len(os.listdir(rig.state / "quarantine")) == 2
+
+
+async def test_objects_of_an_earlier_boot_are_verified_and_kept(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        for data in (b"one", b"two"):
+            await rig.node.put(data.decode(), data)
+            await rig.shown(data.decode(), data)
+        await rig.stop()
+        inode = rig.object(b"one").stat().st_ino
+        (rig.state / "boot").write_text("another boot of this machine")
+        rig.node.calls.clear()
+        await rig.start()
+        await rig.shown("one", b"one")
+        await rig.shown("two", b"two")
+        assert rig.object(b"one").stat().st_ino == inode
+        assert not [call for call in rig.node.calls if call[0] == "read"]
+        left = [f for _, _, files in os.walk(rig.state / "former") for f in files]
+        assert not left
 
 
 async def test_a_restart_uses_what_is_here_without_asking_for_content(tmp_path: Path) -> None:

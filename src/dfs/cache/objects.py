@@ -1,7 +1,8 @@
 """Content on this machine, by its SHA-256: `<state>/objects/ab/<sha256>`.
 
-A file here is immutable (0444) and appears only by rename, complete. It is not flushed to disk:
-after a crash it may be damaged, so nothing is used before it was verified once by this process.
+A file here is immutable (0444) and appears only by rename, complete and verified. It is not
+flushed to disk: after a crash of the machine it may be damaged. So at the first start after a boot
+all files are moved to `<state>/former/`; each is verified before it is used, and moves back then.
 A damaged one is moved to `<state>/quarantine` and fetched again. Any thread may call.
 """
 
@@ -23,13 +24,16 @@ from ..limits import OBJECT_KEEP_S
 
 log = logging.getLogger(__name__)
 EMPTY: Final = hashlib.sha256(b"").digest()
+BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 
 
 class Objects:
     """The objects of one state directory; only one process may have it open."""
 
     def __init__(self, state: str) -> None:
+        self._state = state
         self.root = os.path.join(state, "objects")
+        self.former = os.path.join(state, "former")
         self.quarantine = os.path.join(state, "quarantine")
         self.bytes = 0
         """Sum of the sizes of all objects."""
@@ -38,6 +42,8 @@ class Objects:
         self._sizes: dict[bytes, int] = {}
         """Oldest use first."""
         self._verified: set[bytes] = set()
+        self._former: set[bytes] = set()
+        """Of an earlier boot, and not verified since."""
         self._evicted: set[bytes] = set()
         self._retired: deque[tuple[float, bytes]] = deque()
         self._temporary = itertools.count()
@@ -46,9 +52,43 @@ class Objects:
     def open(self) -> None:
         """Makes the directories, removes what a crash left, reads what is there. Blocks."""
         os.makedirs(self.quarantine, mode=0o700, exist_ok=True)
+        self._distrust_after_boot()
+        former = self._scan(self.former)
+        trusted = self._scan(self.root)
+        self._former = {sha256 for _, sha256, _ in former}
+        for _, sha256, size in sorted(former + trusted):
+            self._count(sha256, size)
+        for _, sha256, _ in trusted:
+            self._verified.add(sha256)
+            self._leave_former(sha256)
+        self.add(EMPTY, b"")
+
+    def _distrust_after_boot(self) -> None:
+        """Sets aside what was written before the machine was started, if that is not done yet."""
+        note = os.path.join(self._state, "boot")
+        boot = ""
+        with contextlib.suppress(OSError), open(BOOT_ID, encoding="ascii") as file:
+            boot = file.read().strip()
+        with contextlib.suppress(OSError), open(note, encoding="ascii") as file:
+            if boot and file.read() == boot:
+                return
+        if os.path.isdir(self.root):
+            if os.path.isdir(self.former):
+                for _, sha256, _ in self._scan(self.root):
+                    name = sha256.hex()
+                    os.rename(self.path(sha256), f"{self.former}/{name[:2]}/{name}")
+            else:
+                os.rename(self.root, self.former)
+        with open(f"{note}.tmp", "w", encoding="ascii") as file:
+            file.write(boot)
+        os.rename(f"{note}.tmp", note)
+
+    @staticmethod
+    def _scan(root: str) -> list[tuple[int, bytes, int]]:
+        """(mtime, SHA-256, size) of the objects below `root`; makes its directories."""
         found: list[tuple[int, bytes, int]] = []
         for i in range(256):
-            directory = os.path.join(self.root, f"{i:02x}")
+            directory = os.path.join(root, f"{i:02x}")
             os.makedirs(directory, mode=0o700, exist_ok=True)
             with os.scandir(directory) as entries:
                 for entry in entries:
@@ -57,10 +97,7 @@ class Objects:
                         continue
                     stat = entry.stat(follow_symlinks=False)
                     found.append((stat.st_mtime_ns, bytes.fromhex(entry.name), stat.st_size))
-        for _, sha256, size in sorted(found):
-            self._sizes[sha256] = size
-            self.bytes += size
-        self.add(EMPTY, b"")
+        return found
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -73,6 +110,19 @@ class Objects:
         """Where the object is, or would be."""
         name = sha256.hex()
         return f"{self.root}/{name[:2]}/{name}"
+
+    def _where(self, sha256: bytes) -> str:
+        """Where the object is now."""
+        name = sha256.hex()
+        root = self.former if sha256 in self._former else self.root
+        return f"{root}/{name[:2]}/{name}"
+
+    def _leave_former(self, sha256: bytes) -> None:
+        """A verified copy is in its place: another one is of no use."""
+        if sha256 in self._former:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._where(sha256))
+            self._former.discard(sha256)
 
     def backing(self, sha256: bytes) -> str | None:
         """The object's path if it was verified already. Does not block."""
@@ -98,6 +148,7 @@ class Objects:
             os.close(fd)
         with self._lock:
             os.rename(temporary, path)
+            self._leave_former(sha256)
             self._count(sha256, len(data))
             self._verified.add(sha256)
         return path
@@ -108,23 +159,35 @@ class Objects:
             return self.path(sha256)
         if sha256 not in self._sizes:
             return None
-        path = self.path(sha256)
+        where = self._where(sha256)
         try:
-            with open(path, "rb") as file:
+            with open(where, "rb") as file:
                 right = hashlib.file_digest(file, "sha256").digest() == sha256
         except FileNotFoundError:
-            self._forget(sha256)
-            return None
+            return self._gone(sha256, where)
         except OSError as error:
-            log.warning("cached object %s cannot be read (%s): fetching it again", path, error)
+            log.warning("cached object %s cannot be read (%s): fetching it again", where, error)
             right = False
         with self._lock:
+            if sha256 in self._verified:
+                return self.path(sha256)  # By another thread meanwhile.
             if sha256 not in self._sizes:
                 return None  # Swept away meanwhile.
             if right:
+                if sha256 in self._former:
+                    os.rename(where, self.path(sha256))
+                    self._former.discard(sha256)
                 self._verified.add(sha256)
-                return path
+                return self.path(sha256)
             self._set_aside(sha256)
+        return None
+
+    def _gone(self, sha256: bytes, where: str) -> str | None:
+        with self._lock:
+            if sha256 in self._verified:
+                return self.path(sha256)  # Another thread has verified and moved it.
+            if where == self._where(sha256):
+                self._forget(sha256)
         return None
 
     def touch(self, sha256: bytes) -> None:
@@ -174,9 +237,10 @@ class Objects:
             return
         if needed and (not evicted or sha256 in self._verified):
             return
+        where = self._where(sha256)
         self._forget(sha256)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path(sha256))
+            os.unlink(where)
 
     def _spare(self, sha256: bytes) -> None:
         if sha256 in self._evicted:
@@ -189,11 +253,13 @@ class Objects:
 
     def _forget(self, sha256: bytes) -> None:
         self._verified.discard(sha256)
+        self._former.discard(sha256)
         self.bytes -= self._sizes.pop(sha256, 0)
 
     def _set_aside(self, sha256: bytes) -> None:
         target = os.path.join(self.quarantine, f"{sha256.hex()}.{time.time_ns()}")
         log.warning("cached object is damaged: moved to %s, fetching it again", target)
+        where = self._where(sha256)
         self._forget(sha256)
         with contextlib.suppress(FileNotFoundError):
-            os.rename(self.path(sha256), target)
+            os.rename(where, target)
