@@ -110,12 +110,19 @@ def _writes(node: str) -> dict[int, Callable[[bytes], bytes]]:
 
 
 def _reads(store: Store) -> dict[int, Callable[[bytes], bytes]]:
+    recent = store.recent
+
     def get(body: bytes) -> bytes:
+        answer = recent.find(body)
+        if answer is not None:
+            return answer
         request = parse(GetRequest, body)
         check_key(request.key)
         if request.min_revision > store.applied:
             raise Behind(request.min_revision)
-        return store.get_answer(request.key, request.revision)
+        answer = store.get_answer(request.key, request.revision)
+        recent.remember(body, request.key, answer)
+        return answer
 
     def stat(body: bytes) -> bytes:
         request = parse(StatRequest, body)

@@ -8,6 +8,7 @@ from dfs.errors import DataLoss, DfsError, Internal
 from dfs.kv import KeyValue
 from dfs.limits import FLOOR_PRUNE_INTERVAL_ENTRIES
 from dfs.store import snapshot
+from dfs.store.answers import Answers
 from dfs.store.batch import Batch
 from dfs.store.encode import done_answer, get_answer, stat_answer
 from dfs.store.layout import META_KEY, Change, Meta, chained, unpack_meta
@@ -46,6 +47,8 @@ class Store:
         """Opens the state in `kv`. Raises DataLoss when it is damaged, UnknownEntry when a newer
         version of dfs wrote it."""
         self._kv = kv
+        self.recent = Answers()
+        """What `get_answer` has answered for keys that did not change since. Hot thread only."""
         self._turn = 0
         """Odd while the state is being replaced, which `flush` on another thread must not miss."""
         self._show(self._load())
@@ -74,6 +77,7 @@ class Store:
             batch.meta.membership = membership
         batch.changes[META_KEY] = batch.meta.pack()
         self._kv.write(batch.changes)
+        self.recent.changed(batch.events)
         self._show(batch.meta)
         return results, batch.events
 
@@ -105,6 +109,7 @@ class Store:
         end. Raises DataLoss (the file is damaged), UnknownEntry, OSError: the old state stays."""
         self._turn += 1
         try:
+            self.recent.clear()
             self._kv.replace(snapshot.read(path))
             self._show(self._load())
         finally:
