@@ -59,6 +59,8 @@ class Batch:
         """Values of `n` and `d` that were looked at or changed, as they are now."""
         self.sub = 0
         """The sub-index that the next change of this entry gets."""
+        self._new_children: dict[bytes, int] = {}
+        """By path of a directory, how many its record does not count yet."""
 
     # ---- values ----------------------------------------------------------------------------------
 
@@ -85,6 +87,7 @@ class Batch:
 
     def scan(self, begin: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Stored records and those of this batch in begin <= key < end, ascending."""
+        self.settle()
         fresh = sorted(key for key in self.changes if begin <= key < end)
         stored = self._kv.scan(begin, end)
         if not fresh:
@@ -98,6 +101,8 @@ class Batch:
 
     def version(self, path: bytes) -> Version | None:
         """The current version of a key, or None."""
+        if path in self._new_children:
+            self._settle(path)
         store_key = CURRENT + path
         value = self.value(store_key)
         return None if value is None else unpack_version(store_key, value)
@@ -145,8 +150,28 @@ class Batch:
         self.remove(CURRENT + path)
         self._add(index, True, old.sub, old.revision, request_id, path, record, b"")
 
+    def add_child(self, path: bytes) -> None:
+        """A directory got a child. Its record is counted up once for all that come in a row."""
+        self._new_children[path] = self._new_children.get(path, 0) + 1
+
+    def adds_children(self, path: bytes) -> bool:
+        """It is a directory for sure: it got a child that its record does not count yet."""
+        return path in self._new_children
+
+    def settle(self) -> None:
+        """Brings all directories up to date."""
+        for path in list(self._new_children):
+            self._settle(path)
+
+    def _settle(self, path: bytes) -> None:
+        step = self._new_children.pop(path)
+        directory = self.version(path)
+        if directory is None:
+            raise DataLoss(f"the state is damaged: {key_of(path)} is not the directory it was")
+        self.count_child(path, directory, step)
+
     def count_child(self, path: bytes, directory: Version, step: int) -> None:
-        """A directory got or lost a child: no change of its own, so no event."""
+        """A directory got or lost children: no change of its own, so no event."""
         meta = self.meta
         store_key = CURRENT + path
         count = directory.size + step

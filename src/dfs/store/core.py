@@ -72,6 +72,7 @@ class Store:
             self._step(batch, index, payload, command, wanted)
             for (index, payload, wanted), command in zip(entries, commands, strict=True)
         ]
+        batch.settle()
         batch.meta.log_id = log_id
         if membership:
             batch.meta.membership = membership

@@ -277,6 +277,9 @@ def _make_parents(batch: Batch, index: int, entry: Entry, path: bytes) -> None:
     above, found = path, None
     while (cut := above.rfind(b"\0")) > 0:
         above = above[:cut]
+        if batch.adds_children(above):
+            batch.add_child(above)
+            break
         found = batch.version(above)
         if found is not None:
             break
@@ -287,7 +290,7 @@ def _make_parents(batch: Batch, index: int, entry: Entry, path: bytes) -> None:
             raise NotADirectory(
                 f"{other} is a {kind_name(found.kind)}: nothing can be below it", other=other
             )
-        batch.count_child(above, found, 1)
+        batch.add_child(above)
     for directory in reversed(missing):
         record = Record(
             kind=DIRECTORY, mode=DIRECTORY_MODE, mtime_ns=batch.meta.time_ns, implicit=True,
