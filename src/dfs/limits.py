@@ -256,6 +256,8 @@ CLIENT_CONTACT_MS_MAX: Final = 1_000
 """Nobody has ever answered this client: rather a wrong address than an outage, so it gives up."""
 CLIENT_ATTEMPT_MS_MIN: Final = 1_000
 """With several endpoints an attempt takes half of the time that is left, but may take so long."""
+CLIENT_LAST_ATTEMPT_MS_MIN: Final = 200
+"""With less time left than this a call is not repeated: the last answer says more than silence."""
 CLIENT_LEARN_INTERVAL_MS: Final = 30_000
 """How often a client asks who the members are, so that it finds one when its node is gone."""
 CLIENT_LEARN_MS_MAX: Final = 2_000

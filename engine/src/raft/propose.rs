@@ -49,6 +49,12 @@ pub struct Proposal {
     done: Option<Box<dyn FnOnce(Outcome) + Send>>,
 }
 
+/// How much of a caller's time may pass before it is told why nothing has happened yet: our answer
+/// says more than its own deadline would.
+pub fn answer_within(limit: Duration) -> Duration {
+    limit * 9 / 10
+}
+
 impl Proposal {
     /// `parts` together are the entry without the leader's time.
     pub fn new(
@@ -63,7 +69,9 @@ impl Proposal {
         for part in parts {
             data.put_slice(part);
         }
-        let patience = deadline.min(Instant::now() + patience);
+        let now = Instant::now();
+        let deadline = now + answer_within(deadline.saturating_duration_since(now));
+        let patience = deadline.min(now + patience);
         Proposal {
             data: data.freeze(),
             deadline,
@@ -323,7 +331,8 @@ async fn collect(
                     if slot.as_ref().is_some_and(|p| p.deadline <= now)
                         && let Some(p) = slot.take()
                     {
-                        p.settle(Outcome::Unknown("no quorum has answered in time".into()));
+                        let why = shared.no_leader();
+                        p.settle(Outcome::Unknown(format!("no quorum in time: {why}")));
                     }
                 }
             }

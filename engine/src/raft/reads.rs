@@ -1,5 +1,6 @@
 //! Read barriers: one ReadIndex round at a time, shared by all reads that wait when it begins.
 use super::forward::Forwarder;
+use super::propose::answer_within;
 use super::queue::Guest;
 use super::shared::{Leader, Shared};
 use bytes::Bytes;
@@ -10,6 +11,8 @@ use tokio::sync::mpsc;
 
 const ROUND_READS_MAX: usize = 4_096;
 const ROUND_LIMIT: Duration = Duration::from_secs(2);
+/// How often reads that wait for a slow round are looked at.
+const EXPIRE_PERIOD: Duration = Duration::from_millis(50);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// How fresh a read wants to be: fields 3 and 4 of every read request.
@@ -168,9 +171,20 @@ impl Rounds {
             if waiting.is_empty() {
                 continue;
             }
-            match self.round().await {
+            match self.round_for(&mut waiting).await {
                 Some(index) => self.passed(index, std::mem::take(&mut waiting)),
                 None => tokio::time::sleep(RETRY_PAUSE).await,
+            }
+        }
+    }
+
+    /// Makes a round; reads that get too late meanwhile hear why.
+    async fn round_for(&self, waiting: &mut Vec<Read>) -> Option<u64> {
+        let mut round = std::pin::pin!(self.round());
+        loop {
+            tokio::select! {
+                index = &mut round => return index,
+                _ = tokio::time::sleep(EXPIRE_PERIOD) => self.expire(waiting),
             }
         }
     }
@@ -202,8 +216,11 @@ impl Rounds {
 
     fn expire(&self, waiting: &mut Vec<Read>) {
         let now = Instant::now();
-        let patience = Duration::from_millis(self.shared.options.no_leader_ms_max);
-        let late = |r: &mut Read| r.deadline <= now || r.since + patience <= now;
+        let most = Duration::from_millis(self.shared.options.no_leader_ms_max);
+        let late = |r: &mut Read| {
+            let limit = r.deadline.saturating_duration_since(r.since);
+            r.since + most.min(answer_within(limit)) <= now
+        };
         let late: Vec<Read> = waiting.extract_if(.., late).collect();
         if late.is_empty() {
             return;

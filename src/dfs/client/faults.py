@@ -17,6 +17,7 @@ from ..limits import (
     CLIENT_BACKOFF_MS_MAX,
     CLIENT_BACKOFF_MS_MIN,
     CLIENT_CONTACT_MS_MAX,
+    CLIENT_LAST_ATTEMPT_MS_MIN,
 )
 
 LOST: Final = (
@@ -146,7 +147,9 @@ class Attempts:
         end_s = self.end_s
         if not contact and not fault.answered:
             end_s = min(end_s, self.begin_s + CLIENT_CONTACT_MS_MAX / 1000)
-        if not wanted or now_s + wait >= end_s:
+        # A node needs some time to say why it cannot: a shorter attempt would end in silence.
+        least_s = CLIENT_LAST_ATTEMPT_MS_MIN / 1000 if fault.answered else 0.0
+        if not wanted or now_s + wait + least_s >= end_s:
             raise self._verdict(error)
         return wait
 
