@@ -106,8 +106,8 @@ FLOOR_PRUNE_INTERVAL_ENTRIES: Final = 256
 """Log entries between two such steps: counted by log index, so that every member prunes alike."""
 STORE_MEMTABLE_BYTES: Final = 64 << 20
 """Written to disk when full; two of them may exist."""
-ANSWERS_BYTES_MAX: Final = 32 << 20
-"""Answers of recent reads that a node keeps ready: about 100,000 small values."""
+ANSWERS_BYTES_MAX: Final = 64 << 20
+"""Answers of recent reads that a node keeps ready: some 100,000 small values."""
 STORE_CACHE_BYTES: Final = 64 << 20
 """Uncompressed blocks of tables; the page cache has the rest."""
 STORE_SCAN_RECORDS_MAX: Final = 256

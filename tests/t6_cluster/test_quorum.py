@@ -36,7 +36,7 @@ def test_without_a_quorum_calls_end_in_time_and_name_the_silent(
             outcomes: list[Exception] = []
 
             def first_put() -> None:
-                # In flight while the leader still believes in its majority: unknown, or nothing done.
+                # In flight while the leader still believes in its majority: unknown or not done.
                 try:
                     client.put("k", b"w", timeout=timeout_s)
                 except (dfs.OutcomeUnknown, dfs.Unavailable) as error:
