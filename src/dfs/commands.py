@@ -11,6 +11,7 @@ same rules for the state machine, which must not trust what another version let 
 """
 
 import hashlib
+from functools import lru_cache
 from typing import Final
 
 from dfs.errors import InvalidArgument, TooLarge
@@ -24,6 +25,7 @@ from dfs.proto.dfs_pb2 import (
     SymlinkRequest,
 )
 from dfs.proto.internal.log_pb2 import Entry, SetFloor
+from dfs.varint import varint
 
 ENTRY_FORMAT: Final = 1
 """Of the entries written here. Raised when an older version must not apply what is in them."""
@@ -124,14 +126,14 @@ def check_request_id(request_id: bytes) -> None:
 
 
 def _head(operation: int, size: int, node: str, principal: str, sha256: bytes = b"") -> bytes:
-    fields = Entry(format=ENTRY_FORMAT, node=node, principal=principal, sha256=sha256)
-    return fields.SerializeToString() + _varint(operation << 3 | 2) + _varint(size)
+    """By hand what encoding an Entry would give, since every put needs one."""
+    digest = b"\x2a" + varint(len(sha256)) + sha256 if sha256 else b""
+    return b"%b%b%b%b" % (
+        _writer_fields(node, principal), digest, varint(operation << 3 | 2), varint(size),
+    )  # fmt: skip
 
 
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+@lru_cache(maxsize=1_024)
+def _writer_fields(node: str, principal: str) -> bytes:
+    fields = Entry(format=ENTRY_FORMAT, node=node, principal=principal)
+    return fields.SerializeToString(deterministic=True)

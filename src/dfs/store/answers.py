@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from dfs.limits import ANSWERS_BYTES_MAX, SMALL_VALUE_BYTES_MAX
-from dfs.store.encode import varint
 from dfs.store.layout import Change
+from dfs.varint import varint
 
 _ENTRY_BYTES: Final = 200
 """About what an entry takes beside its bytes."""

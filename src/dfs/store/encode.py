@@ -5,25 +5,8 @@ generated code, byte by byte.
 """
 
 from functools import lru_cache
-from typing import Final
 
-_LOW: Final = 1 << 14
-_HIGH: Final = 1 << 28
-_LAST: Final = tuple(
-    bytes((n,)) if n < 0x80 else bytes((n & 0x7F | 0x80, n >> 7)) for n in range(_LOW)
-)
-"""Varints below 2^14."""
-_MORE: Final = tuple(bytes((n & 0x7F | 0x80, n >> 7 | 0x80)) for n in range(_LOW))
-"""The low 14 bits of a longer one."""
-
-
-def varint(number: int) -> bytes:
-    """A protobuf varint; not negative."""
-    if number < _LOW:
-        return _LAST[number]
-    if number < _HIGH:
-        return _MORE[number & (_LOW - 1)] + _LAST[number >> 14]
-    return _MORE[number & (_LOW - 1)] + varint(number >> 14)
+from dfs.varint import LAST, LOW, varint
 
 
 @lru_cache(maxsize=1_024)
@@ -40,10 +23,10 @@ def file_record(
     return b"\x10%b\x18%b\x20%b%b\x32\x20%b%b%b%b\x61%b%b" % (
         varint(revision),
         varint(created),
-        _LAST[number] if number < _LOW else varint(number),
-        b"\x28" + (_LAST[size] if size < _LOW else varint(size)) if size else b"",
+        LAST[number] if number < LOW else varint(number),
+        b"\x28" + (LAST[size] if size < LOW else varint(size)) if size else b"",
         sha256,
-        b"\x38" + _LAST[mode] if mode else b"",
+        b"\x38" + LAST[mode] if mode else b"",
         b"\x41" + mtime_ns.to_bytes(8, "little", signed=True) if mtime_ns else b"",
         writer,
         time_ns.to_bytes(8, "little"),
