@@ -3,6 +3,7 @@ pub mod call;
 pub mod door;
 pub mod mount;
 pub mod raft;
+pub mod records;
 #[cfg(feature = "python")]
 mod seam;
 pub mod wire;

@@ -480,5 +480,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pymodule]
 fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     register(m)?;
+    crate::records::seam::register(m)?;
     crate::mount::seam::register(m)
 }

@@ -190,6 +190,37 @@ class Engine:
 # option → default; see limits.py for the reasons.
 OPTIONS: Final[dict[str, int]]
 
+# (leader's time, node, principal, SHA-256, key, path, content): an entry that is a plain Put.
+PlainPut = tuple[int, str, str, bytes, str, bytes, bytes]
+
+def plain_puts(entries: list[Entry], data_bytes_max: int) -> list[PlainPut | None]:
+    """Decodes those entries that are a Put of nothing but key and content, in the usual form; None
+    for all others, which have to be decoded in full. `path` is the key as it stands in store keys.
+    Pure; holds the interpreter lock."""
+
+def pack_file(
+    revision: int,
+    sub: int,
+    path: bytes,
+    created: int,
+    number: int,
+    previous: int,
+    previous_sub: int,
+    time_ns: int,
+    mode: int,
+    mtime_ns: int,
+    node: str,
+    principal: str,
+    sha256: bytes,
+    request_id: bytes,
+    data: bytes,
+    inline: bool,
+) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes]:
+    """The store's records of a new version of a file, as `dfs.store.layout` describes them:
+    (key in `n`, value, key in `h`, value, key in `i`, encoded Record, its part of the state hash).
+    `previous`, `previous_sub`: where the version before has its event, 0 and 0 = nowhere.
+    Pure; holds the interpreter lock."""
+
 @final
 class Tree:
     """The kernel side of the mount: the tree in memory, the FUSE request loop, the misses.

@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from heapq import merge
 from typing import Final
 
+from dfs._engine import pack_file
 from dfs.errors import DataLoss
 from dfs.kv import KeyValue
-from dfs.limits import FLOOR_PRUNE_EVENTS_MAX
+from dfs.limits import FLOOR_PRUNE_EVENTS_MAX, SMALL_VALUE_BYTES_MAX
 from dfs.proto.dfs_pb2 import DIRECTORY, FILE
 from dfs.store.encode import with_children
 from dfs.store.layout import (
     CURRENT,
     HISTORY,
     INDEX,
-    INLINE,
     NO_REQUEST,
     PATH_END,
     PLACE,
@@ -42,6 +42,7 @@ from dfs.store.layout import (
 )
 
 _HASH_MODULUS: Final = 1 << 128
+_TIME_NS_MAX: Final = (1 << 63) - 1
 
 
 class Batch:
@@ -61,6 +62,14 @@ class Batch:
         """The sub-index that the next change of this entry gets."""
         self._new_children: dict[bytes, int] = {}
         """By path of a directory, how many its record does not count yet."""
+
+    def tick(self, time_ns: int) -> None:
+        """Time goes on to what the leader's clock says, and by one nanosecond at least."""
+        meta = self.meta
+        if meta.time_ns < time_ns <= _TIME_NS_MAX:
+            meta.time_ns = time_ns
+        elif meta.time_ns < _TIME_NS_MAX:
+            meta.time_ns += 1
 
     # ---- values ----------------------------------------------------------------------------------
 
@@ -113,9 +122,9 @@ class Batch:
 
     def store(
         self, index: int, path: bytes, old: Version | None, kind: int, flags: int, size: int,
-        record: bytes, data: bytes, request_id: bytes,
+        record: bytes, request_id: bytes,
     ) -> None:  # fmt: skip
-        """Makes a new version of a key, with its event. `size` = children for a directory."""
+        """Makes a new version of a directory or symlink, with its event. `size` = children."""
         meta = self.meta
         store_key = CURRENT + path
         digest = digest_of(store_key, record)
@@ -129,15 +138,42 @@ class Batch:
             change -= int.from_bytes(old.digest, "little")
             if old.kind == FILE:
                 meta.content_bytes -= old.size
-        if kind == FILE:
-            meta.content_bytes += size
         meta.state_hash = (meta.state_hash + change) % _HASH_MODULUS
         body = pack_version(
-            kind, flags, self.sub, index, created, number, size, digest, record,
-            data if flags & INLINE else b"",
-        )  # fmt: skip
+            kind, flags, self.sub, index, created, number, size, digest, record, b""
+        )
         self.put(store_key, body)
-        self._add(index, False, previous_sub, previous, request_id, path, record, data)
+        self._add(index, False, previous_sub, previous, request_id, path, record)
+
+    def store_file(
+        self, index: int, path: bytes, key: str, old: Version | None, mode: int, mtime_ns: int,
+        node: str, principal: str, sha256: bytes, request_id: bytes, data: bytes,
+    ) -> None:  # fmt: skip
+        """Makes a new version of a file, with its event."""
+        meta, sub, size = self.meta, self.sub, len(data)
+        change, created, number, previous, previous_sub = 0, index, 1, 0, 0
+        if old is None:
+            meta.keys += 1
+        else:
+            created, number, previous, previous_sub = (
+                old.created, old.number + 1, old.revision, old.sub,
+            )  # fmt: skip
+            change = int.from_bytes(old.digest, "little")
+            if old.kind == FILE:
+                meta.content_bytes -= old.size
+        store_key, value, history, event, place, record, digest = pack_file(
+            index, sub, path, created, number, previous, previous_sub, meta.time_ns, mode, mtime_ns,
+            node, principal, sha256, request_id, data, size <= SMALL_VALUE_BYTES_MAX,
+        )  # fmt: skip
+        meta.content_bytes += size
+        change = int.from_bytes(digest, "little") - change
+        meta.state_hash = (meta.state_hash + change) % _HASH_MODULUS
+        changes = self.changes
+        self.seen[store_key] = changes[store_key] = value
+        changes[history] = event
+        changes[place] = b""
+        self.sub = sub + 1
+        self.events.append(Change(index, sub, False, key, record, data, previous))
 
     def drop(self, index: int, path: bytes, old: Version, request_id: bytes) -> None:
         """Removes a key, with its event."""
@@ -148,7 +184,7 @@ class Batch:
             meta.content_bytes -= old.size
         meta.state_hash = (meta.state_hash - int.from_bytes(old.digest, "little")) % _HASH_MODULUS
         self.remove(CURRENT + path)
-        self._add(index, True, old.sub, old.revision, request_id, path, record, b"")
+        self._add(index, True, old.sub, old.revision, request_id, path, record)
 
     def add_child(self, path: bytes) -> None:
         """A directory got a child. Its record is counted up once for all that come in a row."""
@@ -196,7 +232,7 @@ class Batch:
 
     def _add(
         self, index: int, deleted: bool, previous_sub: int, previous: int, request_id: bytes,
-        path: bytes, record: bytes, data: bytes,
+        path: bytes, record: bytes,
     ) -> None:  # fmt: skip
         sub = self.sub
         self.sub = sub + 1
@@ -204,11 +240,11 @@ class Batch:
         place = PLACE.pack(index, sub)
         history = HISTORY + place
         body = pack_event(
-            deleted, previous_sub, previous, self.meta.time_ns, request_id, path, record, data
+            deleted, previous_sub, previous, self.meta.time_ns, request_id, path, record, b""
         )
         changes[history] = seal(history, body)
         changes[INDEX + path + PATH_END + place] = b""
-        self.events.append(Change(index, sub, deleted, key_of(path), record, data, previous))
+        self.events.append(Change(index, sub, deleted, key_of(path), record, b"", previous))
 
     # ---- history ---------------------------------------------------------------------------------
 

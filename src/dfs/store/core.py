@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dfs._engine import plain_puts
 from dfs.errors import DataLoss, DfsError, Internal
 from dfs.kv import KeyValue
-from dfs.limits import FLOOR_PRUNE_INTERVAL_ENTRIES
+from dfs.limits import FLOOR_PRUNE_INTERVAL_ENTRIES, VALUE_BYTES_MAX
 from dfs.store import snapshot
 from dfs.store.answers import Answers
 from dfs.store.batch import Batch
 from dfs.store.encode import done_answer, get_answer, stat_answer
-from dfs.store.layout import META_KEY, Change, Meta, chained, unpack_meta
-from dfs.store.operations import Command, parse, run
+from dfs.store.layout import CURRENT, META_KEY, Change, Meta, chained, unpack_meta
+from dfs.store.operations import PLAIN_PATH, Command, PlainPut, parse, put_plain, run
 from dfs.store.read import (
     View,
     check_revision,
@@ -23,6 +24,17 @@ from dfs.store.read import (
 )
 
 Result = bytes | DfsError | None
+
+
+def _needs(commands: Sequence[Command | PlainPut | None]) -> list[bytes]:
+    """Store keys that applying these will surely look at."""
+    needs: list[bytes] = []
+    for command in commands:
+        if isinstance(command, Command):
+            needs += command.needs
+        elif command is not None:
+            needs.append(CURRENT + command[PLAIN_PATH])
+    return needs
 
 
 class Store:
@@ -66,8 +78,12 @@ class Store:
         nothing was written.
         """
         batch = Batch(self._kv, self._meta.copy())
-        commands = [parse(payload) if payload else None for _, payload, _ in entries]
-        batch.load([key for command in commands if command for key in command.needs])
+        plain = plain_puts(list(entries), VALUE_BYTES_MAX)
+        commands = [
+            put or (parse(payload) if payload else None)
+            for put, (_, payload, _) in zip(plain, entries, strict=True)
+        ]
+        batch.load(_needs(commands))
         results = [
             self._step(batch, index, payload, command, wanted)
             for (index, payload, wanted), command in zip(entries, commands, strict=True)
@@ -128,8 +144,9 @@ class Store:
         self._kv.close()
 
     def _step(
-        self, batch: Batch, index: int, payload: bytes, command: Command | None, wanted: bool
-    ) -> Result:
+        self, batch: Batch, index: int, payload: bytes, command: Command | PlainPut | None,
+        wanted: bool,
+    ) -> Result:  # fmt: skip
         """Applies one entry."""
         meta = batch.meta
         if index != meta.applied + 1 and (meta.log_id or index):
@@ -141,7 +158,10 @@ class Store:
         if command is not None:
             changes = len(batch.events)
             try:
-                outcome = run(batch, index, command)
+                if isinstance(command, Command):
+                    outcome = run(batch, index, command)
+                else:
+                    outcome = put_plain(batch, index, command)
                 if wanted:
                     result = done_answer(*outcome)
             except DataLoss:

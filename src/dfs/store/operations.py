@@ -25,11 +25,10 @@ from dfs.errors import (
     NotFound,
     TooLarge,
 )
-from dfs.limits import DELETE_KEYS_MAX, SMALL_VALUE_BYTES_MAX, VALUE_BYTES_MAX
+from dfs.limits import DELETE_KEYS_MAX, VALUE_BYTES_MAX
 from dfs.paths import check_key
 from dfs.proto.dfs_pb2 import (
     DIRECTORY,
-    FILE,
     SYMLINK,
     DeleteRequest,
     Metadata,
@@ -39,11 +38,9 @@ from dfs.proto.dfs_pb2 import (
 )
 from dfs.proto.internal.log_pb2 import Entry
 from dfs.store.batch import Batch
-from dfs.store.encode import file_record, writer_fields
 from dfs.store.layout import (
     CURRENT,
     IMPLICIT,
-    INLINE,
     REQUEST,
     Done,
     UnknownEntry,
@@ -62,12 +59,24 @@ SYMLINK_MODE: Final = 0o777
 """What a key gets whose writer names no mode."""
 
 _SHA256_BYTES = 32
-_TIME_NS_MAX = (1 << 63) - 1
 _NS_PER_MS = 1_000_000
 
 
 Outcome = tuple[int, int]
 """What the answer says: the revision, and how many keys were deleted."""
+
+
+PlainPut = tuple[int, str, str, bytes, str, bytes, bytes]
+"""An entry that is a Put of nothing but key and content, as `_engine.plain_puts` decodes it."""
+PLAIN_PATH: Final = 5
+"""Where its path is."""
+
+
+class Writer(NamedTuple):
+    """Who wrote an entry."""
+
+    node: str
+    principal: str
 
 
 class Command(NamedTuple):
@@ -115,13 +124,25 @@ def parse(payload: bytes) -> Command:
 
 def run(batch: Batch, index: int, command: Command) -> Outcome:
     """Does what the entry at `index` says. Raises the refusal, or DataLoss (this node stops)."""
-    meta = batch.meta
-    time_ns = command.entry.time_ns
-    if meta.time_ns < time_ns <= _TIME_NS_MAX:
-        meta.time_ns = time_ns
-    elif meta.time_ns < _TIME_NS_MAX:
-        meta.time_ns += 1
+    batch.tick(command.entry.time_ns)
     return command.run(batch, index, command)
+
+
+def put_plain(batch: Batch, index: int, put: PlainPut) -> Outcome:
+    """What `run` does for a Put of nothing but key and content, which most entries are."""
+    time_ns, node, principal, sha256, key, path, data = put
+    batch.tick(time_ns)
+    old = batch.version(path)
+    if old is None:
+        check_key(key)
+        _make_parents(batch, index, Writer(node, principal), path)
+    elif old.kind == DIRECTORY:
+        raise IsADirectory(f"{key} is a directory", other=key)
+    mtime_ns = batch.meta.time_ns
+    batch.store_file(
+        index, path, key, old, FILE_MODE, mtime_ns, node, principal, sha256, b"", data
+    )
+    return index, 0
 
 
 # ---- operations ----------------------------------------------------------------------------------
@@ -140,20 +161,13 @@ def _put(batch: Batch, index: int, command: Command) -> Outcome:
     old = _leaf_before(batch, request, path)
     if old is None:
         _make_parents(batch, index, entry, path)
-        created, number = index, 1
-    else:
-        created, number = old.created, old.number + 1
-    time_ns = batch.meta.time_ns
-    mode, mtime_ns = FILE_MODE, time_ns
+    mode, mtime_ns = FILE_MODE, batch.meta.time_ns
     if described:
         mode, mtime_ns = _metadata(request.metadata, mode, mtime_ns)
-    request_id = request.request_id
-    record = file_record(
-        index, created, number, size, sha256, mode, mtime_ns,
-        writer_fields(entry.node, entry.principal), time_ns, request_id,
+    batch.store_file(
+        index, path, request.key, old, mode, mtime_ns, entry.node, entry.principal, sha256,
+        request.request_id, data,
     )  # fmt: skip
-    flags = INLINE if size <= SMALL_VALUE_BYTES_MAX else 0
-    batch.store(index, path, old, FILE, flags, size, record, data, request_id)
     return index, 0
 
 
@@ -271,7 +285,7 @@ def _check_base(request: PutRequest | SymlinkRequest | DeleteRequest, old: Versi
     )  # fmt: skip
 
 
-def _make_parents(batch: Batch, index: int, entry: Entry, path: bytes) -> None:
+def _make_parents(batch: Batch, index: int, entry: Entry | Writer, path: bytes) -> None:
     """Counts a new child in its parent; makes the directories above it that are missing."""
     missing: list[bytes] = []
     above, found = path, None
@@ -300,8 +314,9 @@ def _make_parents(batch: Batch, index: int, entry: Entry, path: bytes) -> None:
 
 
 def _store(
-    batch: Batch, index: int, entry: Entry, path: bytes, old: Version | None, record: Record
-) -> None:
+    batch: Batch, index: int, entry: Entry | Writer, path: bytes, old: Version | None,
+    record: Record,
+) -> None:  # fmt: skip
     """Makes the next version of a directory or symlink."""
     record.revision = index
     record.created_revision = old.created if old else index
@@ -311,7 +326,7 @@ def _store(
     flags = IMPLICIT if record.implicit else 0
     batch.store(
         index, path, old, record.kind, flags, record.children,
-        record.SerializeToString(deterministic=True), b"", record.request_id,
+        record.SerializeToString(deterministic=True), record.request_id,
     )  # fmt: skip
 
 
