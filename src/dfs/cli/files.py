@@ -70,7 +70,9 @@ def _readable(name: str) -> Path:
         with path.open("rb"):
             return path
     except OSError as error:
-        raise Misconfigured(f"{name} cannot be read: {error.strerror}") from None
+        raise Misconfigured(
+            f"{name} cannot be read: {error.strerror} (to store the text itself: -t {name})"
+        ) from None
 
 
 def _base_flag(parser: argparse.ArgumentParser) -> None:
