@@ -35,7 +35,12 @@ RUST_FUNCTION = re.compile(
     r'( *)(pub(\([a-z ]+\))? )?((const|async|unsafe|extern "C") )*fn (\w+)'
 )
 # Where Rust may know Python: one file for each seam.
-PYO3_FILES = {"engine/src/lib.rs", "engine/src/seam.rs", "engine/src/mount/seam.rs"}
+PYO3_FILES = {
+    "engine/src/lib.rs",
+    "engine/src/seam.rs",
+    "engine/src/mount/seam.rs",
+    "engine/src/records/seam.rs",
+}
 
 
 # ---- files ---------------------------------------------------------------------------------------

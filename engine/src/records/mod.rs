@@ -1,8 +1,8 @@
 //! The bytes of a put: out of a log entry, and into the store. Pure.
 //!
-//! The formats are described where they belong: entries in proto/internal/log.proto, stored values in
-//! src/dfs/store/layout.py. Python decides what a put does; this is the part of it that every member
-//! pays for every put. Tests in Python compare it with what the generated code and layout.py make.
+//! The formats are described where they belong: entries in proto/internal/log.proto, stored values
+//! in src/dfs/store/layout.py. Python decides what a put does; this is the part of it that every
+//! member pays for every put. Tests in Python compare it with the generated code and layout.py.
 #[cfg(feature = "python")]
 pub mod seam;
 
@@ -75,8 +75,8 @@ fn text<'a>(into: &mut Option<&'a str>, bytes: &'a [u8]) -> Option<()> {
     }
 }
 
-/// Reads an entry that is a plain Put in the usual form. `None`: it is something else, or unusual, and
-/// whoever knows all forms has to look at it.
+/// Reads an entry that is a plain Put in the usual form. `None`: it is something else, or unusual,
+/// and whoever knows all forms has to look at it.
 pub fn plain_put(payload: &[u8], data_bytes_max: usize) -> Option<PlainPut<'_>> {
     let mut rest = payload.strip_prefix(FORMAT)?;
     let (mut time_ns, mut node, mut principal) = (None, None, None);
