@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hashlib
 import os
 import random
 from pathlib import Path
@@ -109,7 +110,10 @@ async def test_a_replaced_version_is_still_complete_for_its_reader(tmp_path: Pat
 
 
 @pytest.mark.allow_logs("cached object is damaged")
-async def test_a_damaged_object_is_set_aside_and_fetched_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rebooted", [True, False])
+async def test_a_truncated_object_is_set_aside_and_fetched_again(
+    tmp_path: Path, rebooted: bool
+) -> None:
     async with Rig(tmp_path) as rig:
         await rig.node.put("large", LARGE)
         await rig.node.put("small", b"small")
@@ -119,7 +123,8 @@ async def test_a_damaged_object_is_set_aside_and_fetched_again(tmp_path: Path) -
         for data in (LARGE, b"small"):
             rig.object(data).chmod(0o600)
             rig.object(data).write_bytes(data[:-1])
-        (rig.state / "boot").write_text("another boot of this machine")
+        if rebooted:
+            (rig.state / "boot").write_text("another boot of this machine")
         await rig.start()
         await rig.shown("small", b"small")
         assert await rig.read("large") == LARGE
@@ -142,6 +147,38 @@ async def test_objects_of_an_earlier_boot_are_verified_and_kept(tmp_path: Path) 
         assert not [call for call in rig.node.calls if call[0] == "read"]
         left = [f for _, _, files in os.walk(rig.state / "former") for f in files]
         assert not left
+
+
+@pytest.mark.allow_logs("cached object is damaged")
+async def test_setting_objects_of_an_earlier_boot_aside_may_be_interrupted(tmp_path: Path) -> None:
+    """Some are moved already, some are not: all are verified, the right ones are kept."""
+    contents = [b"moved", b"moved, bad", b"left", b"left, bad"]
+    async with Rig(tmp_path) as rig:
+        for data in contents:
+            await rig.node.put(data.decode(), data)
+            await rig.shown(data.decode(), data)
+        await rig.stop()
+        inodes = {data: rig.object(data).stat().st_ino for data in contents}
+        for data in (b"moved, bad", b"left, bad"):
+            rig.object(data).chmod(0o600)
+            rig.object(data).write_bytes(data.upper())
+        for data in (b"moved", b"moved, bad"):
+            former = rig.state / "former" / rig.object(data).parent.name
+            former.mkdir(parents=True, exist_ok=True)
+            rig.object(data).rename(former / rig.object(data).name)
+        (rig.state / "boot").write_text("another boot of this machine")
+        rig.node.calls.clear()
+        await rig.start()
+        for data in contents:
+            assert await rig.read(data.decode()) == data
+            await rig.shown(data.decode(), data)
+        asked = {key for verb, key in rig.node.calls if verb == "read"}
+        assert asked == {"moved, bad", "left, bad"}
+        for data in (b"moved", b"left"):
+            assert rig.object(data).stat().st_ino == inodes[data]
+        quarantined = sorted(p.read_bytes() for p in (rig.state / "quarantine").iterdir())
+        assert quarantined == [b"LEFT, BAD", b"MOVED, BAD"]
+        assert not [f for _, _, files in os.walk(rig.state / "former") for f in files]
 
 
 async def test_a_restart_uses_what_is_here_without_asking_for_content(tmp_path: Path) -> None:
@@ -327,6 +364,28 @@ def test_objects_refuse_content_with_another_hash(tmp_path: Path) -> None:
     (tmp_path / "objects" / "00" / "7.tmp").write_bytes(b"of a crash")
     Objects(str(tmp_path)).open()
     assert os.listdir(tmp_path / "objects" / "00") == []
+    assert not (tmp_path / "former").exists()
+
+
+@pytest.mark.allow_logs("cached object is damaged")
+@pytest.mark.parametrize("damaged", [b"", b"dat", b"data and more"])
+def test_an_object_of_another_length_is_never_used(tmp_path: Path, damaged: bytes) -> None:
+    sha256 = hashlib.sha256(b"data").digest()
+    objects = Objects(str(tmp_path))
+    objects.open()
+    path = Path(objects.add(sha256, b"data"))
+    for use in (lambda o: o.backing(sha256, 4), lambda o: o.add(sha256, b"data")):
+        path.chmod(0o600)
+        path.write_bytes(damaged)
+        objects = Objects(str(tmp_path))
+        objects.open()
+        assert use(objects) in (None, str(path))
+        assert objects.add(sha256, b"data") == objects.backing(sha256, 4) == str(path)
+        assert path.read_bytes() == b"data"
+        assert objects.verify(sha256) == str(path)
+        assert objects.bytes == 4
+    quarantined = [p.read_bytes() for p in (tmp_path / "quarantine").iterdir()]
+    assert quarantined == [damaged] * 2
 
 
 @pytest.mark.parametrize(("path", "ignored"), [

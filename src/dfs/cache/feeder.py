@@ -88,7 +88,7 @@ class Feeder:
         if self._tree is None or self._objects is None:
             return
         self._tree.place([
-            (path, stat.revision, self._objects.backing(stat.sha256)) for path in paths
+            (path, stat.revision, self._objects.backing(stat.sha256, stat.size)) for path in paths
             if (stat := self.known.get(path)) is not None and stat.kind is Kind.FILE
         ])
 
@@ -214,7 +214,7 @@ class Feeder:
         contents = [
             (entry.stat.sha256, entry.data) for entry in entries
             if entry.data is not None and entry.stat.kind is Kind.FILE
-            and objects.backing(entry.stat.sha256) is None
+            and objects.backing(entry.stat.sha256, entry.stat.size) is None
         ]
         if contents:
             loop = asyncio.get_running_loop()
@@ -275,7 +275,7 @@ class Feeder:
             return (path, *_attributes(stat), stat.target)
         backing = None
         if stat.kind is Kind.FILE and self._objects is not None:
-            backing = self._objects.backing(stat.sha256)
+            backing = self._objects.backing(stat.sha256, stat.size)
         return (path, *_attributes(stat), backing)
 
     def _push(self, upserts: Sequence[Upsert], deletes: Sequence[str]) -> None:

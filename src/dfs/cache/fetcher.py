@@ -181,14 +181,14 @@ class Fetcher:
         wanted = [
             (path, stat) for path, stat in self._feeder.known.items()
             if stat.kind is Kind.FILE and stat.size <= AGENT_DATA_BYTES_MAX
-            and self._objects.backing(stat.sha256) is None
+            and self._objects.backing(stat.sha256, stat.size) is None
         ]
         here = [w for w in wanted if w[1].sha256 in self._objects]
         for start in range(0, len(here), MISSES_MAX):
             part = here[start : start + MISSES_MAX]
             await self._thread(functools.partial(self._verify, part))
             self._feeder.back([path for path, _ in part])
-        missing = [(p, s) for p, s in wanted if self._objects.backing(s.sha256) is None]
+        missing = [(p, s) for p, s in wanted if self._objects.backing(s.sha256, s.size) is None]
         await _each(missing, self._warm_one, WARM_FETCHES_MAX)
 
     def _verify(self, part: Sequence[tuple[str, Stat]]) -> None:

@@ -3,7 +3,9 @@
 A file here is immutable (0444) and appears only by rename, complete and verified. It is not
 flushed to disk: after a crash of the machine it may be damaged. So at the first start after a boot
 all files are moved to `<state>/former/`; each is verified before it is used, and moves back then.
-A damaged one is moved to `<state>/quarantine` and fetched again. Any thread may call.
+A file in its place is trusted for the rest of the boot, but for its length: whoever asks for it
+says what that should be. A damaged one is moved to `<state>/quarantine` and fetched again. Any
+thread may call.
 """
 
 from __future__ import annotations
@@ -53,14 +55,14 @@ class Objects:
         """Makes the directories, removes what a crash left, reads what is there. Blocks."""
         os.makedirs(self.quarantine, mode=0o700, exist_ok=True)
         self._distrust_after_boot()
-        former = self._scan(self.former)
+        former = self._scan(self.former) if os.path.isdir(self.former) else []
         trusted = self._scan(self.root)
         self._former = {sha256 for _, sha256, _ in former}
-        for _, sha256, size in sorted(former + trusted):
-            self._count(sha256, size)
         for _, sha256, _ in trusted:
             self._verified.add(sha256)
             self._leave_former(sha256)
+        for _, sha256, size in sorted([f for f in former if f[1] in self._former] + trusted):
+            self._count(sha256, size)
         self.add(EMPTY, b"")
 
     def _distrust_after_boot(self) -> None:
@@ -76,7 +78,9 @@ class Objects:
             if os.path.isdir(self.former):
                 for _, sha256, _ in self._scan(self.root):
                     name = sha256.hex()
-                    os.rename(self.path(sha256), f"{self.former}/{name[:2]}/{name}")
+                    directory = f"{self.former}/{name[:2]}"
+                    os.makedirs(directory, mode=0o700, exist_ok=True)
+                    os.rename(self.path(sha256), f"{directory}/{name}")
             else:
                 os.rename(self.root, self.former)
         with open(f"{note}.tmp", "w", encoding="ascii") as file:
@@ -124,16 +128,26 @@ class Objects:
                 os.unlink(self._where(sha256))
             self._former.discard(sha256)
 
-    def backing(self, sha256: bytes) -> str | None:
-        """The object's path if it was verified already. Does not block."""
-        return self.path(sha256) if sha256 in self._verified else None
+    def backing(self, sha256: bytes, size: int) -> str | None:
+        """The object's path if it was verified already and has the size that was committed; one
+        that was cut or grew on disk since is quarantined. Does not block."""
+        if sha256 not in self._verified:
+            return None
+        with self._lock:
+            if sha256 not in self._verified:
+                return None  # Taken away by another thread meanwhile.
+            if self._sizes[sha256] == size:
+                return self.path(sha256)
+            self._set_aside(sha256)
+        return None
 
     def add(self, sha256: bytes, data: bytes) -> str:
         """Stores the object unless it is there. Raises DataLoss if it is not that content."""
-        if sha256 in self._verified:
-            return self.path(sha256)
         if hashlib.sha256(data).digest() != sha256:
             raise DataLoss(f"content that should have SHA-256 {sha256.hex()[:16]}… has another")
+        here = self.backing(sha256, len(data))
+        if here is not None:
+            return here
         path = self.path(sha256)
         temporary = f"{path[:-64]}{next(self._temporary)}.tmp"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
@@ -192,19 +206,21 @@ class Objects:
 
     def touch(self, sha256: bytes) -> None:
         """Marks it as used now: it is evicted last."""
-        size = self._sizes.pop(sha256, None)
-        if size is not None:
-            self._sizes[sha256] = size
+        with self._lock:
+            size = self._sizes.pop(sha256, None)
+            if size is not None:
+                self._sizes[sha256] = size
 
     def oldest(self, bytes_wanted: int) -> list[bytes]:
         """The least recently used objects that make up so many bytes."""
         chosen: list[bytes] = []
-        for sha256, size in self._sizes.items():
-            if bytes_wanted <= 0:
-                break
-            if size and sha256 not in self._evicted:
-                chosen.append(sha256)
-                bytes_wanted -= size
+        with self._lock:
+            for sha256, size in self._sizes.items():
+                if bytes_wanted <= 0:
+                    break
+                if size and sha256 not in self._evicted:
+                    chosen.append(sha256)
+                    bytes_wanted -= size
         return chosen
 
     def all(self) -> list[bytes]:

@@ -25,11 +25,6 @@ class Problems:
         """It is gone."""
         self._texts.pop(subject, None)
 
-    def clear_below(self, directory: str) -> None:
-        """Everything below a directory of the cache is gone."""
-        for subject in [s for s in self._texts if s.startswith(directory + "/")]:
-            del self._texts[subject]
-
     def __contains__(self, subject: str) -> bool:
         return subject in self._texts
 
