@@ -3,12 +3,14 @@
 memory   grpcio on the unix socket, engine and store in memory
 grpcio   grpcio on the unix socket, the real engine and store
 wire     the real engine's public port, which answers hot calls itself and forwards the others
+
+Tests of the client run against fake nodes that share one tree.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +21,15 @@ from google.protobuf.any_pb2 import Any
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
+import dfs
 from dfs.engine_memory import EngineError, MemoryEngine
 from dfs.errors import Misconfigured
 from dfs.kv import MemoryKV
 from dfs.limits import MESSAGE_BYTES_MAX
 from dfs.proto.dfs_pb2_grpc import ClusterServiceStub, FileServiceStub
 from dfs.serve import Backend, Running, real_backend, running_node
+
+from .fake_node import Node, Tree
 
 HOSTS = ("memory", "grpcio", "wire")
 
@@ -136,3 +141,22 @@ async def serve(host: str, data: Path) -> AsyncIterator[Api]:
 async def api(request, tmp_path) -> AsyncIterator[Api]:
     async with serve(request.param, tmp_path / "data") as found:
         yield found
+
+
+@pytest.fixture
+def tree() -> Tree:
+    return Tree()
+
+
+@pytest.fixture
+def nodes(tree: Tree) -> Iterator[list[Node]]:
+    made = [Node(tree), Node(tree)]
+    yield made
+    for node in made:
+        node.stop()
+
+
+@pytest.fixture
+def client(nodes: list[Node]) -> Iterator[dfs.Client]:
+    with dfs.connect(*(n.endpoint for n in nodes), timeout=5.0, learn=False) as made:
+        yield made

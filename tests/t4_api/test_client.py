@@ -6,7 +6,6 @@ import os
 import pickle
 import socket
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,25 +14,6 @@ import dfs
 from dfs import errors
 
 from .fake_node import Node, Tree, failing, never, wait_until
-
-
-@pytest.fixture
-def tree() -> Tree:
-    return Tree()
-
-
-@pytest.fixture
-def nodes(tree: Tree) -> Iterator[list[Node]]:
-    made = [Node(tree), Node(tree)]
-    yield made
-    for node in made:
-        node.stop()
-
-
-@pytest.fixture
-def client(nodes: list[Node]) -> Iterator[dfs.Client]:
-    with dfs.connect(*(n.endpoint for n in nodes), timeout=5.0, learn=False) as made:
-        yield made
 
 
 def dead_endpoint() -> str:

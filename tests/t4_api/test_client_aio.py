@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -11,19 +11,6 @@ import dfs
 from dfs.client import aio
 
 from .fake_node import Node, Tree, failing, wait_until
-
-
-@pytest.fixture
-def tree() -> Tree:
-    return Tree()
-
-
-@pytest.fixture
-def nodes(tree: Tree) -> Iterator[list[Node]]:
-    made = [Node(tree), Node(tree)]
-    yield made
-    for node in made:
-        node.stop()
 
 
 @pytest.fixture

@@ -15,25 +15,6 @@ from dfs.client import sync
 from .fake_node import Node, Tree, failing, never, wait_until
 
 
-@pytest.fixture
-def tree() -> Tree:
-    return Tree()
-
-
-@pytest.fixture
-def nodes(tree: Tree) -> Iterator[list[Node]]:
-    made = [Node(tree), Node(tree)]
-    yield made
-    for node in made:
-        node.stop()
-
-
-@pytest.fixture
-def client(nodes: list[Node]) -> Iterator[dfs.Client]:
-    with dfs.connect(*(n.endpoint for n in nodes), timeout=5.0, learn=False) as made:
-        yield made
-
-
 def revisions(watch: Iterator[dfs.Update], last: int) -> list[int]:
     """The revisions of all events up to `last`."""
     found: list[int] = []
