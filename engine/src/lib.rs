@@ -2,6 +2,7 @@
 pub mod call;
 pub mod door;
 pub mod mount;
+pub mod protobuf;
 pub mod raft;
 pub mod records;
 #[cfg(feature = "python")]

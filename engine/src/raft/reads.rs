@@ -3,6 +3,7 @@ use super::forward::Forwarder;
 use super::propose::answer_within;
 use super::queue::Guest;
 use super::shared::{Leader, Shared};
+use crate::protobuf::{Value, field};
 use bytes::Bytes;
 use openraft::ReadPolicy;
 use std::sync::Arc;
@@ -24,19 +25,6 @@ pub struct Level {
     pub min_revision: u64,
 }
 
-fn varint(body: &[u8], at: &mut usize) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = *body.get(*at)?;
-        *at += 1;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
 /// Reads the level out of an encoded request. A malformed one is linearizable: Python refuses it.
 pub fn level(body: &[u8]) -> Level {
     let strict = Level {
@@ -44,34 +32,13 @@ pub fn level(body: &[u8]) -> Level {
         min_revision: 0,
     };
     let mut level = strict;
-    let mut at = 0;
-    while at < body.len() {
-        let Some(tag) = varint(body, &mut at) else {
-            return strict;
-        };
-        let skip = match tag & 7 {
-            0 => {
-                let Some(value) = varint(body, &mut at) else {
-                    return strict;
-                };
-                match tag >> 3 {
-                    3 => level.local = value == 1,
-                    4 => level.min_revision = value,
-                    _ => {}
-                }
-                0
-            }
-            1 => 8,
-            2 => match varint(body, &mut at) {
-                Some(n) => n,
-                None => return strict,
-            },
-            5 => 4,
-            _ => return strict,
-        };
-        match usize::try_from(skip).ok().and_then(|n| at.checked_add(n)) {
-            Some(end) if end <= body.len() => at = end,
-            _ => return strict,
+    let mut rest = body;
+    while !rest.is_empty() {
+        match field(&mut rest) {
+            Some((3, Value::Varint(value))) => level.local = value == 1,
+            Some((4, Value::Varint(value))) => level.min_revision = value,
+            Some(_) => {}
+            None => return strict,
         }
     }
     level

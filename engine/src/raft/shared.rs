@@ -178,7 +178,7 @@ impl Shared {
         }
     }
 
-    /// Why there is no leader, as far as this node can see: which voters are silent, since when.
+    /// Why nothing is decided, as far as this node can see: which voters are silent, since when.
     pub fn no_leader(&self) -> String {
         let voters = self.voters();
         if voters.is_empty() {
@@ -187,7 +187,10 @@ impl Shared {
         let others = voters.iter().filter(|id| **id != self.id);
         let silent: Vec<String> = others.filter_map(|id| self.silence(*id)).collect();
         if silent.is_empty() {
-            return "an election is under way".into();
+            return match self.leader() {
+                Leader::Nobody => "an election is under way".into(),
+                _ => "all voters are heard, but too few have answered".into(),
+            };
         }
         let need = voters.len() / 2 + 1;
         format!(

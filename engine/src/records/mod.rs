@@ -6,13 +6,11 @@
 #[cfg(feature = "python")]
 pub mod seam;
 
+use crate::protobuf::{Value, field};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed, xxh3_128};
 
 const FORMAT: &[u8] = &[0x08, 1];
 const SHA256_BYTES: usize = 32;
-const STAMP_BYTES: usize = 8;
-const FIXED64: u64 = 1;
-const BYTES: u64 = 2;
 /// Flag of a current version: its content stands beside it.
 const INLINE: u8 = 1;
 const KIND_FILE: u8 = 0;
@@ -27,44 +25,6 @@ pub struct PlainPut<'a> {
     pub sha256: &'a [u8],
     pub key: &'a str,
     pub data: &'a [u8],
-}
-
-/// One field of a message.
-enum Field<'a> {
-    Fixed64(u64),
-    Bytes(&'a [u8]),
-}
-
-fn varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (&byte, tail) = rest.split_first()?;
-        *rest = tail;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-fn field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Field<'a>)> {
-    let tag = varint(rest)?;
-    let value = match tag & 7 {
-        FIXED64 => {
-            let (bytes, tail) = rest.split_first_chunk::<STAMP_BYTES>()?;
-            *rest = tail;
-            Field::Fixed64(u64::from_le_bytes(*bytes))
-        }
-        BYTES => {
-            let length = usize::try_from(varint(rest)?).ok()?;
-            let (bytes, tail) = rest.split_at_checked(length)?;
-            *rest = tail;
-            Field::Bytes(bytes)
-        }
-        _ => return None,
-    };
-    Some((tag >> 3, value))
 }
 
 /// Text that has not been seen before.
@@ -83,11 +43,11 @@ pub fn plain_put(payload: &[u8], data_bytes_max: usize) -> Option<PlainPut<'_>> 
     let (mut sha256, mut body) = (None, None);
     while !rest.is_empty() {
         match field(&mut rest)? {
-            (2, Field::Fixed64(time)) if time_ns.is_none() => time_ns = Some(time),
-            (3, Field::Bytes(bytes)) => text(&mut node, bytes)?,
-            (4, Field::Bytes(bytes)) => text(&mut principal, bytes)?,
-            (5, Field::Bytes(bytes)) if sha256.is_none() => sha256 = Some(bytes),
-            (16, Field::Bytes(bytes)) if body.is_none() => body = Some(bytes),
+            (2, Value::Fixed64(time)) if time_ns.is_none() => time_ns = Some(time),
+            (3, Value::Bytes(bytes)) => text(&mut node, bytes)?,
+            (4, Value::Bytes(bytes)) => text(&mut principal, bytes)?,
+            (5, Value::Bytes(bytes)) if sha256.is_none() => sha256 = Some(bytes),
+            (16, Value::Bytes(bytes)) if body.is_none() => body = Some(bytes),
             _ => return None,
         }
     }
@@ -95,8 +55,8 @@ pub fn plain_put(payload: &[u8], data_bytes_max: usize) -> Option<PlainPut<'_>> 
     let mut rest = body?;
     while !rest.is_empty() {
         match field(&mut rest)? {
-            (1, Field::Bytes(bytes)) => text(&mut key, bytes)?,
-            (2, Field::Bytes(bytes)) if data.is_none() => data = Some(bytes),
+            (1, Value::Bytes(bytes)) => text(&mut key, bytes)?,
+            (2, Value::Bytes(bytes)) if data.is_none() => data = Some(bytes),
             _ => return None,
         }
     }
