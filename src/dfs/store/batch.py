@@ -125,20 +125,10 @@ class Batch:
         record: bytes, request_id: bytes,
     ) -> None:  # fmt: skip
         """Makes a new version of a directory or symlink, with its event. `size` = children."""
-        meta = self.meta
+        created, number, previous, previous_sub = self._supersede(index, old)
         store_key = CURRENT + path
         digest = digest_of(store_key, record)
-        change = int.from_bytes(digest, "little")
-        if old is None:
-            meta.keys += 1
-            created, number, previous, previous_sub = index, 1, 0, 0
-        else:
-            created, number, previous = old.created, old.number + 1, old.revision
-            previous_sub = old.sub
-            change -= int.from_bytes(old.digest, "little")
-            if old.kind == FILE:
-                meta.content_bytes -= old.size
-        meta.state_hash = (meta.state_hash + change) % _HASH_MODULUS
+        self._hash_in(digest)
         body = pack_version(
             kind, flags, self.sub, index, created, number, size, digest, record, b""
         )
@@ -151,29 +141,38 @@ class Batch:
     ) -> None:  # fmt: skip
         """Makes a new version of a file, with its event."""
         meta, sub, size = self.meta, self.sub, len(data)
-        change, created, number, previous, previous_sub = 0, index, 1, 0, 0
-        if old is None:
-            meta.keys += 1
-        else:
-            created, number, previous, previous_sub = (
-                old.created, old.number + 1, old.revision, old.sub,
-            )  # fmt: skip
-            change = int.from_bytes(old.digest, "little")
-            if old.kind == FILE:
-                meta.content_bytes -= old.size
+        created, number, previous, previous_sub = self._supersede(index, old)
         store_key, value, history, event, place, record, digest = pack_file(
             index, sub, path, created, number, previous, previous_sub, meta.time_ns, mode, mtime_ns,
             node, principal, sha256, request_id, data, size <= SMALL_VALUE_BYTES_MAX,
         )  # fmt: skip
         meta.content_bytes += size
-        change = int.from_bytes(digest, "little") - change
-        meta.state_hash = (meta.state_hash + change) % _HASH_MODULUS
+        self._hash_in(digest)
         changes = self.changes
         self.seen[store_key] = changes[store_key] = value
         changes[history] = event
         changes[place] = b""
         self.sub = sub + 1
         self.events.append(Change(index, sub, False, key, record, data, previous))
+
+    def _supersede(self, index: int, old: Version | None) -> tuple[int, int, int, int]:
+        """Takes the version before out of what is counted. Returns what the next one says of it:
+        (created, number, previous, previous_sub)."""
+        if old is None:
+            self.meta.keys += 1
+            return index, 1, 0, 0
+        self._hash_out(old.digest)
+        if old.kind == FILE:
+            self.meta.content_bytes -= old.size
+        return old.created, old.number + 1, old.revision, old.sub
+
+    def _hash_in(self, digest: bytes) -> None:
+        meta = self.meta
+        meta.state_hash = (meta.state_hash + int.from_bytes(digest, "little")) % _HASH_MODULUS
+
+    def _hash_out(self, digest: bytes) -> None:
+        meta = self.meta
+        meta.state_hash = (meta.state_hash - int.from_bytes(digest, "little")) % _HASH_MODULUS
 
     def drop(self, index: int, path: bytes, old: Version, request_id: bytes) -> None:
         """Removes a key, with its event."""
@@ -182,7 +181,7 @@ class Batch:
         meta.keys -= 1
         if old.kind == FILE:
             meta.content_bytes -= old.size
-        meta.state_hash = (meta.state_hash - int.from_bytes(old.digest, "little")) % _HASH_MODULUS
+        self._hash_out(old.digest)
         self.remove(CURRENT + path)
         self._add(index, True, old.sub, old.revision, request_id, path, record)
 
@@ -208,14 +207,12 @@ class Batch:
 
     def count_child(self, path: bytes, directory: Version, step: int) -> None:
         """A directory got or lost children: no change of its own, so no event."""
-        meta = self.meta
         store_key = CURRENT + path
         count = directory.size + step
         record = with_children(self.record(path, directory), directory.size, count)
         digest = digest_of(store_key, record)
-        meta.state_hash += int.from_bytes(digest, "little")
-        meta.state_hash -= int.from_bytes(directory.digest, "little")
-        meta.state_hash %= _HASH_MODULUS
+        self._hash_in(digest)
+        self._hash_out(directory.digest)
         self.put(store_key, pack_version(*directory[:6], count, digest, record, b""))
 
     def lose_child(self, index: int, path: bytes) -> None:

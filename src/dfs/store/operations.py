@@ -132,12 +132,9 @@ def put_plain(batch: Batch, index: int, put: PlainPut) -> Outcome:
     """What `run` does for a Put of nothing but key and content, which most entries are."""
     time_ns, node, principal, sha256, key, path, data = put
     batch.tick(time_ns)
-    old = batch.version(path)
+    old = _leaf(batch, key, path)
     if old is None:
-        check_key(key)
         _make_parents(batch, index, Writer(node, principal), path)
-    elif old.kind == DIRECTORY:
-        raise IsADirectory(f"{key} is a directory", other=key)
     mtime_ns = batch.meta.time_ns
     batch.store_file(
         index, path, key, old, FILE_MODE, mtime_ns, node, principal, sha256, b"", data
@@ -259,15 +256,21 @@ _OPERATIONS: Final[dict[str, tuple[int, Callable[[Batch, int, Command], Outcome]
 # ---- the tree ------------------------------------------------------------------------------------
 
 
+def _leaf(batch: Batch, key: str, path: bytes) -> Version | None:
+    """The version that a file or symlink is to replace. Refuses a directory and a bad key."""
+    old = batch.version(path)
+    if old is None:
+        check_key(key)
+    elif old.kind == DIRECTORY:
+        raise IsADirectory(f"{key} is a directory", other=key)
+    return old
+
+
 def _leaf_before(
     batch: Batch, request: PutRequest | SymlinkRequest, path: bytes
 ) -> Version | None:
-    """The version that a file or symlink is to replace. Refuses a directory and a conflict."""
-    old = batch.version(path)
-    if old is None:
-        check_key(request.key)
-    elif old.kind == DIRECTORY:
-        raise IsADirectory(f"{request.key} is a directory", other=request.key)
+    """The same for a request that may expect a revision. Refuses a conflict too."""
+    old = _leaf(batch, request.key, path)
     if request.HasField("base_revision"):
         _check_base(request, old)
     return old
