@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import json
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ports import free_port
 
 from dfs import _engine
 
@@ -39,14 +40,6 @@ FAILURES = {kind: (code, kind, b"details of " + kind.encode()) for kind, code in
 
 class Refused(Exception):
     """The engine answered with a failure; `args` is (code, text, details)."""
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float = WAIT_S, what: str = "") -> Any:

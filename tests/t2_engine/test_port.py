@@ -6,8 +6,9 @@ from typing import Any
 
 import grpc
 import pytest
+from ports import free_port
 
-from .nodes import Node, cluster, free_port
+from .nodes import Node, cluster
 
 PUT, GET = 1, 2
 ROUTES = {"/dfs.FileService/Put": (PUT, False), "/dfs.FileService/Get": (GET, True)}

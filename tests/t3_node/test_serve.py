@@ -7,6 +7,7 @@ import socket
 from contextlib import asynccontextmanager
 
 import pytest
+from ports import free_port
 
 from dfs.engine_memory import EngineError, MemoryEngine
 from dfs.errors import Misconfigured
@@ -65,12 +66,6 @@ async def test_a_part_that_breaks_ends_the_node_with_its_error(tmp_path):
     with pytest.raises(ZeroDivisionError):
         await run(settings(tmp_path), story.companion, announce, MEMORY)
     assert story.lines == ["companion", "companion ends"]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.parametrize("port", ["raft", "grpc"])

@@ -9,7 +9,6 @@ Tests of the client run against fake nodes that share one tree.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import pytest
 from google.protobuf.any_pb2 import Any
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
+from ports import free_port
 
 import dfs
 from dfs.engine_memory import EngineError, MemoryEngine
@@ -103,12 +103,6 @@ def refusal(error: grpc.aio.AioRpcError) -> Refusal:
         error.code(), error.details(), info.reason, info.domain, dict(info.metadata),
         retry.retry_delay.ToMilliseconds(),
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def backend_of(host: str) -> Backend:

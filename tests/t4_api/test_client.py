@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
-import socket
 import threading
 from typing import Any
 
 import pytest
+from ports import free_port
 
 import dfs
 from dfs import errors
@@ -18,9 +18,7 @@ from .fake_node import Node, Tree, failing, never, wait_until
 
 def dead_endpoint() -> str:
     """An address at which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def test_what_is_put_can_be_read(client: dfs.Client) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
+
+from ports import free_ports
 
 import dfs
 from dfs.proto import dfs_pb2 as pb
@@ -38,18 +39,6 @@ def wait_until(what: str, condition: Callable[[], T], timeout_s: float = READY_S
         if time.monotonic() > end:
             raise AssertionError(f"not within {timeout_s:.0f} s: {what} ({last})")
         threading.Event().wait(POLL_S)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports below the ephemeral range, so that no outgoing connection takes one meanwhile."""
-    found: list[int] = []
-    for port in range(21_000 + os.getpid() % 5_000, 32_000):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise AssertionError("no free ports")
 
 
 class Node:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ports import free_ports
 
 import dfs
 
-from .cluster import free_ports, wait_until
+from .cluster import wait_until
 
 SOURCE = str(Path(dfs.__file__).parents[1])
 ENDS_S = 20
@@ -102,7 +103,7 @@ def test_a_second_node_joins_by_its_peers(
     start: Start, ports: tuple[int, int], tmp_path: Path
 ) -> None:
     until_ready(start("-cache", "", "-mount", ""))
-    raft, grpc = free_ports(4)[2:]
+    raft, grpc = free_ports(2)
     until_ready(start(
         "-id=node2", "--raft", f"127.0.0.1:{raft}", "-grpc", f"127.0.0.1:{grpc}", "-data", "data2",
         "-cache=none", "-mount=none", DFS_PEERS=f"localhost:{ports[0]}",
@@ -141,7 +142,7 @@ def test_what_is_in_the_way_is_said_and_nothing_is_changed(
 
 def test_a_data_directory_in_use(start: Start, ports: tuple[int, int]) -> None:
     until_ready(start("-cache", "", "-mount", ""))
-    raft, grpc = free_ports(4)[2:]
+    raft, grpc = free_ports(2)
     said = refused(start(
         "-cache", "", "-mount", "", "-raft", f"127.0.0.1:{raft}", "-grpc", f"127.0.0.1:{grpc}"
     ))
