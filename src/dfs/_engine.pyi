@@ -190,22 +190,42 @@ class Engine:
 # option → default; see limits.py for the reasons.
 OPTIONS: Final[dict[str, int]]
 
-# (leader's time, node, principal, SHA-256, key, path, content): an entry that is a plain Put.
-PlainPut = tuple[int, str, str, bytes, str, bytes, bytes]
+# (leader's time, key in `n`): an entry that is a plain Put.
+PlainPut = tuple[int, bytes]
+# (value in `n`, key in `h`, value, key in `i` or None, to be added to the state hash modulo 2^128,
+# to be added to the bytes of content): a new version of a file, as `dfs.store.layout` has it.
+PackedFile = tuple[bytes, bytes, bytes, bytes | None, int, int]
+
+def plain_head(body: bytes, writer: bytes, data_bytes_max: int) -> bytes | None:
+    """The head of the entry for a PutRequest of nothing but key and content, in the usual form,
+    whose key is plain ASCII; None for all others. `writer`: format, node and principal of an Entry,
+    encoded. Pure; holds the interpreter lock, as all functions here."""
 
 def plain_puts(entries: list[Entry], data_bytes_max: int) -> list[PlainPut | None]:
-    """Decodes those entries that are a Put of nothing but key and content, in the usual form; None
-    for all others, which have to be decoded in full. `path` is the key as it stands in store keys.
-    Pure; holds the interpreter lock."""
+    """Decodes those entries that are such a Put; None for all others, which have to be decoded in
+    full."""
 
-def pack_file(
+def chain_entries(chain: bytes, entries: list[Entry]) -> bytes:
+    """The hash chain behind the entries: XXH3-128 of the chain before, index u64 and payload."""
+
+def pack_put(
+    payload: bytes,
+    store_key: bytes,
+    old: bytes | None,
     revision: int,
     sub: int,
-    path: bytes,
-    created: int,
-    number: int,
-    previous: int,
-    previous_sub: int,
+    time_ns: int,
+    mode: int,
+    inline_bytes_max: int,
+) -> PackedFile | None:
+    """Packs what a plain Put stores under `store_key`, a key in `n`, in place of the value `old`.
+    None: that is damaged or a directory, or the entry is no plain Put."""
+
+def pack_file(
+    store_key: bytes,
+    old: bytes | None,
+    revision: int,
+    sub: int,
     time_ns: int,
     mode: int,
     mtime_ns: int,
@@ -214,12 +234,9 @@ def pack_file(
     sha256: bytes,
     request_id: bytes,
     data: bytes,
-    inline: bool,
-) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes]:
-    """The store's records of a new version of a file, as `dfs.store.layout` describes them:
-    (key in `n`, value, key in `h`, value, key in `i`, encoded Record, its part of the state hash).
-    `previous`, `previous_sub`: where the version before has its event, 0 and 0 = nowhere.
-    Pure; holds the interpreter lock."""
+    inline_bytes_max: int,
+) -> PackedFile | None:
+    """The same for a file of which everything is given. `request_id`: 16 bytes, or none."""
 
 @final
 class Tree:

@@ -14,6 +14,7 @@ import hashlib
 from functools import lru_cache
 from typing import Final
 
+from dfs._engine import plain_head
 from dfs.errors import InvalidArgument, TooLarge
 from dfs.limits import MODE_MAX, REQUEST_ID_BYTES, VALUE_BYTES_MAX
 from dfs.paths import check_key, check_target
@@ -42,6 +43,12 @@ SET_FLOOR: Final = 20
 
 STAMP_TAG: Final = b"\x11"
 """Tag of Entry.time_ns."""
+
+
+def plain_put_head(body: bytes, node: str, principal: str) -> bytes | None:
+    """Head of a Put of nothing but content under a plain key, from the encoded request; None for
+    all others, bad ones among them."""
+    return plain_head(body, _writer_fields(node, principal), VALUE_BYTES_MAX)
 
 
 def put_head(request: PutRequest, size: int, node: str, principal: str) -> bytes:

@@ -11,7 +11,7 @@ from dfs.proto.dfs_pb2 import (
     Record,
     SymlinkRequest,
 )
-from dfs.store import Store
+from dfs.store import Store, change_of
 
 START_NS = 1_700_000_000_000_000_000
 
@@ -47,7 +47,7 @@ class Writer:
         if isinstance(result, DfsError):
             assert changes == []
             raise result
-        return result, changes
+        return result, [change_of(event) for event in changes]
 
     def send(self, head, request):
         self.now += 1_000

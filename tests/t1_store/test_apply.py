@@ -9,7 +9,8 @@ from dfs.kv import MemoryKV
 from dfs.limits import MODE_MAX, VALUE_BYTES_MAX
 from dfs.proto.dfs_pb2 import MakeDirRequest, Metadata, PutRequest, SymlinkRequest
 from dfs.proto.internal.log_pb2 import Entry
-from dfs.store import Store, UnknownEntry
+from dfs.store import Store, UnknownEntry, change_of
+from dfs.store.layout import STORE_FORMAT
 
 PUT = entry(commands.put_head, PutRequest(key="a", data=b"1"), START_NS)
 
@@ -23,7 +24,7 @@ def test_results_only_where_wanted(writer):
     assert results[:3] == [None, b"\x08\x02", None]
     assert isinstance(results[3], DfsError)
     assert results[4] is None
-    assert [change.revision for change in changes] == [1, 2]
+    assert [change_of(event).revision for event in changes] == [1, 2]
 
 
 def test_entries_of_a_batch_see_each_other(writer):
@@ -138,10 +139,10 @@ def test_an_operation_of_a_newer_version_stops_the_node(writer):
 
 
 def test_a_state_of_a_newer_format_is_not_opened(kv, monkeypatch):
-    monkeypatch.setattr("dfs.store.layout.STORE_FORMAT", 2)
+    monkeypatch.setattr("dfs.store.layout.STORE_FORMAT", STORE_FORMAT + 1)
     Writer(kv).put("a")
     monkeypatch.undo()
-    with pytest.raises(UnknownEntry, match="format 2, this version of dfs knows 1"):
+    with pytest.raises(UnknownEntry, match=f"this version of dfs knows {STORE_FORMAT}"):
         Store(kv)
 
 

@@ -3,13 +3,16 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from xxhash import xxh3_128_digest
 
 from dfs import commands
-from dfs._engine import pack_file, plain_puts
-from dfs.limits import VALUE_BYTES_MAX
+from dfs._engine import chain_entries, pack_file, pack_put, plain_puts
+from dfs.limits import SMALL_VALUE_BYTES_MAX, VALUE_BYTES_MAX
+from dfs.paths import check_key
 from dfs.proto.dfs_pb2 import (
     DIRECTORY,
     FILE,
+    SYMLINK,
     DeleteResponse,
     GetResponse,
     Metadata,
@@ -34,18 +37,37 @@ def test_varint(number):
     assert encode.varint(0) == b"\0"
 
 
+MODULUS = 1 << 128
+SIZES = st.binary(max_size=300) | st.just(b"x" * (SMALL_VALUE_BYTES_MAX + 1))
+
+
+@st.composite
+def versions_before(draw):
+    """None, or a version that a file may replace."""
+    kind = draw(st.sampled_from([None, FILE, SYMLINK]))
+    if kind is None:
+        return None
+    inline = kind == FILE and draw(st.booleans())
+    return layout.Version(
+        kind, layout.INLINE if inline else 0, draw(st.integers(0, 99)), draw(NUMBER), draw(NUMBER),
+        draw(st.integers(1, 40)), draw(st.integers(0, 1 << 40)),
+        draw(st.binary(min_size=16, max_size=16)), 3,
+    )  # fmt: skip
+
+
 @given(
-    NUMBER, st.integers(0, 1 << 20), NUMBER, NUMBER, st.integers(0, 1 << 40), st.integers(0, 99),
-    st.integers(1, (1 << 63) - 1), st.integers(0, 0o7777), st.integers(-(1 << 63), (1 << 63) - 1),
-    st.text(max_size=3), st.text(max_size=3), st.binary(min_size=32, max_size=32),
-    st.just(b"") | st.binary(min_size=16, max_size=16), st.binary(max_size=300), st.booleans(),
+    versions_before(), NUMBER, st.integers(0, 1 << 20), st.integers(1, (1 << 63) - 1),
+    st.integers(0, 0o7777), st.integers(-(1 << 63), (1 << 63) - 1), st.text(max_size=3),
+    st.text(max_size=3), st.binary(min_size=32, max_size=32),
+    st.just(b"") | st.binary(min_size=16, max_size=16), SIZES,
 )  # fmt: skip
 def test_packed_file(
-    revision, sub, created, number, previous, previous_sub, time_ns, mode, mtime_ns, node,
-    principal, sha256, request_id, data, inline,
-):  # fmt: skip
+    old, revision, sub, time_ns, mode, mtime_ns, node, principal, sha256, request_id, data
+):
     """The engine packs a file as `layout` and the generated code would."""
     path = b"dir\0file"
+    inline = len(data) <= SMALL_VALUE_BYTES_MAX
+    created, number = (old.created, old.number + 1) if old else (revision, 1)
     record = Record(
         revision=revision, created_revision=created, version=number, size=len(data), sha256=sha256,
         mode=mode, mtime_ns=mtime_ns, node=node, principal=principal, time_ns=time_ns,
@@ -53,20 +75,39 @@ def test_packed_file(
     ).SerializeToString(deterministic=True)  # fmt: skip
     current, history = layout.CURRENT + path, layout.history_key(revision, sub)
     digest = layout.digest_of(current, record)
-    version = layout.pack_version(
+    version = layout.Version(
         FILE, layout.INLINE if inline else 0, sub, revision, created, number, len(data), digest,
-        record, data if inline else b"",
+        len(record),
     )  # fmt: skip
+    value = layout.pack_version(*version[:-1], record, data if inline else b"")
     event = layout.pack_event(
-        False, previous_sub, previous, time_ns, request_id, path, record, data
-    )
-    assert pack_file(
-        revision, sub, path, created, number, previous, previous_sub, time_ns, mode, mtime_ns,
-        node, principal, sha256, request_id, data, inline,
-    ) == (
-        current, layout.seal(current, version), history, layout.seal(history, event),
-        layout.index_key(path, revision, sub), record, digest,
+        False, bool(old and old.indexed), old.sub if old else 0, old.revision if old else 0,
+        time_ns, request_id, path, record, data,
     )  # fmt: skip
+    before = None
+    if old is not None:
+        before = layout.seal(current, layout.pack_version(*old[:-1], b"rec", b"content"))
+    hashes = [int.from_bytes(d, "little") for d in (digest, old.digest if old else b"")]
+    assert pack_file(
+        current, before, revision, sub, time_ns, mode, mtime_ns, node, principal, sha256,
+        request_id, data, SMALL_VALUE_BYTES_MAX,
+    ) == (
+        layout.seal(current, value), history, layout.seal(history, event),
+        layout.index_key(path, revision, sub) if version.indexed else None,
+        (hashes[0] - hashes[1]) % MODULUS,
+        len(data) - (old.size if old and old.kind == FILE else 0),
+    )  # fmt: skip
+
+
+def test_a_file_replaces_no_directory_and_no_damage():
+    def packed(before):
+        return pack_file(b"nk", before, 1, 0, 0, 0, 0, "", "", bytes(32), b"", b"", 9)
+
+    directory = layout.pack_version(DIRECTORY, 0, 0, 1, 1, 1, 0, bytes(16), b"", b"")
+    file = layout.pack_version(FILE, 0, 0, 1, 1, 1, 0, bytes(16), b"", b"")
+    assert packed(layout.seal(b"nk", file)) is not None
+    assert packed(layout.seal(b"nk", directory)) is None
+    assert packed(layout.seal(b"other", file)) is None
 
 
 def entry(request, node="n", principal="p", time_ns=7):
@@ -74,19 +115,52 @@ def entry(request, node="n", principal="p", time_ns=7):
     return commands.put_head(request, len(body), node, principal) + body + commands.stamp(time_ns)
 
 
-@given(
-    st.sampled_from(["k", "a/b", "d/e/f g", "ü/x"]), st.binary(max_size=200), st.text(max_size=3),
-    st.text(max_size=3), st.integers(0, (1 << 63) - 1),
+PLAIN_KEYS = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9_. -]{0,3}(/[a-z][. ]?){0,3}", fullmatch=True)
+PUTS = st.tuples(
+    PLAIN_KEYS, st.binary(max_size=200), st.text(max_size=3), st.text(max_size=3),
+    st.integers(0, (1 << 63) - 1),
 )  # fmt: skip
-def test_plain_put(key, data, node, principal, time_ns):
+
+
+@given(PUTS)
+def test_plain_put(put):
     """The engine decodes a plain Put as the generated code does."""
+    key, data, node, principal, time_ns = put
     payload = entry(PutRequest(key=key, data=data), node, principal, time_ns)
-    decoded = Entry.FromString(payload)
-    [put] = plain_puts([(1, payload, False)], VALUE_BYTES_MAX)
-    assert put == (
-        decoded.time_ns, decoded.node, decoded.principal, decoded.sha256, decoded.put.key,
-        layout.path_of(key), decoded.put.data,
-    )  # fmt: skip
+    [decoded] = plain_puts([(1, payload, False)], VALUE_BYTES_MAX)
+    assert decoded == (time_ns, layout.CURRENT + layout.path_of(key))
+
+
+@given(PUTS, st.integers(0, 0o7777), st.integers(0, 200))
+def test_packed_put(put, mode, inline_max):
+    """A plain Put is packed as a file of which everything is given."""
+    key, data, node, principal, time_ns = put
+    payload = entry(PutRequest(key=key, data=data), node, principal, time_ns)
+    store_key = layout.CURRENT + layout.path_of(key)
+    for before in (None, layout.seal(store_key, layout.pack_version(
+        FILE, 0, 0, 1, 1, 15, 5, bytes(16), b"", b""
+    ))):  # fmt: skip
+        assert pack_put(payload, store_key, before, 9, 1, 5, mode, inline_max) == pack_file(
+            store_key, before, 9, 1, 5, mode, 5, node, principal,
+            Entry.FromString(payload).sha256, b"", data, inline_max,
+        )  # fmt: skip
+
+
+@given(PUTS)
+def test_head_of_a_plain_put(put):
+    """The engine makes the same head as the general code."""
+    key, data, node, principal, _ = put
+    request = PutRequest(key=key, data=data)
+    body = request.SerializeToString()
+    head = commands.put_head(request, len(body), node, principal)
+    assert commands.plain_put_head(body, node, principal) == head
+
+
+@given(st.text(max_size=6) | st.sampled_from([".dfs", "a//b", "/a", "a/", ".", "a/..", "a" * 256]))
+def test_a_key_that_is_plain_breaks_no_rule(key):
+    body = PutRequest(key=key).SerializeToString()
+    if commands.plain_put_head(body, "n", "") is not None:
+        check_key(key)
 
 
 @given(st.binary(max_size=120))
@@ -95,9 +169,11 @@ def test_plain_put_of_noise(noise):
     for payload in (noise, commands.FORMAT_PREFIX + noise):
         [put] = plain_puts([(1, payload, False)], VALUE_BYTES_MAX)
         if put is not None:
-            decoded = Entry.FromString(payload)
-            assert put[4] == decoded.put.key
-            assert put[6] == decoded.put.data
+            assert put[1] == layout.CURRENT + layout.path_of(Entry.FromString(payload).put.key)
+    head = commands.plain_put_head(noise, "n", "p")
+    if head is not None:
+        request = PutRequest.FromString(noise)
+        assert head == commands.put_head(request, len(noise), "n", "p")
 
 
 @pytest.mark.parametrize(
@@ -111,6 +187,16 @@ def test_plain_put_of_noise(noise):
 def test_a_put_that_asks_for_more_is_not_plain(request_):
     payload = entry(request_)
     assert plain_puts([(1, payload, False), (2, b"", False)], 99) == [None, None]
+    assert commands.plain_put_head(request_.SerializeToString(), "n", "p") is None
+
+
+@given(st.lists(st.binary(max_size=40)), st.binary(min_size=16, max_size=16))
+def test_chain(payloads, chain):
+    expected = chain
+    for index, payload in enumerate(payloads, 7):
+        expected = xxh3_128_digest(expected + index.to_bytes(8, "little") + payload)
+    entries = [(index, payload, False) for index, payload in enumerate(payloads, 7)]
+    assert chain_entries(chain, entries) == expected
 
 
 @given(st.integers(0, 1 << 30), st.integers(0, 1 << 30))

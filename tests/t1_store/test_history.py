@@ -1,15 +1,19 @@
 """History: what changed, and what the floor takes away."""
 
 import pytest
-from t1_store.building import dump
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from t1_store.building import Writer, dump
 
-from dfs.errors import InvalidArgument, NotFound, OutOfRange
+from dfs.errors import FailedPrecondition, InvalidArgument, NotFound, OutOfRange
+from dfs.kv import MemoryKV
 from dfs.limits import (
     FLOOR_PRUNE_EVENTS_MAX,
     FLOOR_PRUNE_INTERVAL_ENTRIES,
     SMALL_VALUE_BYTES_MAX,
 )
 from dfs.proto.dfs_pb2 import Record
+from dfs.store.layout import HISTORY_STEP, PLACE
 
 LARGE = b"x" * (SMALL_VALUE_BYTES_MAX + 1)
 
@@ -85,6 +89,75 @@ def test_history_of_a_key_that_is_gone_stays(writer):
     assert [event[:3] for event in writer.history("f")] == [(gone, 0, True), (made, 0, False)]
 
 
+@pytest.mark.parametrize("versions", [1, HISTORY_STEP - 1, HISTORY_STEP, 3 * HISTORY_STEP + 2])
+def test_every_version_of_two_lives_is_found(writer, versions):
+    """However far back a revision is, the walk to it begins near it and ends at it."""
+    born = [writer.put("f", b"%d" % n) for n in range(versions)]
+    gone, _ = writer.delete("f")
+    again = [writer.put("f", b"again %d" % n) for n in range(versions)]
+    other = writer.put("g")
+    for n in range(versions):
+        assert writer.get("f", born[n]) == b"%d" % n
+        assert writer.get("f", again[n]) == b"again %d" % n
+    assert writer.get("f", other) == writer.get("f")
+    with pytest.raises(NotFound, match="was deleted before"):
+        writer.get("f", gone)
+    events = [*reversed(again), gone, *reversed(born)]
+    assert [event[0] for event in writer.history("f")] == events
+    for before in (born[0], born[-1], gone, again[0], other):
+        assert [e[0] for e in writer.history("f", before)] == [e for e in events if e < before]
+    indexed = [key for key, _ in dump(writer.kv) if key[:1] == b"i"]
+    assert len(indexed) == 1 + 2 * (versions // HISTORY_STEP)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "a.b", "d/x", "d/y"]),
+        st.sampled_from(["put"] * 8 + ["large", "link", "delete", "floor"]),
+    ),
+    max_size=80,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS)
+def test_the_past_is_what_a_list_of_all_states_says(steps):
+    writer = Writer(MemoryKV())
+    states = [{}]
+    for key, step in steps:
+        state = dict(states[-1])
+        data = b"%d" % writer.index
+        if step == "floor":
+            writer.set_floor(max(writer.index - 20, 0))
+        elif step == "delete":
+            if state.pop(key, None) is None:
+                continue
+            writer.delete(key)
+        elif step == "link":
+            writer.symlink(key, "to")
+            state[key] = None
+        else:
+            state[key] = LARGE + data if step == "large" else data
+            writer.put(key, state[key])
+        states.append(state)
+    for revision in range(max(writer.store.floor, 1), writer.index + 1):
+        for key in ("a", "a.b", "d/x", "d/y"):
+            expected = states[revision].get(key, NotFound)
+            if expected is NotFound or expected is None:
+                with pytest.raises(expected or FailedPrecondition):
+                    writer.get(key, revision)
+            else:
+                assert writer.get(key, revision) == expected
+    with writer.store.view() as view:
+        everything = list(view.history())
+        for key in ("a", "a.b", "d", "d/x"):
+            expected = [c for c in everything if c.key == key or c.key.startswith(key + "/")]
+            assert list(view.history(key)) == expected
+    indexed = [key for key, _ in dump(writer.kv) if key[:1] == b"i"]
+    places = {key[-PLACE.size :] for key in indexed}
+    assert places <= {key[1:] for key, _ in dump(writer.kv) if key[:1] == b"h"}
+
+
 # ---- the floor -----------------------------------------------------------------------------------
 
 
@@ -133,7 +206,7 @@ def test_pruning_leaves_one_event_a_live_key(writer):
     writer.set_floor(floor)
     families = [key[:1] for key, _ in dump(writer.kv)]
     assert {family: families.count(family) for family in sorted(set(families))} == {
-        b"h": 12, b"i": 12, b"m": 1, b"n": 12,
+        b"h": 12, b"m": 1, b"n": 12,
     }  # fmt: skip
     for number in range(10):
         assert writer.get(f"d/{number}", floor) == b"2"

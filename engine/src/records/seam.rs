@@ -1,63 +1,129 @@
-//! `plain_puts` and `pack_file` for Python; see src/dfs/_engine.pyi.
-use super::{File, path_of, plain_put};
+//! The functions of `records` for Python; see src/dfs/_engine.pyi.
+use super::entry::{chained, plain_head, plain_put};
+use super::file::{File, Old, Packed};
+use super::path_of;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyString};
+use pyo3::types::{PyBytes, PyList};
 
-type Plain<'py> = (
-    u64,
-    Bound<'py, PyString>,
-    Bound<'py, PyString>,
-    Bound<'py, PyBytes>,
-    Bound<'py, PyString>,
-    Bound<'py, PyBytes>,
-    Bound<'py, PyBytes>,
-);
 type Pieces<'py> = (
     Bound<'py, PyBytes>,
     Bound<'py, PyBytes>,
     Bound<'py, PyBytes>,
-    Bound<'py, PyBytes>,
-    Bound<'py, PyBytes>,
-    Bound<'py, PyBytes>,
-    Bound<'py, PyBytes>,
+    Option<Bound<'py, PyBytes>>,
+    u128,
+    i64,
 );
+
+#[pyfunction]
+#[pyo3(name = "plain_head")]
+fn head<'py>(
+    py: Python<'py>,
+    body: &[u8],
+    writer: &[u8],
+    data_bytes_max: usize,
+) -> Option<Bound<'py, PyBytes>> {
+    plain_head(body, writer, data_bytes_max).map(|head| PyBytes::new(py, &head))
+}
 
 #[pyfunction]
 fn plain_puts<'py>(
     py: Python<'py>,
     entries: &Bound<'py, PyList>,
     data_bytes_max: usize,
-) -> PyResult<Vec<Option<Plain<'py>>>> {
+) -> PyResult<Vec<Option<(u64, Bound<'py, PyBytes>)>>> {
     let mut out = Vec::with_capacity(entries.len());
     for entry in entries.iter() {
         let payload = entry.get_item(1)?;
         let payload = payload.cast::<PyBytes>()?;
         out.push(plain_put(payload.as_bytes(), data_bytes_max).map(|put| {
-            (
-                put.time_ns,
-                PyString::new(py, put.node),
-                PyString::new(py, put.principal),
-                PyBytes::new(py, put.sha256),
-                PyString::new(py, put.key),
-                PyBytes::new(py, &path_of(put.key)),
-                PyBytes::new(py, put.data),
-            )
+            let mut store_key = path_of(put.key);
+            store_key.insert(0, b'n');
+            (put.time_ns, PyBytes::new(py, &store_key))
         }));
     }
     Ok(out)
 }
 
 #[pyfunction]
+fn chain_entries<'py>(
+    py: Python<'py>,
+    chain: &[u8],
+    entries: &Bound<'py, PyList>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let mut chain = chain.to_vec();
+    let mut scratch = Vec::new();
+    for entry in entries.iter() {
+        let index = entry.get_item(0)?.extract()?;
+        let payload = entry.get_item(1)?;
+        let payload = payload.cast::<PyBytes>()?;
+        chain = chained(&chain, index, payload.as_bytes(), &mut scratch).to_vec();
+    }
+    Ok(PyBytes::new(py, &chain))
+}
+
+/// `None`: what it would replace is damaged, or a directory.
+fn pieces<'py>(py: Python<'py>, file: &File<'_>, old: Option<&[u8]>) -> Option<Pieces<'py>> {
+    let old = match old {
+        None => None,
+        Some(value) => Some(Old::read(file.key, value)?),
+    };
+    let Packed {
+        current,
+        history_key,
+        history,
+        index_key,
+        hash_change,
+        size_change,
+    } = file.pack(old.as_ref());
+    Some((
+        PyBytes::new(py, &current),
+        PyBytes::new(py, &history_key),
+        PyBytes::new(py, &history),
+        (!index_key.is_empty()).then(|| PyBytes::new(py, &index_key)),
+        hash_change,
+        size_change,
+    ))
+}
+
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+fn pack_put<'py>(
+    py: Python<'py>,
+    payload: &[u8],
+    store_key: &[u8],
+    old: Option<&[u8]>,
+    revision: u64,
+    sub: u32,
+    time_ns: u64,
+    mode: u32,
+    inline_bytes_max: usize,
+) -> Option<Pieces<'py>> {
+    let put = plain_put(payload, usize::MAX)?;
+    let file = File {
+        revision,
+        sub,
+        key: store_key,
+        time_ns,
+        mode,
+        mtime_ns: time_ns as i64,
+        node: put.node,
+        principal: put.principal,
+        sha256: put.sha256,
+        request_id: b"",
+        data: put.data,
+        inline: put.data.len() <= inline_bytes_max,
+    };
+    pieces(py, &file, old)
+}
+
+#[pyfunction]
 #[allow(clippy::too_many_arguments)]
 fn pack_file<'py>(
     py: Python<'py>,
+    store_key: &[u8],
+    old: Option<&[u8]>,
     revision: u64,
     sub: u32,
-    path: &[u8],
-    created: u64,
-    number: u64,
-    previous: u64,
-    previous_sub: u32,
     time_ns: u64,
     mode: u32,
     mtime_ns: i64,
@@ -66,16 +132,12 @@ fn pack_file<'py>(
     sha256: &[u8],
     request_id: &[u8],
     data: &[u8],
-    inline: bool,
-) -> Pieces<'py> {
+    inline_bytes_max: usize,
+) -> Option<Pieces<'py>> {
     let file = File {
         revision,
         sub,
-        path,
-        created,
-        number,
-        previous,
-        previous_sub,
+        key: store_key,
         time_ns,
         mode,
         mtime_ns,
@@ -84,22 +146,15 @@ fn pack_file<'py>(
         sha256,
         request_id,
         data,
-        inline,
+        inline: data.len() <= inline_bytes_max,
     };
-    let packed = file.pack();
-    let bytes = |b: &[u8]| PyBytes::new(py, b);
-    (
-        bytes(&packed.current_key),
-        bytes(&packed.current),
-        bytes(&packed.history_key),
-        bytes(&packed.history),
-        bytes(&packed.index_key),
-        bytes(&packed.record),
-        bytes(&packed.digest),
-    )
+    pieces(py, &file, old)
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(head, m)?)?;
     m.add_function(wrap_pyfunction!(plain_puts, m)?)?;
+    m.add_function(wrap_pyfunction!(chain_entries, m)?)?;
+    m.add_function(wrap_pyfunction!(pack_put, m)?)?;
     m.add_function(wrap_pyfunction!(pack_file, m)?)
 }

@@ -30,7 +30,7 @@ from ..limits import (
     STEP_WAIT_MS,
     TURN_ANSWER_BYTES_MAX,
 )
-from ..store import Change
+from ..store import Stored
 from .ports import Batch, Behind, Call, Codec, Done, Engine, Result, Work
 
 log = logging.getLogger("dfs.node")
@@ -47,8 +47,8 @@ class Machine(Protocol):
     chain: bytes
 
     def apply(
-        self, entries: Sequence[tuple[int, bytes, bool]], log_id: bytes, membership: bytes
-    ) -> tuple[list[bytes | DfsError | None], list[Change]]:
+        self, entries: list[tuple[int, bytes, bool]], log_id: bytes, membership: bytes
+    ) -> tuple[list[bytes | DfsError | None], list[Stored]]:
         """Applies committed entries, in order, as one atomic write."""
 
 
@@ -72,7 +72,7 @@ class HotLoop:
         store: Machine,
         codec: Codec,
         on_work: Callable[[Work], None],
-        on_changes: Callable[[tuple[int, list[Change]]], None],
+        on_changes: Callable[[tuple[int, list[Stored]]], None],
         die: Callable[[str], Any] = stop_process,
     ) -> None:
         """`on_work` runs on the hot thread, `on_changes` on the asyncio thread."""
@@ -179,7 +179,7 @@ class HotLoop:
     def _apply(self, batches: list[Batch]) -> list[tuple[int, Sequence[Result | None]]]:
         failure = self._codec.failure
         applied: list[tuple[int, Sequence[Result | None]]] = []
-        changed: list[Change] = []
+        changed: list[Stored] = []
         for seq, entries, log_id, membership in batches:
             results, changes = self._store.apply(entries, log_id, membership)
             applied.append(

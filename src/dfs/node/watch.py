@@ -25,7 +25,7 @@ from ..limits import (
     WATCH_SCAN_MAX,
     WATCHES_MAX,
 )
-from ..store import Change, View
+from ..store import Change, Stored, View, change_of
 from .tasks import in_thread
 
 Item = tuple[str, bytes, bytes | None]
@@ -131,11 +131,11 @@ class Watches:
         self._complete_until = 0
         self._ending = False
 
-    def deliver(self, turn: tuple[int, list[Change]]) -> None:
+    def deliver(self, turn: tuple[int, list[Stored]]) -> None:
         """Takes the changes of one turn of the hot thread, up to an applied index."""
-        self._complete_until, changes = turn
+        self._complete_until, events = turn
         if self._count:
-            for change in changes:
+            for change in map(change_of, events):
                 for key in _above(change.key):
                     for watcher in self._by_key.get(key, ()):
                         watcher.put(change)

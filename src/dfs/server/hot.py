@@ -90,6 +90,9 @@ def _writes(node: str) -> dict[int, Callable[[bytes], bytes]]:
     principal = ""  # nobody is authenticated yet
 
     def put(body: bytes) -> bytes:
+        head = commands.plain_put_head(body, node, principal)
+        if head is not None:
+            return head
         return commands.put_head(parse(PutRequest, body), len(body), node, principal)
 
     def delete(body: bytes) -> bytes:

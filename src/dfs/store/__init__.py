@@ -5,7 +5,7 @@ key/value port. What it needs of the world (time, writer, request id) stands in 
 """
 
 from dfs.store.core import Store
-from dfs.store.layout import Change, UnknownEntry
+from dfs.store.layout import Change, Stored, UnknownEntry, change_of
 from dfs.store.read import View
 
-__all__ = ["Change", "Store", "UnknownEntry", "View"]
+__all__ = ["Change", "Store", "Stored", "UnknownEntry", "View", "change_of"]

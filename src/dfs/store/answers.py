@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from dfs.limits import ANSWERS_BYTES_MAX, SMALL_VALUE_BYTES_MAX
-from dfs.store.layout import Change
 from dfs.varint import varint
 
 _ENTRY_BYTES: Final = 200
@@ -44,11 +43,11 @@ class Answers:
         while self._bytes > ANSWERS_BYTES_MAX:
             self._forget(next(iter(self._known)))
 
-    def changed(self, changes: Iterable[Change]) -> None:
+    def changed(self, keys: Iterable[str]) -> None:
         """Forgets what is not true any more."""
         if self._known:
-            for change in changes:
-                self._forget(plain_request(change.key))
+            for key in keys:
+                self._forget(plain_request(key))
 
     def clear(self) -> None:
         """Forgets all."""

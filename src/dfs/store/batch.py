@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from heapq import merge
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from dfs._engine import pack_file
-from dfs.errors import DataLoss
+from dfs._engine import pack_file, pack_put
+from dfs.errors import DataLoss, Internal
 from dfs.kv import KeyValue
 from dfs.limits import FLOOR_PRUNE_EVENTS_MAX, SMALL_VALUE_BYTES_MAX
 from dfs.proto.dfs_pb2 import DIRECTORY, FILE
@@ -24,13 +24,15 @@ from dfs.store.layout import (
     PATH_END,
     PLACE,
     REQUEST,
-    Change,
     Event,
     Meta,
+    Stored,
     Version,
+    described,
     digest_of,
     history_key,
     index_key,
+    is_indexed,
     key_of,
     pack_event,
     pack_version,
@@ -40,6 +42,9 @@ from dfs.store.layout import (
     unpack_event,
     unpack_version,
 )
+
+if TYPE_CHECKING:
+    from dfs._engine import PackedFile
 
 _HASH_MODULUS: Final = 1 << 128
 _TIME_NS_MAX: Final = (1 << 63) - 1
@@ -53,8 +58,10 @@ class Batch:
         self.meta = meta
         self.changes: dict[bytes, bytes | None] = {}
         """What is to be written; None deletes."""
-        self.events: list[Change] = []
+        self.events: list[Stored] = []
         """What watchers will see."""
+        self.touched: list[bytes] = []
+        """Keys in `n` of what changed."""
         self._kv = kv
         self.seen: dict[bytes, bytes | None] = {}
         """Values of `n` and `d` that were looked at or changed, as they are now."""
@@ -125,46 +132,67 @@ class Batch:
         record: bytes, request_id: bytes,
     ) -> None:  # fmt: skip
         """Makes a new version of a directory or symlink, with its event. `size` = children."""
-        created, number, previous, previous_sub = self._supersede(index, old)
+        created, number = (old.created, old.number + 1) if old else (index, 1)
         store_key = CURRENT + path
         digest = digest_of(store_key, record)
+        if old is None:
+            self.meta.keys += 1
+        else:
+            self._uncount(old)
         self._hash_in(digest)
         body = pack_version(
             kind, flags, self.sub, index, created, number, size, digest, record, b""
         )
         self.put(store_key, body)
-        self._add(index, False, previous_sub, previous, request_id, path, record)
+        self._add(index, old, is_indexed(number), False, request_id, path, record)
 
     def store_file(
-        self, index: int, path: bytes, key: str, old: Version | None, mode: int, mtime_ns: int,
-        node: str, principal: str, sha256: bytes, request_id: bytes, data: bytes,
+        self, index: int, path: bytes, mode: int, mtime_ns: int, node: str, principal: str,
+        sha256: bytes, request_id: bytes, data: bytes,
     ) -> None:  # fmt: skip
-        """Makes a new version of a file, with its event."""
-        meta, sub, size = self.meta, self.sub, len(data)
-        created, number, previous, previous_sub = self._supersede(index, old)
-        store_key, value, history, event, place, record, digest = pack_file(
-            index, sub, path, created, number, previous, previous_sub, meta.time_ns, mode, mtime_ns,
-            node, principal, sha256, request_id, data, size <= SMALL_VALUE_BYTES_MAX,
+        """Makes a new version of a file in place of a file, a symlink or nothing."""
+        store_key = CURRENT + path
+        old = self.value(store_key)
+        packed = pack_file(
+            store_key, old, index, self.sub, self.meta.time_ns, mode, mtime_ns, node, principal,
+            sha256, request_id, data, SMALL_VALUE_BYTES_MAX,
         )  # fmt: skip
-        meta.content_bytes += size
-        self._hash_in(digest)
-        changes = self.changes
+        self._take(store_key, old, packed)
+
+    def store_put(self, index: int, store_key: bytes, payload: bytes, mode: int) -> None:
+        """The same for what an entry holds that is a plain Put."""
+        old = self.value(store_key)
+        packed = pack_put(
+            payload, store_key, old, index, self.sub, self.meta.time_ns, mode,
+            SMALL_VALUE_BYTES_MAX,
+        )  # fmt: skip
+        self._take(store_key, old, packed)
+
+    def _take(self, store_key: bytes, old: bytes | None, packed: PackedFile | None) -> None:
+        """Counts and keeps a version of a file that was packed."""
+        if packed is None:
+            if old is not None:
+                unpack_version(store_key, old)  # Says what is damaged.
+            raise Internal(f"{described(store_key)} cannot be packed")
+        value, history, event, place, hash_change, size_change = packed
+        meta, changes = self.meta, self.changes
+        if old is None:
+            meta.keys += 1
+        meta.content_bytes += size_change
+        meta.state_hash = (meta.state_hash + hash_change) % _HASH_MODULUS
         self.seen[store_key] = changes[store_key] = value
         changes[history] = event
-        changes[place] = b""
-        self.sub = sub + 1
-        self.events.append(Change(index, sub, False, key, record, data, previous))
+        if place is not None:
+            changes[place] = b""
+        self.sub += 1
+        self.events.append((history, event))
+        self.touched.append(store_key)
 
-    def _supersede(self, index: int, old: Version | None) -> tuple[int, int, int, int]:
-        """Takes the version before out of what is counted. Returns what the next one says of it:
-        (created, number, previous, previous_sub)."""
-        if old is None:
-            self.meta.keys += 1
-            return index, 1, 0, 0
+    def _uncount(self, old: Version) -> None:
+        """Takes a version out of what is counted, but for the key."""
         self._hash_out(old.digest)
         if old.kind == FILE:
             self.meta.content_bytes -= old.size
-        return old.created, old.number + 1, old.revision, old.sub
 
     def _hash_in(self, digest: bytes) -> None:
         meta = self.meta
@@ -176,14 +204,11 @@ class Batch:
 
     def drop(self, index: int, path: bytes, old: Version, request_id: bytes) -> None:
         """Removes a key, with its event."""
-        meta = self.meta
         record = self.record(path, old)
-        meta.keys -= 1
-        if old.kind == FILE:
-            meta.content_bytes -= old.size
-        self._hash_out(old.digest)
+        self.meta.keys -= 1
+        self._uncount(old)
         self.remove(CURRENT + path)
-        self._add(index, True, old.sub, old.revision, request_id, path, record)
+        self._add(index, old, True, True, request_id, path, record)
 
     def add_child(self, path: bytes) -> None:
         """A directory got a child. Its record is counted up once for all that come in a row."""
@@ -228,20 +253,23 @@ class Batch:
             self.drop(index, path, parent, b"")
 
     def _add(
-        self, index: int, deleted: bool, previous_sub: int, previous: int, request_id: bytes,
+        self, index: int, old: Version | None, indexed: bool, deleted: bool, request_id: bytes,
         path: bytes, record: bytes,
     ) -> None:  # fmt: skip
-        sub = self.sub
-        self.sub = sub + 1
-        changes = self.changes
-        place = PLACE.pack(index, sub)
+        """The event of a change that has no content."""
+        previous, previous_sub = (old.revision, old.sub) if old else (0, 0)
+        place = PLACE.pack(index, self.sub)
         history = HISTORY + place
         body = pack_event(
-            deleted, previous_sub, previous, self.meta.time_ns, request_id, path, record, b""
-        )
-        changes[history] = seal(history, body)
-        changes[INDEX + path + PATH_END + place] = b""
-        self.events.append(Change(index, sub, deleted, key_of(path), record, b"", previous))
+            deleted, old is not None and old.indexed, previous_sub, previous, self.meta.time_ns,
+            request_id, path, record, b"",
+        )  # fmt: skip
+        event = self.changes[history] = seal(history, body)
+        if indexed:
+            self.changes[INDEX + path + PATH_END + place] = b""
+        self.sub += 1
+        self.events.append((history, event))
+        self.touched.append(CURRENT + path)
 
     # ---- history ---------------------------------------------------------------------------------
 
@@ -276,6 +304,7 @@ class Batch:
         revision, sub = place_of(store_key)
         if event.previous:
             self.changes[history_key(event.previous, event.previous_sub)] = None
+        if event.previous_indexed:
             self.changes[index_key(event.path, event.previous, event.previous_sub)] = None
         if event.deleted:
             self.changes[store_key] = None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from dfs._engine import plain_puts
+from dfs._engine import chain_entries, plain_puts
 from dfs.errors import DataLoss, DfsError, Internal
 from dfs.kv import KeyValue
 from dfs.limits import FLOOR_PRUNE_INTERVAL_ENTRIES, VALUE_BYTES_MAX
@@ -12,8 +13,8 @@ from dfs.store import snapshot
 from dfs.store.answers import Answers
 from dfs.store.batch import Batch
 from dfs.store.encode import done_answer, get_answer, stat_answer
-from dfs.store.layout import CURRENT, META_KEY, Change, Meta, chained, unpack_meta
-from dfs.store.operations import PLAIN_PATH, Command, PlainPut, parse, put_plain, run
+from dfs.store.layout import META_KEY, Meta, Stored, key_of, unpack_meta
+from dfs.store.operations import Command, parse, put_plain, run
 from dfs.store.read import (
     View,
     check_revision,
@@ -22,6 +23,9 @@ from dfs.store.read import (
     past_event,
     past_file,
 )
+
+if TYPE_CHECKING:
+    from dfs._engine import PlainPut
 
 Result = bytes | DfsError | None
 
@@ -33,7 +37,7 @@ def _needs(commands: Sequence[Command | PlainPut | None]) -> list[bytes]:
         if isinstance(command, Command):
             needs += command.needs
         elif command is not None:
-            needs.append(CURRENT + command[PLAIN_PATH])
+            needs.append(command[1])
     return needs
 
 
@@ -66,19 +70,20 @@ class Store:
         self._show(self._load())
 
     def apply(
-        self, entries: Sequence[tuple[int, bytes, bool]], log_id: bytes, membership: bytes
-    ) -> tuple[list[Result], list[Change]]:
+        self, entries: list[tuple[int, bytes, bool]], log_id: bytes, membership: bytes
+    ) -> tuple[list[Result], list[Stored]]:
         """Applies committed entries, in order, as one atomic write.
 
         `entries`: (index, payload, wanted), indexes without a gap; b"" for Raft's own entries.
         `membership`: b"" unless it changed within the batch.
         Returns one result an entry (the encoded answer or the refusal where wanted, else None)
-        and all changes, in order. Raises only when this node must stop: UnknownEntry (a newer
-        version wrote it), DataLoss (the state is damaged), Internal, OutOfSpace, OSError. Then
-        nothing was written.
+        and the events of all changes, in order. Raises only when this node must stop: UnknownEntry
+        (a newer version wrote it), DataLoss (the state is damaged), Internal, OutOfSpace, OSError.
+        Then nothing was written.
         """
         batch = Batch(self._kv, self._meta.copy())
-        plain = plain_puts(list(entries), VALUE_BYTES_MAX)
+        plain = plain_puts(entries, VALUE_BYTES_MAX)
+        batch.meta.chain = chain_entries(batch.meta.chain, entries)
         commands = [
             put or (parse(payload) if payload else None)
             for put, (_, payload, _) in zip(plain, entries, strict=True)
@@ -94,7 +99,7 @@ class Store:
             batch.meta.membership = membership
         batch.changes[META_KEY] = batch.meta.pack()
         self._kv.write(batch.changes)
-        self.recent.changed(batch.events)
+        self.recent.changed(key_of(store_key[1:]) for store_key in batch.touched)
         self._show(batch.meta)
         return results, batch.events
 
@@ -152,7 +157,6 @@ class Store:
         if index != meta.applied + 1 and (meta.log_id or index):
             raise Internal(f"entry {index} is to be applied behind entry {meta.applied}")
         meta.applied = index
-        meta.chain = chained(meta.chain, index, payload)
         batch.sub = 0
         result: Result = None
         if command is not None:
@@ -161,7 +165,7 @@ class Store:
                 if isinstance(command, Command):
                     outcome = run(batch, index, command)
                 else:
-                    outcome = put_plain(batch, index, command)
+                    outcome = put_plain(batch, index, command, payload)
                 if wanted:
                     result = done_answer(*outcome)
             except DataLoss:

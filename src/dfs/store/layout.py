@@ -5,7 +5,7 @@ key may hold: so a subtree is contiguous and sorts by component.
 
     n path                       → current version of a live key
     h revision sub               → event: one change of one key
-    i path 0x00 0x00 revision sub → nothing; finds the events of a key
+    i path 0x00 0x00 revision sub → nothing; where walks back through the events of a key begin
     d request id                 → what the request with that id did
     m                            → the state's own record: applied index, counters, hashes
 
@@ -13,6 +13,10 @@ revision: u64, sub: u32, both big-endian. All else is little-endian. A value sta
 XXH3-64 over the rest, seeded by the XXH3-64 of its store key: a value that is damaged, or stands
 under another key, does not open. Content of up to SMALL_VALUE_BYTES_MAX stands in `n` and in `h`,
 larger content in `h` alone.
+
+An event says where the one before of its key is, up to the creation. So a walk back finds every
+version; `i` has the places where it may begin: one version in HISTORY_STEP, every deletion, and
+every content that stands in `h` alone, so that no walk reads more than one of those in vain.
 """
 
 from __future__ import annotations
@@ -24,9 +28,9 @@ from typing import Final, NamedTuple
 from xxhash import xxh3_64_digest, xxh3_64_intdigest, xxh3_128_digest
 
 from dfs.errors import DataLoss
-from dfs.proto.dfs_pb2 import Kind
+from dfs.proto.dfs_pb2 import FILE, Kind
 
-STORE_FORMAT: Final = 1
+STORE_FORMAT: Final = 2
 """Of everything here. A store or snapshot with another number is refused."""
 
 CURRENT: Final = b"n"
@@ -52,7 +56,10 @@ INLINE: Final = 1
 IMPLICIT: Final = 2
 """Flags of a current version."""
 _DELETED = 1
-"""Flag of an event."""
+_PREVIOUS_INDEXED = 2
+"""Flags of an event."""
+HISTORY_STEP: Final = 16
+"""One version in so many of a key is in the index."""
 NO_REQUEST: Final = bytes(16)
 
 
@@ -176,10 +183,25 @@ class Version(NamedTuple):
         """A directory that goes with its last child."""
         return bool(self.flags & IMPLICIT)
 
+    @property
+    def indexed(self) -> bool:
+        """Its event stands in `i`."""
+        return is_indexed(self.number) or (self.kind == FILE and not self.inline)
+
+
+def is_indexed(number: int) -> bool:
+    """Whether a version stands in `i` whatever it holds."""
+    return number % HISTORY_STEP == 0
+
 
 def kind_name(kind: int) -> str:
     """ "file", "directory" or "symlink"."""
     return Kind.Name(kind).lower()
+
+
+def kind_of(value: bytes) -> int:
+    """The kind in a value of `n`, whether it is damaged or not."""
+    return value[CHECKSUM_BYTES]
 
 
 def digest_of(store_key: bytes, record: bytes) -> bytes:
@@ -220,6 +242,8 @@ class Event(NamedTuple):
     """A change as history keeps it."""
 
     deleted: bool
+    previous_indexed: bool
+    """The event before is in `i`."""
     previous_sub: int
     previous: int
     time_ns: int
@@ -237,14 +261,14 @@ class Event(NamedTuple):
 
 
 def pack_event(
-    deleted: bool, previous_sub: int, previous: int, time_ns: int, request_id: bytes, path: bytes,
-    record: bytes, data: bytes,
+    deleted: bool, previous_indexed: bool, previous_sub: int, previous: int, time_ns: int,
+    request_id: bytes, path: bytes, record: bytes, data: bytes,
 ) -> bytes:  # fmt: skip
     """The body of a value in `h`; the arguments are the fields of Event."""
+    flags = (_DELETED if deleted else 0) | (_PREVIOUS_INDEXED if previous_indexed else 0)
     head = _EVENT.pack(
-        _DELETED if deleted else 0, previous_sub, previous, time_ns, request_id or NO_REQUEST,
-        len(path), len(record),
-    )  # fmt: skip
+        flags, previous_sub, previous, time_ns, request_id or NO_REQUEST, len(path), len(record)
+    )
     return b"".join((head, path, record, data))
 
 
@@ -257,9 +281,19 @@ def unpack_event(store_key: bytes, value: bytes) -> Event:
     path_end = _EVENT.size + path_length
     record_end = path_end + record_length
     return Event(
-        bool(flags & _DELETED), previous_sub, previous, time_ns, request_id,
-        body[_EVENT.size : path_end], body[path_end:record_end], body[record_end:],
+        bool(flags & _DELETED), bool(flags & _PREVIOUS_INDEXED), previous_sub, previous, time_ns,
+        request_id, body[_EVENT.size : path_end], body[path_end:record_end], body[record_end:],
     )  # fmt: skip
+
+
+Stored = tuple[bytes, bytes]
+"""A record of `h`, key and value: a change as it is written."""
+
+
+def change_of(stored: Stored) -> Change:
+    """Reads it again. Raises DataLoss."""
+    store_key, value = stored
+    return unpack_event(store_key, value).change(*place_of(store_key))
 
 
 # ---- requests ------------------------------------------------------------------------------------
@@ -303,6 +337,7 @@ class Meta:
     time_ns: int = 0
     state_hash: int = 0
     chain: bytes = bytes(16)
+    """Hash over all applied entries: XXH3-128 of the chain before, index u64 and payload."""
     log_id: bytes = b""
     membership: bytes = b""
 
@@ -318,11 +353,6 @@ class Meta:
             self.state_hash.to_bytes(16, "little"), self.chain, len(self.log_id),
         )  # fmt: skip
         return seal(META_KEY, head + self.log_id + self.membership)
-
-
-def chained(chain: bytes, index: int, payload: bytes) -> bytes:
-    """The hash chain behind one more log entry."""
-    return xxh3_128_digest(chain + index.to_bytes(8, "little") + payload)
 
 
 def unpack_meta(value: bytes) -> Meta:

@@ -7,7 +7,7 @@ the entry, so every member refuses alike.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -47,11 +47,15 @@ from dfs.store.layout import (
     Version,
     key_of,
     kind_name,
+    kind_of,
     pack_done,
     subtree,
     unpack_done,
     unpack_version,
 )
+
+if TYPE_CHECKING:
+    from dfs._engine import PlainPut
 
 FILE_MODE: Final = 0o644
 DIRECTORY_MODE: Final = 0o755
@@ -64,19 +68,6 @@ _NS_PER_MS = 1_000_000
 
 Outcome = tuple[int, int]
 """What the answer says: the revision, and how many keys were deleted."""
-
-
-PlainPut = tuple[int, str, str, bytes, str, bytes, bytes]
-"""An entry that is a Put of nothing but key and content, as `_engine.plain_puts` decodes it."""
-PLAIN_PATH: Final = 5
-"""Where its path is."""
-
-
-class Writer(NamedTuple):
-    """Who wrote an entry."""
-
-    node: str
-    principal: str
 
 
 class Command(NamedTuple):
@@ -128,17 +119,17 @@ def run(batch: Batch, index: int, command: Command) -> Outcome:
     return command.run(batch, index, command)
 
 
-def put_plain(batch: Batch, index: int, put: PlainPut) -> Outcome:
-    """What `run` does for a Put of nothing but key and content, which most entries are."""
-    time_ns, node, principal, sha256, key, path, data = put
+def put_plain(batch: Batch, index: int, put: PlainPut, payload: bytes) -> Outcome:
+    """What `run` does for a Put of nothing but key and content, which most entries are. Its key
+    breaks no rule."""
+    time_ns, store_key = put
+    old = batch.value(store_key)
+    if old is not None and kind_of(old) == DIRECTORY:
+        return run(batch, index, parse(payload))
     batch.tick(time_ns)
-    old = _leaf(batch, key, path)
-    if old is None:
-        _make_parents(batch, index, Writer(node, principal), path)
-    mtime_ns = batch.meta.time_ns
-    batch.store_file(
-        index, path, key, old, FILE_MODE, mtime_ns, node, principal, sha256, b"", data
-    )
+    if old is None and (missing := _count_in_parent(batch, store_key[1:])):
+        _make_directories(batch, index, parse(payload).entry, missing)
+    batch.store_put(index, store_key, payload, FILE_MODE)
     return index, 0
 
 
@@ -162,9 +153,8 @@ def _put(batch: Batch, index: int, command: Command) -> Outcome:
     if described:
         mode, mtime_ns = _metadata(request.metadata, mode, mtime_ns)
     batch.store_file(
-        index, path, request.key, old, mode, mtime_ns, entry.node, entry.principal, sha256,
-        request.request_id, data,
-    )  # fmt: skip
+        index, path, mode, mtime_ns, entry.node, entry.principal, sha256, request.request_id, data
+    )
     return index, 0
 
 
@@ -256,21 +246,15 @@ _OPERATIONS: Final[dict[str, tuple[int, Callable[[Batch, int, Command], Outcome]
 # ---- the tree ------------------------------------------------------------------------------------
 
 
-def _leaf(batch: Batch, key: str, path: bytes) -> Version | None:
-    """The version that a file or symlink is to replace. Refuses a directory and a bad key."""
-    old = batch.version(path)
-    if old is None:
-        check_key(key)
-    elif old.kind == DIRECTORY:
-        raise IsADirectory(f"{key} is a directory", other=key)
-    return old
-
-
 def _leaf_before(
     batch: Batch, request: PutRequest | SymlinkRequest, path: bytes
 ) -> Version | None:
-    """The same for a request that may expect a revision. Refuses a conflict too."""
-    old = _leaf(batch, request.key, path)
+    """The version that a file or symlink is to replace. Refuses a directory and a conflict."""
+    old = batch.version(path)
+    if old is None:
+        check_key(request.key)
+    elif old.kind == DIRECTORY:
+        raise IsADirectory(f"{request.key} is a directory", other=request.key)
     if request.HasField("base_revision"):
         _check_base(request, old)
     return old
@@ -288,8 +272,14 @@ def _check_base(request: PutRequest | SymlinkRequest | DeleteRequest, old: Versi
     )  # fmt: skip
 
 
-def _make_parents(batch: Batch, index: int, entry: Entry | Writer, path: bytes) -> None:
+def _make_parents(batch: Batch, index: int, entry: Entry, path: bytes) -> None:
     """Counts a new child in its parent; makes the directories above it that are missing."""
+    _make_directories(batch, index, entry, _count_in_parent(batch, path))
+
+
+def _count_in_parent(batch: Batch, path: bytes) -> list[bytes]:
+    """Counts a new child in the nearest directory above that is there. Returns those that are
+    missing between, the lowest first. Refuses a path through something else."""
     missing: list[bytes] = []
     above, found = path, None
     while (cut := above.rfind(b"\0")) > 0:
@@ -308,6 +298,10 @@ def _make_parents(batch: Batch, index: int, entry: Entry | Writer, path: bytes) 
                 f"{other} is a {kind_name(found.kind)}: nothing can be below it", other=other
             )
         batch.add_child(above)
+    return missing
+
+
+def _make_directories(batch: Batch, index: int, entry: Entry, missing: list[bytes]) -> None:
     for directory in reversed(missing):
         record = Record(
             kind=DIRECTORY, mode=DIRECTORY_MODE, mtime_ns=batch.meta.time_ns, implicit=True,
@@ -317,7 +311,7 @@ def _make_parents(batch: Batch, index: int, entry: Entry | Writer, path: bytes) 
 
 
 def _store(
-    batch: Batch, index: int, entry: Entry | Writer, path: bytes, old: Version | None,
+    batch: Batch, index: int, entry: Entry, path: bytes, old: Version | None,
     record: Record,
 ) -> None:  # fmt: skip
     """Makes the next version of a directory or symlink."""

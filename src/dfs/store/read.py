@@ -22,10 +22,13 @@ from dfs.store.layout import (
     INDEX,
     INLINE,
     META_KEY,
+    PATH_END,
+    PLACE,
     Change,
     Event,
     Meta,
     Version,
+    change_of,
     history_key,
     index_key,
     inline_data_of,
@@ -39,8 +42,10 @@ from dfs.store.layout import (
     unpack_version,
 )
 
-_SUB_MAX = (1 << 32) - 1
+_AFTER_ALL = ((1 << 64) - 1, 0)
 Item = tuple[str, bytes, bytes | None]
+Place = tuple[int, int]
+"""(revision, sub) of an event."""
 Found = tuple[bytes, Version, bytes]
 """A path, its current version, and the stored value that it is the head of."""
 
@@ -175,10 +180,7 @@ def past_file(source: Reads, key: str, revision: int) -> tuple[bytes, bytes]:
 def past_event(source: Reads, key: str, revision: int) -> Event:
     """The event that made what a key was as of a revision. Raises NotFound."""
     check_key(key)
-    path = path_of(key)
-    last = index_key(path, revision, _SUB_MAX)
-    for found, _ in source.scan(index_key(path, 0, 0), last, reverse=True):
-        event = _event(source, path, *place_of(found))
+    for _, event in _back(source, path_of(key), (revision + 1, 0)):
         if event.deleted:
             raise NotFound(f"no such key at revision {revision}: {key} was deleted before")
         return event
@@ -253,13 +255,53 @@ def _items(source: Reads, found: Iterator[Found], data_bytes_max: int) -> Iterat
 
 def _changes(source: Reads, first: int) -> Iterator[Change]:
     for store_key, value in source.scan(history_key(first, 0), _behind(HISTORY)):
-        yield unpack_event(store_key, value).change(*place_of(store_key))
+        yield change_of((store_key, value))
+
+
+def _back(source: Reads, path: bytes, before: Place) -> Iterator[tuple[Place, Event]]:
+    """The events of a key at places below `before`, newest first. Stop below the floor: what is
+    pruned there may be missing."""
+    place = _start(source, path, before)
+    while True:
+        first = before
+        while place[0]:
+            event = _event(source, path, *place)
+            first = place
+            if place < before:
+                yield place, event
+            place = event.previous, event.previous_sub
+        # It was created there: what it was before ended with a deletion.
+        begin, end = index_key(path, 0, 0), index_key(path, *min(first, before))
+        store_key, _ = next(source.scan(begin, end, reverse=True), (b"", b""))
+        if not store_key:
+            return
+        place = place_of(store_key)
+
+
+def _start(source: Reads, path: bytes, before: Place) -> Place:
+    """The nearest event at or above `before` that can be found, else the current version's, else
+    (0, 0)."""
+    begin, end = index_key(path, *before), _behind_all(path)
+    store_key, _ = next(source.scan(begin, end), (b"", b""))
+    if store_key:
+        return place_of(store_key)
+    value = source.get(CURRENT + path)
+    if value is None:
+        return 0, 0
+    version = unpack_version(CURRENT + path, value)
+    return version.revision, version.sub
+
+
+def _behind_all(path: bytes) -> bytes:
+    return INDEX + path + PATH_END + b"\xff" * (PLACE.size + 1)
 
 
 def _history(source: Reads, path: bytes, floor: int, before: int) -> Iterator[Change]:
-    begin_below, end_below = subtree(INDEX, path)
-    if next(source.scan(begin_below, end_below), None) is None:
-        yield from _history_of_one(source, path, floor, before)
+    if path and not _had_children(source, path):
+        for place, event in _back(source, path, (before, 0) if before else _AFTER_ALL):
+            if place[0] < floor:
+                return
+            yield event.change(*place)
         return
     begin = history_key(floor, 0)
     end = history_key(before, 0) if before else _behind(HISTORY)
@@ -270,12 +312,12 @@ def _history(source: Reads, path: bytes, floor: int, before: int) -> Iterator[Ch
             yield event.change(*place_of(store_key))
 
 
-def _history_of_one(source: Reads, path: bytes, floor: int, before: int) -> Iterator[Change]:
-    begin = index_key(path, floor, 0)
-    end = index_key(path, before, 0) if before else index_key(path, (1 << 64) - 1, _SUB_MAX)
-    for found, _ in source.scan(begin, end, reverse=True):
-        revision, sub = place_of(found)
-        yield _event(source, path, revision, sub).change(revision, sub)
+def _had_children(source: Reads, path: bytes) -> bool:
+    """Something is below it, or was deleted there and is still in history."""
+    _, end = subtree(INDEX, path)
+    deleted = source.scan(INDEX + path + b"\0\x01", end)  # Behind the places of the key itself.
+    live = source.scan(*subtree(CURRENT, path))
+    return next(live, None) is not None or next(deleted, None) is not None
 
 
 def _behind(family: bytes) -> bytes:

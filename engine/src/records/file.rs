@@ -1,0 +1,296 @@
+//! The store's records of a new version of a file.
+use super::put_varint;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed, xxh3_128};
+
+/// Flag of a current version: its content stands beside it.
+const INLINE: u8 = 1;
+/// Flag of an event: the event before is in the index.
+const PREVIOUS_INDEXED: u8 = 2;
+/// One version in so many of a key is in the index.
+const HISTORY_STEP: u64 = 16;
+const KIND_FILE: u8 = 0;
+const KIND_DIRECTORY: u8 = 1;
+const NO_REQUEST: [u8; 16] = [0; 16];
+const CHECKSUM_BYTES: usize = 8;
+const HEAD_BYTES: usize = 58;
+const EVENT_HEAD_BYTES: usize = 43;
+
+fn put_number(out: &mut Vec<u8>, tag: u8, number: u64) {
+    if number != 0 {
+        out.push(tag);
+        put_varint(out, number);
+    }
+}
+
+fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        out.push(tag);
+        put_varint(out, bytes.len() as u64);
+        out.extend_from_slice(bytes);
+    }
+}
+
+/// What a new version says of the one before, and takes out of the counts.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Old {
+    pub revision: u64,
+    pub sub: u32,
+    pub created: u64,
+    pub number: u64,
+    /// Bytes of content.
+    pub size: u64,
+    pub digest: u128,
+    pub indexed: bool,
+}
+
+impl Old {
+    /// Reads the head of a value in `n`. `None`: it is damaged, or a directory.
+    pub fn read(key: &[u8], value: &[u8]) -> Option<Old> {
+        let (checksum, body) = value.split_at_checked(CHECKSUM_BYTES)?;
+        let head: &[u8; HEAD_BYTES] = body.first_chunk()?;
+        if checksum != checksum_of(key, body) || head[0] == KIND_DIRECTORY {
+            return None;
+        }
+        let number = |at: usize| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&head[at..at + 8]);
+            u64::from_le_bytes(bytes)
+        };
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&head[38..54]);
+        let file = head[0] == KIND_FILE;
+        Some(Old {
+            sub: u32::from_le_bytes([head[2], head[3], head[4], head[5]]),
+            revision: number(6),
+            created: number(14),
+            number: number(22),
+            size: if file { number(30) } else { 0 },
+            digest: u128::from_le_bytes(digest),
+            indexed: is_indexed(number(22), file && head[1] & INLINE == 0),
+        })
+    }
+}
+
+/// Whether the event of a version stands in the index. `alone`: it is the only place of a content.
+fn is_indexed(number: u64, alone: bool) -> bool {
+    alone || number.is_multiple_of(HISTORY_STEP)
+}
+
+/// A new version of a file: what is to be stored of it.
+pub struct File<'a> {
+    pub revision: u64,
+    pub sub: u32,
+    /// Its key in `n`.
+    pub key: &'a [u8],
+    pub time_ns: u64,
+    pub mode: u32,
+    pub mtime_ns: i64,
+    pub node: &'a str,
+    pub principal: &'a str,
+    pub sha256: &'a [u8],
+    /// 16 bytes, or none.
+    pub request_id: &'a [u8],
+    pub data: &'a [u8],
+    /// The content stands in the current version too, not in history alone.
+    pub inline: bool,
+}
+
+/// What there is to write, and to count.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Packed {
+    pub current: Vec<u8>,
+    pub history_key: Vec<u8>,
+    pub history: Vec<u8>,
+    /// Empty: it is not in the index.
+    pub index_key: Vec<u8>,
+    /// To be added to the state hash, modulo 2^128.
+    pub hash_change: u128,
+    pub size_change: i64,
+}
+
+impl File<'_> {
+    pub fn pack(&self, old: Option<&Old>) -> Packed {
+        let created = old.map_or(self.revision, |o| o.created);
+        let number = old.map_or(1, |o| o.number + 1);
+        let record = self.record(created, number);
+        let digest = xxh3_128(&[self.key, &record].concat()).to_be_bytes();
+        let history_key = self.place(b"h");
+        let index_key = if is_indexed(number, !self.inline) {
+            self.place(&[b"i", &self.key[1..], b"\0\0"].concat())
+        } else {
+            Vec::new()
+        };
+        let added = u128::from_le_bytes(digest);
+        Packed {
+            current: self.current(created, number, &record, &digest),
+            history: self.event(&history_key, old, &record),
+            history_key,
+            index_key,
+            hash_change: added.wrapping_sub(old.map_or(0, |o| o.digest)),
+            size_change: self.data.len() as i64 - old.map_or(0, |o| o.size as i64),
+        }
+    }
+
+    /// The public Record, as protobuf encodes it.
+    fn record(&self, created: u64, number: u64) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128);
+        put_number(&mut out, 0x10, self.revision);
+        put_number(&mut out, 0x18, created);
+        put_number(&mut out, 0x20, number);
+        put_number(&mut out, 0x28, self.data.len() as u64);
+        put_bytes(&mut out, 0x32, self.sha256);
+        put_number(&mut out, 0x38, self.mode.into());
+        if self.mtime_ns != 0 {
+            out.push(0x41);
+            out.extend_from_slice(&self.mtime_ns.to_le_bytes());
+        }
+        put_bytes(&mut out, 0x52, self.node.as_bytes());
+        put_bytes(&mut out, 0x5a, self.principal.as_bytes());
+        if self.time_ns != 0 {
+            out.push(0x61);
+            out.extend_from_slice(&self.time_ns.to_le_bytes());
+        }
+        put_bytes(&mut out, 0x6a, self.request_id);
+        out
+    }
+
+    /// A store key that ends with the place of the event.
+    fn place(&self, start: &[u8]) -> Vec<u8> {
+        let mut key = Vec::with_capacity(start.len() + 12);
+        key.extend_from_slice(start);
+        key.extend_from_slice(&self.revision.to_be_bytes());
+        key.extend_from_slice(&self.sub.to_be_bytes());
+        key
+    }
+
+    /// The value in `n`: head, record, and the content if it is inline.
+    fn current(&self, created: u64, number: u64, record: &[u8], digest: &[u8; 16]) -> Vec<u8> {
+        let data = if self.inline { self.data } else { b"" };
+        sealed(self.key, HEAD_BYTES + record.len() + data.len(), |out| {
+            out.extend_from_slice(&[KIND_FILE, if self.inline { INLINE } else { 0 }]);
+            out.extend_from_slice(&self.sub.to_le_bytes());
+            for number in [self.revision, created, number, self.data.len() as u64] {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+            out.extend_from_slice(digest);
+            out.extend_from_slice(&(record.len() as u32).to_le_bytes());
+            out.extend_from_slice(record);
+            out.extend_from_slice(data);
+        })
+    }
+
+    /// The value in `h`: head, path, record, content.
+    fn event(&self, key: &[u8], old: Option<&Old>, record: &[u8]) -> Vec<u8> {
+        let path = &self.key[1..];
+        let length = EVENT_HEAD_BYTES + path.len() + record.len() + self.data.len();
+        sealed(key, length, |out| {
+            let indexed = old.is_some_and(|o| o.indexed);
+            out.push(if indexed { PREVIOUS_INDEXED } else { 0 });
+            out.extend_from_slice(&old.map_or(0, |o| o.sub).to_le_bytes());
+            out.extend_from_slice(&old.map_or(0, |o| o.revision).to_le_bytes());
+            out.extend_from_slice(&self.time_ns.to_le_bytes());
+            let request_id = self.request_id;
+            out.extend_from_slice(if request_id.is_empty() {
+                &NO_REQUEST
+            } else {
+                request_id
+            });
+            out.extend_from_slice(&(path.len() as u16).to_le_bytes());
+            out.extend_from_slice(&(record.len() as u32).to_le_bytes());
+            out.extend_from_slice(path);
+            out.extend_from_slice(record);
+            out.extend_from_slice(self.data);
+        })
+    }
+}
+
+fn checksum_of(key: &[u8], body: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    xxh3_64_with_seed(body, xxh3_64(key)).to_be_bytes()
+}
+
+/// A stored value: the checksum, seeded by its key, and the body that `write` makes.
+fn sealed(key: &[u8], length: usize, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::with_capacity(CHECKSUM_BYTES + length);
+    out.extend_from_slice(&[0; CHECKSUM_BYTES]);
+    write(&mut out);
+    let checksum = checksum_of(key, &out[CHECKSUM_BYTES..]);
+    out[..CHECKSUM_BYTES].copy_from_slice(&checksum);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(data: &[u8]) -> File<'_> {
+        File {
+            revision: 9,
+            sub: 2,
+            key: b"nd\0f",
+            time_ns: 5,
+            mode: 0o644,
+            mtime_ns: 5,
+            node: "a",
+            principal: "",
+            sha256: &[7; 32],
+            request_id: b"",
+            data,
+            inline: true,
+        }
+    }
+
+    #[test]
+    fn what_was_packed_is_read_as_the_version_before() {
+        let first = file(b"abc").pack(None);
+        assert_eq!((first.index_key.len(), first.size_change), (0, 3));
+        let old = Old::read(b"nd\0f", &first.current).unwrap();
+        let expected = Old {
+            revision: 9,
+            sub: 2,
+            created: 9,
+            number: 1,
+            size: 3,
+            digest: first.hash_change,
+            indexed: false,
+        };
+        assert_eq!(old, expected);
+        let second = file(b"x").pack(Some(&old));
+        assert_eq!(second.size_change, -2);
+        let sum = first.hash_change.wrapping_add(second.hash_change);
+        assert_eq!(
+            Old::read(b"nd\0f", &second.current).unwrap().digest,
+            sum,
+            "the state hash is that of the newer version alone"
+        );
+    }
+
+    #[test]
+    fn damage_and_directories_are_no_version_of_a_file() {
+        let mut value = file(b"abc").pack(None).current;
+        assert_eq!(Old::read(b"nd\0g", &value), None, "under another key");
+        for cut in 0..value.len() {
+            assert_eq!(Old::read(b"nd\0f", &value[..cut]), None);
+        }
+        value[CHECKSUM_BYTES] = KIND_DIRECTORY;
+        let checksum = checksum_of(b"nd\0f", &value[CHECKSUM_BYTES..]);
+        value[..CHECKSUM_BYTES].copy_from_slice(&checksum);
+        assert_eq!(Old::read(b"nd\0f", &value), None);
+    }
+
+    #[test]
+    fn one_version_in_sixteen_and_every_large_one_is_in_the_index() {
+        let mut old = Old::read(b"nd\0f", &file(b"").pack(None).current).unwrap();
+        for number in 2..40 {
+            let packed = file(b"").pack(Some(&old));
+            assert_eq!(packed.index_key.is_empty(), number % 16 != 0, "{number}");
+            let flags = packed.history[CHECKSUM_BYTES];
+            assert_eq!(flags == PREVIOUS_INDEXED, (number - 1) % 16 == 0);
+            old = Old::read(b"nd\0f", &packed.current).unwrap();
+        }
+        let large = File {
+            inline: false,
+            ..file(b"")
+        };
+        assert!(!large.pack(None).index_key.is_empty());
+    }
+}
