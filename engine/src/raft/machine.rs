@@ -96,12 +96,13 @@ impl Machine {
             membership,
         };
         let results = self.queue.apply(batch).await.map_err(|_| gone())?;
+        // Before anybody hears of a write, so that no read here can be behind what was heard.
+        self.progress.advance(last.index);
         for (responder, result) in responders.into_iter().zip(results) {
             if let Some(responder) = responder {
                 responder.send(Applied(result));
             }
         }
-        self.progress.advance(last.index);
         Ok(())
     }
 
