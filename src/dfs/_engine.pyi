@@ -154,6 +154,7 @@ class Engine:
         {"id", "term", "leader": id or 0, "role": "leader" | "follower" | "candidate" | "learner" |
         "fresh", "last_log", "committed", "applied", "purged", "snapshot", "durable", "log_bytes",
         "snapshots_sent", "snapshots_installed", "elections", "sessions", "dials" (to peers),
+        "rounds": of reads as leader, "rounds_by_raft": those that saved votes did not confirm,
         "members": [{"id", "name", "raft", "grpc", "voter": bool, "matched": index (leader only),
         "contact_ms": since it was last heard, on the leader since its last answer (-1 = never),
         "error": last error text}],

@@ -97,6 +97,8 @@ class Node:
         self.path, self.name, self.cluster, self.options = path, name, cluster, options
         self.id = secrets.randbits(62) + 1
         self.addr = f"127.0.0.1:{free_port()}"
+        self.listen = ""
+        """Where it listens, if that is not its address."""
         self.grpc = ""
         self.disk = Disk()
         self.answer: Callable[[str, bytes], Any] = lambda name, body: name.encode() + b":" + body
@@ -117,7 +119,7 @@ class Node:
             name=self.name,
             node_id=self.id,
             cluster=self.cluster,
-            raft_addr=self.addr,
+            raft_addr=self.listen or self.addr,
             raft_advertise=self.addr,
             grpc_addr=self.grpc,
             grpc_advertise=self.grpc,

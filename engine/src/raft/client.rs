@@ -1,8 +1,8 @@
 //! openraft's network: requests to one peer.
 //!
 //! Appends run on a session of their own, pipelined, with a deadline for every owed answer; votes,
-//! heartbeats and leader transfers are single requests on a control connection, so that neither
-//! waits behind entries.
+//! heartbeats, confirmations for reads and leader transfers are single requests on a control
+//! connection, so that neither waits behind entries.
 use super::codec::*;
 use super::hello::{self, Frames, Purpose, frame, read_frame};
 use super::shared::Shared;
@@ -32,6 +32,7 @@ pub const APPEND: u8 = 1;
 pub const VOTE: u8 = 2;
 pub const PRE_VOTE: u8 = 3;
 pub const TRANSFER: u8 = 4;
+pub const CONFIRM: u8 = 5;
 
 const DIAL_LIMIT: Duration = Duration::from_millis(500);
 /// Pause after a failed dial; doubles up to the second. openraft calls again at once.
@@ -251,6 +252,19 @@ impl Client {
                 Err(network(text))
             }
         }
+    }
+
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Whether the peer's saved vote is this one; see `confirm.rs`.
+    pub async fn confirm(&self, vote: &Vote, limit: Duration) -> Result<bool, RpcError> {
+        let mut message = BytesMut::with_capacity(1 + VOTE_BYTES);
+        message.put_u8(CONFIRM);
+        put_vote(&mut message, vote);
+        let mut answer = self.ask(&message, limit).await?;
+        Ok(get_u8(&mut answer).map_err(network)? == 1)
     }
 
     async fn ask_vote(

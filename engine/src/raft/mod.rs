@@ -14,11 +14,12 @@
 //!
 //! types, codec: what things are and their bytes · options: settings · log: storage on raft-log ·
 //! machine, progress, snapshot: the state machine's side · queue: the meeting with Python · hello,
-//! peers, client, server, transfer, forward: peers · calls, propose, reads, members: what is asked
-//! of Raft · housekeep, status, shared, node: one running node.
+//! peers, client, server, transfer, forward: peers · calls, propose, reads, confirm, members: what
+//! is asked of Raft · housekeep, status, shared, node: one running node.
 pub mod calls;
 pub mod client;
 pub mod codec;
+pub mod confirm;
 pub mod forward;
 pub mod hello;
 pub mod housekeep;

@@ -2,17 +2,20 @@
 use super::hello::Frames;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// Idle control connections kept for each peer.
-const IDLE_MAX: usize = 2;
+/// Idle control connections kept for each peer: heartbeats and, at once, a round of reads for each
+/// node that asks this leader.
+const IDLE_MAX: usize = 8;
 
 struct Peer {
     heard: Option<Instant>,
     /// The last error and since when there has been nothing but errors.
     error: Option<(String, Instant)>,
     idle: Vec<Frames>,
+    /// How long it took to confirm the leader when it was last asked.
+    pace: Duration,
     /// Raised to make the append session begin anew.
     session: watch::Sender<u64>,
 }
@@ -23,6 +26,7 @@ impl Default for Peer {
             heard: None,
             error: None,
             idle: Vec::new(),
+            pace: Duration::ZERO,
             session: watch::channel(0).0,
         }
     }
@@ -66,6 +70,15 @@ impl Peers {
             heard: p.heard,
             error: p.error.clone(),
         })
+    }
+
+    /// Zero for a peer that has not been asked; the longest there is when it has failed.
+    pub fn pace(&self, id: u64) -> Duration {
+        self.with(id, |p| p.pace)
+    }
+
+    pub fn set_pace(&self, id: u64, pace: Duration) {
+        self.with(id, |p| p.pace = pace);
     }
 
     pub fn take_idle(&self, id: u64) -> Option<Frames> {

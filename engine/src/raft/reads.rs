@@ -1,4 +1,5 @@
-//! Read barriers: one ReadIndex round at a time, shared by all reads that wait when it begins.
+//! Read barriers: one round at a time, shared by all reads that wait when it begins.
+use super::confirm::confirmed_index;
 use super::forward::Forwarder;
 use super::propose::answer_within;
 use super::queue::Guest;
@@ -7,6 +8,7 @@ use crate::protobuf::{Value, field};
 use bytes::Bytes;
 use openraft::ReadPolicy;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -105,11 +107,20 @@ impl Shared {
 }
 
 /// A round of this node as leader: an index committed no earlier than now, or `None`.
-pub async fn own_round(shared: &Shared) -> Option<u64> {
-    let raft = shared.raft()?;
-    let round = raft.get_read_linearizer(ReadPolicy::ReadIndex);
-    let linearizer = tokio::time::timeout(ROUND_LIMIT, round).await.ok()?.ok()?;
-    Some(linearizer.read_log_id().index())
+pub async fn own_round(shared: &Arc<Shared>) -> Option<u64> {
+    let round = async {
+        shared.counters.rounds.fetch_add(1, Ordering::Relaxed);
+        if let Some(index) = confirmed_index(shared).await {
+            return Some(index);
+        }
+        shared
+            .counters
+            .rounds_by_raft
+            .fetch_add(1, Ordering::Relaxed);
+        let linearizer = shared.raft()?.get_read_linearizer(ReadPolicy::ReadIndex);
+        Some(linearizer.await.ok()?.read_log_id().index())
+    };
+    tokio::time::timeout(ROUND_LIMIT, round).await.ok()?
 }
 
 /// The task that makes rounds.

@@ -1,8 +1,9 @@
 //! The peer port: accepts connections and serves each for its purpose.
-use super::client::{APPEND, Guard, PRE_VOTE, TRANSFER, VOTE, pump};
+use super::client::{APPEND, CONFIRM, Guard, PRE_VOTE, TRANSFER, VOTE, pump};
 use super::codec::*;
 use super::forward::{self, put_failure};
 use super::hello::{self, FRAME_BYTES_MAX, Frames, Hello, Purpose, read_frame};
+use super::log::Log;
 use super::queue::WorkKind;
 use super::shared::Shared;
 use super::types::*;
@@ -117,19 +118,26 @@ async fn append(raft: Raft, frames: Frames) -> io::Result<()> {
     written.map_err(io::Error::other)?
 }
 
-/// Votes, heartbeats and leader transfers, one at a time.
+/// Votes, heartbeats, confirmations and leader transfers, one at a time.
 async fn control(shared: &Shared, hello: &Hello, raft: Raft, mut frames: Frames) -> io::Result<()> {
     while let Some(request) = frames.read(FRAME_BYTES_MAX).await? {
         shared.peers.heard(hello.from_id);
-        let answer = control_answer(&raft, request).await?;
+        let answer = control_answer(&shared.log, &raft, request).await?;
         frames.write(&answer).await?;
     }
     Ok(())
 }
 
-async fn control_answer(raft: &Raft, mut request: Bytes) -> io::Result<BytesMut> {
+/// The vote in the request is the one saved here. Not a matter for Raft's core: what it has
+/// promised to anybody, it had saved before.
+fn holds(log: &Log, request: &mut Bytes) -> io::Result<bool> {
+    Ok(log.saved_vote() == Some(get_vote(request)?))
+}
+
+async fn control_answer(log: &Log, raft: &Raft, mut request: Bytes) -> io::Result<BytesMut> {
     let mut out = BytesMut::new();
     match get_u8(&mut request)? {
+        CONFIRM => out.put_u8(holds(log, &mut request)? as u8),
         APPEND => {
             let request = get_append(&mut request)?;
             let response = raft
@@ -208,7 +216,42 @@ async fn ask(shared: &Shared, hello: &Hello, mut frames: Frames) -> io::Result<(
 
 #[cfg(test)]
 mod tests {
-    use super::stranger;
+    use super::*;
+    use openraft::storage::RaftLogStorage;
+
+    #[tokio::test]
+    async fn only_the_vote_that_was_saved_last_is_confirmed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::open(&dir.path().join("log")).unwrap();
+        let asked = |log: &Log, vote: Vote| {
+            let mut request = BytesMut::new();
+            put_vote(&mut request, &vote);
+            holds(log, &mut request.freeze()).unwrap()
+        };
+        assert!(!asked(&log, Vote::new_committed(1, 7)), "nothing is saved");
+        log.save_vote(&Vote::new(2, 7)).await.unwrap();
+        assert!(!asked(&log, Vote::new_committed(2, 7)), "only granted");
+        log.save_vote(&Vote::new_committed(2, 7)).await.unwrap();
+        assert!(asked(&log, Vote::new_committed(2, 7)));
+        for other in [
+            Vote::new(2, 7),
+            Vote::new_committed(2, 8),
+            Vote::new_committed(1, 7),
+            Vote::new_committed(3, 7),
+        ] {
+            assert!(!asked(&log, other), "{other}");
+        }
+        log.save_vote(&Vote::new(3, 8)).await.unwrap();
+        assert!(
+            !asked(&log, Vote::new_committed(2, 7)),
+            "another was granted"
+        );
+        log.close();
+        assert!(!asked(&log, Vote::new(3, 8)), "a closed log says nothing");
+        let log = Log::open(&dir.path().join("log")).unwrap();
+        assert!(asked(&log, Vote::new(3, 8)), "it outlives a restart");
+        assert!(holds(&log, &mut Bytes::from_static(b"\0")).is_err());
+    }
 
     #[test]
     fn only_this_machine_is_let_in_unless_opened() {

@@ -34,6 +34,10 @@ pub struct Counters {
     pub snapshots_sent: AtomicU64,
     pub sessions: AtomicU64,
     pub dials: AtomicU64,
+    /// Of reads, as leader.
+    pub rounds: AtomicU64,
+    /// Those of them that peers' saved votes did not settle.
+    pub rounds_by_raft: AtomicU64,
 }
 
 /// Where the leader is.

@@ -37,6 +37,8 @@ pub struct Status {
     pub elections: u64,
     pub sessions: u64,
     pub dials: u64,
+    pub rounds: u64,
+    pub rounds_by_raft: u64,
     pub members: Vec<MemberStatus>,
     pub calls: u64,
 }
@@ -55,7 +57,7 @@ fn role(metrics: &openraft::RaftMetrics<Types>) -> &'static str {
 
 impl Status {
     /// The plain figures by name.
-    pub fn numbers(&self) -> [(&'static str, u64); 16] {
+    pub fn numbers(&self) -> [(&'static str, u64); 18] {
         [
             ("id", self.id),
             ("term", self.term),
@@ -72,6 +74,8 @@ impl Status {
             ("elections", self.elections),
             ("sessions", self.sessions),
             ("dials", self.dials),
+            ("rounds", self.rounds),
+            ("rounds_by_raft", self.rounds_by_raft),
             ("calls", self.calls),
         ]
     }
@@ -140,6 +144,8 @@ impl Shared {
             elections: count(&self.counters.elections),
             sessions: count(&self.counters.sessions),
             dials: count(&self.counters.dials),
+            rounds: count(&self.counters.rounds),
+            rounds_by_raft: count(&self.counters.rounds_by_raft),
             members: self.member_status(&metrics),
             calls: self.gate.calls(),
         }

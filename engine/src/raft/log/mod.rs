@@ -106,6 +106,13 @@ impl Log {
         }
     }
 
+    /// The vote that was saved last; `None` before the first. It may be on its way to the disk: a
+    /// granted one is there before the candidate hears of it.
+    pub fn saved_vote(&self) -> Option<Vote> {
+        let log = self.inner.read();
+        log.as_ref()?.log_state().vote().map(|v| v.0)
+    }
+
     /// Bytes on disk.
     pub fn bytes(&self) -> u64 {
         self.inner.read().as_ref().map_or(0, |l| l.on_disk_size())
