@@ -37,7 +37,8 @@ RUST_FUNCTION = re.compile(
 # Where Rust may know Python: one file for each seam.
 PYO3_FILES = {
     "engine/src/lib.rs",
-    "engine/src/seam.rs",
+    "engine/src/seam/mod.rs",
+    "engine/src/seam/turn.rs",
     "engine/src/mount/seam.rs",
     "engine/src/records/seam.rs",
 }

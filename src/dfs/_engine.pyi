@@ -113,6 +113,8 @@ class Engine:
         applied: Sequence[tuple[int, Sequence[Result | None]]],
         propose: Sequence[tuple[int, bytes]],
         respond: Sequence[tuple[int, Result]],
+        forget: Sequence[bytes],
+        keep: Sequence[tuple[int, bytes]],
         max_items: int,
         timeout_ms: int,
     ) -> tuple[list[Call], list[Batch], list[Done], list[Work]]:
@@ -123,6 +125,11 @@ class Engine:
         the caller is answered by Rust with the result that the leader's apply returned. If there
         is no leader the engine waits for one within the call's deadline.
         `respond`: (call id, answer). Ids whose caller is gone are ignored.
+        `keep`: as `respond`, for reads; and from here on, once its barrier has passed, a call with
+        the same method and body gets the same answer without coming here, until its body stands in
+        `forget` or all is forgotten. At most option "answers_bytes_max"; the oldest go first.
+        `forget`: bodies to which there is another answer since the batches of `applied`. Forgotten
+        before the results are told to anybody, and before `keep`.
         Raises EngineError once, when the engine has stopped because of a storage error; the
         process must exit then.
         """
@@ -136,6 +143,10 @@ class Engine:
         """A read barrier: Done (b"") when everything committed before this call, and
         `min_revision`, has been applied here. With min_revision > 0 no round is made: only that
         index is awaited."""
+
+    def forget_all(self) -> None:
+        """Nothing that was kept is given any more, and answers to calls that were handed over
+        before are not kept. Happens by itself when a WORK_INSTALL has been finished."""
 
     def wake(self) -> None:
         """Makes a waiting `step` return."""
@@ -238,6 +249,20 @@ def pack_file(
     inline_bytes_max: int,
 ) -> PackedFile | None:
     """The same for a file of which everything is given. `request_id`: 16 bytes, or none."""
+
+def plain_gets(requests: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """(number, store key) of those of (number, encoded GetRequest) that name a key and nothing
+    else, in the usual form. The others have to be decoded in full."""
+
+def get_answers(
+    gets: list[tuple[int, bytes]], values: list[bytes | None]
+) -> list[tuple[int, bytes]]:
+    """(number, encoded GetResponse) of those of (number, store key) whose value is an undamaged
+    record of a file with its content in it."""
+
+def outdated_gets(events: list[tuple[bytes, bytes]]) -> list[bytes]:
+    """The requests, as `plain_gets` knows them, for the keys that these records of `h` (key, value)
+    are about."""
 
 @final
 class Tree:

@@ -53,6 +53,11 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = WAIT_S, what: st
         time.sleep(0.01)
 
 
+def encoded(key: str) -> bytes:
+    """A request with field 1."""
+    return b"\x0a" + bytes([len(key)]) + key.encode()
+
+
 class Disk:
     """What a store would have on disk."""
 
@@ -62,9 +67,11 @@ class Disk:
         self.log_id = b""
         self.membership = b""
         self.stamps: list[int] = []
+        self.changed: list[str] = []
 
     def apply(self, entries: list[tuple[int, bytes, bool]]) -> list[bytes | None]:
-        """Applies one batch; a result for each entry."""
+        """Applies one batch; a result for each entry. Notes the changed keys."""
+        self.changed = []
         results: list[bytes | None] = []
         for index, payload, wanted in entries:
             assert index == self.applied + 1 or self.applied == 0, "entries come in order"
@@ -75,6 +82,7 @@ class Disk:
                 self.stamps.append(int.from_bytes(stamp[1:], "little"))
                 key, value = body.decode().split("=", 1)
                 self.data[key] = value
+                self.changed.append(key)
             results.append(str(index).encode() if wanted and payload else None)
         return results
 
@@ -103,6 +111,10 @@ class Node:
         self.disk = Disk()
         self.answer: Callable[[str, bytes], Any] = lambda name, body: name.encode() + b":" + body
         self.method: dict[int, Callable[[bytes], Any]] = {}
+        self.keeps: set[int] = set()
+        """Methods whose answers may be given again; the body has the key in field 1."""
+        self.asked: dict[int, int] = {}
+        """Calls that came here, by method."""
         self.routes: dict[str, tuple[int, bool]] = {}
         self.going = threading.Event()
         self.going.set()
@@ -157,23 +169,29 @@ class Node:
         applied: list[Any] = []
         propose: list[Any] = []
         respond: list[Any] = []
+        forget: list[bytes] = []
+        keep: list[Any] = []
         while not self.stopping:
             try:
-                turn = self.engine.step(applied, propose, respond, 512, 200)
+                turn = self.engine.step(applied, propose, respond, forget, keep, 512, 200)
             except _engine.EngineError as error:
                 self.error = error
                 return
             self.going.wait()
             calls, batches, done, work = turn
-            applied, propose, respond = [], [], []
+            applied, propose, respond, forget, keep = [], [], [], [], []
             for seq, entries, log_id, membership in batches:
                 self.batches.append(len(entries))
                 applied.append((seq, self.disk.apply(entries)))
+                forget += map(encoded, self.disk.changed)
                 self.disk.log_id = log_id
                 self.disk.membership = membership or self.disk.membership
             for call, method, body in calls:
                 head = self.method[method](body)
-                if head is None:
+                self.asked[method] = self.asked.get(method, 0) + 1
+                if method in self.keeps:
+                    keep.append((call, head))
+                elif head is None:
                     propose.append((call, b""))
                 else:
                     respond.append((call, head))

@@ -8,16 +8,11 @@ import grpc
 import pytest
 from ports import free_port
 
-from .nodes import Node, cluster
+from .nodes import Node, cluster, encoded
 
 PUT, GET = 1, 2
 ROUTES = {"/dfs.FileService/Put": (PUT, False), "/dfs.FileService/Get": (GET, True)}
 LOCAL = b"\x18\x01"
-
-
-def encoded(key: str) -> bytes:
-    """A request with field 1."""
-    return b"\x0a" + bytes([len(key)]) + key.encode()
 
 
 def serving(node: Node) -> None:

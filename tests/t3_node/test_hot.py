@@ -45,9 +45,9 @@ async def test_large_answers_are_spread_over_turns(cluster, monkeypatch):
     answers = []
     step = one.engine.step
 
-    def counted(applied, propose, respond, more, wait_ms):
+    def counted(applied, propose, respond, *others):
         answers.append(sum(len(result) for _, result in respond))
-        return step(applied, propose, respond, more, wait_ms)
+        return step(applied, propose, respond, *others)
 
     monkeypatch.setattr(one.engine, "step", counted)
     get = pb.GetRequest(key="k").SerializeToString()
@@ -55,6 +55,55 @@ async def test_large_answers_are_spread_over_turns(cluster, monkeypatch):
     assert all(pb.GetResponse.FromString(answer).data == bytes(6_000) for answer in found)
     assert max(answers) < 10_000 + 7_000
     assert await one.put("k2") > 0
+
+
+async def test_plain_reads_of_a_turn_are_answered_together_and_kept(cluster):
+    one = await cluster.start("node1")
+    for key in ("a", "b"):
+        await one.put(f"d/{key}", key.encode())
+    bodies = [pb.GetRequest(key=f"d/{k}").SerializeToString() for k in "abx"]
+    bodies += [pb.GetRequest(key="d").SerializeToString(), b"\xff"]
+    for _ in range(2):
+        found = await asyncio.gather(*(one.call(2, body) for body in bodies))
+        data = [pb.GetResponse.FromString(answer).data for answer in found[:2]]
+        assert data == [b"a", b"b"]
+        assert [code for code, _, _ in found[2:]] == [5, 9, 3]
+        assert await asyncio.gather(*(one.node.read(2, b, False, 1_000) for b in bodies)) == found
+    assert [one.engine.kept.find(2, body) is not None for body in bodies] == [
+        True, True, False, False, False
+    ]
+    stat = await one.call(3, bodies[0])
+    assert pb.StatResponse.FromString(stat).record.size == 1
+    await one.put("d/a", b"new")
+    found = await asyncio.gather(*(one.call(2, body) for body in bodies[:2]))
+    assert [pb.GetResponse.FromString(answer).data for answer in found] == [b"new", b"b"]
+
+
+async def test_damage_is_said_to_whom_it_concerns_only(cluster):
+    one = await cluster.start("node1")
+    for key in ("good", "bad"):
+        await one.put(key, b"v")
+    store_key = b"nbad"
+    kv = one.store._kv
+    kv.write({store_key: kv.get(store_key)[:-1] + b"?"})
+    bodies = [pb.GetRequest(key=key).SerializeToString() for key in ("good", "bad")]
+    good, bad = await asyncio.gather(*(one.call(2, body) for body in bodies))
+    assert pb.GetResponse.FromString(good).data == b"v"
+    assert (bad[0], bad[1]) == (15, "the checksum of the record of bad does not fit: the disk lies")
+
+
+@pytest.mark.parametrize("error", [DataLoss("a block is damaged"), ZeroDivisionError("x")])
+@pytest.mark.allow_logs("internal error")
+async def test_reads_that_fail_together_are_answered_one_by_one(cluster, monkeypatch, error):
+    one = await cluster.start("node1")
+    await one.put("k", b"v")
+
+    def broken(_keys):
+        raise error
+
+    monkeypatch.setattr(one.store._kv, "get_many", broken)
+    found = await one.call(2, pb.GetRequest(key="k").SerializeToString())
+    assert pb.GetResponse.FromString(found).data == b"v"
 
 
 async def test_a_read_that_is_behind_waits_for_its_revision(cluster):

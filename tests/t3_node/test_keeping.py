@@ -107,6 +107,8 @@ async def test_a_member_that_differs_stops_serving_for_good(cluster):
     last = await one.put("k", b"v")
     for member in (two, three):
         await member.get("k", min_revision=last)
+    get = pb.GetRequest(key="k").SerializeToString()
+    assert isinstance(await three.call(2, get), bytes)
     good = three.store._meta.state_hash
     three.store._meta.state_hash = good ^ 1  # as if a bit had flipped
     last = await one.put("k2")
@@ -115,11 +117,12 @@ async def test_a_member_that_differs_stops_serving_for_good(cluster):
     await one.node._hashes.compare()
     assert await two.get("k") == b"v"
     for local in (True, False):
-        found = await three.node.read(2, pb.GetRequest(key="k").SerializeToString(), local, 1_000)
+        found = await three.node.read(2, get, local, 1_000)
         assert found[0] == DataLoss.row.code
         assert "dfs member remove node3" in found[1]
     assert (await three.node.write(1, b"\x0a\x01x", 1_000))[0] == DataLoss.row.code
     assert (await three.call(1, b"\x0a\x01x"))[0] == DataLoss.row.code
+    assert (await three.call(2, get))[0] == DataLoss.row.code, "not even what was kept"
     assert not three.node.ready()
     with pytest.raises(DataLoss):
         three.node.view()
@@ -184,6 +187,30 @@ async def test_calls_are_refused_while_the_state_is_replaced(cluster, monkeypatc
     release.set()
     await wait_until(two.node.ready)
     assert await two.get("k", local=True) == b"v"
+
+
+async def test_a_replaced_state_forgets_the_answers_of_the_old_one(cluster, monkeypatch):
+    one = await cluster.start("node1")
+    two = await cluster.start("node2", "node1")
+    await two.get("k0", min_revision=await one.put("k0"))
+    await two.get("k", min_revision=await one.put("k", b"old"))
+    get = pb.GetRequest(key="k").SerializeToString()
+    assert pb.GetResponse.FromString(await two.call(2, get)).data == b"old"
+    await wait_until(lambda: two.engine.kept.find(2, get))
+    cluster.network.cut(two.raft)
+    await one.put("k", b"new")
+    await asyncio.to_thread(one.engine.snapshot, 5_000)
+    seen = []
+    restore = Store.restore
+
+    def watched(store, path):
+        seen.append(two.engine.kept.find(2, get))
+        restore(store, path)
+
+    monkeypatch.setattr(Store, "restore", watched)
+    cluster.network.cut(two.raft, False)
+    assert pb.GetResponse.FromString(await two.call(2, get)).data == b"new"
+    assert seen == [None]
 
 
 async def test_writes_go_on_while_a_snapshot_is_written(cluster, monkeypatch):

@@ -245,7 +245,9 @@ impl RaftStateMachine<Types> for Machine {
         super::codec::put_bytes(&mut data, &membership_bytes(&meta.last_membership));
         let text = file.path.display().to_string();
         let work = self.queue.work(WorkKind::Install, text, data.freeze());
-        match work.finished.await {
+        let finished = work.finished.await;
+        self.queue.forget_answers(); // before anybody reads the new state
+        match finished {
             Ok(Ok(_)) => {}
             other => return Err(failure(other)),
         }

@@ -13,9 +13,11 @@
 //! ```
 //!
 //! types, codec: what things are and their bytes · options: settings · log: storage on raft-log ·
-//! machine, progress, snapshot: the state machine's side · queue: the meeting with Python · hello,
-//! peers, client, server, transfer, forward: peers · calls, propose, reads, confirm, members: what
-//! is asked of Raft · housekeep, status, shared, node: one running node.
+//! machine, progress, snapshot: the state machine's side · queue: the meeting with Python ·
+//! answers: what reads need not ask there again · hello, peers, client, server, transfer, forward:
+//! peers · calls, propose, reads, confirm, members: what is asked of Raft · housekeep, status,
+//! shared, node: one running node.
+pub mod answers;
 pub mod calls;
 pub mod client;
 pub mod codec;

@@ -35,6 +35,8 @@ options! {
     election_ms_max = 600;
     /// In flight at once: what makes batches form by themselves.
     proposal_batches_max = 2;
+    /// Of kept answers to reads.
+    answers_bytes_max = 64 << 20;
     /// Unary calls inside the node; more are refused.
     calls_waiting_max = 8_192;
     /// Bytes of their bodies.

@@ -1,4 +1,5 @@
 //! Where Rust threads and the one hot Python thread meet: one lock, one condition, four queues.
+use super::answers::Answers;
 use crate::call::{Call, Reply};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -152,13 +153,23 @@ impl State {
 }
 
 /// See the module's text.
-#[derive(Default)]
 pub struct Queue {
+    /// What reads are answered with instead of going to Python.
+    pub answers: Answers,
     state: Mutex<State>,
     ready: Condvar,
 }
 
 impl Queue {
+    /// With room for so many bytes of kept answers.
+    pub fn new(answers_bytes_max: u64) -> Queue {
+        Queue {
+            answers: Answers::new(answers_bytes_max),
+            state: Mutex::default(),
+            ready: Condvar::new(),
+        }
+    }
+
     fn put(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state.lock();
         change(&mut state);
@@ -299,6 +310,22 @@ impl Queue {
     /// Takes a call back from Python; `None` when its caller has been answered already.
     pub fn take_call(&self, id: u64) -> Option<Guest> {
         self.state.lock().held.remove(&id)
+    }
+
+    /// Answers a read, and all who ask the same from here on.
+    pub fn answer_and_keep(&self, id: u64, answer: Bytes) {
+        if let Some(Guest { call, pass }) = self.take_call(id) {
+            self.answers
+                .keep(id, call.method, &call.body, answer.clone());
+            (call.answer)(Ok(answer));
+            drop(pass);
+        }
+    }
+
+    /// Forgets all kept answers; those to calls that Python has by now are not kept either.
+    pub fn forget_answers(&self) {
+        let last = self.state.lock().next;
+        self.answers.forget_all(last);
     }
 
     /// The results of the batch that Python held. False: another was out, or of another length.

@@ -92,6 +92,7 @@ impl Shared {
             parts.options.calls_waiting_max,
             parts.options.call_bytes_waiting_max,
         );
+        let queue = Arc::new(Queue::new(parts.options.answers_bytes_max));
         Shared {
             options: parts.options,
             id: parts.id,
@@ -100,7 +101,7 @@ impl Shared {
             failures: parts.failures,
             log: parts.log,
             snapshots: parts.snapshots,
-            queue: Arc::default(),
+            queue,
             progress: Arc::default(),
             gate,
             peers: Peers::default(),

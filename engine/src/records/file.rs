@@ -1,32 +1,21 @@
 //! The store's records of a new version of a file.
-use super::put_varint;
+use super::{CHECKSUM_BYTES, HEAD_BYTES, INLINE, KIND_FILE, put_bytes, put_varint};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed, xxh3_128};
 
-/// Flag of a current version: its content stands beside it.
-const INLINE: u8 = 1;
 /// Flag of an event: the event before is in the index.
 const PREVIOUS_INDEXED: u8 = 2;
 /// One version in so many of a key is in the index.
 const HISTORY_STEP: u64 = 16;
-const KIND_FILE: u8 = 0;
 const KIND_DIRECTORY: u8 = 1;
 const NO_REQUEST: [u8; 16] = [0; 16];
-const CHECKSUM_BYTES: usize = 8;
-const HEAD_BYTES: usize = 58;
 const EVENT_HEAD_BYTES: usize = 43;
+/// Where the head of an event has the length of its path.
+const PATH_LENGTH_AT: usize = 37;
 
 fn put_number(out: &mut Vec<u8>, tag: u8, number: u64) {
     if number != 0 {
         out.push(tag);
         put_varint(out, number);
-    }
-}
-
-fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
-    if !bytes.is_empty() {
-        out.push(tag);
-        put_varint(out, bytes.len() as u64);
-        out.extend_from_slice(bytes);
     }
 }
 
@@ -204,7 +193,18 @@ impl File<'_> {
     }
 }
 
-fn checksum_of(key: &[u8], body: &[u8]) -> [u8; CHECKSUM_BYTES] {
+/// The path that an event of history is about.
+pub fn event_path(value: &[u8]) -> Option<&[u8]> {
+    let head = value
+        .get(CHECKSUM_BYTES..)?
+        .first_chunk::<EVENT_HEAD_BYTES>()?;
+    let length = u16::from_le_bytes([head[PATH_LENGTH_AT], head[PATH_LENGTH_AT + 1]]);
+    value
+        .get(CHECKSUM_BYTES + EVENT_HEAD_BYTES..)?
+        .get(..usize::from(length))
+}
+
+pub fn checksum_of(key: &[u8], body: &[u8]) -> [u8; CHECKSUM_BYTES] {
     xxh3_64_with_seed(body, xxh3_64(key)).to_be_bytes()
 }
 
@@ -254,6 +254,7 @@ mod tests {
             indexed: false,
         };
         assert_eq!(old, expected);
+        assert_eq!(event_path(&first.history), Some(&b"d\0f"[..]));
         let second = file(b"x").pack(Some(&old));
         assert_eq!(second.size_change, -2);
         let sum = first.hash_change.wrapping_add(second.hash_change);

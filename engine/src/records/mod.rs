@@ -5,8 +5,16 @@
 //! member pays for every put. Tests in Python compare it with the generated code and layout.py.
 pub mod entry;
 pub mod file;
+pub mod gets;
 #[cfg(feature = "python")]
 pub mod seam;
+
+/// Flag of a current version: its content stands beside it.
+const INLINE: u8 = 1;
+const KIND_FILE: u8 = 0;
+const CHECKSUM_BYTES: usize = 8;
+/// Of the head of a current version.
+const HEAD_BYTES: usize = 58;
 
 /// How a key stands in store keys.
 pub fn path_of(key: &str) -> Vec<u8> {
@@ -17,6 +25,21 @@ pub fn path_of(key: &str) -> Vec<u8> {
         }
     }
     path
+}
+
+/// The reverse of `path_of`, encoded.
+fn key_of(path: &[u8]) -> Vec<u8> {
+    path.iter()
+        .map(|b| if *b == 0 { b'/' } else { *b })
+        .collect()
+}
+
+fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        out.push(tag);
+        put_varint(out, bytes.len() as u64);
+        out.extend_from_slice(bytes);
+    }
 }
 
 fn put_varint(out: &mut Vec<u8>, mut number: u64) {

@@ -1,7 +1,9 @@
 //! The functions of `records` for Python; see src/dfs/_engine.pyi.
 use super::entry::{chained, plain_head, plain_put};
-use super::file::{File, Old, Packed};
-use super::path_of;
+use super::file::{File, Old, Packed, event_path};
+use super::gets::{get_answer, get_request, plain_get};
+use super::{key_of, path_of};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
@@ -151,10 +153,67 @@ fn pack_file<'py>(
     pieces(py, &file, old)
 }
 
+/// (number, store key) of those (number, request) that are plain.
+#[pyfunction]
+fn plain_gets<'py>(
+    py: Python<'py>,
+    requests: &Bound<'py, PyList>,
+) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyBytes>)>> {
+    let mut out = Vec::with_capacity(requests.len());
+    for item in requests.iter() {
+        let request = item.get_item(1)?;
+        if let Some(key) = plain_get(request.cast::<PyBytes>()?.as_bytes()) {
+            out.push((item.get_item(0)?, PyBytes::new(py, &key)));
+        }
+    }
+    Ok(out)
+}
+
+/// The plain gets of the keys whose events these are.
+#[pyfunction]
+fn outdated_gets<'py>(
+    py: Python<'py>,
+    events: &Bound<'py, PyList>,
+) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    let mut out = Vec::with_capacity(events.len());
+    for event in events.iter() {
+        let value = event.get_item(1)?;
+        let Some(path) = event_path(value.cast::<PyBytes>()?.as_bytes()) else {
+            return Err(PyValueError::new_err("a record of history has no path"));
+        };
+        out.push(PyBytes::new(py, &get_request(&key_of(path))));
+    }
+    Ok(out)
+}
+
+/// (number, answer) of those (number, store key) that are small files; their values in order.
+#[pyfunction]
+fn get_answers<'py>(
+    py: Python<'py>,
+    gets: &Bound<'py, PyList>,
+    values: &Bound<'py, PyList>,
+) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyBytes>)>> {
+    let mut out = Vec::with_capacity(gets.len());
+    for (item, value) in gets.iter().zip(values.iter()) {
+        if value.is_none() {
+            continue;
+        }
+        let key = item.get_item(1)?;
+        let (key, value) = (key.cast::<PyBytes>()?, value.cast::<PyBytes>()?);
+        if let Some(answer) = get_answer(key.as_bytes(), value.as_bytes()) {
+            out.push((item.get_item(0)?, PyBytes::new(py, &answer)));
+        }
+    }
+    Ok(out)
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(head, m)?)?;
     m.add_function(wrap_pyfunction!(plain_puts, m)?)?;
     m.add_function(wrap_pyfunction!(chain_entries, m)?)?;
     m.add_function(wrap_pyfunction!(pack_put, m)?)?;
+    m.add_function(wrap_pyfunction!(plain_gets, m)?)?;
+    m.add_function(wrap_pyfunction!(outdated_gets, m)?)?;
+    m.add_function(wrap_pyfunction!(get_answers, m)?)?;
     m.add_function(wrap_pyfunction!(pack_file, m)?)
 }

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final
 
+from .answers import KeptAnswers
 from .network import Cluster, Failure, LogItem, MemoryNetwork, Result, Waiting, log_id, member
 
 Call = tuple[int, int, bytes]
@@ -60,7 +61,7 @@ class MemoryEngine:
         self.cluster_log = self.network.cluster_of(node_id)
         self.applied = 0
         self.durable_index = 0
-        self.answers: dict[int, bytes] = {}
+        self.kept = KeptAnswers()
         self._changed = self.network.changed
         self._clock = clock
         self._position = 0
@@ -68,7 +69,7 @@ class MemoryEngine:
         self._out: tuple[int, list[LogItem]] | None = None
         self._frozen_for = 0
         self._calls: deque[Call] = deque()
-        self._bodies: dict[int, tuple[bytes, Future[Result]]] = {}
+        self._bodies: dict[int, tuple[int, bytes, Future[Result]]] = {}
         self._done: deque[Done] = deque()
         self._work: deque[Work] = deque()
         self._works: dict[int, Future[Result]] = {}
@@ -102,6 +103,8 @@ class MemoryEngine:
         applied: Sequence[tuple[int, Sequence[Result | None]]],
         propose: Sequence[tuple[int, bytes]],
         respond: Sequence[tuple[int, Result]],
+        forget: Sequence[bytes],
+        keep: Sequence[tuple[int, bytes]],
         max_items: int,
         timeout_ms: int,
     ) -> Step:
@@ -110,13 +113,18 @@ class MemoryEngine:
         with self._changed:
             if self._error:
                 raise EngineError(self._error)
+            self.kept.forget(forget)
             for seq, results in applied:
                 self._applied(seq, results)
             for call_id, head in propose:
-                body, future = self._bodies[call_id]
+                _, body, future = self._bodies[call_id]
                 self._propose(head + body, self._answer_of(call_id, future), LEADER_WAIT_MS_MAX)
             for call_id, result in respond:
-                self._answer_of(call_id, self._bodies[call_id][1])(result)
+                self._answer_of(call_id, self._bodies[call_id][2])(result)
+            for call_id, answer in keep:
+                method, body, future = self._bodies[call_id]
+                self.kept.keep(call_id, method, body, answer)
+                self._answer_of(call_id, future)(answer)
             while True:
                 found = self._collect(max_items)
                 left = deadline - time.monotonic()
@@ -124,6 +132,11 @@ class MemoryEngine:
                     self._woken = False
                     return found
                 self._changed.wait(min(left, 0.05) if self._waiting else left)
+
+    def forget_all(self) -> None:
+        """Nothing that was kept is given any more."""
+        with self._changed:
+            self.kept.forget_all(self._ids)
 
     def wake(self) -> None:
         """Makes a waiting `step` return."""
@@ -174,13 +187,15 @@ class MemoryEngine:
                 return future
             self._ids += 1
             call_id = self._ids
-            self._bodies[call_id] = (body, future)
+            self._bodies[call_id] = (method, body, future)
 
             def hand_over(result: Result) -> None:
-                if isinstance(result, bytes):
-                    self._calls.append((call_id, method, body))
-                else:
+                if not isinstance(result, bytes):
                     self._answer_of(call_id, future)(result)
+                elif (known := self.kept.find(method, body)) is not None:
+                    self._answer_of(call_id, future)(known)
+                else:
+                    self._calls.append((call_id, method, body))
 
             if method in self.reads:
                 self._barrier(hand_over, 0, timeout_ms)
@@ -300,6 +315,7 @@ class MemoryEngine:
         def installed(done: Future[Result]) -> None:
             with self._changed:
                 self._frozen_for = 0
+                self.forget_all()
                 if done.exception() is None and done.result() == b"":
                     self._position = self.applied = index
                 else:

@@ -5,12 +5,13 @@ It knows neither protobuf nor gRPC: what a request means comes from outside (`Co
 
 from .hot import EXIT_CODE_STATE, stop_process, unexpected
 from .node import Node, recover
-from .ports import Behind, Codec, Engine, Failure, Myself, Refused, Result
+from .ports import Behind, Call, Codec, Engine, Failure, Myself, Refused, Result
 from .watch import Item, Update
 
 __all__ = [
     "EXIT_CODE_STATE",
     "Behind",
+    "Call",
     "Codec",
     "Engine",
     "Failure",

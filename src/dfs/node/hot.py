@@ -3,8 +3,8 @@
 It is the only thread that changes the store. One turn is one `step`: results in, next batch out.
 Whatever the asyncio side has to hear of a turn goes over in one `call_soon_threadsafe`.
 
-    engine ──step──► calls    → head of an entry, or the answer of a read
-                     batches  → store.apply → results, changes for watchers
+    engine ──step──► calls    → head of an entry, or the answer of a read, perhaps to be kept
+                     batches  → store.apply → results, changes for watchers, kept answers to forget
                      done     → outcome of what `submit` or `barrier` began
                      work     → snapshots here, questions to the asyncio side
 
@@ -81,9 +81,9 @@ class HotLoop:
         self.watched = False
         """Somebody wants the changes. Set on the asyncio thread."""
         self.fault: DfsError | None = None
-        """Once set, every call is refused with it, for good."""
+        """Once set, every call is refused with it, for good; see `condemn`."""
         self.away: DfsError | None = None
-        """While set, every call is refused with it: the state is being replaced."""
+        """While set, every call is refused with it: the state is being replaced; see `leave`."""
         self.full: OutOfSpace | None = None
         """While set, writes that need space are refused with it."""
         self.marks: deque[Mark] = deque(maxlen=HASH_MARKS_MAX)
@@ -92,6 +92,9 @@ class HotLoop:
         self._tickets: dict[int, Callable[[Result], None]] = {}
         self._numbers = itertools.count(1)
         self._respond: list[tuple[int, Result]] = []
+        self._forget: list[bytes] = []
+        self._keep: list[tuple[int, bytes]] = []
+        """Answers that the engine may give again until they are forgotten."""
         self._later: list[Call] = []
         """Calls of this turn that are answered in the next, as the answers are large."""
         self._outbox: list[tuple[Callable[[Any], None], Any]] = []
@@ -112,6 +115,11 @@ class HotLoop:
         self._engine.wake()
         if self._thread.ident is not None:
             self._thread.join()
+
+    def condemn(self, fault: DfsError) -> None:
+        """Refuses every call from here on, for good."""
+        self.fault = fault
+        self._engine.forget_all()
 
     async def submit(self, entry: bytes, timeout_ms: int) -> Result:
         """Proposes an entry; the result of its apply, or why there is none."""
@@ -153,6 +161,11 @@ class HotLoop:
         """Has the asyncio thread call back after this turn. Hot thread only."""
         self._outbox.append((callback, argument))
 
+    def leave(self, away: DfsError) -> None:
+        """Refuses every call until `away` is None again. Hot thread only."""
+        self.away = away
+        self._engine.forget_all()
+
     def mark(self) -> None:
         """Notes the hashes of the state as it is. Hot thread only."""
         self.marks.append((self._store.applied, self._store.state_hash + self._store.chain))
@@ -164,9 +177,9 @@ class HotLoop:
             while not self._stopping:
                 more, wait_ms = (0, 0) if self._later else (STEP_ITEMS_MAX, STEP_WAIT_MS)
                 calls, batches, done, work = self._engine.step(
-                    applied, propose, self._respond, more, wait_ms
+                    applied, propose, self._respond, self._forget, self._keep, more, wait_ms
                 )
-                self._respond = []
+                self._respond, self._forget, self._keep = [], [], []
                 applied = self._apply(batches) if batches else []
                 calls = self._later or calls
                 propose = self._answer(calls) if calls else []
@@ -186,13 +199,14 @@ class HotLoop:
                 (seq, [failure(r) if isinstance(r, DfsError) else r for r in results])
             )
             changed += changes
+        self._forget = self._codec.outdated(changed)
         self.mark()
         if self.watched:
             self.post(self._on_changes, (self._store.applied, changed))
         return applied
 
     def _answer(self, calls: list[Call]) -> list[tuple[int, bytes]]:
-        """Heads to propose; the answers of reads and refusals go to `_respond`."""
+        """Heads to propose; the answers of reads and refusals go to `_respond` and `_keep`."""
         propose: list[tuple[int, bytes]] = []
         writes, reads, respond = self._codec.writes, self._codec.reads, self._respond
         self._later = []
@@ -201,6 +215,7 @@ class HotLoop:
             failure = self._codec.failure(refusal)
             respond += [(call_id, failure) for call_id, _, _ in calls]
             return propose
+        calls = self._answer_together(calls)
         for at, (call_id, method, body) in enumerate(calls, 1):
             write = writes.get(method)
             try:
@@ -222,6 +237,20 @@ class HotLoop:
             except Exception as error:  # boundary: the caller gets an id, the log the rest
                 respond.append((call_id, self._codec.failure(unexpected(error))))
         return propose
+
+    def _answer_together(self, calls: list[Call]) -> list[Call]:
+        """Answers what it can; the calls that are left."""
+        try:
+            self._keep = self._codec.together(calls)
+        except DfsError:
+            return calls  # the one that it is about will say so
+        except Exception as error:  # boundary: they are answered one by one
+            unexpected(error)
+            return calls
+        if not self._keep:
+            return calls
+        answered = {call_id for call_id, _ in self._keep}
+        return [call for call in calls if call[0] not in answered]
 
     @property
     def refusal(self) -> DfsError | None:

@@ -316,7 +316,7 @@ class Node:
     def _condemn(self, text: str) -> None:
         if self._hot.fault is None:
             log.critical("%s", text)
-            self._hot.fault = fault(text)
+            self._hot.condemn(fault(text))
             self._identity.condemn(text)
             if self.leads():
                 self._begin(self._give_up_lead())
@@ -339,9 +339,9 @@ class Node:
             self._hot.post(self._begin, self._snapshot(number, view, text))
         else:
             assert kind == WORK_INSTALL
-            self._hot.away = Unavailable(
+            self._hot.leave(Unavailable(
                 "this node is replacing its state by a snapshot of the leader's; try again"
-            )
+            ))
             self._hot.post(self._begin, self._install(number, text, data))
 
     def _begin_answer(self, question: tuple[int, bytes]) -> None:

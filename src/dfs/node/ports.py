@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from ..errors import DfsError
+from ..store import Stored
 
 Failure = tuple[int, str, bytes]
 """(gRPC code, sentence, encoded details); opaque here."""
@@ -31,11 +32,14 @@ class Engine(Protocol):
         applied: Sequence[tuple[int, Sequence[Result | None]]],
         propose: Sequence[tuple[int, bytes]],
         respond: Sequence[tuple[int, Result]],
+        forget: Sequence[bytes],
+        keep: Sequence[tuple[int, bytes]],
         max_items: int,
         timeout_ms: int,
     ) -> tuple[list[Call], list[Batch], list[Done], list[Work]]: ...
     def submit(self, ticket: int, entry: bytes, timeout_ms: int) -> None: ...  # noqa: D102
     def barrier(self, ticket: int, min_revision: int, timeout_ms: int) -> None: ...  # noqa: D102
+    def forget_all(self) -> None: ...  # noqa: D102
     def wake(self) -> None: ...  # noqa: D102
     def frozen(self, work: int) -> None: ...  # noqa: D102
     def finish(self, work: int, result: Result) -> None: ...  # noqa: D102
@@ -62,6 +66,12 @@ class Codec:
     """Method number → (request body → head of the log entry). Raises DfsError. Any thread."""
     reads: Mapping[int, Callable[[bytes], bytes]]
     """Method number → (request body → encoded answer). Raises DfsError, Behind. Hot thread only."""
+    together: Callable[[list[Call]], list[tuple[int, bytes]]]
+    """(call id, answer) of those calls that are reads of the usual kind, answered at once. The same
+    request may be given the same answer until `outdated` names it. Raises DfsError when they have
+    to be answered one by one. Hot thread only."""
+    outdated: Callable[[list[Stored]], list[bytes]]
+    """The bodies of all requests whose answers of `together` these changes make untrue."""
     frees_space: frozenset[int]
     """Writes that are taken even when the disk is full."""
     failure: Callable[[DfsError], Failure]

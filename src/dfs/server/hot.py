@@ -10,8 +10,9 @@ from typing import Final, NamedTuple, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from .. import commands, status
+from .._engine import outdated_gets
 from ..errors import DfsError
-from ..node import Behind, Codec
+from ..node import Behind, Call, Codec
 from ..paths import check_key
 from ..proto.dfs_pb2 import (
     LOCAL,
@@ -79,6 +80,8 @@ def codec(store: Store, node: str) -> Codec:
     return Codec(
         writes=_writes(node),
         reads=_reads(store),
+        together=_together(store),
+        outdated=outdated_gets,
         frees_space=frozenset({DELETE.number}),
         failure=status.failure,
         floor_entry=lambda revision: commands.floor_entry(revision, node),
@@ -113,19 +116,12 @@ def _writes(node: str) -> dict[int, Callable[[bytes], bytes]]:
 
 
 def _reads(store: Store) -> dict[int, Callable[[bytes], bytes]]:
-    recent = store.recent
-
     def get(body: bytes) -> bytes:
-        answer = recent.find(body)
-        if answer is not None:
-            return answer
         request = parse(GetRequest, body)
         check_key(request.key)
         if request.min_revision > store.applied:
             raise Behind(request.min_revision)
-        answer = store.get_answer(request.key, request.revision)
-        recent.remember(body, request.key, answer)
-        return answer
+        return store.get_answer(request.key, request.revision)
 
     def stat(body: bytes) -> bytes:
         request = parse(StatRequest, body)
@@ -135,3 +131,14 @@ def _reads(store: Store) -> dict[int, Callable[[bytes], bytes]]:
         return store.stat_answer(request.key, request.revision)
 
     return {GET.number: get, STAT.number: stat}
+
+
+def _together(store: Store) -> Callable[[list[Call]], list[tuple[int, bytes]]]:
+    wanted = GET.number
+
+    def together(calls: list[Call]) -> list[tuple[int, bytes]]:
+        gets = [(call_id, body) for call_id, method, body in calls if method == wanted]
+        return store.get_answers(gets) if gets else gets
+
+    return together
+

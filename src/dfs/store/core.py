@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dfs._engine import chain_entries, plain_puts
+from dfs._engine import chain_entries, get_answers, plain_gets, plain_puts
 from dfs.errors import DataLoss, DfsError, Internal
 from dfs.kv import KeyValue
 from dfs.limits import FLOOR_PRUNE_INTERVAL_ENTRIES, VALUE_BYTES_MAX
 from dfs.store import snapshot
-from dfs.store.answers import Answers
 from dfs.store.batch import Batch
 from dfs.store.encode import done_answer, get_answer, stat_answer
-from dfs.store.layout import META_KEY, Meta, Stored, key_of, unpack_meta
+from dfs.store.layout import META_KEY, Meta, Stored, unpack_meta
 from dfs.store.operations import Command, parse, put_plain, run
 from dfs.store.read import (
     View,
@@ -55,16 +54,14 @@ class Store:
         bytes        sum of the sizes of the live files
         time_ns      time of the last entry; never goes back
 
-    `apply`, `restore`, `get_answer` and `stat_answer` belong to one thread (the hot one); `view`,
-    `export` and `flush` may be called from any.
+    `apply`, `restore` and all that ends in `answer` or `answers` belong to one thread (the hot
+    one); `view`, `export` and `flush` may be called from any.
     """
 
     def __init__(self, kv: KeyValue) -> None:
         """Opens the state in `kv`. Raises DataLoss when it is damaged, UnknownEntry when a newer
         version of dfs wrote it."""
         self._kv = kv
-        self.recent = Answers()
-        """What `get_answer` has answered for keys that did not change since. Hot thread only."""
         self._turn = 0
         """Odd while the state is being replaced, which `flush` on another thread must not miss."""
         self._show(self._load())
@@ -99,7 +96,6 @@ class Store:
             batch.meta.membership = membership
         batch.changes[META_KEY] = batch.meta.pack()
         self._kv.write(batch.changes)
-        self.recent.changed(key_of(store_key[1:]) for store_key in batch.touched)
         self._show(batch.meta)
         return results, batch.events
 
@@ -113,6 +109,15 @@ class Store:
             check_revision(revision, self.floor, self.applied)
             return get_answer(*past_file(self._kv, key, revision))
         return get_answer(*current_file(self._kv, key))
+
+    def get_answers(self, requests: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """(number, encoded GetResponse) for those (number, encoded GetRequest) that want a small
+        file as it is now and nothing else. What is missing, damaged or unusual is left out. Raises
+        DataLoss when something cannot be read."""
+        gets = plain_gets(requests)
+        if not gets:
+            return gets
+        return get_answers(gets, self._kv.get_many([store_key for _, store_key in gets]))
 
     def stat_answer(self, key: str, revision: int = 0) -> bytes:
         """The encoded StatResponse of a key. Raises as View.stat."""
@@ -131,7 +136,6 @@ class Store:
         end. Raises DataLoss (the file is damaged), UnknownEntry, OSError: the old state stays."""
         self._turn += 1
         try:
-            self.recent.clear()
             self._kv.replace(snapshot.read(path))
             self._show(self._load())
         finally:

@@ -1,10 +1,11 @@
 //! The Python class Engine: plain values in and out, one crossing a batch. See _engine.pyi.
-use crate::call::{Failure, Reply};
+mod turn;
+
 use crate::door::Door;
 use crate::raft::members::Told;
 use crate::raft::node::{Node, Setup, StartError};
 use crate::raft::options::Options;
-use crate::raft::queue::{Taken, WorkKind};
+use crate::raft::queue::WorkKind;
 use crate::raft::types::Member;
 use bytes::Bytes;
 use pyo3::create_exception;
@@ -17,6 +18,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
+use turn::{Given, failure_of, reply_of, taken_to};
 
 create_exception!(
     _engine,
@@ -57,35 +59,6 @@ fn open_error(e: io::Error) -> PyErr {
     io_error(e)
 }
 
-fn bytes_of(value: &Bound<'_, PyAny>) -> PyResult<Bytes> {
-    Ok(Bytes::copy_from_slice(value.cast::<PyBytes>()?.as_bytes()))
-}
-
-fn failure_of(value: &Bound<'_, PyAny>) -> PyResult<Failure> {
-    let t = value.cast::<PyTuple>()?;
-    Ok(Failure {
-        code: t.get_item(0)?.extract()?,
-        message: t.get_item(1)?.extract()?,
-        details: bytes_of(&t.get_item(2)?)?,
-    })
-}
-
-fn reply_of(value: &Bound<'_, PyAny>) -> PyResult<Reply> {
-    if value.is_instance_of::<PyBytes>() {
-        return Ok(Ok(bytes_of(value)?));
-    }
-    Ok(Err(failure_of(value)?))
-}
-
-fn reply_to<'py>(py: Python<'py>, reply: &Reply) -> PyResult<Bound<'py, PyAny>> {
-    match reply {
-        Ok(bytes) => Ok(PyBytes::new(py, bytes).into_any()),
-        Err(f) => (f.code, &f.message, PyBytes::new(py, &f.details))
-            .into_pyobject(py)
-            .map(|t| t.into_any()),
-    }
-}
-
 fn told<T>(result: Told<T>) -> PyResult<T> {
     result.map_err(EngineError::new_err)
 }
@@ -110,75 +83,6 @@ fn cluster_of(bytes: &[u8]) -> PyResult<Bytes> {
             "a cluster is 16 bytes or none, not {n}"
         ))),
     }
-}
-
-/// What `step` was given, as plain values.
-#[derive(Default)]
-struct Given {
-    applied: Vec<(u64, Vec<Option<Reply>>)>,
-    propose: Vec<(u64, Bytes)>,
-    respond: Vec<(u64, Reply)>,
-}
-
-fn pair<'py>(item: &Bound<'py, PyAny>) -> PyResult<(u64, Bound<'py, PyAny>)> {
-    let t = item.cast::<PyTuple>()?;
-    Ok((t.get_item(0)?.extract()?, t.get_item(1)?))
-}
-
-fn given(
-    applied: &Bound<'_, PyAny>,
-    propose: &Bound<'_, PyAny>,
-    respond: &Bound<'_, PyAny>,
-) -> PyResult<Given> {
-    let mut given = Given::default();
-    for item in applied.try_iter()? {
-        let (seq, results) = pair(&item?)?;
-        let mut list = Vec::new();
-        for result in results.try_iter()? {
-            let result = result?;
-            list.push(if result.is_none() {
-                None
-            } else {
-                Some(reply_of(&result)?)
-            });
-        }
-        given.applied.push((seq, list));
-    }
-    for item in propose.try_iter()? {
-        let (id, head) = pair(&item?)?;
-        given.propose.push((id, bytes_of(&head)?));
-    }
-    for item in respond.try_iter()? {
-        let (id, reply) = pair(&item?)?;
-        given.respond.push((id, reply_of(&reply)?));
-    }
-    Ok(given)
-}
-
-fn taken_to<'py>(py: Python<'py>, taken: &Taken) -> PyResult<Bound<'py, PyTuple>> {
-    let calls = PyList::empty(py);
-    for (id, method, body) in &taken.calls {
-        calls.append((id, method, PyBytes::new(py, body)))?;
-    }
-    let batches = PyList::empty(py);
-    for (seq, batch) in &taken.batches {
-        let items = batch
-            .items
-            .iter()
-            .map(|(i, p, wanted)| (i, PyBytes::new(py, p), wanted));
-        let entries = PyList::new(py, items.collect::<Vec<_>>())?;
-        let log_id = PyBytes::new(py, &batch.log_id);
-        batches.append((seq, entries, log_id, PyBytes::new(py, &batch.membership)))?;
-    }
-    let done = PyList::empty(py);
-    for (ticket, reply) in &taken.done {
-        done.append((ticket, reply_to(py, reply)?))?;
-    }
-    let work = PyList::empty(py);
-    for w in &taken.work {
-        work.append((w.id, w.kind as u8, &w.text, PyBytes::new(py, &w.data)))?;
-    }
-    (calls, batches, done, work).into_pyobject(py)
 }
 
 /// One node's Raft member, its log, its peer port and its public gRPC port.
@@ -282,34 +186,22 @@ impl Engine {
         })
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn step<'py>(
         &self,
         py: Python<'py>,
         applied: &Bound<'py, PyAny>,
         propose: &Bound<'py, PyAny>,
         respond: &Bound<'py, PyAny>,
+        forget: &Bound<'py, PyAny>,
+        keep: &Bound<'py, PyAny>,
         max_items: usize,
         timeout_ms: u64,
     ) -> PyResult<Bound<'py, PyTuple>> {
-        let given = given(applied, propose, respond)?;
-        let taken = py.detach(|| {
-            let queue = &self.node.shared.queue;
-            // First what others wait for: Raft goes on with the next batch at once.
-            for (seq, results) in given.applied {
-                let n = results.len();
-                if !queue.applied(seq, results) {
-                    return Err(format!("{n} results for batch {seq}, which is not out"));
-                }
-            }
-            for (id, head) in &given.propose {
-                self.node.propose(*id, head);
-            }
-            for (id, reply) in given.respond {
-                if let Some(guest) = queue.take_call(id) {
-                    (guest.call.answer)(reply);
-                }
-            }
-            Ok(queue.take(max_items, ms(timeout_ms)))
+        let given = Given::new(applied, propose, respond, forget, keep)?;
+        let taken: Result<_, String> = py.detach(|| {
+            given.hand_over(&self.node)?;
+            Ok(self.node.shared.queue.take(max_items, ms(timeout_ms)))
         });
         match taken {
             Err(text) => Err(PyValueError::new_err(text)),
@@ -324,6 +216,10 @@ impl Engine {
 
     fn barrier(&self, ticket: u64, min_revision: u64, timeout_ms: u64) {
         self.node.barrier(ticket, min_revision, ms(timeout_ms));
+    }
+
+    fn forget_all(&self) {
+        self.node.shared.queue.forget_answers();
     }
 
     fn wake(&self) {
