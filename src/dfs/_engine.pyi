@@ -148,6 +148,10 @@ class Engine:
         """Nothing that was kept is given any more, and answers to calls that were handed over
         before are not kept. Happens by itself when a WORK_INSTALL has been finished."""
 
+    def admit(self, method: int, writer: bytes, data_bytes_max: int) -> None:
+        """From now on the engine itself proposes calls of that method which `plain_head` has a head
+        for; `writer` empty = all go to `step`, as at first. Any thread."""
+
     def wake(self) -> None:
         """Makes a waiting `step` return."""
 

@@ -48,7 +48,7 @@ STAMP_TAG: Final = b"\x11"
 def plain_put_head(body: bytes, node: str, principal: str) -> bytes | None:
     """Head of a Put of nothing but content under a plain key, from the encoded request; None for
     all others, bad ones among them."""
-    return plain_head(body, _writer_fields(node, principal), VALUE_BYTES_MAX)
+    return plain_head(body, writer_fields(node, principal), VALUE_BYTES_MAX)
 
 
 def put_head(request: PutRequest, size: int, node: str, principal: str) -> bytes:
@@ -136,11 +136,12 @@ def _head(operation: int, size: int, node: str, principal: str, sha256: bytes = 
     """By hand what encoding an Entry would give, since every put needs one."""
     digest = b"\x2a" + varint(len(sha256)) + sha256 if sha256 else b""
     return b"%b%b%b%b" % (
-        _writer_fields(node, principal), digest, varint(operation << 3 | 2), varint(size),
+        writer_fields(node, principal), digest, varint(operation << 3 | 2), varint(size),
     )  # fmt: skip
 
 
 @lru_cache(maxsize=1_024)
-def _writer_fields(node: str, principal: str) -> bytes:
+def writer_fields(node: str, principal: str) -> bytes:
+    """What every entry of a writer starts with."""
     fields = Entry(format=ENTRY_FORMAT, node=node, principal=principal)
     return fields.SerializeToString(deterministic=True)

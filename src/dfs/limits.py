@@ -66,6 +66,8 @@ STEP_WAIT_MS: Final = 200
 """Longest wait of an idle turn; `wake` ends it earlier."""
 TURN_ANSWER_BYTES_MAX: Final = 32 << 20
 """Answers of reads held in Python at once: a turn with more leaves the rest to the next."""
+PLAIN_PUT_BYTES_MAX: Final = 64 << 10
+"""Content that network threads hash themselves; for more than that heartbeats should not wait."""
 SWITCH_INTERVAL_US: Final = 500
 """For a busy thread to hand the interpreter lock to the hot one; Python's 5 ms is a long pause."""
 PROPOSAL_BATCHES_MAX: Final = 2

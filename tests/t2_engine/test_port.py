@@ -8,7 +8,9 @@ import grpc
 import pytest
 from ports import free_port
 
-from .nodes import Node, cluster, encoded
+from dfs._engine import plain_head
+
+from .nodes import STAMP_BYTES, Node, cluster, encoded
 
 PUT, GET = 1, 2
 ROUTES = {"/dfs.FileService/Put": (PUT, False), "/dfs.FileService/Get": (GET, True)}
@@ -84,3 +86,28 @@ def test_drain_ends_calls_and_hands_over(nodes: list[Node]) -> None:
             put(b"a=2", timeout=1)
     assert not nodes[0].leads()
     assert int(call(nodes[1], "Put", b"a=3")) > 0
+
+
+def test_plain_puts_go_into_the_log_without_python(nodes: list[Node]) -> None:
+    """But only while they are admitted; larger and unusual ones never."""
+    payloads: list[bytes] = []
+
+    def apply(entries: list[tuple[int, bytes, bool]]) -> list[bytes | None]:
+        payloads.extend(payload for _, payload, wanted in entries if wanted)
+        return [b"%d" % index if wanted else None for index, _, wanted in entries]
+
+    for node in nodes:
+        node.disk.apply = apply  # type: ignore[method-assign]
+    follower = next(node for node in nodes if not node.leads())
+    writer, plain = b"\x08\x01\x1a\x01w", b"\x0a\x01k\x12\x02vv"
+    follower.engine.admit(PUT, writer, 2)
+    assert int(call(follower, "Put", plain)) > 0
+    assert payloads[-1][:-STAMP_BYTES] == (plain_head(plain, writer, 2) or b"") + plain
+    assert PUT not in follower.asked
+    for other in (b"\x0a\x01k\x12\x03vvv", b"\x0a\x02..\x12\x02vv", plain + b"\x20\x00"):
+        with pytest.raises(grpc.RpcError, match="no ="):
+            call(follower, "Put", other)
+    follower.engine.admit(PUT, b"", 2)
+    with pytest.raises(grpc.RpcError, match="no ="):
+        call(follower, "Put", plain)
+    assert follower.asked[PUT] == 4

@@ -1,10 +1,13 @@
-//! Calls from the public port: refused, to a barrier, or straight to Python.
+//! Calls from the public port: refused, into the log, to a barrier, or straight to Python.
+use super::propose::Proposal;
 use super::queue::Guest;
 use super::reads::{self, Read, Reader};
 use super::shared::Shared;
 use crate::call::{Call, Handler};
+use crate::records::entry::plain_head;
+use bytes::Bytes;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The node as the wire sees it.
 pub struct Calls(pub Arc<Shared>);
@@ -15,7 +18,35 @@ impl Handler for Calls {
     }
 }
 
+/// Puts of nothing but content, which need no look by Python on their way into the log.
+pub struct Plain {
+    pub method: u32,
+    /// What their entries start with.
+    pub writer: Bytes,
+    pub data_bytes_max: usize,
+}
+
 impl Shared {
+    fn plain_head(&self, call: &Call) -> Option<Vec<u8>> {
+        let plain = self.plain.read();
+        let plain = plain.as_ref().filter(|p| p.method == call.method)?;
+        plain_head(&call.body, &plain.writer, plain.data_bytes_max)
+    }
+
+    /// Proposes a call's body behind `head`; the outcome is its answer.
+    pub fn propose(self: &Arc<Self>, guest: Guest, head: &[u8]) {
+        let Guest { call, pass } = guest;
+        let shared = self.clone();
+        let done = move |outcome| {
+            (call.answer)(shared.reply_of(outcome));
+            drop(pass);
+        };
+        let patience = Duration::from_millis(self.options.no_leader_ms_max);
+        let parts = [head, &call.body];
+        let proposal = Proposal::new(&parts, call.deadline, patience, false, Box::new(done));
+        let _ = self.proposals.send(proposal);
+    }
+
     /// See the module's text.
     pub fn take_call(self: &Arc<Self>, call: Call) {
         if self.stopping() {
@@ -28,7 +59,10 @@ impl Shared {
         let (read, deadline) = (call.read, call.deadline);
         let guest = Guest { call, pass };
         if !read {
-            return self.queue.call(guest);
+            return match self.plain_head(&guest.call) {
+                Some(head) => self.propose(guest, &head),
+                None => self.queue.call(guest),
+            };
         }
         let level = reads::level(&guest.call.body);
         match level {

@@ -1,4 +1,5 @@
 //! One node: opened, started, used from any thread, closed.
+use super::calls::Plain;
 use super::client::Factory;
 use super::codec::*;
 use super::forward::{Forwarder, get_failure};
@@ -9,7 +10,6 @@ use super::machine::Machine;
 use super::members::Told;
 use super::options::Options;
 use super::propose::{Proposal, Proposer};
-use super::queue::Guest;
 use super::reads::{Read, Reader, Rounds};
 use super::shared::{FAILURES, Parts, Shared};
 use super::snapshot::{Snapshot, Snapshots};
@@ -274,23 +274,14 @@ impl Node {
 
     /// Python wants this call's body in the log, behind `head`.
     pub fn propose(&self, id: u64, head: &[u8]) {
-        let Some(Guest { call, pass }) = self.shared.queue.take_call(id) else {
-            return;
-        };
-        let shared = self.shared.clone();
-        let done = move |outcome| {
-            (call.answer)(shared.reply_of(outcome));
-            drop(pass);
-        };
-        let parts = [head, &call.body];
-        let proposal = Proposal::new(
-            &parts,
-            call.deadline,
-            self.patience(),
-            false,
-            Box::new(done),
-        );
-        let _ = self.shared.proposals.send(proposal);
+        if let Some(guest) = self.shared.queue.take_call(id) {
+            self.shared.propose(guest, head);
+        }
+    }
+
+    /// From now on Puts that `plain` describes go into the log without Python; `None` = all to it.
+    pub fn admit(&self, plain: Option<Plain>) {
+        *self.shared.plain.write() = plain;
     }
 
     /// Proposes an entry for a ticket.

@@ -1,4 +1,5 @@
 //! What all parts of one running node share.
+use super::calls::Plain;
 use super::log::Log;
 use super::options::Options;
 use super::peers::Peers;
@@ -60,6 +61,7 @@ pub struct Shared {
     pub queue: Arc<Queue>,
     pub progress: Arc<Progress>,
     pub gate: Arc<Gate>,
+    pub plain: RwLock<Option<Plain>>,
     pub peers: Peers,
     pub counters: Counters,
     pub proposals: mpsc::UnboundedSender<Proposal>,
@@ -104,6 +106,7 @@ impl Shared {
             queue,
             progress: Arc::default(),
             gate,
+            plain: RwLock::default(),
             peers: Peers::default(),
             counters: Counters::default(),
             proposals: parts.proposals,

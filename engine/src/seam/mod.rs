@@ -2,6 +2,7 @@
 mod turn;
 
 use crate::door::Door;
+use crate::raft::calls::Plain;
 use crate::raft::members::Told;
 use crate::raft::node::{Node, Setup, StartError};
 use crate::raft::options::Options;
@@ -220,6 +221,14 @@ impl Engine {
 
     fn forget_all(&self) {
         self.node.shared.queue.forget_answers();
+    }
+
+    fn admit(&self, method: u32, writer: &[u8], data_bytes_max: usize) {
+        self.node.admit((!writer.is_empty()).then(|| Plain {
+            method,
+            writer: Bytes::copy_from_slice(writer),
+            data_bytes_max,
+        }));
     }
 
     fn wake(&self) {

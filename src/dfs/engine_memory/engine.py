@@ -138,6 +138,9 @@ class MemoryEngine:
         with self._changed:
             self.kept.forget_all(self._ids)
 
+    def admit(self, method: int, writer: bytes, data_bytes_max: int) -> None:
+        """All calls go to `step` here, which makes the same heads."""
+
     def wake(self) -> None:
         """Makes a waiting `step` return."""
         with self._changed:

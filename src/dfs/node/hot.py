@@ -3,7 +3,8 @@
 It is the only thread that changes the store. One turn is one `step`: results in, next batch out.
 Whatever the asyncio side has to hear of a turn goes over in one `call_soon_threadsafe`.
 
-    engine ──step──► calls    → head of an entry, or the answer of a read, perhaps to be kept
+    engine ──step──► calls    → head of an entry, or the answer of a read, perhaps to be kept;
+                                plain puts only while they are refused, or when they are large
                      batches  → store.apply → results, changes for watchers, kept answers to forget
                      done     → outcome of what `submit` or `barrier` began
                      work     → snapshots here, questions to the asyncio side
@@ -85,7 +86,9 @@ class HotLoop:
         self.away: DfsError | None = None
         """While set, every call is refused with it: the state is being replaced; see `leave`."""
         self.full: OutOfSpace | None = None
-        """While set, writes that need space are refused with it."""
+        """While set, writes that need space are refused with it; see `fill`."""
+        self._refusing = threading.Lock()
+        """Held while one of these three changes."""
         self.marks: deque[Mark] = deque(maxlen=HASH_MARKS_MAX)
         self.mark()
         self._jobs: deque[Callable[[], None]] = deque()  # bounded by the calls of the server
@@ -108,6 +111,8 @@ class HotLoop:
         """Starts the thread; call it inside the event loop that shall hear of everything."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
+        with self._refusing:
+            self._admit()
 
     def stop(self) -> None:
         """Ends the thread and waits for it. Blocks."""
@@ -118,8 +123,22 @@ class HotLoop:
 
     def condemn(self, fault: DfsError) -> None:
         """Refuses every call from here on, for good."""
-        self.fault = fault
+        with self._refusing:
+            self.fault = fault
+            self._admit()
         self._engine.forget_all()
+
+    def come_back(self) -> None:
+        """Ends what `leave` began."""
+        with self._refusing:
+            self.away = None
+            self._admit()
+
+    def fill(self, full: OutOfSpace | None) -> None:
+        """Refuses writes that need space, or takes them again."""
+        with self._refusing:
+            self.full = full
+            self._admit()
 
     async def submit(self, entry: bytes, timeout_ms: int) -> Result:
         """Proposes an entry; the result of its apply, or why there is none."""
@@ -162,8 +181,10 @@ class HotLoop:
         self._outbox.append((callback, argument))
 
     def leave(self, away: DfsError) -> None:
-        """Refuses every call until `away` is None again. Hot thread only."""
-        self.away = away
+        """Refuses every call until `come_back`. Hot thread only."""
+        with self._refusing:
+            self.away = away
+            self._admit()
         self._engine.forget_all()
 
     def mark(self) -> None:
@@ -251,6 +272,12 @@ class HotLoop:
             return calls
         answered = {call_id for call_id, _ in self._keep}
         return [call for call in calls if call[0] not in answered]
+
+    def _admit(self) -> None:
+        """Has the engine take plain puts by itself, unless they are to be refused."""
+        method, writer, size = self._codec.plain
+        taken = self._loop is not None and not (self.refusal or self.full)
+        self._engine.admit(method, writer if taken else b"", size)
 
     @property
     def refusal(self) -> DfsError | None:

@@ -119,15 +119,16 @@ class Space:
         if free >= self._bytes_min:
             if self._hot.full is not None:
                 log.warning("there is space on the disk again, writes are taken")
-            self._hot.full = None
+                self._hot.fill(None)
         elif self._hot.full is None:
-            self._hot.full = OutOfSpace(
+            full = OutOfSpace(
                 f"the disk of {self._directory} has {free >> 20:,} MiB left, writes are refused"
                 f" below {self._bytes_min >> 20:,} MiB (DISK_FREE_BYTES_MIN); reads and deletes go"
                 " on, and so do writes when there is space again",
                 limit="DISK_FREE_BYTES_MIN",
             )
-            log.error("%s", self._hot.full)
+            self._hot.fill(full)
+            log.error("%s", full)
 
 
 class Hashes:

@@ -375,7 +375,7 @@ class Node:
             self._watches.fall_behind()
             self._engine.finish(number, b"")
         finally:
-            self._hot.away = None
+            self._hot.come_back()
 
     def _restore(self, path: str, log_id: bytes) -> None:
         with self._flusher.lock:

@@ -40,6 +40,7 @@ class Engine(Protocol):
     def submit(self, ticket: int, entry: bytes, timeout_ms: int) -> None: ...  # noqa: D102
     def barrier(self, ticket: int, min_revision: int, timeout_ms: int) -> None: ...  # noqa: D102
     def forget_all(self) -> None: ...  # noqa: D102
+    def admit(self, method: int, writer: bytes, data_bytes_max: int) -> None: ...  # noqa: D102
     def wake(self) -> None: ...  # noqa: D102
     def frozen(self, work: int) -> None: ...  # noqa: D102
     def finish(self, work: int, result: Result) -> None: ...  # noqa: D102
@@ -64,6 +65,8 @@ class Codec:
 
     writes: Mapping[int, Callable[[bytes], bytes]]
     """Method number → (request body → head of the log entry). Raises DfsError. Any thread."""
+    plain: tuple[int, bytes, int]
+    """What `Engine.admit` is told of the writes that it may head by itself."""
     reads: Mapping[int, Callable[[bytes], bytes]]
     """Method number → (request body → encoded answer). Raises DfsError, Behind. Hot thread only."""
     together: Callable[[list[Call]], list[tuple[int, bytes]]]

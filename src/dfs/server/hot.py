@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from .. import commands, status
 from .._engine import outdated_gets
 from ..errors import DfsError
+from ..limits import PLAIN_PUT_BYTES_MAX
 from ..node import Behind, Call, Codec
 from ..paths import check_key
 from ..proto.dfs_pb2 import (
@@ -45,6 +46,8 @@ DELETE: Final = Method("Delete", 4, False)
 MAKE_DIR: Final = Method("MakeDir", 5, False)
 SYMLINK: Final = Method("Symlink", 6, False)
 METHODS: Final = (PUT, GET, STAT, DELETE, MAKE_DIR, SYMLINK)
+NOBODY: Final = ""
+"""The principal of all calls: nobody is authenticated yet."""
 SERVICE: Final = "dfs.FileService"
 
 
@@ -79,6 +82,7 @@ def codec(store: Store, node: str) -> Codec:
     """What the node named `node` needs to know of requests, answers and entries."""
     return Codec(
         writes=_writes(node),
+        plain=(PUT.number, commands.writer_fields(node, NOBODY), PLAIN_PUT_BYTES_MAX),
         reads=_reads(store),
         together=_together(store),
         outdated=outdated_gets,
@@ -90,7 +94,7 @@ def codec(store: Store, node: str) -> Codec:
 
 
 def _writes(node: str) -> dict[int, Callable[[bytes], bytes]]:
-    principal = ""  # nobody is authenticated yet
+    principal = NOBODY
 
     def put(body: bytes) -> bytes:
         head = commands.plain_put_head(body, node, principal)
