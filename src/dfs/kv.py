@@ -33,6 +33,7 @@ from sortedcontainers import SortedDict
 from dfs.errors import DataLoss, OutOfSpace, Unavailable
 from dfs.limits import (
     STORE_CACHE_BYTES,
+    STORE_FRESH_TABLES_MAX,
     STORE_LOAD_BYTES,
     STORE_MEMTABLE_BYTES,
     STORE_SCAN_BYTES_MAX,
@@ -325,6 +326,7 @@ def _open(path: Path, *, create: bool) -> Rdict:
     options.set_compression_type(DBCompressionType.lz4())
     options.set_allow_concurrent_memtable_write(False)  # One thread writes.
     options.set_write_buffer_size(STORE_MEMTABLE_BYTES)
+    options.set_level_zero_file_num_compaction_trigger(STORE_FRESH_TABLES_MAX)
     options.set_max_background_jobs(2)
     options.set_bytes_per_sync(1 << 20)
     options.set_keep_log_file_num(2)

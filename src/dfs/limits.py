@@ -70,8 +70,6 @@ PLAIN_PUT_BYTES_MAX: Final = 64 << 10
 """Content that network threads hash themselves; for more than that heartbeats should not wait."""
 SWITCH_INTERVAL_US: Final = 500
 """For a busy thread to hand the interpreter lock to the hot one; Python's 5 ms is a long pause."""
-PROPOSAL_BATCHES_MAX: Final = 2
-"""In flight at once: what makes batches form by themselves."""
 
 # ---- Raft ---------------------------------------------------------------------------------------
 HEARTBEAT_MS: Final = 50
@@ -106,8 +104,11 @@ FLOOR_PRUNE_EVENTS_MAX: Final = 500
 """History events removed at once: no applied batch becomes long."""
 FLOOR_PRUNE_INTERVAL_ENTRIES: Final = 256
 """Log entries between two such steps: counted by log index, so that every member prunes alike."""
-STORE_MEMTABLE_BYTES: Final = 64 << 20
-"""Written to disk when full; two of them may exist."""
+STORE_MEMTABLE_BYTES: Final = 16 << 20
+"""Written to disk when full; two of them may exist. Larger ones are slower: they miss the caches of
+the processor."""
+STORE_FRESH_TABLES_MAX: Final = 8
+"""Written tables that wait to be merged with the rest. Fewer cost more merging, more cost reads."""
 ANSWERS_BYTES_MAX: Final = 64 << 20
 """Answers of recent reads that a node keeps ready: some 100,000 small values."""
 STORE_CACHE_BYTES: Final = 64 << 20

@@ -26,7 +26,7 @@ from .store import Store
 log = logging.getLogger("dfs.serve")
 
 ENGINE_OPTIONS: Final = (
-    "heartbeat_ms", "election_ms_min", "election_ms_max", "proposal_batches_max",
+    "heartbeat_ms", "election_ms_min", "election_ms_max",
     "calls_waiting_max", "call_bytes_waiting_max", "deadline_ms_default", "deadline_ms_max",
     "message_bytes_max", "metadata_bytes_max", "streams_per_connection_max", "connections_max",
     "handshake_ms_max", "snapshot_log_bytes", "log_keep_bytes", "no_leader_ms_max",

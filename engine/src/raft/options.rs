@@ -33,8 +33,6 @@ options! {
     /// A silent follower waits `election_ms_max` and then a random time between the two.
     election_ms_min = 300;
     election_ms_max = 600;
-    /// In flight at once: what makes batches form by themselves.
-    proposal_batches_max = 2;
     /// Of kept answers to reads.
     answers_bytes_max = 64 << 20;
     /// Unary calls inside the node; more are refused.

@@ -1,8 +1,9 @@
 //! Proposals on their way into the log: batched by themselves on the leader, forwarded elsewhere.
 //!
-//! At most two batches are in flight; what comes meanwhile is the next batch. A proposal that has
-//! surely not been written is tried again until its time is up; every other failure is told as
-//! unknown.
+//! One batch is in flight, and what comes meanwhile is the next: the larger a batch, the less each
+//! write costs. Only beside a few entries another batch may begin at once, and beside one that is
+//! slow. A proposal that has surely not been written is tried again until its time is up; every
+//! other failure is told as unknown.
 use super::forward::Forwarder;
 use super::shared::{Leader, Shared};
 use super::types::*;
@@ -10,15 +11,18 @@ use crate::call::Reply;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use openraft::errors::ClientWriteError;
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 
 const BATCH_ENTRIES_MAX: usize = 1_024;
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// A batch that has no quorum does not hold its place longer than this.
-const PLACE_MAX: Duration = Duration::from_millis(500);
+/// Beside fewer entries in flight another batch begins: two writers must not wait for each other.
+const FEW_ENTRIES: usize = 4;
+/// A batch does not keep others back for longer: the network is slow, or there is no quorum.
+const SLOW: Duration = Duration::from_millis(20);
 /// Before a proposal that met no leader is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// Field 2 of an entry, fixed64: the leader's time.
@@ -178,23 +182,20 @@ pub struct Proposer {
 
 impl Proposer {
     pub async fn run(mut self) {
-        let places = self.shared.options.proposal_batches_max.max(1) as usize;
-        let window = Arc::new(Semaphore::new(places));
+        let window = Arc::new(Window::default());
         let mut carry = VecDeque::new();
         loop {
-            let mut place = None;
             if self.shared.leader() == Leader::Me {
-                place = window.clone().acquire_owned().await.ok();
+                window.opens().await;
             }
             if !self.fill(&mut carry).await {
                 return;
             }
             match self.shared.leader() {
                 Leader::Me => {
-                    if place.is_none() {
-                        place = window.clone().acquire_owned().await.ok();
-                    }
-                    self.write(take_batch(&mut carry), place).await;
+                    let batch = take_batch(&mut carry);
+                    let place = window.enter(batch.len());
+                    self.write(batch, place).await;
                 }
                 Leader::Other(id, member) => {
                     let (remote, local): (Vec<_>, Vec<_>) =
@@ -229,7 +230,7 @@ impl Proposer {
     }
 
     /// Hands a batch to Raft; its answers are awaited beside the loop.
-    async fn write(&self, batch: Vec<Proposal>, place: Option<OwnedSemaphorePermit>) {
+    async fn write(&self, batch: Vec<Proposal>, place: Place) {
         let Some(raft) = self.shared.raft() else {
             return self.shared.retry(batch);
         };
@@ -254,6 +255,43 @@ impl Proposer {
                 }
             }
         }
+    }
+}
+
+/// How many entries are in flight.
+#[derive(Default)]
+struct Window {
+    entries: Mutex<usize>,
+    changed: Notify,
+}
+
+/// A batch's part of it, given back when dropped.
+struct Place {
+    window: Arc<Window>,
+    entries: usize,
+}
+
+impl Window {
+    /// Waits until another batch may begin.
+    async fn opens(&self) {
+        while *self.entries.lock() >= FEW_ENTRIES {
+            self.changed.notified().await;
+        }
+    }
+
+    fn enter(self: &Arc<Self>, entries: usize) -> Place {
+        *self.entries.lock() += entries;
+        Place {
+            window: self.clone(),
+            entries,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *self.window.entries.lock() -= self.entries;
+        self.window.changed.notify_one();
     }
 }
 
@@ -291,9 +329,10 @@ async fn collect(
     shared: Arc<Shared>,
     mut pending: Vec<Option<Proposal>>,
     mut answers: impl futures::Stream<Item = Answer> + Unpin,
-    mut place: Option<OwnedSemaphorePermit>,
+    place: Place,
 ) {
-    let mut free_at = Some(Instant::now() + PLACE_MAX);
+    let mut place = Some(place);
+    let mut free_at = Some(Instant::now() + SLOW);
     let mut again = Vec::new();
     let mut next = 0;
     while next < pending.len() {

@@ -142,16 +142,16 @@ impl Rounds {
     pub async fn run(mut self) {
         let mut waiting = Vec::new();
         loop {
-            if waiting.is_empty() {
-                if self.queue.recv_many(&mut waiting, ROUND_READS_MAX).await == 0 {
-                    return;
-                }
-            } else {
-                while waiting.len() < ROUND_READS_MAX
-                    && let Ok(read) = self.queue.try_recv()
-                {
-                    waiting.push(read);
-                }
+            if waiting.is_empty() && self.queue.recv_many(&mut waiting, ROUND_READS_MAX).await == 0
+            {
+                return;
+            }
+            // Connections that have something to read come first: their reads share the round.
+            tokio::task::yield_now().await;
+            while waiting.len() < ROUND_READS_MAX
+                && let Ok(read) = self.queue.try_recv()
+            {
+                waiting.push(read);
             }
             self.expire(&mut waiting);
             if waiting.is_empty() {

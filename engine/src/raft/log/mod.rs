@@ -22,7 +22,7 @@ use stored::{Flushed, LogTypes, StoredLogId, StoredPayload, StoredVote, size_of}
 /// A file of the log; a purge frees whole files.
 const CHUNK_BYTES_MAX: usize = 16 << 20;
 /// Recent entries in memory, for replication and apply.
-const CACHE_BYTES_MAX: usize = 64 << 20;
+const CACHE_BYTES_MAX: usize = 16 << 20;
 const CACHE_ENTRIES_MAX: usize = 200_000;
 const READ_BUFFER_BYTES: usize = 1 << 20;
 /// Entries handed to one append request or one apply round.
