@@ -48,6 +48,9 @@ WORK_INSTALL: Final[int]
 class EngineError(Exception):
     """The log, a snapshot or the transport is in a state that needs a person; says what to do."""
 
+# (method, body of a request, its answer now or None if that is not known)
+Changed = tuple[int, bytes, bytes | None]
+
 @final
 class Engine:
     """One node's Raft member, its log, its peer port and its public gRPC port.
@@ -113,7 +116,7 @@ class Engine:
         applied: Sequence[tuple[int, Sequence[Result | None]]],
         propose: Sequence[tuple[int, bytes]],
         respond: Sequence[tuple[int, Result]],
-        forget: Sequence[bytes],
+        changed: Sequence[Changed],
         keep: Sequence[tuple[int, bytes]],
         max_items: int,
         timeout_ms: int,
@@ -127,9 +130,9 @@ class Engine:
         `respond`: (call id, answer). Ids whose caller is gone are ignored.
         `keep`: as `respond`, for reads; and from here on, once its barrier has passed, a call with
         the same method and body gets the same answer without coming here, until its body stands in
-        `forget` or all is forgotten. At most option "answers_bytes_max"; the oldest go first.
-        `forget`: bodies to which there is another answer since the batches of `applied`. Forgotten
-        before the results are told to anybody, and before `keep`.
+        `changed` or all is forgotten. At most option "answers_bytes_max"; the oldest go first.
+        `changed`: requests to which there is another answer since the batches of `applied`. Put
+        right before the results are told to anybody, and before `keep`.
         Raises EngineError once, when the engine has stopped because of a storage error; the
         process must exit then.
         """
@@ -144,9 +147,10 @@ class Engine:
         `min_revision`, has been applied here. With min_revision > 0 no round is made: only that
         index is awaited."""
 
-    def forget_all(self) -> None:
+    def forget_all(self, for_good: bool) -> None:
         """Nothing that was kept is given any more, and answers to calls that were handed over
-        before are not kept. Happens by itself when a WORK_INSTALL has been finished."""
+        before are not kept; `for_good`: no answer at all is. Happens by itself when a WORK_INSTALL
+        has been finished."""
 
     def admit(self, method: int, writer: bytes, data_bytes_max: int) -> None:
         """From now on the engine itself proposes calls of that method which `plain_head` has a head
@@ -264,9 +268,11 @@ def get_answers(
     """(number, encoded GetResponse) of those of (number, store key) whose value is an undamaged
     record of a file with its content in it."""
 
-def outdated_gets(events: list[tuple[bytes, bytes]]) -> list[bytes]:
+def changed_gets(
+    events: list[tuple[bytes, bytes]], method: int, data_bytes_max: int
+) -> list[Changed]:
     """The requests, as `plain_gets` knows them, for the keys that these records of `h` (key, value)
-    are about."""
+    are about, with their answers if those are files with so little content."""
 
 @final
 class Tree:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from t1_store.building import Writer
 
-from dfs._engine import get_answers, outdated_gets, plain_gets
+from dfs._engine import changed_gets, get_answers, plain_gets
 from dfs.errors import DataLoss, DfsError
 from dfs.kv import MemoryKV
 from dfs.limits import SMALL_VALUE_BYTES_MAX
@@ -32,7 +32,7 @@ def test_a_plain_request_is_what_clients_send(keys):
     events = [(b"", seal(b"", pack_event(
         False, False, 0, 0, 0, b"", path_of(key), b"record", b"data"
     ))) for key in keys]  # fmt: skip
-    assert outdated_gets(events) == requests
+    assert changed_gets(events, 2, 0) == [(2, request, None) for request in requests]
     expected = [(number, CURRENT + path_of(key)) for number, key in enumerate(keys)]
     assert plain_gets(list(enumerate(requests))) == expected
 
@@ -104,8 +104,12 @@ def test_kept_answers_are_true_until_the_changes_name_them(writer, monkeypatch):
 
     def applied(*arguments):
         results, changes = apply(*arguments)
-        for request in outdated_gets(changes):
-            kept.pop(request, None)
+        for method, request, answer in changed_gets(changes, 2, SMALL_VALUE_BYTES_MAX):
+            assert method == 2
+            if answer is None:
+                kept.pop(request, None)
+            else:
+                kept[request] = answer
         return results, changes
 
     monkeypatch.setattr(writer.store, "apply", applied)

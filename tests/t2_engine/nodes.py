@@ -113,6 +113,8 @@ class Node:
         self.method: dict[int, Callable[[bytes], Any]] = {}
         self.keeps: set[int] = set()
         """Methods whose answers may be given again; the body has the key in field 1."""
+        self.renews = False
+        """With a change comes the new answer."""
         self.asked: dict[int, int] = {}
         """Calls that came here, by method."""
         self.routes: dict[str, tuple[int, bool]] = {}
@@ -169,21 +171,21 @@ class Node:
         applied: list[Any] = []
         propose: list[Any] = []
         respond: list[Any] = []
-        forget: list[bytes] = []
+        changed: list[Any] = []
         keep: list[Any] = []
         while not self.stopping:
             try:
-                turn = self.engine.step(applied, propose, respond, forget, keep, 512, 200)
+                turn = self.engine.step(applied, propose, respond, changed, keep, 512, 200)
             except _engine.EngineError as error:
                 self.error = error
                 return
             self.going.wait()
             calls, batches, done, work = turn
-            applied, propose, respond, forget, keep = [], [], [], [], []
+            applied, propose, respond, changed, keep = [], [], [], [], []
             for seq, entries, log_id, membership in batches:
                 self.batches.append(len(entries))
                 applied.append((seq, self.disk.apply(entries)))
-                forget += map(encoded, self.disk.changed)
+                changed += map(self.changed, self.disk.changed)
                 self.disk.log_id = log_id
                 self.disk.membership = membership or self.disk.membership
             for call, method, body in calls:
@@ -201,6 +203,11 @@ class Node:
                 self.settled.notify_all()
             for item in work:
                 self.do(*item)
+
+    def changed(self, key: str) -> tuple[int, bytes, bytes | None]:
+        """What reads of a key get from now on, if that is told."""
+        answer = self.disk.data[key].encode() if self.renews else None
+        return next(iter(self.keeps), 0), encoded(key), answer
 
     def do(self, number: int, kind: int, text: str, data: bytes) -> None:
         """Rare work."""

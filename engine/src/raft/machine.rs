@@ -246,7 +246,7 @@ impl RaftStateMachine<Types> for Machine {
         let text = file.path.display().to_string();
         let work = self.queue.work(WorkKind::Install, text, data.freeze());
         let finished = work.finished.await;
-        self.queue.forget_answers(); // before anybody reads the new state
+        self.queue.forget_answers(false); // before anybody reads the new state
         match finished {
             Ok(Ok(_)) => {}
             other => return Err(failure(other)),

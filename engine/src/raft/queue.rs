@@ -322,10 +322,11 @@ impl Queue {
         }
     }
 
-    /// Forgets all kept answers; those to calls that Python has by now are not kept either.
-    pub fn forget_answers(&self) {
+    /// Forgets all kept answers; those to calls that Python has by now are not kept either, or none
+    /// at all any more.
+    pub fn forget_answers(&self, for_good: bool) {
         let last = self.state.lock().next;
-        self.answers.forget_all(last);
+        self.answers.forget_all(last, for_good);
     }
 
     /// The results of the batch that Python held. False: another was out, or of another length.

@@ -2,6 +2,10 @@
 use super::{CHECKSUM_BYTES, HEAD_BYTES, INLINE, KIND_FILE, put_bytes, put_varint};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed, xxh3_128};
 
+/// Tag of the kind in a Record.
+const KIND_TAG: u8 = 0x08;
+/// Flag of an event.
+const DELETED: u8 = 1;
 /// Flag of an event: the event before is in the index.
 const PREVIOUS_INDEXED: u8 = 2;
 /// One version in so many of a key is in the index.
@@ -9,8 +13,6 @@ const HISTORY_STEP: u64 = 16;
 const KIND_DIRECTORY: u8 = 1;
 const NO_REQUEST: [u8; 16] = [0; 16];
 const EVENT_HEAD_BYTES: usize = 43;
-/// Where the head of an event has the length of its path.
-const PATH_LENGTH_AT: usize = 37;
 
 fn put_number(out: &mut Vec<u8>, tag: u8, number: u64) {
     if number != 0 {
@@ -193,15 +195,36 @@ impl File<'_> {
     }
 }
 
-/// The path that an event of history is about.
-pub fn event_path(value: &[u8]) -> Option<&[u8]> {
-    let head = value
-        .get(CHECKSUM_BYTES..)?
-        .first_chunk::<EVENT_HEAD_BYTES>()?;
-    let length = u16::from_le_bytes([head[PATH_LENGTH_AT], head[PATH_LENGTH_AT + 1]]);
-    value
-        .get(CHECKSUM_BYTES + EVENT_HEAD_BYTES..)?
-        .get(..usize::from(length))
+/// What an event of history is about.
+pub struct Event<'a> {
+    pub deleted: bool,
+    pub path: &'a [u8],
+    pub record: &'a [u8],
+    pub data: &'a [u8],
+}
+
+impl Event<'_> {
+    /// Takes a value of `h` apart; its checksum is not looked at.
+    pub fn read(value: &[u8]) -> Option<Event<'_>> {
+        let (head, rest) = value
+            .get(CHECKSUM_BYTES..)?
+            .split_first_chunk::<EVENT_HEAD_BYTES>()?;
+        let path_length = u16::from_le_bytes([head[37], head[38]]);
+        let record_length = u32::from_le_bytes([head[39], head[40], head[41], head[42]]);
+        let (path, rest) = rest.split_at_checked(path_length.into())?;
+        let (record, data) = rest.split_at_checked(record_length as usize)?;
+        Some(Event {
+            deleted: head[0] & DELETED != 0,
+            path,
+            record,
+            data,
+        })
+    }
+
+    /// Its record has no kind, which stands for the kind of files.
+    pub fn is_file(&self) -> bool {
+        self.record.first() != Some(&KIND_TAG)
+    }
 }
 
 pub fn checksum_of(key: &[u8], body: &[u8]) -> [u8; CHECKSUM_BYTES] {
@@ -254,7 +277,9 @@ mod tests {
             indexed: false,
         };
         assert_eq!(old, expected);
-        assert_eq!(event_path(&first.history), Some(&b"d\0f"[..]));
+        let event = Event::read(&first.history).unwrap();
+        assert_eq!((event.path, event.data), (&b"d\0f"[..], &b"abc"[..]));
+        assert!(event.is_file() && !event.deleted);
         let second = file(b"x").pack(Some(&old));
         assert_eq!(second.size_change, -2);
         let sum = first.hash_change.wrapping_add(second.hash_change);

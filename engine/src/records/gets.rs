@@ -2,7 +2,7 @@
 //!
 //! `None` everywhere means: unusual, missing or damaged; whoever knows all cases has to look at it,
 //! and to say what is wrong. Tests in Python compare with the generated code and `store/`.
-use super::file::checksum_of;
+use super::file::{Event, checksum_of};
 use super::{CHECKSUM_BYTES, HEAD_BYTES, INLINE, KIND_FILE, put_bytes, put_varint};
 use crate::protobuf::{Value, field};
 
@@ -59,12 +59,22 @@ pub fn get_answer(store_key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
     if data.len() as u64 != size {
         return None;
     }
-    let mut out = Vec::with_capacity(value.len());
+    Some(answer(record, data))
+}
+
+/// The GetResponse for the file that an event has made, if its content is small.
+pub fn changed_answer(event: &Event<'_>, data_bytes_max: usize) -> Option<Vec<u8>> {
+    let small = !event.deleted && event.is_file() && event.data.len() <= data_bytes_max;
+    small.then(|| answer(event.record, event.data))
+}
+
+fn answer(record: &[u8], data: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(record.len() + data.len() + 8);
     put_bytes(&mut out, DATA_TAG, data);
     out.push(RECORD_TAG);
     put_varint(&mut out, record.len() as u64);
     out.extend_from_slice(record);
-    Some(out)
+    out
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The functions of `records` for Python; see src/dfs/_engine.pyi.
 use super::entry::{chained, plain_head, plain_put};
-use super::file::{File, Old, Packed, event_path};
-use super::gets::{get_answer, get_request, plain_get};
+use super::file::{Event, File, Old, Packed};
+use super::gets::{changed_answer, get_answer, get_request, plain_get};
 use super::{key_of, path_of};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -169,19 +169,25 @@ fn plain_gets<'py>(
     Ok(out)
 }
 
-/// The plain gets of the keys whose events these are.
+type Renewed<'py> = (u32, Bound<'py, PyBytes>, Option<Bound<'py, PyBytes>>);
+
+/// The plain gets of the keys whose events these are, and their answers now.
 #[pyfunction]
-fn outdated_gets<'py>(
+fn changed_gets<'py>(
     py: Python<'py>,
     events: &Bound<'py, PyList>,
-) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    method: u32,
+    data_bytes_max: usize,
+) -> PyResult<Vec<Renewed<'py>>> {
     let mut out = Vec::with_capacity(events.len());
     for event in events.iter() {
         let value = event.get_item(1)?;
-        let Some(path) = event_path(value.cast::<PyBytes>()?.as_bytes()) else {
-            return Err(PyValueError::new_err("a record of history has no path"));
+        let Some(event) = Event::read(value.cast::<PyBytes>()?.as_bytes()) else {
+            return Err(PyValueError::new_err("a record of history is cut short"));
         };
-        out.push(PyBytes::new(py, &get_request(&key_of(path))));
+        let request = PyBytes::new(py, &get_request(&key_of(event.path)));
+        let answer = changed_answer(&event, data_bytes_max);
+        out.push((method, request, answer.map(|a| PyBytes::new(py, &a))));
     }
     Ok(out)
 }
@@ -213,7 +219,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(chain_entries, m)?)?;
     m.add_function(wrap_pyfunction!(pack_put, m)?)?;
     m.add_function(wrap_pyfunction!(plain_gets, m)?)?;
-    m.add_function(wrap_pyfunction!(outdated_gets, m)?)?;
+    m.add_function(wrap_pyfunction!(changed_gets, m)?)?;
     m.add_function(wrap_pyfunction!(get_answers, m)?)?;
     m.add_function(wrap_pyfunction!(pack_file, m)?)
 }

@@ -194,12 +194,12 @@ impl Engine {
         applied: &Bound<'py, PyAny>,
         propose: &Bound<'py, PyAny>,
         respond: &Bound<'py, PyAny>,
-        forget: &Bound<'py, PyAny>,
+        changed: &Bound<'py, PyAny>,
         keep: &Bound<'py, PyAny>,
         max_items: usize,
         timeout_ms: u64,
     ) -> PyResult<Bound<'py, PyTuple>> {
-        let given = Given::new(applied, propose, respond, forget, keep)?;
+        let given = Given::new(applied, propose, respond, changed, keep)?;
         let taken: Result<_, String> = py.detach(|| {
             given.hand_over(&self.node)?;
             Ok(self.node.shared.queue.take(max_items, ms(timeout_ms)))
@@ -219,8 +219,8 @@ impl Engine {
         self.node.barrier(ticket, min_revision, ms(timeout_ms));
     }
 
-    fn forget_all(&self) {
-        self.node.shared.queue.forget_answers();
+    fn forget_all(&self, for_good: bool) {
+        self.node.shared.queue.forget_answers(for_good);
     }
 
     fn admit(&self, method: u32, writer: &[u8], data_bytes_max: usize) {

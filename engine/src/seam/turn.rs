@@ -1,5 +1,6 @@
 //! One turn of the hot thread: what `step` is given, in which order it counts, what it brings.
 use crate::call::{Failure, Reply};
+use crate::raft::answers::Changed;
 use crate::raft::node::Node;
 use crate::raft::queue::Taken;
 use bytes::Bytes;
@@ -41,13 +42,27 @@ pub struct Given {
     applied: Vec<(u64, Vec<Option<Reply>>)>,
     propose: Vec<(u64, Bytes)>,
     respond: Vec<(u64, Reply)>,
-    forget: Vec<Bytes>,
+    changed: Vec<Changed>,
     keep: Vec<(u64, Bytes)>,
 }
 
 fn pair<'py>(item: &Bound<'py, PyAny>) -> PyResult<(u64, Bound<'py, PyAny>)> {
     let t = item.cast::<PyTuple>()?;
     Ok((t.get_item(0)?.extract()?, t.get_item(1)?))
+}
+
+fn changed_of(item: &Bound<'_, PyAny>) -> PyResult<Changed> {
+    let t = item.cast::<PyTuple>()?;
+    let answer = t.get_item(2)?;
+    Ok(Changed {
+        method: t.get_item(0)?.extract()?,
+        body: bytes_of(&t.get_item(1)?)?,
+        answer: if answer.is_none() {
+            None
+        } else {
+            Some(bytes_of(&answer)?)
+        },
+    })
 }
 
 fn results_of(results: &Bound<'_, PyAny>) -> PyResult<Vec<Option<Reply>>> {
@@ -68,7 +83,7 @@ impl Given {
         applied: &Bound<'_, PyAny>,
         propose: &Bound<'_, PyAny>,
         respond: &Bound<'_, PyAny>,
-        forget: &Bound<'_, PyAny>,
+        changed: &Bound<'_, PyAny>,
         keep: &Bound<'_, PyAny>,
     ) -> PyResult<Given> {
         let mut given = Given::default();
@@ -84,8 +99,8 @@ impl Given {
             let (id, reply) = pair(&item?)?;
             given.respond.push((id, reply_of(&reply)?));
         }
-        for body in forget.try_iter()? {
-            given.forget.push(bytes_of(&body?)?);
+        for item in changed.try_iter()? {
+            given.changed.push(changed_of(&item?)?);
         }
         for item in keep.try_iter()? {
             let (id, answer) = pair(&item?)?;
@@ -98,7 +113,7 @@ impl Given {
     /// for: Raft goes on with the next batch at once. `Err`: results that nobody asked for.
     pub fn hand_over(self, node: &Node) -> Result<(), String> {
         let queue = &node.shared.queue;
-        queue.answers.forget(&self.forget);
+        queue.answers.change(self.changed);
         for (seq, results) in self.applied {
             let n = results.len();
             if !queue.applied(seq, results) {

@@ -9,6 +9,7 @@ class KeptAnswers:
     def __init__(self) -> None:
         self._known: dict[tuple[int, bytes], bytes] = {}
         self._gone = 0
+        self._closed = False
 
     def find(self, method: int, body: bytes) -> bytes | None:
         """The answer to such a read, if it is known."""
@@ -16,15 +17,18 @@ class KeptAnswers:
 
     def keep(self, call_id: int, method: int, body: bytes, answer: bytes) -> None:
         """Keeps it, unless the call is older than the last `forget_all`."""
-        if call_id > self._gone:
+        if call_id > self._gone and not self._closed:
             self._known[method, body] = answer
 
-    def forget(self, bodies: Sequence[bytes]) -> None:
-        """Forgets the answers to these."""
-        gone = set(bodies)
-        if gone:
-            self._known = {at: known for at, known in self._known.items() if at[1] not in gone}
+    def change(self, changed: Sequence[tuple[int, bytes, bytes | None]]) -> None:
+        """Puts these (method, body, answer) right."""
+        for method, body, answer in changed:
+            if answer is None or self._closed:
+                self._known.pop((method, body), None)
+            else:
+                self._known[method, body] = answer
 
-    def forget_all(self, last: int) -> None:
+    def forget_all(self, last: int, for_good: bool) -> None:
         """Forgets all; answers to calls with an id up to `last` are not kept any more."""
         self._known, self._gone = {}, last
+        self._closed |= for_good

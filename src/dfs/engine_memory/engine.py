@@ -103,7 +103,7 @@ class MemoryEngine:
         applied: Sequence[tuple[int, Sequence[Result | None]]],
         propose: Sequence[tuple[int, bytes]],
         respond: Sequence[tuple[int, Result]],
-        forget: Sequence[bytes],
+        changed: Sequence[tuple[int, bytes, bytes | None]],
         keep: Sequence[tuple[int, bytes]],
         max_items: int,
         timeout_ms: int,
@@ -113,7 +113,7 @@ class MemoryEngine:
         with self._changed:
             if self._error:
                 raise EngineError(self._error)
-            self.kept.forget(forget)
+            self.kept.change(changed)
             for seq, results in applied:
                 self._applied(seq, results)
             for call_id, head in propose:
@@ -133,10 +133,10 @@ class MemoryEngine:
                     return found
                 self._changed.wait(min(left, 0.05) if self._waiting else left)
 
-    def forget_all(self) -> None:
+    def forget_all(self, for_good: bool) -> None:
         """Nothing that was kept is given any more."""
         with self._changed:
-            self.kept.forget_all(self._ids)
+            self.kept.forget_all(self._ids, for_good)
 
     def admit(self, method: int, writer: bytes, data_bytes_max: int) -> None:
         """All calls go to `step` here, which makes the same heads."""
@@ -318,7 +318,7 @@ class MemoryEngine:
         def installed(done: Future[Result]) -> None:
             with self._changed:
                 self._frozen_for = 0
-                self.forget_all()
+                self.forget_all(False)
                 if done.exception() is None and done.result() == b"":
                     self._position = self.applied = index
                 else:

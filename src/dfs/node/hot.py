@@ -5,7 +5,7 @@ Whatever the asyncio side has to hear of a turn goes over in one `call_soon_thre
 
     engine ──step──► calls    → head of an entry, or the answer of a read, perhaps to be kept;
                                 plain puts only while they are refused, or when they are large
-                     batches  → store.apply → results, changes for watchers, kept answers to forget
+                     batches  → store.apply → results, changes for watchers, what reads get now
                      done     → outcome of what `submit` or `barrier` began
                      work     → snapshots here, questions to the asyncio side
 
@@ -32,7 +32,7 @@ from ..limits import (
     TURN_ANSWER_BYTES_MAX,
 )
 from ..store import Stored
-from .ports import Batch, Behind, Call, Codec, Done, Engine, Result, Work
+from .ports import Batch, Behind, Call, Changed, Codec, Done, Engine, Result, Work
 
 log = logging.getLogger("dfs.node")
 
@@ -95,7 +95,7 @@ class HotLoop:
         self._tickets: dict[int, Callable[[Result], None]] = {}
         self._numbers = itertools.count(1)
         self._respond: list[tuple[int, Result]] = []
-        self._forget: list[bytes] = []
+        self._changed: list[Changed] = []
         self._keep: list[tuple[int, bytes]] = []
         """Answers that the engine may give again until they are forgotten."""
         self._later: list[Call] = []
@@ -126,7 +126,7 @@ class HotLoop:
         with self._refusing:
             self.fault = fault
             self._admit()
-        self._engine.forget_all()
+        self._engine.forget_all(True)
 
     def come_back(self) -> None:
         """Ends what `leave` began."""
@@ -185,7 +185,9 @@ class HotLoop:
         with self._refusing:
             self.away = away
             self._admit()
-        self._engine.forget_all()
+        # Of the state that is to be replaced nothing may be kept from here on.
+        self._changed = [(method, body, None) for method, body, _ in self._changed]
+        self._engine.forget_all(False)
 
     def mark(self) -> None:
         """Notes the hashes of the state as it is. Hot thread only."""
@@ -198,9 +200,9 @@ class HotLoop:
             while not self._stopping:
                 more, wait_ms = (0, 0) if self._later else (STEP_ITEMS_MAX, STEP_WAIT_MS)
                 calls, batches, done, work = self._engine.step(
-                    applied, propose, self._respond, self._forget, self._keep, more, wait_ms
+                    applied, propose, self._respond, self._changed, self._keep, more, wait_ms
                 )
-                self._respond, self._forget, self._keep = [], [], []
+                self._respond, self._changed, self._keep = [], [], []
                 applied = self._apply(batches) if batches else []
                 calls = self._later or calls
                 propose = self._answer(calls) if calls else []
@@ -220,7 +222,7 @@ class HotLoop:
                 (seq, [failure(r) if isinstance(r, DfsError) else r for r in results])
             )
             changed += changes
-        self._forget = self._codec.outdated(changed)
+        self._changed = self._codec.changed(changed)
         self.mark()
         if self.watched:
             self.post(self._on_changes, (self._store.applied, changed))

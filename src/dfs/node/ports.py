@@ -13,6 +13,8 @@ Result = bytes | Failure
 Call = tuple[int, int, bytes]
 Entry = tuple[int, bytes, bool]
 Batch = tuple[int, list[Entry], bytes, bytes]
+Changed = tuple[int, bytes, bytes | None]
+"""(method, body of a read, its answer now or None if that is not known)."""
 Done = tuple[int, Result]
 Work = tuple[int, int, str, bytes]
 
@@ -32,14 +34,14 @@ class Engine(Protocol):
         applied: Sequence[tuple[int, Sequence[Result | None]]],
         propose: Sequence[tuple[int, bytes]],
         respond: Sequence[tuple[int, Result]],
-        forget: Sequence[bytes],
+        changed: Sequence[Changed],
         keep: Sequence[tuple[int, bytes]],
         max_items: int,
         timeout_ms: int,
     ) -> tuple[list[Call], list[Batch], list[Done], list[Work]]: ...
     def submit(self, ticket: int, entry: bytes, timeout_ms: int) -> None: ...  # noqa: D102
     def barrier(self, ticket: int, min_revision: int, timeout_ms: int) -> None: ...  # noqa: D102
-    def forget_all(self) -> None: ...  # noqa: D102
+    def forget_all(self, for_good: bool) -> None: ...  # noqa: D102
     def admit(self, method: int, writer: bytes, data_bytes_max: int) -> None: ...  # noqa: D102
     def wake(self) -> None: ...  # noqa: D102
     def frozen(self, work: int) -> None: ...  # noqa: D102
@@ -71,10 +73,10 @@ class Codec:
     """Method number → (request body → encoded answer). Raises DfsError, Behind. Hot thread only."""
     together: Callable[[list[Call]], list[tuple[int, bytes]]]
     """(call id, answer) of those calls that are reads of the usual kind, answered at once. The same
-    request may be given the same answer until `outdated` names it. Raises DfsError when they have
+    request may be given the same answer until `changed` names it. Raises DfsError when they have
     to be answered one by one. Hot thread only."""
-    outdated: Callable[[list[Stored]], list[bytes]]
-    """The bodies of all requests whose answers of `together` these changes make untrue."""
+    changed: Callable[[list[Stored]], list[Changed]]
+    """All requests whose answers of `together` these changes make untrue, with those of now."""
     frees_space: frozenset[int]
     """Writes that are taken even when the disk is full."""
     failure: Callable[[DfsError], Failure]

@@ -10,9 +10,9 @@ from typing import Final, NamedTuple, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from .. import commands, status
-from .._engine import outdated_gets
+from .._engine import changed_gets
 from ..errors import DfsError
-from ..limits import PLAIN_PUT_BYTES_MAX
+from ..limits import PLAIN_PUT_BYTES_MAX, SMALL_VALUE_BYTES_MAX
 from ..node import Behind, Call, Codec
 from ..paths import check_key
 from ..proto.dfs_pb2 import (
@@ -85,7 +85,7 @@ def codec(store: Store, node: str) -> Codec:
         plain=(PUT.number, commands.writer_fields(node, NOBODY), PLAIN_PUT_BYTES_MAX),
         reads=_reads(store),
         together=_together(store),
-        outdated=outdated_gets,
+        changed=lambda events: changed_gets(events, GET.number, SMALL_VALUE_BYTES_MAX),
         frees_space=frozenset({DELETE.number}),
         failure=status.failure,
         floor_entry=lambda revision: commands.floor_entry(revision, node),
