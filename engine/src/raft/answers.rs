@@ -1,14 +1,14 @@
 //! Answers that Python gave to reads and that the engine may give again.
 //!
-//! All meaning is Python's: it says which answers may be kept (`step(keep=…)`), and what the answers
-//! to requests are since a change, if it knows (`step(changed=…)`). Here both are opaque bytes.
+//! All meaning is Python's: it says which answers may be kept (`step(keep=…)`), and what the
+//! answers to requests are since a change, if it knows (`step(changed=…)`). Here both are opaque.
 //!
 //! Why no read gets anything older than its barrier:
 //!
 //! 1. Python applies one batch at a time. `step` puts right what a batch changed *before* it
 //!    delivers the batch's results, and only when those are delivered does `Progress` advance. So
-//!    while `Progress` is at an index, every entry here is the answer of the state of that index, or
-//!    of a later one: of committed entries in any case.
+//!    while `Progress` is at an index, every entry here is the answer of the state of that index,
+//!    or of a later one: of committed entries in any case.
 //! 2. An entry that is kept was computed by the hot thread after all batches it has taken were
 //!    applied, and comes with the same `step` that puts right what those changed: first that, then
 //!    what is kept. No other verb keeps anything.
