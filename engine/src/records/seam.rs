@@ -7,6 +7,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
+/// The leader's time and the store key.
+type Plain<'py> = (u64, Bound<'py, PyBytes>);
 type Pieces<'py> = (
     Bound<'py, PyBytes>,
     Bound<'py, PyBytes>,
@@ -32,7 +34,7 @@ fn plain_puts<'py>(
     py: Python<'py>,
     entries: &Bound<'py, PyList>,
     data_bytes_max: usize,
-) -> PyResult<Vec<Option<(u64, Bound<'py, PyBytes>)>>> {
+) -> PyResult<Vec<Option<Plain<'py>>>> {
     let mut out = Vec::with_capacity(entries.len());
     for entry in entries.iter() {
         let payload = entry.get_item(1)?;
