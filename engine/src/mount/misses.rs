@@ -69,8 +69,9 @@ impl Misses {
         }
     }
 
-    /// Keeps a request until its file is here. Err: answer it with that errno now.
-    pub fn park(&self, waiter: Waiter, path: &str, now: Instant) -> Result<(), i32> {
+    /// Keeps a request until its file is here. Err: answer it with that errno now. It comes back
+    /// when the file has come since its sender looked: whoever brought it has told all who waited.
+    pub fn park(&self, waiter: Waiter, path: &str, now: Instant) -> Result<Option<Waiter>, i32> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         if state.closed {
@@ -96,7 +97,10 @@ impl Misses {
                     state.waiting += 1;
                 }
             }
-            return Ok(());
+            return Ok(None);
+        }
+        if waiter.node.place.lock().is_some() {
+            return Ok(Some(waiter));
         }
         state.next += 1;
         let (miss, due) = (state.next, now + self.deadline);
@@ -115,7 +119,7 @@ impl Misses {
         drop(guard);
         self.arrived.notify_one();
         self.timed.notify_one();
-        Ok(())
+        Ok(None)
     }
 
     /// Waits for misses that nobody has taken; empty at the timeout or when closed.

@@ -290,8 +290,10 @@ impl Session {
                     node: node.clone(),
                     want,
                 };
-                if let Err(errno) = self.park(waiter) {
-                    call.refuse(errno);
+                match self.park(waiter) {
+                    Ok(None) => {}
+                    Ok(Some(waiter)) => self.answer_waiter(call.device, &waiter, call.message),
+                    Err(errno) => call.refuse(errno),
                 }
             }
             Trouble::Failed(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
@@ -304,7 +306,7 @@ impl Session {
         }
     }
 
-    fn park(&self, waiter: Waiter) -> Result<(), i32> {
+    fn park(&self, waiter: Waiter) -> Result<Option<Waiter>, i32> {
         let path = self.tree.read().path(&waiter.node);
         // Replaced and no longer here: the caller looks the path up again by itself.
         let path = path.ok_or(libc::ESTALE)?;

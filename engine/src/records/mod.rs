@@ -28,7 +28,7 @@ pub fn path_of(key: &str) -> Vec<u8> {
 }
 
 /// The reverse of `path_of`, encoded.
-fn key_of(path: &[u8]) -> Vec<u8> {
+pub fn key_of(path: &[u8]) -> Vec<u8> {
     path.iter()
         .map(|b| if *b == 0 { b'/' } else { *b })
         .collect()

@@ -126,3 +126,22 @@ fn closing_returns_everybody_and_wakes_the_threads() {
     let refused = misses.park(waiter(2, &one), "one", Instant::now());
     assert_eq!(refused, Err(libc::ENOTCONN));
 }
+
+#[test]
+fn a_request_whose_file_has_come_meanwhile_is_no_miss() {
+    let (misses, now, one) = (Misses::new(DEADLINE), Instant::now(), node("one"));
+    misses.park(waiter(2, &one), "one", now).unwrap();
+    *one.place.lock() = Some(c"/objects/one".into());
+    let joined = misses.park(waiter(4, &one), "one", now).unwrap();
+    assert!(
+        joined.is_none(),
+        "whoever fetches it will tell this one too"
+    );
+    assert_eq!(uniques(misses.end(1, None, now).unwrap()), [2, 4]);
+    let back = misses.park(waiter(6, &one), "one", now).unwrap();
+    assert_eq!(back.map(|waiter| waiter.unique), Some(6));
+    assert_eq!(
+        (misses.waiting(), misses.take(9, Duration::ZERO).len()),
+        (0, 0)
+    );
+}
