@@ -34,6 +34,12 @@ async def wait_until(condition: Callable[[], object], timeout_s: float = WAIT_S)
             await asyncio.wait([tick])
 
 
+def state(member: Any) -> tuple[int, bytes, bytes]:
+    """What members agree in once the same entries are applied. A new one becomes a voter some time
+    after it has joined, so they come to it by themselves."""
+    return member.store.applied, member.store.state_hash, member.store.chain
+
+
 @dataclass(frozen=True)
 class Settings:
     id: str

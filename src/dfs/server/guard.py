@@ -54,4 +54,9 @@ async def guarded(context: Context, work: Awaitable[T], timeout: int = 0) -> T:
 async def refuse(context: Context, failure: Failure) -> NoReturn:
     """Ends the call with a refusal; never returns."""
     code, text, details = failure
-    await context.abort(CODES[code], text, ((status.TRAILER, details),))
+    try:
+        await context.abort(CODES[code], text, ((status.TRAILER, details),))
+    except grpc.aio.AbortError:
+        raise
+    except Exception as error:  # boundary: grpcio's own, when the call has ended meanwhile
+        raise asyncio.CancelledError("nobody waits for this call any more") from error

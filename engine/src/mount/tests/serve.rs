@@ -257,6 +257,10 @@ fn malformed_requests_are_refused_and_the_next_one_is_served() {
 fn an_open_file_keeps_its_version_and_a_new_open_gets_the_new_one() {
     let mut kernel = Kernel::new(any);
     kernel.put("f", 1, b"old", true);
+    assert!(
+        kernel.session.flush(WAIT),
+        "what it tells the kernel comes before all answers"
+    );
     let old = kernel.lookup(ROOT, "f");
     assert_eq!(kernel.ask(op::OPEN, old, &[0; 8]).0, 0);
     kernel.put("f", 2, b"newer", true);
