@@ -52,6 +52,8 @@ WATCH_EVENTS_MAX: Final = 10_000
 """Queued for one watcher; more is read from history again, never kept in memory."""
 WATCH_BYTES_MAX: Final = 8 << 20
 """As WATCH_EVENTS_MAX, for large content."""
+WATCH_PACE_MS: Final = 5
+"""Between two messages to one watcher: what happens meanwhile is one message, and much cheaper."""
 WATCH_PROGRESS_MS: Final = 1_000
 """A watcher knows at least so often that it is up to date, and that its stream lives."""
 WATCH_PROGRESS_MS_MIN: Final = 10

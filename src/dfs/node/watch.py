@@ -22,6 +22,7 @@ from ..limits import (
     STREAM_CHUNK_BYTES_MAX,
     WATCH_BYTES_MAX,
     WATCH_EVENTS_MAX,
+    WATCH_PACE_MS,
     WATCH_SCAN_MAX,
     WATCHES_MAX,
 )
@@ -172,14 +173,19 @@ class Watches:
                 watcher.collect()
                 self._pinned(watcher).close()
                 yield Update(watcher.told)
+            clock = asyncio.get_running_loop().time
+            not_before = clock()
             while True:
                 if not watcher.behind:
                     await watcher.wait(progress_s)
+                    if (pause := not_before - clock()) > 0:
+                        await asyncio.sleep(pause)
                 self._check_end()
                 if watcher.behind:
                     update = await self._catch_up(watcher)
                 else:
                     update = watcher.take(self._complete_until)
+                not_before = clock() + WATCH_PACE_MS / 1000
                 yield update
                 if update.gap_floor:
                     return
