@@ -105,7 +105,7 @@ pub fn chained(chain: &[u8], index: u64, payload: &[u8], scratch: &mut Vec<u8>) 
 
 #[cfg(test)]
 mod tests {
-    use super::super::path_of;
+    use super::super::current_key;
     use super::*;
 
     fn entry(body: &[u8]) -> Vec<u8> {
@@ -131,7 +131,7 @@ mod tests {
             data: b"vv",
         };
         assert_eq!(put, expected);
-        assert_eq!(path_of(put.key), b"k\0x");
+        assert_eq!(current_key(put.key.as_bytes()), b"nk\0x");
     }
 
     #[test]

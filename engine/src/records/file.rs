@@ -10,7 +10,7 @@ const DELETED: u8 = 1;
 const PREVIOUS_INDEXED: u8 = 2;
 /// One version in so many of a key is in the index.
 const HISTORY_STEP: u64 = 16;
-const KIND_DIRECTORY: u8 = 1;
+pub const KIND_DIRECTORY: u8 = 1;
 const NO_REQUEST: [u8; 16] = [0; 16];
 const EVENT_HEAD_BYTES: usize = 43;
 
@@ -21,45 +21,65 @@ fn put_number(out: &mut Vec<u8>, tag: u8, number: u64) {
     }
 }
 
-/// What a new version says of the one before, and takes out of the counts.
+/// A value of `n`, taken apart.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Old {
-    pub revision: u64,
+pub struct Current<'a> {
+    pub kind: u8,
+    pub inline: bool,
     pub sub: u32,
+    pub revision: u64,
     pub created: u64,
     pub number: u64,
-    /// Bytes of content.
+    /// Bytes of a file's content; children of a directory.
     pub size: u64,
     pub digest: u128,
-    pub indexed: bool,
+    pub record: &'a [u8],
+    /// The content, if it is inline.
+    pub data: &'a [u8],
 }
 
-impl Old {
-    /// Reads the head of a value in `n`. `None`: it is damaged, or a directory.
-    pub fn read(key: &[u8], value: &[u8]) -> Option<Old> {
+impl Current<'_> {
+    /// `None`: it is damaged.
+    pub fn read<'a>(key: &[u8], value: &'a [u8]) -> Option<Current<'a>> {
         let (checksum, body) = value.split_at_checked(CHECKSUM_BYTES)?;
-        let head: &[u8; HEAD_BYTES] = body.first_chunk()?;
-        if checksum != checksum_of(key, body) || head[0] == KIND_DIRECTORY {
+        if checksum != checksum_of(key, body) {
             return None;
         }
-        let number = |at: usize| {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&head[at..at + 8]);
-            u64::from_le_bytes(bytes)
-        };
-        let mut digest = [0; 16];
-        digest.copy_from_slice(&head[38..54]);
-        let file = head[0] == KIND_FILE;
-        Some(Old {
-            sub: u32::from_le_bytes([head[2], head[3], head[4], head[5]]),
+        let (head, rest) = body.split_first_chunk::<HEAD_BYTES>()?;
+        let number = |at| u64::from_le_bytes(at_offset(head, at));
+        let record_length = u32::from_le_bytes(at_offset(head, 54));
+        let (record, data) = rest.split_at_checked(record_length as usize)?;
+        Some(Current {
+            kind: head[0],
+            inline: head[1] & INLINE != 0,
+            sub: u32::from_le_bytes(at_offset(head, 2)),
             revision: number(6),
             created: number(14),
             number: number(22),
-            size: if file { number(30) } else { 0 },
-            digest: u128::from_le_bytes(digest),
-            indexed: is_indexed(number(22), file && head[1] & INLINE == 0),
+            size: number(30),
+            digest: u128::from_le_bytes(at_offset(head, 38)),
+            record,
+            data,
         })
     }
+
+    fn content_bytes(&self) -> i64 {
+        if self.kind == KIND_FILE {
+            self.size as i64
+        } else {
+            0
+        }
+    }
+
+    fn indexed(&self) -> bool {
+        is_indexed(self.number, self.kind == KIND_FILE && !self.inline)
+    }
+}
+
+fn at_offset<const N: usize>(head: &[u8; HEAD_BYTES], at: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(&head[at..at + N]);
+    bytes
 }
 
 /// Whether the event of a version stands in the index. `alone`: it is the only place of a content.
@@ -100,7 +120,8 @@ pub struct Packed {
 }
 
 impl File<'_> {
-    pub fn pack(&self, old: Option<&Old>) -> Packed {
+    /// `old`: what it replaces, which is no directory.
+    pub fn pack(&self, old: Option<&Current<'_>>) -> Packed {
         let created = old.map_or(self.revision, |o| o.created);
         let number = old.map_or(1, |o| o.number + 1);
         let record = self.record(created, number);
@@ -118,7 +139,7 @@ impl File<'_> {
             history_key,
             index_key,
             hash_change: added.wrapping_sub(old.map_or(0, |o| o.digest)),
-            size_change: self.data.len() as i64 - old.map_or(0, |o| o.size as i64),
+            size_change: self.data.len() as i64 - old.map_or(0, Current::content_bytes),
         }
     }
 
@@ -171,11 +192,11 @@ impl File<'_> {
     }
 
     /// The value in `h`: head, path, record, content.
-    fn event(&self, key: &[u8], old: Option<&Old>, record: &[u8]) -> Vec<u8> {
+    fn event(&self, key: &[u8], old: Option<&Current<'_>>, record: &[u8]) -> Vec<u8> {
         let path = &self.key[1..];
         let length = EVENT_HEAD_BYTES + path.len() + record.len() + self.data.len();
         sealed(key, length, |out| {
-            let indexed = old.is_some_and(|o| o.indexed);
+            let indexed = old.is_some_and(Current::indexed);
             out.push(if indexed { PREVIOUS_INDEXED } else { 0 });
             out.extend_from_slice(&old.map_or(0, |o| o.sub).to_le_bytes());
             out.extend_from_slice(&old.map_or(0, |o| o.revision).to_le_bytes());
@@ -266,52 +287,55 @@ mod tests {
     fn what_was_packed_is_read_as_the_version_before() {
         let first = file(b"abc").pack(None);
         assert_eq!((first.index_key.len(), first.size_change), (0, 3));
-        let old = Old::read(b"nd\0f", &first.current).unwrap();
-        let expected = Old {
+        let event = Event::read(&first.history).unwrap();
+        assert_eq!((event.path, event.data), (&b"d\0f"[..], &b"abc"[..]));
+        assert!(event.is_file() && !event.deleted);
+        let old = Current::read(b"nd\0f", &first.current).unwrap();
+        let expected = Current {
+            kind: KIND_FILE,
+            inline: true,
             revision: 9,
             sub: 2,
             created: 9,
             number: 1,
             size: 3,
             digest: first.hash_change,
-            indexed: false,
+            record: event.record,
+            data: b"abc",
         };
         assert_eq!(old, expected);
-        let event = Event::read(&first.history).unwrap();
-        assert_eq!((event.path, event.data), (&b"d\0f"[..], &b"abc"[..]));
-        assert!(event.is_file() && !event.deleted);
+        assert!(!old.indexed());
         let second = file(b"x").pack(Some(&old));
         assert_eq!(second.size_change, -2);
         let sum = first.hash_change.wrapping_add(second.hash_change);
         assert_eq!(
-            Old::read(b"nd\0f", &second.current).unwrap().digest,
+            Current::read(b"nd\0f", &second.current).unwrap().digest,
             sum,
             "the state hash is that of the newer version alone"
         );
     }
 
     #[test]
-    fn damage_and_directories_are_no_version_of_a_file() {
+    fn damage_is_noticed() {
         let mut value = file(b"abc").pack(None).current;
-        assert_eq!(Old::read(b"nd\0g", &value), None, "under another key");
+        assert_eq!(Current::read(b"nd\0g", &value), None, "under another key");
         for cut in 0..value.len() {
-            assert_eq!(Old::read(b"nd\0f", &value[..cut]), None);
+            assert_eq!(Current::read(b"nd\0f", &value[..cut]), None);
         }
-        value[CHECKSUM_BYTES] = KIND_DIRECTORY;
-        let checksum = checksum_of(b"nd\0f", &value[CHECKSUM_BYTES..]);
-        value[..CHECKSUM_BYTES].copy_from_slice(&checksum);
-        assert_eq!(Old::read(b"nd\0f", &value), None);
+        value[CHECKSUM_BYTES] ^= 1;
+        assert_eq!(Current::read(b"nd\0f", &value), None);
     }
 
     #[test]
     fn one_version_in_sixteen_and_every_large_one_is_in_the_index() {
-        let mut old = Old::read(b"nd\0f", &file(b"").pack(None).current).unwrap();
+        let mut before = file(b"").pack(None).current;
         for number in 2..40 {
+            let old = Current::read(b"nd\0f", &before).unwrap();
             let packed = file(b"").pack(Some(&old));
             assert_eq!(packed.index_key.is_empty(), number % 16 != 0, "{number}");
             let flags = packed.history[CHECKSUM_BYTES];
             assert_eq!(flags == PREVIOUS_INDEXED, (number - 1) % 16 == 0);
-            old = Old::read(b"nd\0f", &packed.current).unwrap();
+            before = packed.current;
         }
         let large = File {
             inline: false,

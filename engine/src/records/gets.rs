@@ -2,16 +2,13 @@
 //!
 //! `None` everywhere means: unusual, missing or damaged; whoever knows all cases has to look at it,
 //! and to say what is wrong. Tests in Python compare with the generated code and `store/`.
-use super::file::{Event, checksum_of};
-use super::{CHECKSUM_BYTES, HEAD_BYTES, INLINE, KIND_FILE, put_bytes, put_varint};
+use super::file::{Current, Event};
+use super::{KIND_FILE, current_key, put_bytes, put_varint};
 use crate::protobuf::{Value, field};
 
 const KEY_TAG: u8 = 0x0a;
 const DATA_TAG: u8 = 0x0a;
 const RECORD_TAG: u8 = 0x12;
-/// Where the head of a current version has its size and the length of its record; see layout.py.
-const SIZE_AT: usize = 30;
-const RECORD_LENGTH_AT: usize = 54;
 
 /// The encoded GetRequest for a key and nothing else, as every client encodes it.
 pub fn get_request(key: &[u8]) -> Vec<u8> {
@@ -31,35 +28,14 @@ pub fn plain_get(request: &[u8]) -> Option<Vec<u8>> {
     if !usual || !rest.is_empty() || request != get_request(key) {
         return None;
     }
-    let mut store_key = Vec::with_capacity(1 + key.len());
-    store_key.push(b'n');
-    store_key.extend(key.iter().map(|b| if *b == b'/' { 0 } else { *b }));
-    Some(store_key)
-}
-
-fn number<const N: usize>(body: &[u8], at: usize) -> Option<[u8; N]> {
-    body.get(at..)?.first_chunk::<N>().copied()
+    Some(current_key(key))
 }
 
 /// The GetResponse for a value of `n`, if it is a file that has its content there.
 pub fn get_answer(store_key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
-    let (checksum, body) = value.split_first_chunk::<CHECKSUM_BYTES>()?;
-    if *checksum != checksum_of(store_key, body) {
-        return None;
-    }
-    let [kind, flags, ..] = *body else {
-        return None;
-    };
-    if kind != KIND_FILE || flags & INLINE == 0 {
-        return None;
-    }
-    let size = u64::from_le_bytes(number(body, SIZE_AT)?);
-    let record_length = u32::from_le_bytes(number(body, RECORD_LENGTH_AT)?) as usize;
-    let (record, data) = body.get(HEAD_BYTES..)?.split_at_checked(record_length)?;
-    if data.len() as u64 != size {
-        return None;
-    }
-    Some(answer(record, data))
+    let file = Current::read(store_key, value)?;
+    let whole = file.kind == KIND_FILE && file.inline && file.data.len() as u64 == file.size;
+    whole.then(|| answer(file.record, file.data))
 }
 
 /// The GetResponse for the file that an event has made, if its content is small.
@@ -80,6 +56,7 @@ fn answer(record: &[u8], data: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::super::file::File;
+    use super::super::{CHECKSUM_BYTES, HEAD_BYTES};
     use super::*;
 
     fn file(data: &[u8], inline: bool) -> (Vec<u8>, Vec<u8>, Vec<u8>) {

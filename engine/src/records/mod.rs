@@ -16,18 +16,15 @@ const CHECKSUM_BYTES: usize = 8;
 /// Of the head of a current version.
 const HEAD_BYTES: usize = 58;
 
-/// How a key stands in store keys.
-pub fn path_of(key: &str) -> Vec<u8> {
-    let mut path = key.as_bytes().to_vec();
-    for byte in &mut path {
-        if *byte == b'/' {
-            *byte = 0;
-        }
-    }
-    path
+/// Where the current version of a key stands.
+pub fn current_key(key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 + key.len());
+    out.push(b'n');
+    out.extend(key.iter().map(|b| if *b == b'/' { 0 } else { *b }));
+    out
 }
 
-/// The reverse of `path_of`, encoded.
+/// The key with that path, encoded.
 pub fn key_of(path: &[u8]) -> Vec<u8> {
     path.iter()
         .map(|b| if *b == 0 { b'/' } else { *b })

@@ -1,8 +1,8 @@
 //! The functions of `records` for Python; see src/dfs/_engine.pyi.
 use super::entry::{chained, plain_head, plain_put};
-use super::file::{Event, File, Old, Packed};
+use super::file::{Current, Event, File, KIND_DIRECTORY, Packed};
 use super::gets::{changed_answer, get_answer, get_request, plain_get};
-use super::{key_of, path_of};
+use super::{current_key, key_of};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
@@ -40,8 +40,7 @@ fn plain_puts<'py>(
         let payload = entry.get_item(1)?;
         let payload = payload.cast::<PyBytes>()?;
         out.push(plain_put(payload.as_bytes(), data_bytes_max).map(|put| {
-            let mut store_key = path_of(put.key);
-            store_key.insert(0, b'n');
+            let store_key = current_key(put.key.as_bytes());
             (put.time_ns, PyBytes::new(py, &store_key))
         }));
     }
@@ -69,7 +68,7 @@ fn chain_entries<'py>(
 fn pieces<'py>(py: Python<'py>, file: &File<'_>, old: Option<&[u8]>) -> Option<Pieces<'py>> {
     let old = match old {
         None => None,
-        Some(value) => Some(Old::read(file.key, value)?),
+        Some(value) => Some(Current::read(file.key, value).filter(|o| o.kind != KIND_DIRECTORY)?),
     };
     let Packed {
         current,

@@ -145,4 +145,3 @@ def _together(store: Store) -> Callable[[list[Call]], list[tuple[int, bytes]]]:
         return store.get_answers(gets) if gets else gets
 
     return together
-

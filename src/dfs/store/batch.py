@@ -60,8 +60,6 @@ class Batch:
         """What is to be written; None deletes."""
         self.events: list[Stored] = []
         """What watchers will see."""
-        self.touched: list[bytes] = []
-        """Keys in `n` of what changed."""
         self._kv = kv
         self.seen: dict[bytes, bytes | None] = {}
         """Values of `n` and `d` that were looked at or changed, as they are now."""
@@ -186,7 +184,6 @@ class Batch:
             changes[place] = b""
         self.sub += 1
         self.events.append((history, event))
-        self.touched.append(store_key)
 
     def _uncount(self, old: Version) -> None:
         """Takes a version out of what is counted, but for the key."""
@@ -269,7 +266,6 @@ class Batch:
             self.changes[INDEX + path + PATH_END + place] = b""
         self.sub += 1
         self.events.append((history, event))
-        self.touched.append(CURRENT + path)
 
     # ---- history ---------------------------------------------------------------------------------
 
