@@ -112,7 +112,7 @@ the processor."""
 STORE_FRESH_TABLES_MAX: Final = 8
 """Written tables that wait to be merged with the rest. Fewer cost more merging, more cost reads."""
 ANSWERS_BYTES_MAX: Final = 64 << 20
-"""Answers of recent reads that a node keeps ready: some 100,000 small values."""
+"""Answers to reads of what was read or written lately, kept ready: some 100,000 small values."""
 STORE_CACHE_BYTES: Final = 64 << 20
 """Uncompressed blocks of tables; the page cache has the rest."""
 STORE_SCAN_RECORDS_MAX: Final = 256

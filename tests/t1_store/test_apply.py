@@ -146,6 +146,14 @@ def test_a_state_of_a_newer_format_is_not_opened(kv, monkeypatch):
         Store(kv)
 
 
+def test_a_state_of_an_older_format_says_what_is_left_to_do(kv, monkeypatch):
+    monkeypatch.setattr("dfs.store.layout.STORE_FORMAT", STORE_FORMAT - 1)
+    Writer(kv).put("a")
+    monkeypatch.undo()
+    with pytest.raises(UnknownEntry, match=r"it is older; .*, or begin with an empty directory"):
+        Store(kv)
+
+
 def test_records_without_the_one_that_describes_them_are_not_opened():
     kv = MemoryKV()
     kv.write({b"na": b"x"})

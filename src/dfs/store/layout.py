@@ -360,9 +360,11 @@ def unpack_meta(value: bytes) -> Meta:
     body = unseal(META_KEY, value)
     written = int.from_bytes(body[:2], "little")
     if written != STORE_FORMAT:
+        remedy = "use the version that wrote it, or a newer one"
+        if written < STORE_FORMAT:
+            remedy = "it is older; use the version that wrote it, or begin with an empty directory"
         raise UnknownEntry(
-            f"the state has format {written}, this version of dfs knows {STORE_FORMAT}:"
-            " use the version that wrote it, or a newer one"
+            f"the state has format {written}, this version of dfs knows {STORE_FORMAT}: {remedy}"
         )
     (
         _, applied, floor, floor_time_ns, pruned, pruned_sub, keys, size, time_ns, state_hash,
