@@ -7,6 +7,7 @@ import os
 import grpc
 import pytest
 
+from dfs.errors import DataLoss
 from dfs.limits import VALUE_BYTES_MAX
 from dfs.proto import dfs_pb2 as pb
 
@@ -126,6 +127,34 @@ async def test_min_revision_waits_until_it_is_applied(api, consistency):
     await api.files.Put(pb.PutRequest(key="k", data=b"2"))
     await api.files.Put(pb.PutRequest(key="k", data=b"3"))
     assert (await later).data == b"3"
+
+
+@pytest.mark.allow_logs("there is space on the disk again", "MiB left")
+async def test_a_full_disk_refuses_puts_of_every_kind_and_nothing_else(api, monkeypatch):
+    """Those that go into the log without a look by Python, too."""
+    await api.files.Put(pb.PutRequest(key="k", data=b"1"))
+    space = api.running.node._space
+    monkeypatch.setattr(space, "_bytes_min", 1 << 62)
+    await space.check()
+    for put in (pb.PutRequest(key="l"), pb.PutRequest(key="l", request_id=bytes(16))):
+        found = await refused(api.files.Put(put))
+        assert (found.code, found.reason) == (Code.RESOURCE_EXHAUSTED, "OUT_OF_SPACE")
+    assert (await api.files.Get(pb.GetRequest(key="k"))).data == b"1"
+    await api.files.Delete(pb.DeleteRequest(key="k"))
+    monkeypatch.setattr(space, "_bytes_min", 1)
+    await space.check()
+    assert (await api.files.Put(pb.PutRequest(key="l"))).revision == api.applied()
+
+
+async def test_a_node_that_is_condemned_answers_nothing_it_knows(api):
+    """Neither puts that it would take without a look, nor answers that it has kept."""
+    await api.files.Put(pb.PutRequest(key="k", data=b"1"))
+    get = pb.GetRequest(key="k")
+    assert (await api.files.Get(get)).data == b"1"
+    api.running.node._hot.condemn(DataLoss("this node differs from the others"))
+    for call in (api.files.Get(get), api.files.Put(pb.PutRequest(key="k"))):
+        found = await refused(call)
+        assert (found.code, found.text) == (Code.DATA_LOSS, "this node differs from the others")
 
 
 async def test_min_revision_that_never_comes_ends_with_the_deadline(api):
