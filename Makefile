@@ -22,7 +22,7 @@ quick: setup ## the layers that need no processes and no mounts
 	$(PY) -m pytest -q tests/t0_core tests/t1_store tests/t2_engine tests/t3_node tests/t4_api
 
 lint: setup ## all checks that run nothing
-	$(PY) -m ruff check --no-cache src tests
+	$(PY) -m ruff check --no-cache src tests bench
 	$(PY) -m mypy
 	$(PY) -m mypy.stubtest --concise --allowlist tests/stubtest.txt dfs._engine
 	$(PY) -c "from importlinter.cli import lint_imports_command as run; run()" --no-cache
@@ -31,7 +31,7 @@ lint: setup ## all checks that run nothing
 	$(CARGO) clippy $(CARGO_FLAGS) $(ENGINE) --all-targets -- -D warnings
 
 format: setup ## what the checks would ask for
-	$(PY) -m ruff check --fix src tests
+	$(PY) -m ruff check --fix src tests bench
 	$(CARGO) fmt --manifest-path engine/Cargo.toml
 
 rust: ## the Rust tests
@@ -40,9 +40,8 @@ rust: ## the Rust tests
 pytest: setup ## the Python tests; T="-k name" for some of them
 	$(PY) -m pytest $(T)
 
-bench: setup ## puts and gets against the node at DFS_ENDPOINT, default localhost:13000
-	./dfs bench put
-	./dfs bench get
+bench: setup ## dfs beside etcd in one table, half an hour; B="--quick" for options of bench/run
+	bench/run $(B)
 
 proto: setup ## the generated protobuf code
 	tools/proto
@@ -54,4 +53,4 @@ lock: ## requirements.txt and requirements-dev.txt from pyproject.toml
 	tools/lock
 
 clean: ## removes what the targets made; not the data of any node
-	rm -rf .venv .build engine/target src/dfs/_engine.abi3.so
+	rm -rf .venv .build bench/.work engine/target src/dfs/_engine.abi3.so

@@ -32,8 +32,9 @@ OUTPUT = "src/dfs/cli/output.py"
 QUEUES = {"Queue", "LifoQueue", "PriorityQueue", "SimpleQueue"}
 RUST_UNBOUNDED = re.compile(r"\b(unbounded(_channel)?|mpsc::channel)(::<[^()]*>)?\(\)")
 RUST_FUNCTION = re.compile(
-    r'( *)(pub(\([a-z ]+\))? )?((const|async|unsafe|extern "C") )*fn (\w+)'
+    r'( *)(pub(\([a-z ]+\))? )?((const|async|unsafe|extern "C") )*fn (?P<name>\w+)'
 )
+GO_FUNCTION = re.compile(r"()func (\([^)]*\) )?(?P<name>\w+)")
 # Where Rust may know Python: one file for each seam.
 PYO3_FILES = {
     "engine/src/lib.rs",
@@ -54,7 +55,7 @@ def sources(suffix: str, *folders: str) -> Iterator[Path]:
     """The hand-written files of a kind."""
     for folder in folders:
         for path in sorted((ROOT / folder).rglob(f"*{suffix}")):
-            if "_pb2" not in path.name and "target" not in path.parts:
+            if "_pb2" not in path.name and not {"target", ".work"} & set(path.parts):
                 yield path
 
 
@@ -68,8 +69,8 @@ def parsed(*folders: str) -> Iterator[tuple[str, str, ast.Module]]:
 # ---- sizes ---------------------------------------------------------------------------------------
 def check_sizes() -> Iterator[str]:
     """Files and lines; the contracts that are only signatures and words may be long."""
-    python = [*sources(".py", "src", "tests"), *sources(".pyi", "src")]
-    for path in [*python, *sources(".rs", "engine")]:
+    python = [*sources(".py", "src", "tests", "bench"), *sources(".pyi", "src")]
+    for path in [*python, *sources(".rs", "engine"), *sources(".go", "bench")]:
         lines = path.read_text().splitlines()
         if len(lines) > FILE_LINES_MAX:
             yield f"{name(path)}: {len(lines)} lines; make it a folder of {FILE_LINES_MAX} each"
@@ -79,21 +80,22 @@ def check_sizes() -> Iterator[str]:
 
 
 def check_functions() -> Iterator[str]:
-    """Lengths of functions in both languages."""
-    for where, _, tree in parsed("src", "tests"):
+    """Lengths of functions in all languages."""
+    for where, _, tree in parsed("src", "tests", "bench"):
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield from too_long(where, node.lineno, node.name, (node.end_lineno or 0) + 1)
-    for path in sources(".rs", "engine"):
+    for path in [*sources(".rs", "engine"), *sources(".go", "bench")]:
         lines = path.read_text().splitlines()
         for number, line in enumerate(lines, 1):
-            if found := RUST_FUNCTION.match(line):
+            if found := (RUST_FUNCTION if path.suffix == ".rs" else GO_FUNCTION).match(line):
                 end = next(
                     (i for i, s in enumerate(lines[number:], number + 1) if s == found[1] + "}"),
                     number,
                 )
                 one_line = line.rstrip().endswith((";", "}"))
-                yield from too_long(name(path), number, found[6], number if one_line else end + 1)
+                after = number if one_line else end + 1
+                yield from too_long(name(path), number, found["name"], after)
 
 
 def too_long(where: str, line: int, function: str, end: int) -> Iterator[str]:
@@ -156,7 +158,7 @@ def waiting_helpers(tree: ast.Module) -> set[int]:
 
 def check_excepts() -> Iterator[str]:
     """A handler for everything raises again, or a comment says which boundary it guards."""
-    for where, text, tree in parsed("src", "tests"):
+    for where, text, tree in parsed("src", "tests", "bench"):
         lines = text.splitlines()
         for node in ast.walk(tree):
             if not isinstance(node, ast.ExceptHandler):
@@ -323,8 +325,8 @@ TABLE = re.compile(r"(<!-- table: (\w+) -->\n)(?:.*?\n)??(<!-- end of table -->)
 
 
 def documents() -> list[Path]:
-    """The documents at the top of the repository."""
-    return sorted(ROOT.glob("*.md"))
+    """The documents at the top of the repository and of the benchmarks."""
+    return sorted([*ROOT.glob("*.md"), *ROOT.glob("bench/*.md")])
 
 
 def check_tables(write: bool = False) -> Iterator[str]:
