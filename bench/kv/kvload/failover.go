@@ -8,7 +8,10 @@ import (
 	"time"
 )
 
-const readers = 32
+const (
+	readers      = 32
+	electionWait = 30 * time.Second
+)
 
 // failover puts while somebody kills the leader: failed puts are expected and counted apart. Then
 // it reads every acknowledged key back; those that are lost or wrong are failures.
@@ -19,6 +22,9 @@ func failover(ctx context.Context, t target, f *flags, o *options, r *result) er
 	}
 	l.gap.ack(l.end) // a gap that never ended counts until the end
 	r.Extra["longest_gap_ms"] = float64(l.gap.longest.Microseconds()) / 1e3
+	if r.Errors[errNoKey.Error()] > 0 {
+		return errNoKey
+	}
 	r.Extra["failed_puts"] = maps.Clone(r.Errors)
 	clear(r.Errors)
 	r.Failed = 0
@@ -27,8 +33,11 @@ func failover(ctx context.Context, t target, f *flags, o *options, r *result) er
 
 func (l *load) readBack(ctx context.Context, r *result) error {
 	lead, err := l.t.leader(ctx)
-	if err != nil {
-		return err
+	for end := time.Now().Add(electionWait); err != nil; lead, err = l.t.leader(ctx) {
+		if time.Now().After(end) {
+			return err
+		}
+		time.Sleep(pollPause)
 	}
 	var next, read atomic.Int64
 	var lock sync.Mutex
