@@ -58,12 +58,27 @@ def test_the_same_read_is_answered_without_python_until_its_key_changes(start: A
         assert ([get("a"), get("a")], node.asked[GET]) == ([b"4", b"4"], 6), "kept no more"
 
 
+def test_how_fresh_a_read_wants_to_be_makes_it_no_other_read(start: Any) -> None:
+    local, from_2 = b"\x18\x01", b"\x20\x02"
+    with start(1) as (node,), grpc.insecure_channel(node.grpc) as channel:
+        call = channel.unary_unary("/dfs.FileService/Get")
+        node.put("a", "1")
+        for level in (b"", local, from_2, local + from_2):
+            assert call(encoded("a") + level, timeout=8) == b"1"
+        assert node.asked[GET] == 1
+        with pytest.raises(grpc.RpcError) as caught:
+            call(encoded("a") + local + b"\x20\xff\x7f", timeout=0.3)
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        node.put("a", "2")
+        assert call(encoded("a") + local, timeout=8) == b"2"
+
+
 def test_a_read_that_is_not_the_same_bytes_goes_to_python(start: Any) -> None:
     with start(1) as (node,), grpc.insecure_channel(node.grpc) as channel:
         call = channel.unary_unary("/dfs.FileService/Get")
         node.put("a", "1")
         for number in range(3):
-            assert call(encoded("a") + b"\x20" + bytes([number]), timeout=8) == b"1"
+            assert call(encoded("a") + b"\x10" + bytes([number]), timeout=8) == b"1"
         assert node.asked[GET] == 3
 
 

@@ -57,19 +57,21 @@ impl Shared {
             return (call.answer)(Err(self.failure("overloaded").with(text)));
         };
         let (read, deadline) = (call.read, call.deadline);
-        let guest = Guest { call, pass };
+        let mut guest = Guest { call, pass };
         if !read {
             return match self.plain_head(&guest.call) {
                 Some(head) => self.propose(guest, &head),
                 None => self.queue.call(guest),
             };
         }
-        let level = reads::level(&guest.call.body);
+        // How fresh is the engine's to see to. Without it requests for the same are the same.
+        let (level, length) = reads::level(&guest.call.body);
+        guest.call.body.truncate(length);
         match level {
             reads::Level {
                 local: true,
                 min_revision: 0,
-            } => self.queue.call(guest),
+            } => self.pass([Reader::Call(guest)]),
             reads::Level {
                 local: true,
                 min_revision,

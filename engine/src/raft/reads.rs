@@ -27,23 +27,24 @@ pub struct Level {
     pub min_revision: u64,
 }
 
-/// Reads the level out of an encoded request. A malformed one is linearizable: Python refuses it.
-pub fn level(body: &[u8]) -> Level {
+/// Reads the level out of an encoded request, and how long the request is without it: clients
+/// encode these fields last. A malformed one is linearizable and whole: Python refuses it.
+pub fn level(body: &[u8]) -> (Level, usize) {
     let strict = Level {
         local: false,
         min_revision: 0,
     };
-    let mut level = strict;
+    let (mut level, mut length) = (strict, 0);
     let mut rest = body;
     while !rest.is_empty() {
         match field(&mut rest) {
             Some((3, Value::Varint(value))) => level.local = value == 1,
             Some((4, Value::Varint(value))) => level.min_revision = value,
-            Some(_) => {}
-            None => return strict,
+            Some(_) => length = body.len() - rest.len(),
+            None => return (strict, body.len()),
         }
     }
-    level
+    (level, length)
 }
 
 /// Who waits for a barrier.
@@ -62,7 +63,7 @@ pub struct Read {
 
 impl Shared {
     /// The barrier of these is passed: answers that are known are given, the rest is for Python.
-    fn pass(&self, readers: impl IntoIterator<Item = Reader>) {
+    pub fn pass(&self, readers: impl IntoIterator<Item = Reader>) {
         let mut guests = Vec::new();
         for reader in readers {
             match reader {
@@ -228,42 +229,44 @@ mod tests {
             local: false,
             min_revision: 0,
         };
-        assert_eq!(level(b""), strict);
-        assert_eq!(level(b"\x0a\x03foo"), strict);
-        assert_eq!(
-            level(b"\x0a\x03foo\x18\x01"),
-            Level {
-                local: true,
-                ..strict
-            }
-        );
+        let local = Level {
+            local: true,
+            ..strict
+        };
+        assert_eq!(level(b""), (strict, 0));
+        assert_eq!(level(b"\x0a\x03foo"), (strict, 5));
+        assert_eq!(level(b"\x0a\x03foo\x18\x01"), (local, 5));
         assert_eq!(
             level(b"\x18\x01\x20\xac\x02"),
-            Level {
-                local: true,
-                min_revision: 300
-            }
+            (
+                Level {
+                    local: true,
+                    min_revision: 300
+                },
+                0
+            )
         );
+        // What stands behind them stays, and they with it.
+        assert_eq!(level(b"\x18\x01\x0a\x03foo\x20\x00"), (local, 7));
         // The same bytes inside a string are no fields.
-        assert_eq!(level(b"\x0a\x02\x18\x01"), strict);
+        assert_eq!(level(b"\x0a\x02\x18\x01"), (strict, 4));
+        // Fields of another type are others: Python knows what to do with them.
+        assert_eq!(level(b"\x1a\x01x\x22\x00"), (strict, 5));
     }
 
     #[test]
-    fn malformed_requests_are_strict() {
+    fn malformed_requests_are_strict_and_whole() {
         for body in [
             &b"\x18"[..],
             b"\x18\x01\x0a\x7f",
             b"\x18\x01\x0b",
             b"\x18\x01\x0a\xff\xff",
         ] {
-            assert_eq!(
-                level(body),
-                Level {
-                    local: false,
-                    min_revision: 0
-                },
-                "{body:?}"
-            );
+            let strict = Level {
+                local: false,
+                min_revision: 0,
+            };
+            assert_eq!(level(body), (strict, body.len()), "{body:?}");
         }
     }
 }
