@@ -31,7 +31,10 @@ def parser() -> argparse.ArgumentParser:
         " with three nodes on loopback, and prints one table. See bench/README.md.",
     )
     names = ", ".join(systems.SYSTEMS)
-    made.add_argument("--systems", default="dfs,etcd", help=f"Of: {names}. Default: dfs,etcd.")
+    made.add_argument(
+        "--systems", default="",
+        help=f"Of: {names}. Default: dfs, etcd, and the installed etcd if there is one.",
+    )
     made.add_argument(
         "--rows", default="", help="Names of rows or how they begin, comma-separated, of: "
         + ", ".join(row.name for row in rows.ROWS) + ". Default: all."

@@ -28,7 +28,7 @@ def build(wanted: Sequence[systems.System]) -> None:
         own = (GO_CODE / package / "go.mod").exists()
         folder, what = (GO_CODE / package, ".") if own else (GO_CODE, f"./{package}")
         _run(["go", "build", "-o", str(systems.BIN / package), what], folder)
-    if any(system.kind == "dfs" for system in wanted) and not os.environ.get("PYTHON"):
+    if any(system.name == "dfs" for system in wanted) and not os.environ.get("PYTHON"):
         _run([str(systems.ROOT / "tools/setup")], systems.ROOT)
 
 

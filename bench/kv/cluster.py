@@ -31,7 +31,7 @@ class Cluster:
 
     def __init__(self, system: systems.System, work: Path) -> None:
         self.system = system
-        self.folder = work / system.kind
+        self.folder = work / system.name
         shutil.rmtree(self.folder, ignore_errors=True)
         self.places = systems.places(self.folder)
         for place in self.places:
@@ -95,7 +95,7 @@ class Cluster:
             if node and node.poll() is not None:
                 tail = self._log(number).read_text(errors="replace")[-LOG_BYTES_SHOWN:]
                 name = self.places[number].name
-                raise BenchError(f"{self.system.kind}: {name} ended ({node.returncode}):\n{tail}")
+                raise BenchError(f"{self.system.name}: {name} ended ({node.returncode}):\n{tail}")
 
     # ---- the generator ---------------------------------------------------------------------------
     def generator(self, mode: str, **flags: object) -> subprocess.Popen[str]:
@@ -138,6 +138,10 @@ class Cluster:
         """The number of the node that leads."""
         return int(self.run("leader", prefix="probe/")["extra"]["leader"])
 
+    def term(self) -> int:
+        """Of the leader: each election makes it larger."""
+        return int(self.run("leader", prefix="probe/")["extra"]["term"])
+
     def load(self, keys: int, value: int) -> Result:
         """Writes every key once."""
         result = self.run(
@@ -146,7 +150,7 @@ class Cluster:
             pids=",".join(map(str, self.pids())),
         )
         if result["failed"]:
-            raise BenchError(f"{self.system.kind}: loading failed: {errors_of(result)}")
+            raise BenchError(f"{self.system.name}: loading failed: {errors_of(result)}")
         time.sleep(1.0)  # what was put off until later
         return result
 

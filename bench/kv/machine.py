@@ -84,8 +84,10 @@ def _version(system: systems.System) -> str:
         commit = _output("git", "-C", str(systems.ROOT), "describe", "--always", "--dirty")
         return f"dfs {commit or '(no commit)'}, Python {platform.python_version()}"
     if system.kind == "etcd":
-        said = _output(str(systems.BIN / "etcd"), "--version")
-        return "etcd " + _found(r"etcd Version: (\S+)", said)
+        installed = system.name == "etcd-installed"
+        program = systems.INSTALLED_ETCD if installed else str(systems.BIN / "etcd")
+        said = _output(program, "--version")
+        return f"{system.name} " + _found(r"etcd Version: (\S+)", said)
     modules = _read(str(systems.ROOT / "bench/kv/go.mod"))
     raft, wal = (_found(rf"hashicorp/{name} v(\S+)", modules) for name in ("raft", "raft-wal"))
     return f"hraft: raft {raft}, raft-wal {wal}"

@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -57,7 +57,7 @@ def run(plan: Plan, stages: dict[str, list[Row]], report: Report) -> None:
     """Everything, round by round; `report` gets each measurement when it is there."""
     for number in range(plan.rounds):
         for stage, rows in stages.items():
-            if stage == "restart":
+            if stage == "restart" or (stage == "long" and number > 0):
                 continue
             for system in plan.systems:
                 able = [row for row in rows if system.can(row)]
@@ -67,6 +67,8 @@ def run(plan: Plan, stages: dict[str, list[Row]], report: Report) -> None:
                         cluster.ready()
                         if stage == "failover":
                             _failover(plan, cluster, able[0], number, report)
+                        elif stage == "long":
+                            _long(plan, cluster, able[0], report)
                         else:
                             _loads(plan, cluster, able, number, report)
     if "restart" in stages:
@@ -98,7 +100,8 @@ def _once(plan: Plan, cluster: Cluster, row: Row, number: int) -> Measurement:
         row.mode, clients=row.clients, value=row.value, keys=row.keys, listed=row.listed,
         watchers=row.watchers, rate=WATCH_RATE, spread="all" if row.anywhere else "leader",
         prefix="watch/" if row.mode == "watch" else prefix(row.value),
-        warmup=f"{plan.warmup_s}s", duration=f"{plan.seconds}s", pids=_pids(cluster),
+        warmup=f"{plan.warmup_s}s", duration=f"{row.seconds or plan.seconds}s",
+        pids=_pids(cluster),
     )
     value = result["ops_per_s"]
     if row.mode == "watch":
@@ -112,7 +115,7 @@ def _measurement(
     """What the generator printed, as part of the table."""
     latency = result.get("latency") or {}
     return Measurement(
-        cluster.system.kind, row.name, number, value, others, result["failed"],
+        cluster.system.name, row.name, number, value, others, result["failed"],
         latency.get("p50_ms"), latency.get("p99_ms"), result["server_us_per_op"],
         result["generator_us_per_op"], result["server_rss_mib"], errors_of(result),
     )
@@ -120,6 +123,17 @@ def _measurement(
 
 def _pids(cluster: Cluster) -> str:
     return ",".join(map(str, cluster.pids()))
+
+
+# ---- does the leader stay? -----------------------------------------------------------------------
+def _long(plan: Plan, cluster: Cluster, row: Row, report: Report) -> None:
+    cluster.load(row.keys, row.value)
+    before = cluster.term()
+    measured = _once(plan, cluster, row, 0)
+    if elections := cluster.term() - before:
+        errors = measured.errors | {"elections under load": elections}
+        measured = replace(measured, failed=measured.failed + elections, errors=errors)
+    report(measured)
 
 
 # ---- kill -9 of the leader -----------------------------------------------------------------------
@@ -136,7 +150,7 @@ def _failover(plan: Plan, cluster: Cluster, row: Row, number: int, report: Repor
         gap_s = result["extra"]["longest_gap_ms"] / 1000
         report(
             Measurement(
-                cluster.system.kind, row.name, kill, gap_s, others.cores(), result["failed"],
+                cluster.system.name, row.name, kill, gap_s, others.cores(), result["failed"],
                 errors=errors_of(result),
             )
         )
@@ -201,7 +215,7 @@ def _first_read(cluster: Cluster, row: Row, number: int) -> Measurement:
     _tail(cluster, row)
     cluster.kill_all()
     return Measurement(
-        cluster.system.kind, row.name, number, seconds, cores, result["failed"] + read["failed"],
+        cluster.system.name, row.name, number, seconds, cores, result["failed"] + read["failed"],
         rss_mib=memory, errors=errors_of(result) | errors_of(read),
     )
 

@@ -9,10 +9,13 @@ from .failure import BenchError
 
 KIB: Final = 1024
 BULK_KEYS: Final = 1_000_000
+LONG_S: Final = 180.0
+"""Of the row that shows whether a cluster keeps its leader under full load."""
 KILLS: Final = 20
 QUICK_SHARE: Final = 10
 """--quick has this part of the keys; the rows that restart nodes even fewer."""
 QUICK_BULK_KEYS: Final = 20_000
+QUICK_LONG_S: Final = 3.0
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,15 @@ class Row:
     """Clients connect to all nodes, not just to the leader."""
     listed: int = 100
     watchers: int = 1
+    seconds: float | None = None
+    """Not as long as --seconds says; then it is run once, not in each round."""
     unit: str = "/s"
     """Of the result: more is better for "/s", less for times."""
 
     @property
-    def lists_or_watches(self) -> bool:
-        """Needs more of a system than puts and gets."""
-        return self.mode in ("list", "watch")
+    def only_puts_and_gets(self) -> bool:
+        """Needs no more of a system."""
+        return self.mode not in ("list", "watch") and self.stage != "long"
 
 
 def _put(name: str, clients: int, value: int, keys: int, stage: str) -> Row:
@@ -43,7 +48,7 @@ def _put(name: str, clients: int, value: int, keys: int, stage: str) -> Row:
 
 
 ROWS: Final = (
-    *(_put("100B", clients, 100, 100_000, "small") for clients in (1, 16, 64, 256)),
+    *(_put("100B", clients, 100, 100_000, "small") for clients in (1, 16, 64, 128, 256)),
     Row("get 100B c1", "small", "get", 1),
     Row("get 100B c64", "small", "get", 64),
     Row("get 100B c64 any node", "small", "get", 64, anywhere=True),
@@ -57,6 +62,7 @@ ROWS: Final = (
     Row("watch x100", "watch", "watch", 1, keys=1_000, anywhere=True, watchers=100, unit="ms"),
     Row("watch x1000", "watch", "watch", 1, keys=1_000, anywhere=True, watchers=1_000, unit="ms"),
     Row("failover", "failover", "failover", 16, unit="s"),
+    Row("long put 100B c64", "long", "put", 64, seconds=LONG_S),
     Row("load 1M keys c256", "restart", "load", 256, keys=BULK_KEYS),
     Row("restart 1M keys", "restart", "first-read", keys=BULK_KEYS, unit="s"),
 )
@@ -83,6 +89,8 @@ def quick(row: Row) -> Row:
         return replace(row, keys=QUICK_BULK_KEYS)
     if row.mode == "failover":  # each failed put uses a key up
         return row
+    if row.seconds:
+        row = replace(row, seconds=QUICK_LONG_S)
     fewest = max(4 * row.clients, row.listed if row.mode == "list" else 0)
     return replace(row, keys=min(row.keys, max(row.keys // QUICK_SHARE, fewest)))
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,6 +22,7 @@ from .rows import Row
 ROOT: Final = Path(__file__).parent.parent.parent
 WORK: Final = ROOT / "bench" / ".work"
 BIN: Final = WORK / "bin"
+INSTALLED_ETCD: Final = "etcd"
 NODES: Final = 3
 FIRST_PORT, LAST_PORT = 10_000, 32_000
 """Below the range from which the kernel takes the ports of outgoing connections."""
@@ -36,20 +39,22 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class System:
-    """One system; `kind` is what the load generator calls it."""
+    """One system, by the name that people know it under here."""
 
+    name: str
     kind: str
+    """What the load generator calls those that it talks to in the same way."""
     command: Callable[[Place, Sequence[Place]], list[str]]
     packages: tuple[str, ...] = ()
     """Of Go, below bench/kv, that make its executable."""
     only_puts_and_gets: bool = False
-    """It has no lists and watches, and linearizable reads at the leader alone."""
+    """It has no lists, watches and status, and linearizable reads at the leader alone."""
 
     def can(self, row: Row) -> bool:
         """Has what a row needs."""
         if not self.only_puts_and_gets:
             return True
-        return not row.lists_or_watches and not (row.mode == "get" and row.anywhere)
+        return row.only_puts_and_gets and not (row.mode == "get" and row.anywhere)
 
 
 def python() -> str:
@@ -65,10 +70,10 @@ def _dfs(me: Place, peers: Sequence[Place]) -> list[str]:
     ]
 
 
-def _etcd(me: Place, peers: Sequence[Place]) -> list[str]:
+def _etcd(me: Place, peers: Sequence[Place], program: str = str(BIN / "etcd")) -> list[str]:
     client, peer = f"http://{me.client}", f"http://{me.peer}"
     return [
-        str(BIN / "etcd"), "--name", me.name, "--data-dir", str(me.data),
+        program, "--name", me.name, "--data-dir", str(me.data),
         "--listen-client-urls", client, "--advertise-client-urls", client,
         "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
         "--initial-cluster", ",".join(f"{p.name}=http://{p.peer}" for p in peers),
@@ -84,23 +89,33 @@ def _hraft(me: Place, peers: Sequence[Place]) -> list[str]:
 
 
 SYSTEMS: Final = {
-    system.kind: system
+    system.name: system
     for system in (
-        System("dfs", _dfs),
-        System("etcd", _etcd, ("etcd",)),
-        System("hraft", _hraft, ("hraft",), only_puts_and_gets=True),
+        System("dfs", "dfs", _dfs),
+        System("etcd", "etcd", _etcd, ("etcd",)),
+        System("etcd-installed", "etcd", partial(_etcd, program=INSTALLED_ETCD)),
+        System("hraft", "hraft", _hraft, ("hraft",), only_puts_and_gets=True),
     )
 }
 BASE: Final = "etcd"
 """What ratios refer to."""
 
 
+def etcd_is_installed() -> bool:
+    """Whether the distribution, or the user, has put one onto PATH."""
+    return shutil.which(INSTALLED_ETCD) is not None
+
+
 def chosen(wanted: str) -> list[System]:
-    """The systems that a comma-separated list names."""
+    """The systems that a comma-separated list names; without one dfs and what etcd there is."""
+    if not wanted:
+        wanted = "dfs,etcd,etcd-installed" if etcd_is_installed() else "dfs,etcd"
     names = [name.strip() for name in wanted.split(",") if name.strip()]
     for name in names:
         if name not in SYSTEMS:
             raise BenchError(f"there is no system {name!r}; there are: {', '.join(SYSTEMS)}")
+        if name == "etcd-installed" and not etcd_is_installed():
+            raise BenchError("etcd is not installed; on Debian: apt-get install etcd-server")
     if not names:
         raise BenchError("--systems needs at least one name")
     return [SYSTEMS[name] for name in dict.fromkeys(names)]

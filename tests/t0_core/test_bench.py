@@ -73,7 +73,7 @@ def test_times_have_their_unit() -> None:
 
 def test_rows_are_chosen_by_name_or_beginning() -> None:
     assert [row.name for row in rows.chosen(PUT)] == [PUT]
-    assert len(rows.chosen("put 100B")) == 4
+    assert len(rows.chosen("put 100B")) == 5
     assert rows.chosen("") == list(rows.ROWS)
     assert [row.name for row in rows.chosen("failover, mixed")] == [
         "mixed 90:10 100B c64", "failover",
@@ -100,7 +100,7 @@ def test_systems_run_what_they_can() -> None:
     able = {row.name for row in rows.ROWS if hraft.can(row)}
     assert {row.name for row in rows.ROWS} - able == {
         "get 100B c64 any node", "list 100 keys c16", "list 10000 keys c1", "watch x100",
-        "watch x1000",
+        "watch x1000", "long put 100B c64",
     }
     with pytest.raises(BenchError, match="no system 'redis'"):
         systems.chosen("dfs,redis")

@@ -30,9 +30,13 @@ type dfs struct{ grpcTarget }
 func (t *dfs) leader(ctx context.Context) (int, error) {
 	err := errors.New("no nodes")
 	for n := range t.o.nodes {
-		var role string
+		var status []byte
+		var role wire.Field
 		var voters int
-		if role, err = t.role(ctx, n); err != nil || role != "leader" {
+		if status, err = t.status(ctx, n); err != nil {
+			continue
+		}
+		if role, err = wire.Get(status, 2); err != nil || string(role.Bytes) != "leader" {
 			continue
 		}
 		if voters, err = t.voters(ctx, n); err != nil {
@@ -46,18 +50,23 @@ func (t *dfs) leader(ctx context.Context) (int, error) {
 	return -1, fmt.Errorf("no leader: %w", err)
 }
 
-// role is what a node says of itself.
-func (t *dfs) role(ctx context.Context, node int) (string, error) {
+// status is what a node says of itself, a NodeStatus.
+func (t *dfs) status(ctx context.Context, node int) ([]byte, error) {
 	answer, err := t.ask(ctx, node, dfsCluster+"Status", wire.Varint(nil, 1, 1)) // local
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	status, err := wire.Get(answer, 1)
+	return status.Bytes, err
+}
+
+func (t *dfs) term(ctx context.Context, node int) (uint64, error) {
+	status, err := t.status(ctx, node)
 	if err != nil {
-		return "", err
+		return 0, err
 	}
-	role, err := wire.Get(status.Bytes, 2)
-	return string(role.Bytes), err
+	term, err := wire.Get(status, 3)
+	return term.Value, err
 }
 
 func (t *dfs) voters(ctx context.Context, node int) (count int, err error) {
@@ -151,6 +160,8 @@ type hraft struct{ dfs }
 func (t *hraft) leader(ctx context.Context) (int, error) {
 	return probeLeader(ctx, t, len(t.o.nodes))
 }
+
+func (t *hraft) term(context.Context, int) (uint64, error) { return 0, errUnsupported }
 
 func (t *hraft) worker(node, conn int) worker {
 	return &hraftWorker{t.grpcTarget.worker(node, conn)}

@@ -55,6 +55,15 @@ func (t *etcd) leader(ctx context.Context) (int, error) {
 	return -1, fmt.Errorf("no leader: %w", err)
 }
 
+func (t *etcd) term(ctx context.Context, node int) (uint64, error) {
+	answer, err := t.ask(ctx, node, "/etcdserverpb.Maintenance/Status", nil)
+	if err != nil {
+		return 0, err
+	}
+	term, err := wire.Get(answer, 6) // raftTerm
+	return term.Value, err
+}
+
 func (t *etcd) worker(node, conn int) worker {
 	return &etcdWorker{t.grpcTarget.worker(node, conn)}
 }

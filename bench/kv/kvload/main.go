@@ -82,8 +82,7 @@ func run(f *flags, o *options, r *result) error {
 	ctx := context.Background()
 	switch f.mode {
 	case "leader":
-		r.Extra["leader"], err = t.leader(ctx)
-		return err
+		return leader(ctx, t, r)
 	case "ready":
 		return ready(ctx, t, f, o, r)
 	case "first-read":
@@ -96,6 +95,20 @@ func run(f *flags, o *options, r *result) error {
 		return newLoad(t, f, o).run(ctx, r)
 	}
 	return fmt.Errorf("unknown mode %q", f.mode)
+}
+
+func leader(ctx context.Context, t target, r *result) error {
+	lead, err := t.leader(ctx)
+	if err != nil {
+		return err
+	}
+	r.Extra["leader"] = lead
+	term, err := t.term(ctx, lead)
+	if errors.Is(err, errUnsupported) {
+		return nil
+	}
+	r.Extra["term"] = term
+	return err
 }
 
 func newResult(f *flags, o *options) *result {

@@ -11,6 +11,8 @@ import (
 type target interface {
 	// leader returns the index of the node that takes writes, once every node has a vote.
 	leader(ctx context.Context) (int, error)
+	// term returns the term of a node: each election makes it larger.
+	term(ctx context.Context, node int) (uint64, error)
 	// worker returns a client on connection conn to node. Only one goroutine uses it.
 	worker(node, conn int) worker
 	// watch streams the changes of all keys: ready is called once it is established, event with
