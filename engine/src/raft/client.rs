@@ -5,6 +5,7 @@
 //! connection, so that neither waits behind entries.
 use super::codec::*;
 use super::hello::{self, Frames, Purpose, frame, read_frame};
+use super::riding::Riding;
 use super::shared::Shared;
 use super::snapshot::Snapshot;
 use super::types::*;
@@ -302,6 +303,7 @@ impl Client {
         let (from, to) = frames.stream.into_split();
         let owed = Arc::new(Mutex::new(Owed::default()));
         let noted = owed.clone();
+        let requests = Riding::new(requests.fuse(), self.shared.ticks.clone());
         let writer = tokio::spawn(pump(requests, to, move |out, request: &AppendRequest| {
             let before = out.len();
             put_append(out, request);

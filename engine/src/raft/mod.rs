@@ -14,9 +14,9 @@
 //!
 //! types, codec: what things are and their bytes · options: settings · log: storage on raft-log ·
 //! machine, progress, snapshot: the state machine's side · queue: the meeting with Python ·
-//! answers: what reads need not ask there again · hello, peers, client, server, transfer, forward:
-//! peers · calls, propose, reads, confirm, members: what is asked of Raft · housekeep, status,
-//! shared, node: one running node.
+//! answers: what reads need not ask there again · hello, peers, client, riding, server, transfer,
+//! forward: peers · calls, propose, reads, confirm, members: what is asked of Raft · housekeep,
+//! status, shared, node: one running node.
 pub mod answers;
 pub mod calls;
 pub mod client;
@@ -35,6 +35,7 @@ pub mod progress;
 pub mod propose;
 pub mod queue;
 pub mod reads;
+pub mod riding;
 pub mod server;
 pub mod shared;
 pub mod snapshot;

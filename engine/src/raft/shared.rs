@@ -7,6 +7,7 @@ use super::progress::Progress;
 use super::propose::Proposal;
 use super::queue::{Gate, Queue};
 use super::reads::Read;
+use super::riding::Ticks;
 use super::snapshot::Snapshots;
 use super::types::*;
 use crate::call::Failure;
@@ -64,6 +65,7 @@ pub struct Shared {
     pub plain: RwLock<Option<Plain>>,
     pub peers: Peers,
     pub counters: Counters,
+    pub ticks: Arc<Ticks>,
     pub proposals: mpsc::UnboundedSender<Proposal>,
     pub reads: mpsc::UnboundedSender<Read>,
     pub stopping: AtomicBool,
@@ -109,6 +111,7 @@ impl Shared {
             plain: RwLock::default(),
             peers: Peers::default(),
             counters: Counters::default(),
+            ticks: Arc::default(),
             proposals: parts.proposals,
             reads: parts.reads,
             stopping: AtomicBool::new(false),
