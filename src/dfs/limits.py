@@ -33,12 +33,16 @@ DEADLINE_MS_MAX: Final = 30_000
 """A unary call that asks for longer gets this: what waits so long is better asked again."""
 STREAMS_PER_CONNECTION_MAX: Final = 1_024
 """Calls of one connection at once; callers that want more open another."""
+STREAM_BYTES: Final = 1 << 20
+"""Of a streamed answer, sent but not yet taken by its caller, before its maker waits: one piece of
+STREAM_CHUNK_BYTES_MAX is on its way while the next is made. Where many callers do not read, each
+gets less."""
 CONNECTIONS_MAX: Final = 256
 """Each costs buffers; with CALL_BYTES_WAITING_MAX it bounds the memory of a node under attack."""
 HANDSHAKE_MS_MAX: Final = 3_000
 """A caller that says nothing after connecting is cut off."""
 CALLS_WAITING_MAX: Final = 8_192
-"""Unary calls inside one node; more are refused, not buffered."""
+"""Unary calls inside one node, and so many streamed ones; more are refused, not buffered."""
 CALL_BYTES_WAITING_MAX: Final = 128 << 20
 """Of the bodies of those calls: eight of the largest puts."""
 

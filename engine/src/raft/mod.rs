@@ -39,5 +39,6 @@ pub mod server;
 pub mod shared;
 pub mod snapshot;
 pub mod status;
+mod streams;
 pub mod transfer;
 pub mod types;

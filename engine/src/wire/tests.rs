@@ -3,7 +3,7 @@ use super::limits::{IDLE, PING_AFTER, PING_WAIT, STALL, TICK};
 use super::peer::Peer;
 use super::shared::Shared;
 use super::{Config, FAILURES, Limits, accept, bind, connection};
-use crate::call::{Call, Failure, Handler};
+use crate::call::{Call, Failure, Handler, Route};
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use http::Request;
@@ -15,6 +15,11 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 const PIPE_BYTES: usize = 64 << 10;
+const ECHO: Route = Route {
+    method: 1,
+    reads: true,
+    streams: false,
+};
 
 struct Echo;
 
@@ -36,7 +41,7 @@ fn shared(insecure: bool, limits: Limits) -> Arc<Shared> {
     let config = Config {
         listen: bind("127.0.0.1:0").unwrap(),
         local: None,
-        routes: [("/t.S/Echo".to_string(), (1, true))].into(),
+        routes: [("/t.S/Echo".to_string(), ECHO)].into(),
         failures: FAILURES.iter().map(row).collect(),
         upstream: None,
         limits,

@@ -6,6 +6,7 @@ It knows neither protobuf nor gRPC: what a request means comes from outside (`Co
 from .hot import EXIT_CODE_STATE, stop_process, unexpected
 from .node import Node, recover
 from .ports import Behind, Call, Codec, Engine, Failure, Myself, Refused, Result
+from .streams import Streaming, Write
 from .watch import Item, Update
 
 __all__ = [
@@ -20,7 +21,9 @@ __all__ = [
     "Node",
     "Refused",
     "Result",
+    "Streaming",
     "Update",
+    "Write",
     "recover",
     "stop_process",
     "unexpected",

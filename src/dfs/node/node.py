@@ -6,7 +6,7 @@ import logging
 import resource
 import struct
 import sys
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from .ports import (
     Result,
     Work,
 )
+from .streams import Streaming, Streams
 from .tasks import every, in_thread
 from .watch import Item, Pieces, Update, Watches
 
@@ -64,8 +65,9 @@ class Node:
         self._engine, self._store, self._codec = engine, store, codec
         self._identity, self._me = identity, me
         self._watches = Watches(self.view, self._applied, self._set_watched)
+        self._streams = Streams(engine)
         self._hot = HotLoop(
-            engine, store, codec, self._on_work, self._watches.deliver, die
+            engine, store, codec, self._on_work, self._watches.deliver, self._streams.turn, die
         )
         if identity.fault:
             self._hot.fault = fault(identity.fault)
@@ -114,6 +116,7 @@ class Node:
 
     async def close(self) -> None:
         """Ends tasks and threads, flushes, and closes the engine."""
+        await self._streams.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -133,6 +136,10 @@ class Node:
             self.failed.set_exception(error)
 
     # ---- calls -----------------------------------------------------------------------------------
+
+    def serve_streams(self, methods: Mapping[int, Streaming]) -> None:
+        """How calls of the engine's port are answered whose answers are streams; before `start`."""
+        self._streams.serve(methods)
 
     async def write(self, method: int, body: bytes, timeout_ms: int) -> Result:
         """Proposes a write as the hot thread would; the encoded answer or a refusal."""

@@ -16,6 +16,8 @@ Batch = tuple[int, list[Entry], bytes, bytes]
 Changed = tuple[int, bytes, bytes | None]
 """(method, body of a read, its answer now or None if that is not known)."""
 Done = tuple[int, Result]
+Flow = tuple[int, bool]
+"""(call id, there is room for its next message; or else its caller is gone)."""
 Work = tuple[int, int, str, bytes]
 
 WORK_ASK: Final = 1
@@ -38,7 +40,11 @@ class Engine(Protocol):
         keep: Sequence[tuple[int, bytes]],
         max_items: int,
         timeout_ms: int,
-    ) -> tuple[list[Call], list[Batch], list[Done], list[Work]]: ...
+    ) -> tuple[list[Call], list[Batch], list[Done], list[Work], list[Flow]]: ...
+    def send(  # noqa: D102
+        self, calls: Sequence[int], message: bytes
+    ) -> list[tuple[int, int]]: ...
+    def end(self, call: int, failure: Failure | None) -> None: ...  # noqa: D102
     def submit(self, ticket: int, entry: bytes, timeout_ms: int) -> None: ...  # noqa: D102
     def barrier(self, ticket: int, min_revision: int, timeout_ms: int) -> None: ...  # noqa: D102
     def forget_all(self, for_good: bool) -> None: ...  # noqa: D102
@@ -71,6 +77,9 @@ class Codec:
     """What `Engine.admit` is told of the writes that it may head by itself."""
     reads: Mapping[int, Callable[[bytes], bytes]]
     """Method number → (request body → encoded answer). Raises DfsError, Behind. Hot thread only."""
+    streams: Mapping[int, Callable[[bytes], bytes | None]]
+    """Method number → (request body → the whole answer in one message, if that is small enough to
+    be made at once; None: the event loop makes it). Raises DfsError. Hot thread only."""
     together: Callable[[list[Call]], list[tuple[int, bytes]]]
     """(call id, answer) of those calls that are reads of the usual kind, answered at once. The same
     request may be given the same answer until `changed` names it. Raises DfsError when they have

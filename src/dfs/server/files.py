@@ -1,14 +1,15 @@
-"""FileService on grpcio: decode, ask the node, encode."""
+"""FileService: decode, ask the node, encode. Unary methods are here for grpcio only."""
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import grpc
+from google.protobuf.message import Message
 
 from ..limits import WATCH_PROGRESS_MS, WATCH_PROGRESS_MS_MIN
+from ..node import Failure, Result, Streaming, Update, Write
 from ..node import Item as NodeItem
-from ..node import Result, Update
 from ..paths import check_key
 from ..proto.dfs_pb2 import (
     FILE,
@@ -24,7 +25,7 @@ from ..proto.dfs_pb2 import (
 )
 from ..store import Change
 from . import hot
-from .guard import Context, check_size, guarded, refuse, timeout_ms
+from .guard import Context, check_size, failure_of, guarded, refuse, timeout_ms
 
 
 class Files(Protocol):
@@ -66,10 +67,24 @@ class FileService:
         table: dict[str, Any] = {
             method.name: grpc.unary_unary_rpc_method_handler(self._hot(method))
             for method in hot.METHODS
+            if not method.streams
         }
-        for stream in (self.List, self.Watch, self.History):
-            table[stream.__name__] = grpc.unary_stream_rpc_method_handler(stream)
+        for stream in self._streams().values():
+            call = self._on_grpcio(stream)
+            table[stream.method.name] = grpc.unary_stream_rpc_method_handler(call)
         return grpc.method_handlers_generic_handler(hot.SERVICE, table)
+
+    def streams(self) -> dict[int, Streaming]:
+        """Method number → how calls of the engine's port are answered, behind their barrier."""
+        return {number: _natively(stream) for number, stream in self._streams().items()}
+
+    def _streams(self) -> "dict[int, Stream]":
+        streams = (
+            Stream(hot.LIST, ListRequest, self._list),
+            Stream(hot.WATCH, WatchRequest, self._watch),
+            Stream(hot.HISTORY, HistoryRequest, self._history),
+        )
+        return {stream.method.number: stream for stream in streams}
 
     def _hot(self, method: hot.Method) -> Any:
         async def call(body: bytes, context: Context) -> bytes:
@@ -85,31 +100,32 @@ class FileService:
             return await self._node.read(method.number, body, hot.local(body), limit)
         return await self._node.write(method.number, body, limit)
 
-    async def List(self, body: bytes, context: Context) -> None:
-        """Streams records in key order, all of one revision."""
-        await guarded(context, self._list(body, context))
+    def _on_grpcio(self, stream: "Stream") -> Any:
+        async def answer(body: bytes, context: Context) -> None:
+            check_size(body)
+            request = _parsed(stream, body)
+            if stream.method.reads:
+                local = request.consistency == LOCAL
+                await self._node.barrier(local, request.min_revision, timeout_ms(context))
+            await stream.answer(request, context.write)
 
-    async def _list(self, body: bytes, context: Context) -> None:
-        request = hot.parse(ListRequest, body)
-        if request.key:
-            check_key(request.key)
-        await self._barrier(request, context)
+        async def call(body: bytes, context: Context) -> None:
+            await guarded(context, answer(body, context))
+
+        return call
+
+    async def _list(self, request: ListRequest, write: Write) -> None:
+        """Streams records in key order, all of one revision."""
         found = self._node.items(
             request.key, request.recursive, request.after, request.limit, request.data_bytes_max
         )
         async with aclosing(found) as pieces:
             async for revision, items in pieces:
                 answer = ListResponse(items=map(_item, items), revision=revision)
-                await context.write(answer.SerializeToString())
+                await write(answer.SerializeToString())
 
-    async def Watch(self, body: bytes, context: Context) -> None:
+    async def _watch(self, request: WatchRequest, write: Write) -> None:
         """Streams changes in revision order, each exactly once."""
-        await guarded(context, self._watch(body, context))
-
-    async def _watch(self, body: bytes, context: Context) -> None:
-        request = hot.parse(WatchRequest, body)
-        if request.key:
-            check_key(request.key)
         found = self._node.watch(
             request.key,
             request.after_revision,
@@ -126,26 +142,42 @@ class FileService:
                     revision=update.revision,
                     gap_floor=update.gap_floor,
                 )
-                await context.write(answer.SerializeToString())
+                await write(answer.SerializeToString())
 
-    async def History(self, body: bytes, context: Context) -> None:
+    async def _history(self, request: HistoryRequest, write: Write) -> None:
         """Streams the retained changes of a key or subtree, newest first."""
-        await guarded(context, self._history(body, context))
-
-    async def _history(self, body: bytes, context: Context) -> None:
-        request = hot.parse(HistoryRequest, body)
-        if request.key:
-            check_key(request.key)
-        await self._barrier(request, context)
         found = self._node.history(request.key, request.before_revision, request.limit)
         async with aclosing(found) as pieces:
             async for floor, changes in pieces:
                 answer = HistoryResponse(events=_events(changes, 0), floor=floor)
-                await context.write(answer.SerializeToString())
+                await write(answer.SerializeToString())
 
-    async def _barrier(self, request: ListRequest | HistoryRequest, context: Context) -> None:
-        local = request.consistency == LOCAL
-        await self._node.barrier(local, request.min_revision, timeout_ms(context))
+
+class Stream(NamedTuple):
+    """A method that answers by a stream, on whichever host."""
+
+    method: hot.Method
+    request: type[Message]
+    answer: Callable[[Any, Write], Awaitable[None]]
+    """Given the request and where to write; what it needs of the tree is applied here."""
+
+
+def _parsed(stream: Stream, body: bytes) -> Any:
+    request: Any = hot.parse(stream.request, body)
+    if request.key:
+        check_key(request.key)
+    return request
+
+
+def _natively(stream: Stream) -> Streaming:
+    async def answer(body: bytes, write: Write) -> Failure | None:
+        try:
+            await stream.answer(_parsed(stream, body), write)
+        except Exception as error:  # boundary: all that a method raises becomes a refusal
+            return failure_of(error)
+        return None
+
+    return answer
 
 
 def _item(found: NodeItem) -> Item:
