@@ -156,9 +156,10 @@ class Engine:
 
         Returns (id, bytes) of those that have more than option "stream_bytes" not yet taken by the
         caller, or anything at all while much waits for slow callers: the message was accepted, but
-        wait for room (see Flow) before the next. And (id, -1) of those whose caller is gone: the
-        id is forgotten. Messages sent by one thread keep their order. The news of room may be in a
-        `step` that returns before this does, if another thread steps.
+        wait for room (see Flow) before the next. And (id, -1) of those whose caller is gone, or was
+        told "overloaded" as there is no memory for more: the id is forgotten. Messages sent by one
+        thread keep their order. The news of room may be in a `step` that returns before this does,
+        if another thread steps.
         """
 
     def end(self, call: int, failure: Failure | None) -> None:

@@ -4,6 +4,7 @@
 //! the threads that have the answers do no HTTP/2 work.
 use super::forward;
 use super::frame::Frame;
+use super::gathered::{Gathered, Hold};
 use super::grpc;
 use super::hot::Job;
 use super::limits::{
@@ -40,11 +41,13 @@ pub async fn serve<T>(
 ) where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = builder(&shared.limits).handshake::<T, Frame>(socket);
+    let hold = Hold::default();
+    let socket = Gathered::new(socket, hold.clone());
+    let handshake = builder(&shared.limits).handshake::<_, Frame>(socket);
     let Ok(Ok(h2)) = timeout_at(by, handshake).await else {
         return;
     };
-    let mut connection = Connection::new(shared, peer, h2, refusal);
+    let mut connection = Connection::new(shared, peer, h2, hold, refusal);
     poll_fn(|cx| connection.poll(cx)).await;
 }
 
@@ -62,7 +65,9 @@ fn builder(limits: &Limits) -> server::Builder {
 }
 
 struct Connection<T> {
-    h2: server::Connection<T, Frame>,
+    h2: server::Connection<Gathered<T>, Frame>,
+    /// Of the socket, while many messages are given to h2.
+    hold: Hold,
     shared: Arc<Shared>,
     peer: Arc<Peer>,
     refusal: Option<Failure>,
@@ -83,7 +88,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     fn new(
         shared: Arc<Shared>,
         peer: Arc<Peer>,
-        mut h2: server::Connection<T, Frame>,
+        mut h2: server::Connection<Gathered<T>, Frame>,
+        hold: Hold,
         refusal: Option<Failure>,
     ) -> Self {
         let now = now();
@@ -91,6 +97,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         Connection {
             pulse: Pulse::new(h2.ping_pong(), now),
             h2,
+            hold,
             shared,
             peer,
             refusal,
@@ -115,6 +122,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                 match self.h2.poll_accept(cx) {
                     Poll::Ready(Some(Ok((request, respond)))) => self.take_call(request, respond),
                     Poll::Ready(None | Some(Err(_))) => return Poll::Ready(()),
+                    Poll::Pending if self.hold.end() => {} // once more, to flush
                     Poll::Pending => break,
                 }
             }
@@ -136,6 +144,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     fn poll_mailbox(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut answers = std::mem::take(&mut self.answers);
         let command = self.peer.collect(&mut answers);
+        if answers
+            .iter()
+            .filter(|answer| answer.is_message())
+            .nth(1)
+            .is_some()
+        {
+            self.hold.begin();
+        }
         for answer in answers.drain(..) {
             self.deliver(answer);
         }
@@ -153,6 +169,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
 
     /// Says goodbye as far as the socket takes it without waiting.
     fn hang_up(&mut self, reason: Reason, cx: &mut Context<'_>) {
+        self.hold.end();
         self.h2.abrupt_shutdown(reason);
         let _ = self.h2.poll_closed(cx);
     }

@@ -51,8 +51,10 @@ impl Frame {
         let length = u32::try_from(body.len()).expect("an answer is below 4 GiB");
         let mut head = [0; HEAD_BYTES];
         head[1..].copy_from_slice(&length.to_be_bytes());
-        if let Some(peer) = owner.peer() {
-            peer.queued(cost);
+        match &owner {
+            Owner::Nobody => {}
+            Owner::Peer(peer) => peer.queued(cost),
+            Owner::Stream(stream) => stream.peer().queued_streamed(cost),
         }
         Frame {
             head,
@@ -130,8 +132,10 @@ impl Buf for Frame {
 
 impl Drop for Frame {
     fn drop(&mut self) {
-        if let Some(peer) = self.owner.peer() {
-            peer.settled(self.cost);
+        match &self.owner {
+            Owner::Nobody => {}
+            Owner::Peer(peer) => peer.settled(self.cost),
+            Owner::Stream(stream) => stream.peer().settled_streamed(self.cost),
         }
         let left = self.remaining();
         if left > 0 {

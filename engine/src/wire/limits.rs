@@ -46,20 +46,24 @@ pub const STREAM_WINDOW: u32 = 1 << 20;
 pub const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Frames that a client may send: fewer, larger ones for large values.
 pub const FRAME_BYTES: u32 = 256 << 10;
+/// Of messages to many streams of a connection, gathered for one write: to copy them once more is
+/// cheaper than a write each.
+pub const GATHERED_BYTES: usize = 64 << 10;
 /// Bodies under way, not yet handed to the node: in all, and of one connection.
 pub const INBOUND_BYTES: u64 = 128 << 20;
 pub const INBOUND_BYTES_OF_ONE: u64 = 64 << 20;
 /// Answers that the clients have not taken yet: in all, and of one connection.
 pub const OUTBOUND_BYTES: u64 = 256 << 20;
 pub const OUTBOUND_BYTES_OF_ONE: u64 = 64 << 20;
-/// With this part of it in use a streamed answer gets no credit: one message at a time.
+/// With this part of it in use streamed answers get no credit: one message at a time.
 pub const OUTBOUND_CROWDED: u64 = 4;
 /// Compressed messages are expanded by so many threads at once, each into at most one message.
 pub const INFLATE_THREADS: usize = 2;
 
 /// How often a connection looks at itself for the three rules below.
 pub const TICK: Duration = Duration::from_secs(5);
-/// A client that takes nothing of its waiting answers for so long is disconnected.
+/// A client that takes nothing of its waiting answers for so long is disconnected; streamed ones
+/// count where much waits (`OUTBOUND_CROWDED`).
 pub const STALL: Duration = Duration::from_secs(30);
 /// A connection without streams for so long is asked to go (GOAWAY); gRPC clients dial again.
 pub const IDLE: Duration = Duration::from_secs(300);

@@ -16,6 +16,7 @@ mod body;
 mod connection;
 mod forward;
 mod frame;
+mod gathered;
 mod grpc;
 mod hot;
 mod limits;

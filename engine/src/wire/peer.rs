@@ -25,6 +25,13 @@ pub struct Answer {
     pub what: What,
 }
 
+impl Answer {
+    /// It is one of perhaps many, all of which are sent at once.
+    pub fn is_message(&self) -> bool {
+        matches!(self.what, What::Message(_))
+    }
+}
+
 /// What a connection hears of one of its calls.
 pub enum What {
     /// Its body is complete: a streamed answer has its own time from here on.
@@ -46,6 +53,8 @@ pub struct Peer {
     totals: Arc<Totals>,
     inbound: AtomicU64,
     outbound: AtomicU64,
+    /// Of those, parts of streamed answers.
+    streamed: AtomicU64,
     /// Bytes of answers that have left, ever: tells a slow reader from one that stands still.
     progress: AtomicU64,
 }
@@ -75,6 +84,7 @@ impl Peer {
             totals,
             inbound: AtomicU64::new(0),
             outbound: AtomicU64::new(0),
+            streamed: AtomicU64::new(0),
             progress: AtomicU64::new(0),
         }
     }
@@ -162,6 +172,17 @@ impl Peer {
         self.totals.outbound.fetch_add(bytes as u64, Relaxed);
     }
 
+    /// The same for a part of a streamed answer.
+    pub fn queued_streamed(&self, bytes: usize) {
+        self.streamed.fetch_add(bytes as u64, Relaxed);
+        self.queued(bytes);
+    }
+
+    pub fn settled_streamed(&self, bytes: usize) {
+        self.streamed.fetch_sub(bytes as u64, Relaxed);
+        self.settled(bytes);
+    }
+
     pub fn sent(&self, bytes: usize) {
         self.progress.fetch_add(bytes as u64, Relaxed);
     }
@@ -189,9 +210,14 @@ impl Peer {
         !self.has_room(0, OUTBOUND_BYTES, OUTBOUND_BYTES_OF_ONE)
     }
 
-    /// (bytes of answers that wait, bytes that have left).
+    /// (bytes of answers that should be taken, bytes that have left). While not much waits, a
+    /// stream may be taken as slowly as its caller likes.
     pub fn flow(&self) -> (u64, u64) {
-        (self.outbound.load(Relaxed), self.progress.load(Relaxed))
+        let mut waiting = self.outbound.load(Relaxed);
+        if !self.crowded() {
+            waiting = waiting.saturating_sub(self.streamed.load(Relaxed));
+        }
+        (waiting, self.progress.load(Relaxed))
     }
 }
 

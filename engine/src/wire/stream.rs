@@ -159,10 +159,10 @@ impl Wake for Stream {
     }
 }
 
-/// The connection's hold on a streamed answer: when it goes, so has the caller.
-pub struct Hold(pub Arc<Stream>);
+/// How the connection holds a streamed answer: when it lets go, the caller has gone.
+pub struct Lifeline(pub Arc<Stream>);
 
-impl Drop for Hold {
+impl Drop for Lifeline {
     fn drop(&mut self) {
         self.0.leave();
     }

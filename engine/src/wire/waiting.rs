@@ -2,7 +2,7 @@
 use super::frame::Frame;
 use super::grpc::Sender;
 use super::shared::Gauge;
-use super::stream::{Hold, Stream};
+use super::stream::{Lifeline, Stream};
 use h2::server::SendResponse;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -22,14 +22,14 @@ pub struct Entry {
     /// The task that still reads its body.
     pub reader: Option<AbortHandle>,
     /// Of a call that is answered by a stream.
-    pub stream: Option<Hold>,
+    pub stream: Option<Lifeline>,
     _counted: Gauge,
 }
 
 impl Entry {
     /// Has h2 tell the stream when the caller ends it. False: it has.
     pub fn attend(&mut self) -> bool {
-        let Some(Hold(stream)) = &self.stream else {
+        let Some(Lifeline(stream)) = &self.stream else {
             return true;
         };
         let waker = Waker::from(stream.clone());
@@ -98,7 +98,7 @@ impl Waiting {
     /// The answer to a call that was just entered will be a stream.
     pub fn set_stream(&mut self, key: usize, stream: Arc<Stream>) {
         if let Some(Some(entry)) = self.entries.get_mut(key) {
-            entry.stream = Some(Hold(stream));
+            entry.stream = Some(Lifeline(stream));
         }
     }
 

@@ -6,6 +6,7 @@ the news of room for a message can never overtake the `send` that asked for it.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from .ports import Call, Engine, Failure, Flow
@@ -43,6 +44,7 @@ class Streams:
             room = asyncio.Event()
             task = asyncio.ensure_future(self._answer(call_id, self._methods[method], body, room))
             self._open[call_id] = Open(task, room)
+            task.add_done_callback(partial(self._ended, call_id))
         for call_id, is_room in flow:
             if call := self._open.get(call_id):
                 if is_room:
@@ -67,7 +69,8 @@ class Streams:
                 room.clear()
                 await room.wait()
 
-        try:
-            self._engine.end(call_id, await method(body, write))
-        finally:
-            del self._open[call_id]
+        self._engine.end(call_id, await method(body, write))
+
+    def _ended(self, call_id: int, _task: "asyncio.Task[None]") -> None:
+        # Not by the task itself: one that is cancelled at once never begins.
+        del self._open[call_id]
