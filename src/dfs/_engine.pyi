@@ -294,6 +294,24 @@ def get_answers(
     """(number, encoded GetResponse) of those of (number, store key) whose value is an undamaged
     record of a file with its content in it."""
 
+def list_items(
+    records: list[tuple[bytes, bytes]],
+    at: int,
+    recursive: bool,
+    data_bytes_max: int,
+    items_max: int,
+    bytes_max: int,
+    first: bool,
+) -> tuple[bytes, int, int, int, bool, bytes | None]:
+    """(items as a ListResponse holds them, position of the first record that is not among them,
+    count of items, bytes of their keys, records and content, unusual, beyond).
+
+    `records`: of `n` (key, value), in order, looked at from `at` on. It ends where there is no room
+    for a record: `items_max`, `bytes_max`, but with `first` one item may be larger. `unusual`: it
+    ends at a record that somebody else has to look at, because it is damaged or its content, which
+    is wanted, does not stand there. Not `recursive`: what is below an item is passed over; `beyond`
+    is where to go on when the records end there. `data_bytes_max`: as in a ListRequest."""
+
 def changed_gets(
     events: list[tuple[bytes, bytes]], method: int, data_bytes_max: int
 ) -> list[Changed]:

@@ -121,6 +121,8 @@ STORE_CACHE_BYTES: Final = 64 << 20
 """Uncompressed blocks of tables; the page cache has the rest."""
 STORE_SCAN_RECORDS_MAX: Final = 256
 """Fetched at once by a scan: between two fetches other threads read the same view."""
+STORE_SCAN_RECORDS_MIN: Final = 8
+"""Fetched first by a scan that may end soon; then twice as many each time."""
 STORE_SCAN_BYTES_MAX: Final = 1 << 20
 """As STORE_SCAN_RECORDS_MAX, for large values."""
 STORE_LOAD_BYTES: Final = 4 << 20
@@ -222,6 +224,8 @@ WATCH_SCAN_MAX: Final = 10_000
 """Changes of history looked at for one answer of a watch that catches up."""
 LIST_ITEMS_MAX: Final = 2_000
 """Items in one answer of a list, however small: bounds the time between two answers."""
+LIST_HOT_ITEMS_MAX: Final = 256
+"""A list of up to so many items is answered between puts and gets: they wait 0.2 ms at most."""
 FLOOR_INTERVAL_MS: Final = 60_000
 """How often the leader looks whether history is old enough to go."""
 FLOOR_STEP_MIN: Final = 1_000

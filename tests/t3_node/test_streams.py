@@ -44,9 +44,10 @@ async def test_a_list_waits_for_a_caller_that_does_not_take(one, monkeypatch):
     async def items(*_):
         for n in range(20):
             made.append(n)
-            yield 7, [(f"k{n}", b"", bytes(1 << 20))]
+            yield bytes(1 << 20)
 
-    monkeypatch.setattr(one.node, "items", items)
+    monkeypatch.setattr(one.node, "list_answers", items)
+    monkeypatch.setattr(one.node._store, "list_answer", lambda *_: None)
     call = one.engine.stream(LIST, pb.ListRequest().SerializeToString())
     first = await take(call)
     await one.put("k")  # the event loop has turned
@@ -64,11 +65,12 @@ async def test_a_caller_that_goes_ends_what_is_made_for_it(one, monkeypatch):
     async def items(*_):
         try:
             while True:
-                yield 7, [("k", b"", bytes(1 << 20))]
+                yield bytes(1 << 20)
         finally:
             ended.set()
 
-    monkeypatch.setattr(one.node, "items", items)
+    monkeypatch.setattr(one.node, "list_answers", items)
+    monkeypatch.setattr(one.node._store, "list_answer", lambda *_: None)
     call = one.engine.stream(LIST, pb.ListRequest().SerializeToString())
     await take(call)
     call.cancel()

@@ -17,6 +17,17 @@ METHODS = ("List", "Watch", "History")
 MANY = 300
 
 
+def one_item(key, data=b""):
+    """A ListResponse."""
+    return pb.ListResponse(items=[pb.Item(key=key, data=data)]).SerializeToString()
+
+
+def lists(api, monkeypatch, made):
+    """Lists are what `made` yields, and none is small enough to be made at once."""
+    monkeypatch.setattr(api.running.store, "list_answer", lambda *_: None)
+    monkeypatch.setattr(api.running.node, "list_answers", made)
+
+
 def raw(api, method, body, **how):
     """A call with a body of any bytes."""
     return api.channel.unary_stream(f"/dfs.FileService/{method}")(body, **how)
@@ -61,10 +72,10 @@ async def test_requests_that_are_none_are_refused(api, method):
 
 async def test_a_refusal_behind_messages_is_whole(api, monkeypatch):
     async def broken(*_):
-        yield 7, [("k", b"", None)]
+        yield one_item("k")
         raise OutOfRange("the rest is gone", limit="SOME_LIMIT")
 
-    monkeypatch.setattr(api.running.node, "items", broken)
+    lists(api, monkeypatch, broken)
     call = api.files.List(pb.ListRequest())
     assert (await call.read()).items[0].key == "k"
     found = await refused(call.read())
@@ -110,9 +121,9 @@ async def test_a_caller_that_does_not_read_slows_the_list_down(api, monkeypatch)
     async def items(*_):
         for n in range(pieces):
             made.append(n)
-            yield 7, [(f"k{n:03}", b"", bytes(1 << 20))]
+            yield one_item(f"k{n:03}", bytes(1 << 20))
 
-    monkeypatch.setattr(api.running.node, "items", items)
+    lists(api, monkeypatch, items)
     call = api.files.List(pb.ListRequest())
     assert (await call.read()).items[0].key == "k000"
     await put(api, "other")  # others are served meanwhile
@@ -129,11 +140,11 @@ async def test_a_list_that_is_left_halfway_is_ended(api, monkeypatch):
     async def items(*_):
         try:
             while True:
-                yield 7, [("k", b"", bytes(1 << 20))]
+                yield one_item("k", bytes(1 << 20))
         finally:
             ended.set_result(True)
 
-    monkeypatch.setattr(api.running.node, "items", items)
+    lists(api, monkeypatch, items)
     call = api.files.List(pb.ListRequest())
     await call.read()
     call.cancel()

@@ -5,7 +5,6 @@ import base64
 import logging
 import resource
 import struct
-import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -17,7 +16,6 @@ from ..limits import (
     DISK_CHECK_INTERVAL_MS,
     DRAIN_MS_MAX,
     FLOOR_INTERVAL_MS,
-    LIST_ITEMS_MAX,
     READY_LAG_ENTRIES_MAX,
     REMOVAL_CHECK_MS,
     STATE_HASH_INTERVAL_MS,
@@ -41,7 +39,7 @@ from .ports import (
 )
 from .streams import Streaming, Streams
 from .tasks import every, in_thread
-from .watch import Item, Pieces, Update, Watches
+from .watch import Update, Watches
 
 log = logging.getLogger("dfs.node")
 PAGE_BYTES = resource.getpagesize()
@@ -168,21 +166,14 @@ class Node:
         self._check()
         return self._store.view()
 
-    async def items(
+    async def list_answers(
         self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int
-    ) -> AsyncGenerator[tuple[int, list[Item]], None]:
-        """Yields (revision, items) in key order, all of one revision; at least once."""
-        with self.view() as view:
-            pieces = Pieces(view.list(key, recursive, after, data_bytes_max))
-            left = limit or sys.maxsize
-            first = True
-            while left > 0:
-                piece = await in_thread(pieces.next, min(left, LIST_ITEMS_MAX))
-                if piece or first:
-                    yield view.revision, piece
-                if not piece:
-                    return
-                first, left = False, left - len(piece)
+    ) -> AsyncGenerator[bytes, None]:
+        """Yields encoded ListResponses, all of one revision; at least one."""
+        self._check()
+        with self._store.listing(key, recursive, after, limit, data_bytes_max) as listing:
+            while not listing.done and (answer := await in_thread(listing.next)) is not None:
+                yield answer
 
     async def history(
         self, key: str, before: int, limit: int

@@ -310,7 +310,7 @@ class Pieces:
             self._next = None
             if item is None:
                 break
-            size += len(item[0]) + len(item[1]) + len(item[2] or b"")
+            size += len(item[0].encode()) + len(item[1]) + len(item[2] or b"")
             if piece and size > STREAM_CHUNK_BYTES_MAX:
                 self._next = item
                 break

@@ -19,7 +19,6 @@ from ..proto.dfs_pb2 import (
     HistoryResponse,
     Item,
     ListRequest,
-    ListResponse,
     WatchRequest,
     WatchResponse,
 )
@@ -40,10 +39,10 @@ class Files(Protocol):
     async def barrier(self, local: bool, min_revision: int, timeout_ms: int) -> None:
         """Returns when a view shows what the caller asks for."""
 
-    def items(
+    def list_answers(
         self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int
-    ) -> AsyncGenerator[tuple[int, list[NodeItem]], None]:
-        """Yields (revision, items)."""
+    ) -> AsyncGenerator[bytes, None]:
+        """Yields encoded ListResponses."""
 
     def history(
         self, key: str, before: int, limit: int
@@ -116,13 +115,12 @@ class FileService:
 
     async def _list(self, request: ListRequest, write: Write) -> None:
         """Streams records in key order, all of one revision."""
-        found = self._node.items(
+        found = self._node.list_answers(
             request.key, request.recursive, request.after, request.limit, request.data_bytes_max
         )
-        async with aclosing(found) as pieces:
-            async for revision, items in pieces:
-                answer = ListResponse(items=map(_item, items), revision=revision)
-                await write(answer.SerializeToString())
+        async with aclosing(found) as answers:
+            async for answer in answers:
+                await write(answer)
 
     async def _watch(self, request: WatchRequest, write: Write) -> None:
         """Streams changes in revision order, each exactly once."""

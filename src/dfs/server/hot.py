@@ -20,6 +20,7 @@ from ..proto.dfs_pb2 import (
     LOCAL,
     DeleteRequest,
     GetRequest,
+    ListRequest,
     MakeDirRequest,
     PutRequest,
     Record,
@@ -91,7 +92,7 @@ def codec(store: Store, node: str) -> Codec:
         writes=_writes(node),
         plain=(PUT.number, commands.writer_fields(node, NOBODY), PLAIN_PUT_BYTES_MAX),
         reads=_reads(store),
-        streams=_streams(),
+        streams=_streams(store),
         together=_together(store),
         changed=lambda events: changed_gets(events, GET.number, SMALL_VALUE_BYTES_MAX),
         frees_space=frozenset({DELETE.number}),
@@ -145,11 +146,29 @@ def _reads(store: Store) -> dict[int, Callable[[bytes], bytes]]:
     return {GET.number: get, STAT.number: stat}
 
 
-def _streams() -> dict[int, Callable[[bytes], bytes | None]]:
+def list_answer(store: Store, body: bytes) -> bytes | None:
+    """The whole answer to a ListRequest whose barrier has passed, if it is one small message. None:
+    it takes longer than others should wait, or asks for a state that is not applied here yet.
+    Raises DfsError. Hot thread only."""
+    request = parse(ListRequest, body)
+    if request.key:
+        check_key(request.key)
+    if request.min_revision > store.applied:
+        return None
+    return store.list_answer(
+        request.key, request.recursive, request.after, request.limit, request.data_bytes_max
+    )
+
+
+def _streams(store: Store) -> dict[int, Callable[[bytes], bytes | None]]:
+    def small_list(body: bytes) -> bytes | None:
+        return list_answer(store, body)
+
     def made_elsewhere(_body: bytes) -> None:
         return None
 
-    return {method.number: made_elsewhere for method in METHODS if method.streams}
+    made = {method.number: made_elsewhere for method in METHODS if method.streams}
+    return {**made, LIST.number: small_list}
 
 
 def _together(store: Store) -> Callable[[list[Call]], list[tuple[int, bytes]]]:
