@@ -51,13 +51,14 @@ RETRY_DELAY_MS: Final = 100
 
 # ---- watches ------------------------------------------------------------------------------------
 WATCHES_MAX: Final = 4_096
-"""Each has a queue of its own; WATCH_BYTES_MAX each is the worst case."""
+"""Those that catch up have a queue each; WATCH_BYTES_MAX each is the worst case."""
 WATCH_EVENTS_MAX: Final = 10_000
-"""Queued for one watcher; more is read from history again, never kept in memory."""
+"""Queued for one watcher that catches up; more is read from history again, never kept in memory."""
 WATCH_BYTES_MAX: Final = 8 << 20
 """As WATCH_EVENTS_MAX, for large content."""
 WATCH_PACE_MS: Final = 5
-"""Between two messages to one watcher: what happens meanwhile is one message, and much cheaper."""
+"""Between two messages of changes to live watchers: what happens meanwhile is one message, and much
+cheaper. The first change after a quiet time does not wait."""
 WATCH_PROGRESS_MS: Final = 1_000
 """A watcher knows at least so often that it is up to date, and that its stream lives."""
 WATCH_PROGRESS_MS_MIN: Final = 10

@@ -6,7 +6,6 @@ import logging
 import resource
 import struct
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +36,9 @@ from .ports import (
     Result,
     Work,
 )
-from .streams import Streaming, Streams
+from .streams import Caller, Streaming, Streams
 from .tasks import every, in_thread
-from .watch import Update, Watches
+from .watch import Wanted, Watches
 
 log = logging.getLogger("dfs.node")
 PAGE_BYTES = resource.getpagesize()
@@ -62,7 +61,9 @@ class Node:
         """`clock`: ns since 1970, used only for the age of history. `die`: ends the process."""
         self._engine, self._store, self._codec = engine, store, codec
         self._identity, self._me = identity, me
-        self._watches = Watches(self.view, self._applied, self._set_watched)
+        self._watches = Watches(
+            self.view, self._applied, self._set_watched, codec.update, self._check
+        )
         self._streams = Streams(engine)
         self._hot = HotLoop(
             engine, store, codec, self._on_work, self._watches.deliver, self._streams.turn, die
@@ -192,15 +193,9 @@ class Node:
                 if len(piece) < size or (limit and left <= 0):
                     return
 
-    async def watch(
-        self, key: str, after: int, snapshot: bool, data_bytes_max: int, progress_s: float
-    ) -> AsyncGenerator[Update, None]:
-        """Yields updates, each change exactly once, until closed or a gap."""
-        followed = self._watches.follow(key, after, snapshot, data_bytes_max, progress_s)
-        async with aclosing(followed) as updates:
-            async for update in updates:
-                self._check()
-                yield update
+    async def watch(self, caller: Caller, wanted: Wanted, after: int, snapshot: bool) -> None:
+        """Tells a caller every change exactly once, until it is cancelled, or a gap."""
+        await self._watches.follow(caller, wanted, after, snapshot)
 
     # ---- the cluster -----------------------------------------------------------------------------
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from ..errors import DfsError
-from ..store import Stored
+from ..store import Change, Stored
 
 Failure = tuple[int, str, bytes]
 """(gRPC code, sentence, encoded details); opaque here."""
@@ -24,6 +24,22 @@ WORK_ASK: Final = 1
 WORK_SNAPSHOT: Final = 2
 WORK_INSTALL: Final = 3
 """The kinds of work, as `_engine` numbers them; a test compares."""
+
+
+Item = tuple[str, bytes, bytes | None]
+"""(key, encoded Record, content where asked)."""
+
+
+class Update(NamedTuple):
+    """One message of a watch."""
+
+    revision: int
+    """All changes up to here have been told."""
+    changes: list[Change] = []
+    items: list[Item] = []
+    snapshot_end: bool = False
+    gap_floor: int = 0
+    """Not 0: history up to there is gone, and the watch has ended."""
 
 
 class Engine(Protocol):
@@ -89,6 +105,8 @@ class Codec:
     frees_space: frozenset[int]
     """Writes that are taken even when the disk is full."""
     failure: Callable[[DfsError], Failure]
+    update: Callable[[Update, int], bytes]
+    """The message for what a watch tells, with content up to so many bytes."""
     floor_entry: Callable[[int], bytes]
     record_time: Callable[[bytes], int]
     """Encoded Record → commit time in ns."""

@@ -1,6 +1,6 @@
 """FileService: decode, ask the node, encode. Unary methods are here for grpcio only."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, NamedTuple, Protocol
 
@@ -8,22 +8,12 @@ import grpc
 from google.protobuf.message import Message
 
 from ..limits import WATCH_PROGRESS_MS, WATCH_PROGRESS_MS_MIN
-from ..node import Failure, Result, Streaming, Update, Write
-from ..node import Item as NodeItem
+from ..node import Caller, Failure, Mailboxes, Result, Streaming, Wanted
 from ..paths import check_key
-from ..proto.dfs_pb2 import (
-    FILE,
-    LOCAL,
-    Event,
-    HistoryRequest,
-    HistoryResponse,
-    Item,
-    ListRequest,
-    WatchRequest,
-    WatchResponse,
-)
+from ..proto.dfs_pb2 import LOCAL, HistoryRequest, ListRequest, WatchRequest
 from ..store import Change
 from . import hot
+from .encode import history_answer
 from .guard import Context, check_size, failure_of, guarded, refuse, timeout_ms
 
 
@@ -49,10 +39,8 @@ class Files(Protocol):
     ) -> AsyncGenerator[tuple[int, list[Change]], None]:
         """Yields (floor, changes)."""
 
-    def watch(
-        self, key: str, after: int, snapshot: bool, data_bytes_max: int, progress_s: float
-    ) -> AsyncGenerator[Update, None]:
-        """Yields updates."""
+    async def watch(self, caller: Caller, wanted: Wanted, after: int, snapshot: bool) -> None:
+        """Tells the caller of changes until it is cancelled, or a gap."""
 
 
 class FileService:
@@ -60,6 +48,7 @@ class FileService:
 
     def __init__(self, node: Files) -> None:
         self._node = node
+        self._mailboxes = Mailboxes()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """For `grpc.aio.Server.add_generic_rpc_handlers`."""
@@ -106,49 +95,35 @@ class FileService:
             if stream.method.reads:
                 local = request.consistency == LOCAL
                 await self._node.barrier(local, request.min_revision, timeout_ms(context))
-            await stream.answer(request, context.write)
+            async with self._mailboxes.open(context.write) as caller:
+                await stream.answer(request, caller)
 
         async def call(body: bytes, context: Context) -> None:
             await guarded(context, answer(body, context))
 
         return call
 
-    async def _list(self, request: ListRequest, write: Write) -> None:
+    async def _list(self, request: ListRequest, caller: Caller) -> None:
         """Streams records in key order, all of one revision."""
         found = self._node.list_answers(
             request.key, request.recursive, request.after, request.limit, request.data_bytes_max
         )
         async with aclosing(found) as answers:
             async for answer in answers:
-                await write(answer)
+                await caller.write(answer)
 
-    async def _watch(self, request: WatchRequest, write: Write) -> None:
+    async def _watch(self, request: WatchRequest, caller: Caller) -> None:
         """Streams changes in revision order, each exactly once."""
-        found = self._node.watch(
-            request.key,
-            request.after_revision,
-            request.snapshot,
-            request.data_bytes_max,
-            max(request.progress_ms or WATCH_PROGRESS_MS, WATCH_PROGRESS_MS_MIN) / 1000,
-        )
-        async with aclosing(found) as updates:
-            async for update in updates:
-                answer = WatchResponse(
-                    items=map(_item, update.items),
-                    snapshot_end=update.snapshot_end,
-                    events=_events(update.changes, request.data_bytes_max),
-                    revision=update.revision,
-                    gap_floor=update.gap_floor,
-                )
-                await write(answer.SerializeToString())
+        progress_ms = max(request.progress_ms or WATCH_PROGRESS_MS, WATCH_PROGRESS_MS_MIN)
+        wanted = Wanted(request.key, request.data_bytes_max, progress_ms / 1000)
+        await self._node.watch(caller, wanted, request.after_revision, request.snapshot)
 
-    async def _history(self, request: HistoryRequest, write: Write) -> None:
+    async def _history(self, request: HistoryRequest, caller: Caller) -> None:
         """Streams the retained changes of a key or subtree, newest first."""
         found = self._node.history(request.key, request.before_revision, request.limit)
         async with aclosing(found) as pieces:
             async for floor, changes in pieces:
-                answer = HistoryResponse(events=_events(changes, 0), floor=floor)
-                await write(answer.SerializeToString())
+                await caller.write(history_answer(floor, changes))
 
 
 class Stream(NamedTuple):
@@ -156,8 +131,8 @@ class Stream(NamedTuple):
 
     method: hot.Method
     request: type[Message]
-    answer: Callable[[Any, Write], Awaitable[None]]
-    """Given the request and where to write; what it needs of the tree is applied here."""
+    answer: Callable[[Any, Caller], Awaitable[None]]
+    """Given the request and who waits; what it needs of the tree is applied here."""
 
 
 def _parsed(stream: Stream, body: bytes) -> Any:
@@ -168,38 +143,11 @@ def _parsed(stream: Stream, body: bytes) -> Any:
 
 
 def _natively(stream: Stream) -> Streaming:
-    async def answer(body: bytes, write: Write) -> Failure | None:
+    async def answer(body: bytes, caller: Caller) -> Failure | None:
         try:
-            await stream.answer(_parsed(stream, body), write)
+            await stream.answer(_parsed(stream, body), caller)
         except Exception as error:  # boundary: all that a method raises becomes a refusal
             return failure_of(error)
         return None
 
     return answer
-
-
-def _item(found: NodeItem) -> Item:
-    key, record, data = found
-    item = Item(key=key, data=data or b"", has_data=data is not None)
-    item.record.MergeFromString(record)
-    return item
-
-
-def _events(changes: Iterable[Change], data_bytes_max: int) -> list[Event]:
-    return [_event(change, data_bytes_max) for change in changes]
-
-
-def _event(change: Change, data_bytes_max: int) -> Event:
-    event = Event(
-        type=Event.DELETE if change.deleted else Event.PUT,
-        key=change.key,
-        revision=change.revision,
-        previous_revision=change.previous,
-        sub=change.sub,
-    )
-    event.record.MergeFromString(change.record)
-    record = event.record
-    if not change.deleted and record.kind == FILE and record.size <= data_bytes_max > 0:
-        event.data = change.data
-        event.has_data = True
-    return event

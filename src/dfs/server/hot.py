@@ -28,6 +28,7 @@ from ..proto.dfs_pb2 import (
     SymlinkRequest,
 )
 from ..store import Store
+from .encode import watch_answer
 
 M = TypeVar("M", bound=Message)
 
@@ -97,6 +98,7 @@ def codec(store: Store, node: str) -> Codec:
         changed=lambda events: changed_gets(events, GET.number, SMALL_VALUE_BYTES_MAX),
         frees_space=frozenset({DELETE.number}),
         failure=status.failure,
+        update=watch_answer,
         floor_entry=lambda revision: commands.floor_entry(revision, node),
         record_time=lambda record: Record.FromString(record).time_ns,
     )
