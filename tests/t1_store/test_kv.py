@@ -225,6 +225,23 @@ def test_parts_of_a_range_are_the_range(kv, walk, records_max):
         frozen.part(b"a", b"z", 1)
 
 
+@pytest.mark.parametrize("records_max", [1, 7, 50, 51])
+def test_a_walk_is_the_quick_way(tmp_path, monkeypatch, records_max):
+    kv = RocksKV(tmp_path / "kv")
+    records = {b"%03d" % n: bytes(n) for n in range(200)}
+    kv.write(records)
+    begin, end = b"100", b"150"
+    frozen = kv.snapshot((begin, end))
+    monkeypatch.delattr(rocks, "_take")  # there is always a record behind: no need of the cursor
+    found, ended = [], False
+    while not ended:
+        part, ended = frozen.part(begin, b"15" + b"0", records_max)  # other objects each time
+        found += part
+        begin = found[-1][0] + b"\0"
+    assert found == list(records.items())[100:150]
+    kv.close()
+
+
 def test_nothing_is_written_between_a_walk_and_its_snapshot(tmp_path, monkeypatch):
     kv = RocksKV(tmp_path / "kv")
     kv.write({b"a": b"1"})

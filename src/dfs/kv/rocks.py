@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from errno import EAGAIN, EIO
 from itertools import islice
@@ -21,7 +22,6 @@ from rocksdict import (
     Options,
     Rdict,
     RdictIter,
-    ReadOptions,
     WriteBatch,
     WriteOptions,
 )
@@ -202,10 +202,10 @@ class _RocksSnapshot:
         with self._turn:
             try:
                 cursor = self._open_cursor()
-                part = self._walk_on(begin, end, records_max)
-                if len(part) == records_max:
-                    return part, False
-                # At the end of the walk, or at damage: the cursor can tell.
+                part, ended = self._walk_on(begin, end, records_max)
+                if ended or len(part) == records_max:
+                    return part, ended
+                # Off the walk, at the last record of all, or at damage: the cursor can tell.
                 self._owner = None
                 cursor.seek(part[-1][0] + b"\0" if part else begin)
                 rest, ended = _take(cursor, begin, end, False, records_max - len(part))
@@ -218,16 +218,20 @@ class _RocksSnapshot:
         with self._turn:
             self._cursor = self._ahead = None
 
-    def _walk_on(self, begin: bytes, end: bytes, records_max: int) -> list[Record]:
-        """The next records of the walk, fewer where it ends; none when it is not there."""
+    def _walk_on(self, begin: bytes, end: bytes, records_max: int) -> tuple[list[Record], bool]:
+        """The next records of the walk, and whether others stand behind the last ones: fewer where
+        nothing can be read, none when it is not there."""
         if self._ahead is None or self._ahead_at != (begin, end):
-            return []
-        part: list[Record] = list(islice(self._ahead, records_max))
-        if len(part) < records_max:
+            return [], False
+        part = list(islice(self._ahead, records_max))
+        ended = bool(part) and part[-1][0] >= end
+        if ended:
+            del part[bisect_left(part, (end,)) :]
+        if ended or len(part) < records_max:
             self._ahead = None
         else:
             self._ahead_at = part[-1][0] + b"\0", end
-        return part
+        return part, ended
 
     def _open_cursor(self) -> RdictIter:
         if self._cursor is None:
@@ -323,9 +327,8 @@ def _open(path: Path, *, create: bool) -> Rdict:
 
 
 def _items(db: Rdict, walk: Walk) -> Iterator[Record]:
-    bounds = ReadOptions()
-    bounds.set_iterate_upper_bound(walk[1])
-    return db.items(from_key=walk[0], read_opt=bounds)  # type: ignore[return-value]
+    # Without an upper bound: of that, RocksDB would be given an address that rocksdict soon frees.
+    return db.items(from_key=walk[0])  # type: ignore[return-value]
 
 
 def _batch(changes: Iterable[tuple[bytes, bytes | None]]) -> WriteBatch:

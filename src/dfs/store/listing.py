@@ -45,6 +45,7 @@ class Listing:
         self._at = 0
         """Those from here on were fetched, but are in no answer yet."""
         self._fetch_max = STORE_SCAN_RECORDS_MAX
+        """So many at once: of a directory, no more than it has children, and the one behind."""
         self._begun = False
         self.done = False
         """Everything is in the answers."""
@@ -53,8 +54,10 @@ class Listing:
         head = list_head(view.source, key)
         if head is None or head[1].kind == DIRECTORY:
             check_after(key, recursive, after)
-            if head is not None and not after:
-                self.items_min = min(head[1].size, self._left)
+            if head is not None:
+                children = head[1].size
+                self._fetch_max = min(children + 1, STORE_SCAN_RECORDS_MAX)
+                self.items_min = 0 if after else min(children, self._left)
         else:
             path, _, value = head
             self._records = [] if after else [(CURRENT + path, value)]
