@@ -204,10 +204,12 @@ def test_a_scan_goes_on_when_the_keys_it_stands_on_are_deleted(kv):
 
 @pytest.mark.parametrize("walk", [None, (b"b", b"d"), (b"a", b"z")])
 @pytest.mark.parametrize("records_max", [1, 2, 3, 9])
-def test_parts_of_a_range_are_the_range(kv, walk, records_max):
+@pytest.mark.parametrize("moves", [True, False])
+def test_parts_of_a_range_are_the_range(kv, walk, records_max, moves):
     kv.write(RECORDS)
-    frozen = kv.snapshot(walk)
-    kv.write({b"bb": b"later", b"c\0": None})
+    frozen = kv.snapshot(walk) if moves else kv.unfrozen(walk or (b"x", b"y"))
+    if moves:
+        kv.write({b"bb": b"later", b"c\0": None})
     begin, end = walk or (b"b", b"d")
     expected = [record for record in RECORDS.items() if begin <= record[0] < end]
     found, ended = [], False

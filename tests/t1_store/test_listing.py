@@ -19,7 +19,6 @@ from dfs.limits import (
     STREAM_CHUNK_BYTES_MAX,
 )
 from dfs.proto.dfs_pb2 import Item, ListResponse
-from dfs.store import View
 
 KEYS = ["", "a", "b", "a/x", "a/x/1", "a/y", "b/x", "b\u00fc/x", "b!", "c", "c/x/y", "none"]
 LARGE = b"x" * (SMALL_VALUE_BYTES_MAX + 1)
@@ -231,21 +230,29 @@ def test_what_a_list_shows_is_the_state_of_its_revision_while_another_thread_wri
         thread.join()
 
 
-def test_a_list_takes_its_view_along(tree):
-    """A listing closes what it was given, also when it is refused."""
-    seen = []
+def test_a_list_closes_what_it_reads_from(tree, monkeypatch):
+    """Also when it is refused."""
+    made = []
+    kv = tree.store._kv
 
-    class Noted(View):
-        def close(self):
-            seen.append(self)
-            super().close()
+    def noted(make):
+        def noting(walk):
+            made.append(make(walk))
+            return made[-1]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dfs.store.core.View", Noted)
+        return noting
+
+    monkeypatch.setattr(kv, "snapshot", noted(kv.snapshot))
+    monkeypatch.setattr(kv, "unfrozen", noted(kv.unfrozen))
+    for list_it in (tree.store.listing, tree.store.list_answer):
         with pytest.raises(NotFound):
-            tree.store.listing("none", False, "", 0, 0)
-        tree.store.list_answer("deep", False, "", 0, 0)
-    assert len(seen) == 2
+            list_it("none", False, "", 0, 0)
+    tree.store.list_answer("deep", False, "", 0, 0)
+    tree.store.listing("deep", False, "", 0, 0).close()
+    assert len(made) >= 4
+    for source in made:
+        with pytest.raises(Unavailable):
+            source.get(b"m")
 
 
 def test_pieces_of_large_content_are_bounded(writer):

@@ -67,6 +67,10 @@ class MemoryKV:
         self._snapshots.add(frozen)
         return frozen
 
+    def unfrozen(self, walk: Walk) -> Snapshot:
+        """See KeyValue."""
+        return self.snapshot(walk)
+
     def flush(self) -> None:
         """See KeyValue."""
         self._check_open()

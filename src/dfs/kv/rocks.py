@@ -111,6 +111,13 @@ class RocksKV:
             self._snapshots.add(frozen)
         return frozen
 
+    def unfrozen(self, walk: Walk) -> Snapshot:
+        """See KeyValue."""
+        try:
+            return _RocksLive(self._db, walk)
+        except Exception as error:  # boundary: rocksdict raises bare exceptions
+            raise _translated(error) from None
+
     def flush(self) -> None:
         """See KeyValue. Waits without the interpreter lock."""
         with self._turn:
@@ -167,9 +174,9 @@ class _RocksSnapshot:
     """
 
     def __init__(
-        self, cursor: RdictIter, walk: Walk | None, ahead: Iterator[Record] | None
+        self, cursor: RdictIter | None, walk: Walk | None, ahead: Iterator[Record] | None
     ) -> None:
-        self._cursor: RdictIter | None = cursor
+        self._cursor = cursor
         self._ahead = ahead
         self._ahead_at = walk
         """The rest of the walk: what `_ahead` gives next, and where it ends."""
@@ -201,11 +208,11 @@ class _RocksSnapshot:
         """See Snapshot."""
         with self._turn:
             try:
-                cursor = self._open_cursor()
                 part, ended = self._walk_on(begin, end, records_max)
                 if ended or len(part) == records_max:
                     return part, ended
                 # Off the walk, at the last record of all, or at damage: the cursor can tell.
+                cursor = self._open_cursor()
                 self._owner = None
                 cursor.seek(part[-1][0] + b"\0" if part else begin)
                 rest, ended = _take(cursor, begin, end, False, records_max - len(part))
@@ -264,6 +271,36 @@ class _RocksSnapshot:
                 return _take(cursor, begin, end, reverse, records_max)
             except Exception as error:  # boundary: rocksdict raises bare exceptions
                 raise _translated(error, begin) from None
+
+
+class _RocksLive(_RocksSnapshot):
+    """The live state in the place of a frozen one: whoever reads it lets nothing be written."""
+
+    def __init__(self, db: Rdict, walk: Walk) -> None:
+        super().__init__(None, walk, _items(db, walk))
+        self._db: Rdict | None = db
+
+    def get(self, key: bytes) -> bytes | None:
+        """See Reads."""
+        if self._db is None:
+            raise Closed(CLOSED)
+        try:
+            value: bytes | None = self._db.get(key)
+        except Exception as error:  # boundary: rocksdict raises bare exceptions
+            raise _translated(error, key) from None
+        return value
+
+    def close(self) -> None:
+        """See Snapshot."""
+        super().close()
+        self._db = None
+
+    def _open_cursor(self) -> RdictIter:
+        if self._db is None:
+            raise Closed(CLOSED)
+        if self._cursor is None:
+            self._cursor = self._db.iter()
+        return self._cursor
 
 
 def _seek(cursor: RdictIter, begin: bytes, end: bytes, reverse: bool) -> None:

@@ -109,11 +109,12 @@ class Store:
         self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int
     ) -> Listing:
         """A list of the state as of now; close it. See Listing."""
-        view = View(self._kv.snapshot(list_range(key, recursive, after)))
+        source = self._kv.snapshot(list_range(key, recursive, after))
         try:
-            return Listing(view, key, recursive, after, limit, data_bytes_max)
+            revision = View(source).revision
+            return Listing(source, revision, key, recursive, after, limit, data_bytes_max)
         except BaseException:
-            view.close()
+            source.close()
             raise
 
     def list_answer(
@@ -121,11 +122,17 @@ class Store:
     ) -> bytes | None:
         """The encoded ListResponse of a list that fits into one; None for one that takes longer
         than others should wait. Raises as `listing`."""
-        with self.listing(key, recursive, after, limit, data_bytes_max) as listing:
+        source = self._kv.unfrozen(list_range(key, recursive, after))
+        try:
+            listing = Listing(
+                source, self.applied, key, recursive, after, limit, data_bytes_max
+            )
             if listing.items_min > LIST_HOT_ITEMS_MAX:
                 return None
             answer = listing.next(LIST_HOT_ITEMS_MAX)
             return answer if listing.done else None
+        finally:
+            source.close()
 
     def get_answer(self, key: str, revision: int = 0) -> bytes:
         """The encoded GetResponse of a file. Raises as View.get."""

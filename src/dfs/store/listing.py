@@ -11,7 +11,7 @@ import sys
 from types import TracebackType
 
 from dfs._engine import list_items
-from dfs.kv import Record
+from dfs.kv import Record, Snapshot
 from dfs.limits import (
     LIST_ITEMS_MAX,
     STORE_SCAN_RECORDS_MAX,
@@ -21,7 +21,7 @@ from dfs.limits import (
 from dfs.proto.dfs_pb2 import DIRECTORY
 from dfs.store.encode import list_answer, list_item
 from dfs.store.layout import CURRENT, unpack_version
-from dfs.store.read import View, check_after, list_head, list_range, listed
+from dfs.store.read import check_after, list_head, list_range, listed
 
 
 class Listing:
@@ -31,11 +31,12 @@ class Listing:
     """
 
     def __init__(
-        self, view: View, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int
-    ) -> None:
-        """Takes over `view`, whose walk is best `list_range`. `limit`: at most so many items, 0 =
-        all. The rest, and what is raised, as in `View.list`."""
-        self._view = view
+        self, source: Snapshot, revision: int, key: str, recursive: bool, after: str, limit: int,
+        data_bytes_max: int,
+    ) -> None:  # fmt: skip
+        """Takes over `source`, the state at `revision`, whose walk is best `list_range`. `limit`:
+        at most so many items, 0 = all. The rest, and what is raised, as in `View.list`."""
+        self._source, self._revision = source, revision
         self._recursive, self._data_bytes_max = recursive, data_bytes_max
         self._left = limit or sys.maxsize
         self._begin, self._end = list_range(key, recursive, after)
@@ -51,7 +52,7 @@ class Listing:
         """Everything is in the answers."""
         self.items_min = 0
         """There are at least so many items."""
-        head = list_head(view.source, key)
+        head = list_head(source, key)
         if head is None or head[1].kind == DIRECTORY:
             check_after(key, recursive, after)
             if head is not None:
@@ -75,7 +76,7 @@ class Listing:
         if self._begun and not piece.count:
             return None
         self._begun = True
-        return list_answer(piece.items, self._view.revision)
+        return list_answer(piece.items, self._revision)
 
     def _fetched(self, wanted: int) -> bool:
         """Sees to it that there are records; False: no more."""
@@ -83,7 +84,7 @@ class Listing:
             return True
         if self._last:
             return False
-        self._records, self._last = self._view.source.part(
+        self._records, self._last = self._source.part(
             self._begin, self._end, min(wanted, self._fetch_max)
         )
         self._at = 0
@@ -100,7 +101,9 @@ class Listing:
         )  # fmt: skip
         piece.add(encoded, count, size)
         if beyond is not None:
-            self._begin, self._fetch_max = beyond, STORE_SCAN_RECORDS_MIN
+            # Of what was fetched much may be below a child: fewer the next times.
+            self._begin = beyond
+            self._fetch_max = max(STORE_SCAN_RECORDS_MIN, self._fetch_max // 4)
         if unusual:
             return self._take_one(piece)
         return self._at == len(self._records)
@@ -113,14 +116,14 @@ class Listing:
         size = len(path) + version.record_bytes + version.size
         if piece.count and size > piece.bytes_max:
             return False
-        item = listed(self._view.source, (path, version, value), self._data_bytes_max)
+        item = listed(self._source, (path, version, value), self._data_bytes_max)
         piece.add(list_item(*item), 1, size)
         self._at += 1
         return True
 
     def close(self) -> None:
         """Lets go of the frozen state. Idempotent."""
-        self._view.close()
+        self._source.close()
 
     def __enter__(self) -> Listing:
         return self
