@@ -120,14 +120,14 @@ class Store:
     def list_answer(
         self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int
     ) -> bytes | None:
-        """The encoded ListResponse of a list that fits into one; None for one that takes longer
+        """The encoded ListResponse of a list that fits into one; None for one that may take longer
         than others should wait. Raises as `listing`."""
         source = self._kv.unfrozen(list_range(key, recursive, after))
         try:
             listing = Listing(
                 source, self.applied, key, recursive, after, limit, data_bytes_max
             )
-            if listing.items_min > LIST_HOT_ITEMS_MAX:
+            if listing.items_expected > LIST_HOT_ITEMS_MAX:
                 return None
             answer = listing.next(LIST_HOT_ITEMS_MAX)
             return answer if listing.done else None

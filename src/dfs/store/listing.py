@@ -50,15 +50,15 @@ class Listing:
         self._begun = False
         self.done = False
         """Everything is in the answers."""
-        self.items_min = 0
-        """There are at least so many items."""
+        self.items_expected = 0
+        """About so many items: as if `after` were at the beginning and nothing below children."""
         head = list_head(source, key)
         if head is None or head[1].kind == DIRECTORY:
             check_after(key, recursive, after)
             if head is not None:
                 children = head[1].size
                 self._fetch_max = min(children + 1, STORE_SCAN_RECORDS_MAX)
-                self.items_min = 0 if after else min(children, self._left)
+                self.items_expected = min(children, self._left)
         else:
             path, _, value = head
             self._records = [] if after else [(CURRENT + path, value)]
