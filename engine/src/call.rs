@@ -1,5 +1,6 @@
-//! What the public port hands to the node: unary calls, and how they are answered.
+//! What the public port hands to the node: calls, and how they are answered.
 use bytes::{BufMut, Bytes, BytesMut};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// A refusal as a gRPC client sees it.
@@ -45,15 +46,61 @@ fn with_message(details: &Bytes, message: &str) -> Bytes {
 
 pub type Reply = Result<Bytes, Failure>;
 
-/// One unary call, whole: the body is the bare protobuf message (without frame head, decompressed).
+/// What the node wants to know of a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub method: u32,
+    /// Its calls may be handed on only after a read barrier.
+    pub reads: bool,
+    /// They may be answered by any number of messages.
+    pub streams: bool,
+}
+
+/// One call, whole: the body is the bare protobuf message (without frame head, decompressed).
 pub struct Call {
     pub method: u32,
     /// From the routes: the call may be handed on only after a read barrier.
     pub read: bool,
     pub body: Bytes,
+    /// For an answer; of a streamed call only for being handed on, after that it has none here.
     pub deadline: Instant,
-    /// Answers the caller; does nothing when the caller is gone. Any thread, never blocks.
+    /// Answers the caller and ends the call; does nothing when the caller is gone. Any thread,
+    /// never blocks. After messages of `outlet`, a success is one more message.
     pub answer: Box<dyn FnOnce(Reply) + Send>,
+    /// Only for methods that stream.
+    pub outlet: Option<Arc<dyn Outlet>>,
+}
+
+/// What became of a message that was sent to a caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    Taken,
+    /// Accepted, but so many bytes have not been taken yet: `Audience` hears when there is room.
+    Full(u64),
+    /// There is no caller any more.
+    Gone,
+}
+
+/// Where the messages of one streamed answer go. Any thread, never blocks.
+pub trait Outlet: Send + Sync {
+    /// Sends a message; `receivers`: how many get the same one. Nothing moves until the bell is
+    /// rung that may be put into `bells`: once for all messages to one connection.
+    fn send(&self, message: &Bytes, receivers: usize, bells: &mut Vec<Arc<dyn Bell>>) -> Sent;
+    /// The last message has been sent. Rings by itself.
+    fn finish(&self);
+    /// From now on `audience` hears of this answer, under `id`. False: the caller is gone already.
+    fn attend(&self, id: u64, audience: Arc<dyn Audience>) -> bool;
+}
+
+/// Wakes a connection to which something was sent.
+pub trait Bell: Send + Sync {
+    fn ring(&self);
+}
+
+/// Hears what happens to streamed answers. Must not block: network threads tell, within locks.
+pub trait Audience: Send + Sync {
+    /// There is room again after `Sent::Full`, or (false, once) the caller is gone.
+    fn news(&self, id: u64, room: bool);
 }
 
 /// Takes calls from the wire. Must not block: it runs on a network thread.

@@ -1,5 +1,5 @@
 //! The public port of a node: the wire in front, the raft part behind it.
-use crate::call::Failure;
+use crate::call::{Failure, Route};
 use crate::raft::calls::Calls;
 use crate::raft::node::Node;
 use crate::wire::{self, Config, Counters, Limits, Wire};
@@ -19,7 +19,7 @@ pub struct Door {
     pub upstream: Option<PathBuf>,
     /// A unix socket to listen on beside the public port.
     pub local: Option<PathBuf>,
-    pub routes: HashMap<String, (u32, bool)>,
+    pub routes: HashMap<String, Route>,
     pub failures: HashMap<String, Failure>,
     running: Mutex<Option<Arc<Wire>>>,
 }
@@ -36,7 +36,7 @@ impl Door {
         grpc_addr: String,
         local: &str,
         upstream: &str,
-        routes: HashMap<String, (u32, bool)>,
+        routes: HashMap<String, Route>,
         failures: HashMap<String, Failure>,
     ) -> io::Result<Door> {
         if let Some(missing) = wire::FAILURES.iter().find(|f| !failures.contains_key(**f)) {
@@ -74,6 +74,7 @@ impl Door {
             deadline_default: Duration::from_millis(options.deadline_ms_default),
             deadline_max: Duration::from_millis(options.deadline_ms_max),
             streams_per_connection: options.streams_per_connection_max as u32,
+            stream_bytes: options.stream_bytes,
             connections: options.connections_max as usize,
             handshake: Duration::from_millis(options.handshake_ms_max),
         };

@@ -14,9 +14,20 @@ from typing import Any, Final, final
 Failure = tuple[int, str, bytes]
 Result = bytes | Failure
 
-# (id, method, body): a unary call that waits for `propose` or `respond` with that id. A call of a
-# read method is handed over only after its read barrier has passed. Ids are never reused.
+# (id, method, body): a call that waits for `propose` or `respond` with that id, or, if its method
+# streams, for `respond`, or for `send` and `end`. A call of a read method is handed over only after
+# its read barrier has passed. Ids are never reused.
 Call = tuple[int, int, bytes]
+
+# (id, room): news of a call whose answer is a stream. True: there is room again for one of which
+# `send` said that it is full. False: its caller is gone (cancelled, connection lost, deadline
+# passed) and the id is forgotten. Only of calls that were handed over by an earlier `step`.
+Flow = tuple[int, bool]
+
+# (method number, is a read, answers by a stream): a read is handed over after its read barrier. One
+# that streams has no deadline but the one that its caller names; until it is handed over it has
+# that of unary calls.
+Route = tuple[int, bool, bool]
 
 # (index, payload, wanted): one committed entry. `payload` is b"" for Raft's own entries (blank and
 # membership). `wanted`: a caller of this node waits for the result.
@@ -71,7 +82,7 @@ class Engine:
         grpc_advertise: str,
         local: str,
         upstream: str,
-        routes: Mapping[str, tuple[int, bool]],
+        routes: Mapping[str, Route],
         failures: Mapping[str, Failure],
         options: Mapping[str, int],
     ) -> Engine:
@@ -83,7 +94,7 @@ class Engine:
         the public port, with mode 0600; "" = none. `upstream` is the path of the unix socket to
         which all calls that `routes` does not name are forwarded as whole streams; "" = such calls
         are UNIMPLEMENTED.
-        `routes`: "/dfs.FileService/Put" → (method number, is a read).
+        `routes`: "/dfs.FileService/Put" → Route.
         `failures`: one row for each kind that Rust can answer by itself; all of: "no_leader",
         "outcome_unknown", "overloaded", "deadline", "too_large", "metadata_too_large",
         "shutting_down", "malformed", "unimplemented", "not_loopback". The text is a prefix: Rust
@@ -120,14 +131,15 @@ class Engine:
         keep: Sequence[tuple[int, bytes]],
         max_items: int,
         timeout_ms: int,
-    ) -> tuple[list[Call], list[Batch], list[Done], list[Work]]:
+    ) -> tuple[list[Call], list[Batch], list[Done], list[Work], list[Flow]]:
         """Results in, next batch out. Waits at most `timeout_ms` for something to do.
 
         `applied`: (seq, one result for each entry; None where it was not wanted).
         `propose`: (call id, head): the entry is head + the call's body + the leader's time stamp;
         the caller is answered by Rust with the result that the leader's apply returned. If there
         is no leader the engine waits for one within the call's deadline.
-        `respond`: (call id, answer). Ids whose caller is gone are ignored.
+        `respond`: (call id, answer). Ids whose caller is gone are ignored. It ends an answer by a
+        stream as well: a message before the end, or the failure.
         `keep`: as `respond`, for reads; and from here on, once its barrier has passed, a call with
         the same method and body gets the same answer without coming here, until its body stands in
         `changed` or all is forgotten. At most option "answers_bytes_max"; the oldest go first.
@@ -138,6 +150,20 @@ class Engine:
         """
 
     # ---- from any thread, never blocking ---------------------------------------------------------
+
+    def send(self, calls: Sequence[int], message: bytes) -> list[tuple[int, int]]:
+        """Sends one message of their answers to all of these calls; all share its bytes.
+
+        Returns (id, bytes) of those that have more than option "stream_bytes" not yet taken by the
+        caller, or anything at all while much waits for slow callers: the message was accepted, but
+        wait for room (see Flow) before the next. And (id, -1) of those whose caller is gone, or was
+        told "overloaded" as there is no memory for more: the id is forgotten. Messages sent by one
+        thread keep their order. The news of room may be in a `step` that returns before this does,
+        if another thread steps.
+        """
+
+    def end(self, call: int, failure: Failure | None) -> None:
+        """Ends an answer by a stream, behind its last message. Forgotten ids are ignored."""
 
     def submit(self, ticket: int, entry: bytes, timeout_ms: int) -> None:
         """Proposes an entry (the leader appends the time stamp). The result comes back as Done."""
@@ -267,6 +293,24 @@ def get_answers(
 ) -> list[tuple[int, bytes]]:
     """(number, encoded GetResponse) of those of (number, store key) whose value is an undamaged
     record of a file with its content in it."""
+
+def list_items(
+    records: list[tuple[bytes, bytes]],
+    at: int,
+    recursive: bool,
+    data_bytes_max: int,
+    items_max: int,
+    bytes_max: int,
+    first: bool,
+) -> tuple[bytes, int, int, int, bool, bytes | None]:
+    """(items as a ListResponse holds them, position of the first record that is not among them,
+    count of items, bytes of their keys, records and content, unusual, beyond).
+
+    `records`: of `n` (key, value), in order, looked at from `at` on. It ends where there is no room
+    for a record: `items_max`, `bytes_max`, but with `first` one item may be larger. `unusual`: it
+    ends at a record that somebody else has to look at, because it is damaged or its content, which
+    is wanted, does not stand there. Not `recursive`: what is below an item is passed over; `beyond`
+    is where to go on when the records end there. `data_bytes_max`: as in a ListRequest."""
 
 def changed_gets(
     events: list[tuple[bytes, bytes]], method: int, data_bytes_max: int

@@ -22,7 +22,7 @@ STORE: Final = "store"
 SOCKET: Final = "api.sock"
 """The public API for programs of this machine and user."""
 UPSTREAM: Final = "rest.sock"
-"""The stock gRPC server to which the engine forwards all calls that are not hot."""
+"""The stock gRPC server to which the engine forwards all calls but those of FileService."""
 OURS: Final = (LOG, STORE, SOCKET, UPSTREAM, FILE, "agent")
 """Everything that a node and its agent put into the data directory."""
 ID_BITS: Final = 63

@@ -33,12 +33,16 @@ DEADLINE_MS_MAX: Final = 30_000
 """A unary call that asks for longer gets this: what waits so long is better asked again."""
 STREAMS_PER_CONNECTION_MAX: Final = 1_024
 """Calls of one connection at once; callers that want more open another."""
+STREAM_BYTES: Final = 1 << 20
+"""Of a streamed answer, sent but not yet taken by its caller, before its maker waits: one piece of
+STREAM_CHUNK_BYTES_MAX is on its way while the next is made. Where many callers do not read, each
+gets less."""
 CONNECTIONS_MAX: Final = 256
 """Each costs buffers; with CALL_BYTES_WAITING_MAX it bounds the memory of a node under attack."""
 HANDSHAKE_MS_MAX: Final = 3_000
 """A caller that says nothing after connecting is cut off."""
 CALLS_WAITING_MAX: Final = 8_192
-"""Unary calls inside one node; more are refused, not buffered."""
+"""Unary calls inside one node, and so many streamed ones; more are refused, not buffered."""
 CALL_BYTES_WAITING_MAX: Final = 128 << 20
 """Of the bodies of those calls: eight of the largest puts."""
 
@@ -47,13 +51,14 @@ RETRY_DELAY_MS: Final = 100
 
 # ---- watches ------------------------------------------------------------------------------------
 WATCHES_MAX: Final = 4_096
-"""Each has a queue of its own; WATCH_BYTES_MAX each is the worst case."""
+"""Those that catch up have a queue each; WATCH_BYTES_MAX each is the worst case."""
 WATCH_EVENTS_MAX: Final = 10_000
-"""Queued for one watcher; more is read from history again, never kept in memory."""
+"""Queued for one watcher that catches up; more is read from history again, never kept in memory."""
 WATCH_BYTES_MAX: Final = 8 << 20
 """As WATCH_EVENTS_MAX, for large content."""
 WATCH_PACE_MS: Final = 5
-"""Between two messages to one watcher: what happens meanwhile is one message, and much cheaper."""
+"""Between two messages of changes to live watchers: what happens meanwhile is one message, and much
+cheaper. The first change after a quiet time does not wait."""
 WATCH_PROGRESS_MS: Final = 1_000
 """A watcher knows at least so often that it is up to date, and that its stream lives."""
 WATCH_PROGRESS_MS_MIN: Final = 10
@@ -117,6 +122,8 @@ STORE_CACHE_BYTES: Final = 64 << 20
 """Uncompressed blocks of tables; the page cache has the rest."""
 STORE_SCAN_RECORDS_MAX: Final = 256
 """Fetched at once by a scan: between two fetches other threads read the same view."""
+STORE_SCAN_RECORDS_MIN: Final = 8
+"""Fetched first by a scan that may end soon; then twice as many each time."""
 STORE_SCAN_BYTES_MAX: Final = 1 << 20
 """As STORE_SCAN_RECORDS_MAX, for large values."""
 STORE_LOAD_BYTES: Final = 4 << 20
@@ -218,6 +225,8 @@ WATCH_SCAN_MAX: Final = 10_000
 """Changes of history looked at for one answer of a watch that catches up."""
 LIST_ITEMS_MAX: Final = 2_000
 """Items in one answer of a list, however small: bounds the time between two answers."""
+LIST_HOT_ITEMS_MAX: Final = 256
+"""A list of up to so many items is answered between puts and gets: they wait 0.2 ms at most."""
 FLOOR_INTERVAL_MS: Final = 60_000
 """How often the leader looks whether history is old enough to go."""
 FLOOR_STEP_MIN: Final = 1_000

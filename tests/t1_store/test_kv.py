@@ -1,5 +1,6 @@
 """The key/value port: both implementations keep the same promises."""
 
+import random
 import threading
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfs.errors import DataLoss, Unavailable
-from dfs.kv import Closed, MemoryKV, RocksKV
+from dfs.kv import Closed, MemoryKV, RocksKV, rocks
 
 RECORDS = {b"a": b"1", b"b": b"2", b"c\0": b"3", b"c\xff": b"4", b"d": b"5"}
 
@@ -196,3 +197,96 @@ def test_a_scan_goes_on_when_the_keys_it_stands_on_are_deleted(kv):
     kv.write({b"%04d" % number: None for number in range(600)})
     assert first + [key for key, _ in walk] == [b"%04d" % number for number in range(100, 500)]
     assert list(kv.scan(b"", b"\xff")) == []
+
+
+# ---- walks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("walk", [None, (b"b", b"d"), (b"a", b"z")])
+@pytest.mark.parametrize("records_max", [1, 2, 3, 9])
+@pytest.mark.parametrize("moves", [True, False])
+def test_parts_of_a_range_are_the_range(kv, walk, records_max, moves):
+    kv.write(RECORDS)
+    frozen = kv.snapshot(walk) if moves else kv.unfrozen(walk or (b"x", b"y"))
+    if moves:
+        kv.write({b"bb": b"later", b"c\0": None})
+    begin, end = walk or (b"b", b"d")
+    expected = [record for record in RECORDS.items() if begin <= record[0] < end]
+    found, ended = [], False
+    while not ended:
+        part, ended = frozen.part(begin, end, records_max)
+        assert len(part) <= records_max
+        assert part or ended
+        found += part
+        begin = found[-1][0] + b"\0"
+        assert frozen.get(b"a") == b"1", "other reads are not in the way"
+    assert found == expected
+    assert frozen.part(b"c", b"c\xff", 9) == ([(b"c\0", b"3")], True), "off the walk"
+    frozen.close()
+    with pytest.raises(Closed):
+        frozen.part(b"a", b"z", 1)
+
+
+@pytest.mark.parametrize("records_max", [1, 7, 50, 51])
+def test_a_walk_is_the_quick_way(tmp_path, monkeypatch, records_max):
+    kv = RocksKV(tmp_path / "kv")
+    records = {b"%03d" % n: bytes(n) for n in range(200)}
+    kv.write(records)
+    begin, end = b"100", b"150"
+    frozen = kv.snapshot((begin, end))
+    monkeypatch.delattr(rocks, "_take")  # there is always a record behind: no need of the cursor
+    found, ended = [], False
+    while not ended:
+        part, ended = frozen.part(begin, b"15" + b"0", records_max)  # other objects each time
+        found += part
+        begin = found[-1][0] + b"\0"
+    assert found == list(records.items())[100:150]
+    kv.close()
+
+
+def test_nothing_is_written_between_a_walk_and_its_snapshot(tmp_path, monkeypatch):
+    kv = RocksKV(tmp_path / "kv")
+    kv.write({b"a": b"1"})
+    make = rocks._items
+    writer = threading.Thread(target=lambda: kv.write({b"a": b"2"}))
+
+    def interrupted(db, walk):
+        made = make(db, walk)
+        writer.start()
+        writer.join(0.1)
+        assert writer.is_alive()
+        return made
+
+    monkeypatch.setattr(rocks, "_items", interrupted)
+    frozen = kv.snapshot((b"a", b"b"))
+    writer.join()
+    assert frozen.get(b"a") == b"1"
+    assert frozen.part(b"a", b"b", 2) == ([(b"a", b"1")], True)
+    assert kv.get(b"a") == b"2"
+    kv.close()
+
+
+def test_a_walk_that_meets_damage_says_so(tmp_path):
+    """The quick iterator ends there as if all was told."""
+    kv = RocksKV(tmp_path / "kv")
+    kv.write({b"%04d" % n: random.Random(n).randbytes(100) for n in range(1_000)})
+    kv.flush()
+    kv.close()
+    [table] = (tmp_path / "kv" / "db-1").glob("*.sst")
+    whole = table.read_bytes()
+    middle = len(whole) // 2
+    table.write_bytes(whole[:middle] + bytes([whole[middle] ^ 4]) + whole[middle + 1 :])
+    kv = RocksKV(tmp_path / "kv")
+    frozen = kv.snapshot((b"", b"\xff"))
+    found = []
+
+    def read_all():
+        ended = False
+        while not ended:
+            part, ended = frozen.part(found[-1] + b"\0" if found else b"", b"\xff", 100)
+            found.extend(key for key, _ in part)
+
+    with pytest.raises(DataLoss, match="damaged"):
+        read_all()
+    assert 100 < len(found) < 900
+    kv.close()

@@ -117,7 +117,7 @@ class Node:
         """With a change comes the new answer."""
         self.asked: dict[int, int] = {}
         """Calls that came here, by method."""
-        self.routes: dict[str, tuple[int, bool]] = {}
+        self.routes: dict[str, tuple[int, bool, bool]] = {}
         self.going = threading.Event()
         self.going.set()
         self.error: BaseException | None = None
@@ -180,7 +180,7 @@ class Node:
                 self.error = error
                 return
             self.going.wait()
-            calls, batches, done, work = turn
+            calls, batches, done, work, flow = turn
             applied, propose, respond, changed, keep = [], [], [], [], []
             for seq, entries, log_id, membership in batches:
                 self.batches.append(len(entries))
@@ -188,7 +188,11 @@ class Node:
                 changed += map(self.changed, self.disk.changed)
                 self.disk.log_id = log_id
                 self.disk.membership = membership or self.disk.membership
+            streams = [call for call in calls if call[1] not in self.method]
+            respond += self.streams(streams, flow)
             for call, method, body in calls:
+                if method not in self.method:
+                    continue
                 head = self.method[method](body)
                 self.asked[method] = self.asked.get(method, 0) + 1
                 if method in self.keeps:
@@ -203,6 +207,12 @@ class Node:
                 self.settled.notify_all()
             for item in work:
                 self.do(*item)
+
+    def streams(self, calls: list[Any], flow: list[Any]) -> list[Any]:
+        """Calls of methods that are not here, and news of them; what to respond."""
+        assert not calls
+        assert not flow
+        return []
 
     def changed(self, key: str) -> tuple[int, bytes, bytes | None]:
         """What reads of a key get from now on, if that is told."""
@@ -289,9 +299,11 @@ class Node:
 
 
 @contextmanager
-def cluster(path: Path, count: int, **options: int) -> Iterator[list[Node]]:
+def cluster(
+    path: Path, count: int, kind: type[Node] = Node, **options: int
+) -> Iterator[list[Node]]:
     """`count` voters; the first leads."""
-    nodes = [Node(path, f"node{i + 1}", **options).start() for i in range(count)]
+    nodes = [kind(path, f"node{i + 1}", **options).start() for i in range(count)]
     try:
         nodes[0].engine.initialize(5_000)
         for other in nodes[1:]:

@@ -156,7 +156,7 @@ def test_results_for_a_batch_that_is_not_out_are_refused(tmp_path: Path) -> None
     node.open()
     with pytest.raises(ValueError, match="batch 7"):
         node.engine.step([(7, [])], [], [], [], [], 10, 0)
-    assert node.engine.step([], [], [], [], [], 10, 0) == ([], [], [], [])
+    assert node.engine.step([], [], [], [], [], 10, 0) == ([], [], [], [], [])
     node.engine.close()
     with pytest.raises(_engine.EngineError, match="closed"):
         node.engine.step([], [], [], [], [], 10, 0)

@@ -13,7 +13,10 @@ from dfs._engine import plain_head
 from .nodes import STAMP_BYTES, Node, cluster, encoded
 
 PUT, GET = 1, 2
-ROUTES = {"/dfs.FileService/Put": (PUT, False), "/dfs.FileService/Get": (GET, True)}
+ROUTES = {
+    "/dfs.FileService/Put": (PUT, False, False),
+    "/dfs.FileService/Get": (GET, True, False),
+}
 LOCAL = b"\x18\x01"
 
 

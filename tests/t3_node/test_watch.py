@@ -1,68 +1,14 @@
 """Watchers that are slow, late or overtaken by the floor, without any network."""
 
 import asyncio
-from contextlib import aclosing
 
 import pytest
 
-from dfs import commands
 from dfs.errors import Overloaded
-from dfs.kv import MemoryKV
 from dfs.limits import STREAM_CHUNK_BYTES_MAX, WATCH_EVENTS_MAX
-from dfs.node.watch import Pieces, Watches
-from dfs.proto import dfs_pb2 as pb
-from dfs.store import Store
+from dfs.node.watch import Pieces
 
-
-class Feed:
-    """A store with watches; `put` applies and delivers as the hot thread does."""
-
-    def __init__(self):
-        self.store = Store(MemoryKV())
-        self.watched = False
-        self.watches = Watches(self.store.view, self._applied, self._set_watched)
-        self._append(b"")
-
-    def _set_watched(self, watched):
-        self.watched = watched
-
-    async def _applied(self, revision):
-        assert revision <= self.store.applied
-
-    def _append(self, *payloads):
-        first = self.store.applied + 1
-        entries = [(first + n, payload, False) for n, payload in enumerate(payloads)]
-        _, changes = self.store.apply(entries, b"log", b"")
-        if self.watched:
-            self.watches.deliver((self.store.applied, changes))
-
-    def put(self, *keys, data=b""):
-        entries = []
-        for key in keys:
-            request = pb.PutRequest(key=key, data=data)
-            body = request.SerializeToString()
-            head = commands.put_head(request, len(body), "node1", "")
-            entries.append(head + body + commands.stamp(self.store.time_ns + 1))
-        self._append(*entries)
-        return self.store.applied
-
-    def floor(self, revision):
-        stamp = commands.stamp(self.store.time_ns + 1)
-        self._append(commands.floor_entry(revision, "node1") + stamp)
-
-    def follow(self, key="", after=0, snapshot=False, data=0, progress_s=0.01):
-        return aclosing(self.watches.follow(key, after, snapshot, data, progress_s))
-
-
-async def collect(updates, until):
-    """Revisions of all changes until that revision has been told."""
-    found = []
-    async for update in updates:
-        assert not update.gap_floor
-        found += [change.revision for change in update.changes]
-        if update.revision >= until:
-            return found
-    raise AssertionError("the watch has ended")
+from .feed import Feed, collect
 
 
 async def test_a_slow_watcher_gets_every_change_once_though_its_queue_overflows():
@@ -79,14 +25,16 @@ async def test_a_slow_watcher_gets_every_change_once_though_its_queue_overflows(
 
 
 async def test_bytes_overflow_as_well_as_counts(monkeypatch):
-    monkeypatch.setattr("dfs.node.watch.WATCH_BYTES_MAX", 10_000)
+    monkeypatch.setattr("dfs.node.watch.watcher.WATCH_BYTES_MAX", 10_000)
     feed = Feed()
-    async with feed.follow(data=1 << 20) as updates:
+    for n in range(5):
+        feed.put(f"big{n}", data=bytes(STREAM_CHUNK_BYTES_MAX))
+    async with feed.follow(snapshot=True, data=2 << 20) as updates:  # more than is taken
         start = (await anext(updates)).revision
+        (watcher,) = feed.watches._alone[""]
         for n in range(5):
             feed.put(f"k{n}", data=bytes(4_000))
-        (watcher,) = feed.watches._by_key[""]
-        assert watcher.behind
+            assert watcher.behind == (n > 1)
         assert not watcher._queue
         last = feed.store.applied
         assert await collect(updates, last) == list(range(start + 1, last + 1))
@@ -95,13 +43,20 @@ async def test_bytes_overflow_as_well_as_counts(monkeypatch):
 async def test_a_slow_watcher_that_the_floor_has_passed_gets_a_gap():
     feed = Feed()
     async with feed.follow() as updates:
+        start = (await anext(updates)).revision
+        feed.put("first")
         await anext(updates)
-        feed.put(*(f"k{n}" for n in range(WATCH_EVENTS_MAX + 1)))
-        floor = feed.store.applied
+        while feed.live():
+            feed.put(*(f"k{n}" for n in range(WATCH_EVENTS_MAX)))
+        last = feed.put("nobody is told")
+        floor = feed.store.applied + 1
         feed.floor(floor)
         found = [update async for update in updates]
-    assert [update.gap_floor for update in found] == [floor]
-    assert not found[0].changes
+    assert [update.gap_floor for update in found if update.gap_floor] == [floor]
+    assert not found[-1].changes
+    told = [change.revision for update in found for change in update.changes]
+    assert told == list(range(start + 2, start + 2 + len(told)))
+    assert told[-1] < last
 
 
 async def test_changes_during_the_snapshot_follow_it_once():
@@ -120,7 +75,7 @@ async def test_changes_during_the_snapshot_follow_it_once():
 
 
 async def test_history_pieces_end_between_revisions(monkeypatch):
-    monkeypatch.setattr("dfs.node.watch.WATCH_SCAN_MAX", 7)
+    monkeypatch.setattr("dfs.node.watch.watcher.WATCH_SCAN_MAX", 7)
     feed = Feed()
     last = feed.put(*(f"k{n}" for n in range(50)))
     async with feed.follow(after=1) as updates:
@@ -130,7 +85,7 @@ async def test_history_pieces_end_between_revisions(monkeypatch):
 
 
 async def test_history_without_anything_of_interest_still_tells_progress(monkeypatch):
-    monkeypatch.setattr("dfs.node.watch.WATCH_SCAN_MAX", 7)
+    monkeypatch.setattr("dfs.node.watch.watcher.WATCH_SCAN_MAX", 7)
     feed = Feed()
     last = feed.put(*(f"k{n}" for n in range(50)))
     async with feed.follow(key="other", after=1) as updates:
@@ -170,7 +125,7 @@ async def test_only_watchers_of_the_key_or_above_are_woken():
 
 
 async def test_more_watches_than_the_limit_are_refused(monkeypatch):
-    monkeypatch.setattr("dfs.node.watch.WATCHES_MAX", 1)
+    monkeypatch.setattr("dfs.node.watch.watches.WATCHES_MAX", 1)
     feed = Feed()
     async with feed.follow() as one, feed.follow() as two:
         await anext(one)
@@ -194,7 +149,8 @@ async def test_a_cancelled_watch_leaves_nothing_behind():
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert not feed.watched
-    assert not feed.watches._by_key
+    assert not feed.watches._alone
+    assert not feed.watches._groups
 
 
 def test_pieces_have_bounded_bytes_and_one_large_item_goes_alone():

@@ -2,7 +2,7 @@
 
 memory   grpcio on the unix socket, engine and store in memory
 grpcio   grpcio on the unix socket, the real engine and store
-wire     the real engine's public port, which answers hot calls itself and forwards the others
+wire     the real engine's public port, which serves FileService itself and forwards the others
 
 Tests of the client run against fake nodes that share one tree.
 """

@@ -3,8 +3,10 @@
 import grpc
 import pytest
 
+from dfs.errors import InvalidArgument, NotFound
 from dfs.limits import LIST_ITEMS_MAX, MESSAGE_BYTES_MAX, STREAM_CHUNK_BYTES_MAX
 from dfs.proto import dfs_pb2 as pb
+from dfs.server import hot
 
 from .conftest import refused
 
@@ -92,3 +94,18 @@ async def test_pieces_are_bounded_and_a_large_item_travels_alone(api):
     sizes = [answer.ByteSize() for answer in answers]
     assert max(sizes) <= MESSAGE_BYTES_MAX
     assert sorted(sizes)[-2] <= STREAM_CHUNK_BYTES_MAX
+
+
+async def test_what_the_hot_thread_answers_at_once_is_what_the_stream_brings(tree):
+    store = tree.running.store
+    for fields in ({}, {"key": "b"}, {"key": "b", "recursive": True, "data_bytes_max": 9},
+                   {"recursive": True, "limit": 3, "after": "b"}, {"key": "b/1"}):  # fmt: skip
+        request = pb.ListRequest(**fields)
+        [answer] = [answer async for answer in tree.files.List(request)]
+        assert hot.list_answer(store, request.SerializeToString()) == answer.SerializeToString()
+    ahead = pb.ListRequest(min_revision=store.applied + 1)
+    assert hot.list_answer(store, ahead.SerializeToString()) is None
+    for body, error in ((b"\xff", InvalidArgument), (b"\x0a\x03a//", InvalidArgument),
+                        (pb.ListRequest(key="no").SerializeToString(), NotFound)):  # fmt: skip
+        with pytest.raises(error):
+            hot.list_answer(store, body)

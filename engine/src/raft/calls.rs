@@ -52,8 +52,12 @@ impl Shared {
         if self.stopping() {
             return (call.answer)(Err(self.failure("shutting_down")));
         }
-        let Some(pass) = self.gate.enter(call.body.len()) else {
-            let text = format!("{} calls wait", self.gate.calls());
+        let gate = match &call.outlet {
+            Some(_) => &self.gate_of_streams,
+            None => &self.gate,
+        };
+        let Some(pass) = gate.enter(call.body.len()) else {
+            let text = format!("{} calls wait", gate.calls());
             return (call.answer)(Err(self.failure("overloaded").with(text)));
         };
         let (read, deadline) = (call.read, call.deadline);

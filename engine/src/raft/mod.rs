@@ -40,5 +40,6 @@ pub mod server;
 pub mod shared;
 pub mod snapshot;
 pub mod status;
+mod streams;
 pub mod transfer;
 pub mod types;

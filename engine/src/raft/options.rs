@@ -35,7 +35,7 @@ options! {
     election_ms_max = 600;
     /// Of kept answers to reads.
     answers_bytes_max = 64 << 20;
-    /// Unary calls inside the node; more are refused.
+    /// Unary calls inside the node, and so many streamed ones; more are refused.
     calls_waiting_max = 8_192;
     /// Bytes of their bodies.
     call_bytes_waiting_max = 128 << 20;
@@ -47,6 +47,8 @@ options! {
     /// Of one request's HTTP headers.
     metadata_bytes_max = 8 << 10;
     streams_per_connection_max = 1_024;
+    /// Of a streamed answer: accepted, but not taken by its caller, before its maker has to wait.
+    stream_bytes = 1 << 20;
     /// On each of the two ports.
     connections_max = 256;
     handshake_ms_max = 3_000;

@@ -1,6 +1,7 @@
 //! Where Rust threads and the one hot Python thread meet: one lock, one condition, four queues.
 use super::answers::Answers;
-use crate::call::{Call, Reply};
+use super::streams::Streams;
+use crate::call::{Audience, Call, Reply};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{HashMap, VecDeque};
@@ -114,6 +115,8 @@ pub struct Taken {
     pub batches: Vec<(u64, Batch)>,
     pub done: Vec<(u64, Reply)>,
     pub work: Vec<Work>,
+    /// Of streamed answers: (id, there is room again; or else the caller is gone).
+    pub flow: Vec<(u64, bool)>,
 }
 
 #[derive(Default)]
@@ -122,6 +125,8 @@ struct State {
     batch: Option<(Batch, Results)>,
     done: VecDeque<(u64, Reply)>,
     work: VecDeque<Work>,
+    /// bounded: each open stream is in it at most twice, once for room and once for its end.
+    flow: Vec<(u64, bool)>,
     /// Calls that Python holds.
     held: HashMap<u64, Guest>,
     /// The batch that Python holds.
@@ -144,6 +149,7 @@ impl State {
             && self.batch.is_none()
             && self.done.is_empty()
             && self.work.is_empty()
+            && self.flow.is_empty()
     }
 
     fn id(&mut self) -> u64 {
@@ -156,6 +162,8 @@ impl State {
 pub struct Queue {
     /// What reads are answered with instead of going to Python.
     pub answers: Answers,
+    /// Calls that Python answers by streams. Its lock is never taken within the one of `state`.
+    pub streams: Streams,
     state: Mutex<State>,
     ready: Condvar,
 }
@@ -165,6 +173,7 @@ impl Queue {
     pub fn new(answers_bytes_max: u64) -> Queue {
         Queue {
             answers: Answers::new(answers_bytes_max),
+            streams: Streams::default(),
             state: Mutex::default(),
             ready: Condvar::new(),
         }
@@ -279,6 +288,8 @@ impl Queue {
         let mut guests: Vec<Guest> = state.calls.drain(..).collect();
         guests.extend(state.held.drain().map(|(_, g)| g));
         self.ready.notify_all();
+        drop(state);
+        guests.extend(self.streams.close());
         guests
     }
 
@@ -309,7 +320,8 @@ impl Queue {
 
     /// Takes a call back from Python; `None` when its caller has been answered already.
     pub fn take_call(&self, id: u64) -> Option<Guest> {
-        self.state.lock().held.remove(&id)
+        let held = self.state.lock().held.remove(&id);
+        held.or_else(|| self.streams.take(id))
     }
 
     /// Answers a read, and all who ask the same from here on.
@@ -346,7 +358,7 @@ impl Queue {
     }
 
     /// Waits for something to do and takes it. `Err` = the engine has stopped, and why.
-    pub fn take(&self, max: usize, timeout: Duration) -> Result<Taken, String> {
+    pub fn take(self: &Arc<Self>, max: usize, timeout: Duration) -> Result<Taken, String> {
         let until = Instant::now() + timeout;
         let mut state = self.state.lock();
         state.away = None;
@@ -367,13 +379,22 @@ impl Queue {
             state.told = true;
             return Err(why);
         }
-        let taken = Self::take_ready(&mut state, max);
+        let (mut taken, streams) = Self::take_ready(&mut state, max);
         state.away = Some(Instant::now());
+        drop(state);
+        for (id, guest) in streams {
+            if !self.streams.open(id, guest, self.clone()) {
+                taken.calls.retain(|call| call.0 != id);
+            }
+        }
+        taken.flow = self.streams.heard(taken.flow);
         Ok(taken)
     }
 
-    fn take_ready(state: &mut State, max: usize) -> Taken {
+    /// Also those of the calls that are answered by streams.
+    fn take_ready(state: &mut State, max: usize) -> (Taken, Vec<(u64, Guest)>) {
         let mut taken = Taken::default();
+        let mut streams = Vec::new();
         if let Some((batch, tx)) = state.batch.take() {
             let seq = state.id();
             state.applying = Some((seq, batch.items.len(), tx));
@@ -388,10 +409,21 @@ impl Queue {
             taken
                 .calls
                 .push((id, guest.call.method, guest.call.body.clone()));
-            state.held.insert(id, guest);
+            if guest.call.outlet.is_some() {
+                streams.push((id, guest));
+            } else {
+                state.held.insert(id, guest);
+            }
         }
         taken.done.extend(state.done.drain(..));
         taken.work.extend(state.work.drain(..));
-        taken
+        taken.flow = std::mem::take(&mut state.flow);
+        (taken, streams)
+    }
+}
+
+impl Audience for Queue {
+    fn news(&self, id: u64, room: bool) {
+        self.put(|s| s.flow.push((id, room)));
     }
 }

@@ -62,6 +62,8 @@ pub struct Shared {
     pub queue: Arc<Queue>,
     pub progress: Arc<Progress>,
     pub gate: Arc<Gate>,
+    /// Of calls that are answered by streams: they stay long, and must not be in the way.
+    pub gate_of_streams: Arc<Gate>,
     pub plain: RwLock<Option<Plain>>,
     pub peers: Peers,
     pub counters: Counters,
@@ -92,10 +94,11 @@ pub struct Parts {
 
 impl Shared {
     pub fn new(parts: Parts) -> Shared {
-        let gate = Gate::new(
-            parts.options.calls_waiting_max,
-            parts.options.call_bytes_waiting_max,
-        );
+        let gate = || {
+            let options = &parts.options;
+            Gate::new(options.calls_waiting_max, options.call_bytes_waiting_max)
+        };
+        let (gate, gate_of_streams) = (gate(), gate());
         let queue = Arc::new(Queue::new(parts.options.answers_bytes_max));
         Shared {
             options: parts.options,
@@ -108,6 +111,7 @@ impl Shared {
             queue,
             progress: Arc::default(),
             gate,
+            gate_of_streams,
             plain: RwLock::default(),
             peers: Peers::default(),
             counters: Counters::default(),

@@ -6,6 +6,7 @@
 pub mod entry;
 pub mod file;
 pub mod gets;
+pub mod lists;
 #[cfg(feature = "python")]
 pub mod seam;
 

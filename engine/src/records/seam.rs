@@ -2,6 +2,7 @@
 use super::entry::{chained, plain_head, plain_put};
 use super::file::{Current, Event, File, KIND_DIRECTORY, Packed};
 use super::gets::{changed_answer, get_answer, get_request, plain_get};
+use super::lists::{Items, Taken, Wanted};
 use super::{current_key, key_of};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -214,6 +215,62 @@ fn get_answers<'py>(
     Ok(out)
 }
 
+type Listed<'py> = (
+    Bound<'py, PyBytes>,
+    usize,
+    usize,
+    usize,
+    bool,
+    Option<Bound<'py, PyBytes>>,
+);
+
+/// Items of the records from `at` on: see the stub.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+fn list_items<'py>(
+    py: Python<'py>,
+    records: &Bound<'py, PyList>,
+    at: usize,
+    recursive: bool,
+    data_bytes_max: u64,
+    items_max: usize,
+    bytes_max: usize,
+    first: bool,
+) -> PyResult<Listed<'py>> {
+    let mut items = Items::new(Wanted {
+        recursive,
+        data_bytes_max,
+        items_max,
+        bytes_max,
+        first,
+    });
+    let mut beyond = None;
+    let mut unusual = false;
+    let mut next = at;
+    while next < records.len() {
+        let record = records.get_item(next)?;
+        let (key, value) = (record.get_item(0)?, record.get_item(1)?);
+        let (key, value) = (key.cast::<PyBytes>()?, value.cast::<PyBytes>()?);
+        let taken = items.push(key.as_bytes(), value.as_bytes());
+        if taken != Taken::Yes {
+            unusual = taken == Taken::Unusual;
+            break;
+        }
+        next += 1;
+        if next == records.len() {
+            beyond = items.beyond(key.as_bytes());
+        }
+    }
+    Ok((
+        PyBytes::new(py, &items.encoded),
+        next,
+        items.count(),
+        items.bytes,
+        unusual,
+        beyond.map(|key| PyBytes::new(py, &key)),
+    ))
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(head, m)?)?;
     m.add_function(wrap_pyfunction!(plain_puts, m)?)?;
@@ -222,5 +279,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(plain_gets, m)?)?;
     m.add_function(wrap_pyfunction!(changed_gets, m)?)?;
     m.add_function(wrap_pyfunction!(get_answers, m)?)?;
+    m.add_function(wrap_pyfunction!(list_items, m)?)?;
     m.add_function(wrap_pyfunction!(pack_file, m)?)
 }

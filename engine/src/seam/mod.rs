@@ -1,6 +1,7 @@
 //! The Python class Engine: plain values in and out, one crossing a batch. See _engine.pyi.
 mod turn;
 
+use crate::call::Route;
 use crate::door::Door;
 use crate::raft::calls::Plain;
 use crate::raft::members::Told;
@@ -29,6 +30,8 @@ create_exception!(
 );
 
 const CLUSTER_BYTES: usize = 16;
+/// A message to so many is sent faster than the interpreter lock is given back and taken again.
+const RECEIVERS_AT_ONCE: usize = 64;
 
 fn ms(value: u64) -> Duration {
     Duration::from_millis(value)
@@ -111,7 +114,7 @@ impl Engine {
         grpc_advertise: String,
         local: String,
         upstream: String,
-        routes: HashMap<String, (u32, bool)>,
+        routes: HashMap<String, (u32, bool, bool)>,
         failures: &Bound<'_, PyDict>,
         options: &Bound<'_, PyDict>,
     ) -> PyResult<Engine> {
@@ -135,6 +138,15 @@ impl Engine {
             failures: table.clone(),
             options: options_of(options)?,
         };
+        let routes = routes.into_iter().map(|(path, (method, reads, streams))| {
+            let route = Route {
+                method,
+                reads,
+                streams,
+            };
+            (path, route)
+        });
+        let routes = routes.collect();
         let door = Door::new(grpc_addr, &local, &upstream, routes, table).map_err(io_error)?;
         let node = py.detach(|| Node::open(setup)).map_err(open_error)?;
         Ok(Engine { node, door })
@@ -217,6 +229,25 @@ impl Engine {
 
     fn barrier(&self, ticket: u64, min_revision: u64, timeout_ms: u64) {
         self.node.barrier(ticket, min_revision, ms(timeout_ms));
+    }
+
+    fn send(&self, py: Python<'_>, calls: Vec<u64>, message: &[u8]) -> Vec<(u64, i64)> {
+        let message = Bytes::copy_from_slice(message);
+        let streams = &self.node.shared.queue.streams;
+        if calls.len() > RECEIVERS_AT_ONCE {
+            py.detach(|| streams.send(&calls, &message))
+        } else {
+            streams.send(&calls, &message)
+        }
+    }
+
+    fn end(&self, call: u64, failure: &Bound<'_, PyAny>) -> PyResult<()> {
+        let failure = match failure.is_none() {
+            true => None,
+            false => Some(failure_of(failure)?),
+        };
+        self.node.shared.queue.streams.end(call, failure);
+        Ok(())
     }
 
     fn forget_all(&self, for_good: bool) {

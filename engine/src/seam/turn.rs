@@ -159,5 +159,6 @@ pub fn taken_to<'py>(py: Python<'py>, taken: &Taken) -> PyResult<Bound<'py, PyTu
     for w in &taken.work {
         work.append((w.id, w.kind as u8, &w.text, PyBytes::new(py, &w.data)))?;
     }
-    (calls, batches, done, work).into_pyobject(py)
+    let flow = PyList::new(py, &taken.flow)?;
+    (calls, batches, done, work, flow).into_pyobject(py)
 }

@@ -4,17 +4,19 @@
 //! the threads that have the answers do no HTTP/2 work.
 use super::forward;
 use super::frame::Frame;
+use super::gathered::{Gathered, Hold};
 use super::grpc;
 use super::hot::Job;
 use super::limits::{
     CONNECTION_WINDOW, FORWARD_BUFFER, FRAME_BYTES, IDLE, Limits, METADATA_HARD_FACTOR,
     OUTBOUND_BYTES, OUTBOUND_BYTES_OF_ONE, STREAM_WINDOW, TICK,
 };
-use super::peer::{Answer, Command, Peer, Ticket};
+use super::peer::{Answer, Command, Peer, Ticket, What};
 use super::pulse::{Pulse, now};
 use super::shared::{Gauge, Shared};
+use super::stream::Stream;
 use super::waiting::{Entry, Waiting};
-use crate::call::{Failure, Reply};
+use crate::call::{Failure, Reply, Route};
 use h2::server::{self, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request};
@@ -39,11 +41,13 @@ pub async fn serve<T>(
 ) where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = builder(&shared.limits).handshake::<T, Frame>(socket);
+    let hold = Hold::default();
+    let socket = Gathered::new(socket, hold.clone());
+    let handshake = builder(&shared.limits).handshake::<_, Frame>(socket);
     let Ok(Ok(h2)) = timeout_at(by, handshake).await else {
         return;
     };
-    let mut connection = Connection::new(shared, peer, h2, refusal);
+    let mut connection = Connection::new(shared, peer, h2, hold, refusal);
     poll_fn(|cx| connection.poll(cx)).await;
 }
 
@@ -61,7 +65,9 @@ fn builder(limits: &Limits) -> server::Builder {
 }
 
 struct Connection<T> {
-    h2: server::Connection<T, Frame>,
+    h2: server::Connection<Gathered<T>, Frame>,
+    /// Of the socket, while many messages are given to h2.
+    hold: Hold,
     shared: Arc<Shared>,
     peer: Arc<Peer>,
     refusal: Option<Failure>,
@@ -82,7 +88,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     fn new(
         shared: Arc<Shared>,
         peer: Arc<Peer>,
-        mut h2: server::Connection<T, Frame>,
+        mut h2: server::Connection<Gathered<T>, Frame>,
+        hold: Hold,
         refusal: Option<Failure>,
     ) -> Self {
         let now = now();
@@ -90,6 +97,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         Connection {
             pulse: Pulse::new(h2.ping_pong(), now),
             h2,
+            hold,
             shared,
             peer,
             refusal,
@@ -114,6 +122,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                 match self.h2.poll_accept(cx) {
                     Poll::Ready(Some(Ok((request, respond)))) => self.take_call(request, respond),
                     Poll::Ready(None | Some(Err(_))) => return Poll::Ready(()),
+                    Poll::Pending if self.hold.end() => {} // once more, to flush
                     Poll::Pending => break,
                 }
             }
@@ -135,8 +144,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     fn poll_mailbox(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut answers = std::mem::take(&mut self.answers);
         let command = self.peer.collect(&mut answers);
+        if answers
+            .iter()
+            .filter(|answer| answer.is_message())
+            .nth(1)
+            .is_some()
+        {
+            self.hold.begin();
+        }
         for answer in answers.drain(..) {
-            self.finish(answer);
+            self.deliver(answer);
         }
         self.answers = answers;
         if command == Command::Drain && command != self.command {
@@ -152,6 +169,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
 
     /// Says goodbye as far as the socket takes it without waiting.
     fn hang_up(&mut self, reason: Reason, cx: &mut Context<'_>) {
+        self.hold.end();
         self.h2.abrupt_shutdown(reason);
         let _ = self.h2.poll_closed(cx);
     }
@@ -195,34 +213,57 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     /// Enters a hot call and hands it to the node: at once when its body is here (the usual case).
     fn take_hot(
         &mut self,
-        route: (u32, bool),
+        route: Route,
         request: Request<RecvStream>,
         mut respond: SendResponse<Frame>,
         now: Instant,
     ) {
-        let (head, stream) = request.into_parts();
+        let (head, body) = request.into_parts();
         let job = match self.admit(route, &head.headers, now) {
             Ok(job) => job,
             Err(failure) => return grpc::fail(&mut respond, &failure),
         };
-        let deadline = job.deadline;
         let counted = Gauge::new(&self.shared.totals, |t| &t.streams);
-        let (key, serial) = self.waiting.insert(deadline, job.read, respond, counted);
-        let ticket = Ticket::new(self.peer.clone(), key, serial);
-        if let Some(rest) = job.begin(stream, ticket) {
+        let (key, serial) = self.waiting.insert(
+            (job.deadline, job.ends),
+            route.reads || route.streams,
+            respond,
+            counted,
+        );
+        let stream = route.streams.then(|| self.open_stream(key, serial));
+        let ticket = Ticket::new(self.peer.clone(), key, serial, stream);
+        let reader = job.begin(body, ticket).map(|rest| {
             let present = self.shared.census.enter();
-            let reader = self.tasks.spawn(async move {
+            let reading = async move {
                 let _present = present;
                 rest.await;
-            });
-            self.waiting.set_reader(key, reader);
+            };
+            self.tasks.spawn(reading)
+        });
+        let Some(entry) = self.waiting.get(key, serial) else {
+            return;
+        };
+        if reader.is_none() {
+            entry.deadline = entry.ends;
         }
-        if deadline < self.rings {
+        entry.reader = reader;
+        let deadline = entry.deadline;
+        if !entry.attend() {
+            self.waiting.take(key, serial);
+        }
+        if let Some(deadline) = deadline.filter(|deadline| *deadline < self.rings) {
             self.set_timer(deadline);
         }
     }
 
-    fn admit(&self, route: (u32, bool), headers: &HeaderMap, now: Instant) -> Result<Job, Failure> {
+    fn open_stream(&mut self, key: usize, serial: u64) -> Arc<Stream> {
+        let bytes_max = self.shared.limits.stream_bytes;
+        let stream = Arc::new(Stream::new(self.peer.clone(), key, serial, bytes_max));
+        self.waiting.set_stream(key, stream.clone());
+        stream
+    }
+
+    fn admit(&self, route: Route, headers: &HeaderMap, now: Instant) -> Result<Job, Failure> {
         // Cancelled calls stay until the node has answered them, so streams alone bound nothing.
         let most = self.shared.limits.streams_per_connection as usize;
         if self.waiting.len() >= most {
@@ -234,44 +275,50 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         Ok(job)
     }
 
-    // ---- a call ends ----------------------------------------------------------------------------
+    // ---- a call goes on -------------------------------------------------------------------------
 
-    /// The node has answered, or the wire for it.
-    fn finish(&mut self, answer: Answer) {
-        let Some(entry) = self.waiting.take(answer.key, answer.serial) else {
+    /// The node has something for a caller, or the wire in its place.
+    fn deliver(&mut self, answer: Answer) {
+        let (key, serial) = (answer.key, answer.serial);
+        let Some(entry) = self.waiting.get(key, serial) else {
             return;
         };
-        let lost = if entry.read {
-            "shutting_down"
-        } else {
-            "outcome_unknown"
+        let goes_on = match answer.what {
+            What::HandedOn => {
+                entry.deadline = entry.ends;
+                true
+            }
+            What::Touched => entry.attend(),
+            What::Message(frame) => {
+                let bytes = frame.bytes();
+                self.shared.totals.bytes_out.fetch_add(bytes, Relaxed);
+                entry.message(frame)
+            }
+            What::Finish => {
+                entry.sender.finish();
+                false
+            }
+            What::Overfull => {
+                entry.sender.fail(&overfull(&self.shared));
+                false
+            }
+            What::Reply(reply) => {
+                let reply = reply.unwrap_or_else(|| {
+                    let harmless = entry.harmless;
+                    let lost = if harmless {
+                        "shutting_down"
+                    } else {
+                        "outcome_unknown"
+                    };
+                    Err(self.shared.failure(lost))
+                });
+                reply_with(&self.shared, &self.peer, entry, reply);
+                false
+            }
         };
-        let reply = answer
-            .reply
-            .unwrap_or_else(|| Err(self.shared.failure(lost)));
-        self.send(entry, reply);
-    }
-
-    fn send(&self, mut entry: Entry, reply: Reply) {
-        let body = match reply {
-            Ok(body) => body,
-            Err(failure) => return grpc::fail(&mut entry.respond, &failure),
-        };
-        // "Overloaded" says that nothing was done: of a write that would be a lie.
-        if entry.read
-            && !self
-                .peer
-                .has_room(body.len(), OUTBOUND_BYTES, OUTBOUND_BYTES_OF_ONE)
-        {
-            let text = "the answers that wait for slow readers take too much memory";
-            let failure = self.shared.failure("overloaded").with(text);
-            return grpc::fail(&mut entry.respond, &failure);
+        if !goes_on {
+            self.waiting.take(key, serial);
         }
-        self.shared
-            .totals
-            .bytes_out
-            .fetch_add(body.len() as u64, Relaxed);
-        grpc::succeed(entry.respond, body, &self.peer);
     }
 
     // ---- time passes ----------------------------------------------------------------------------
@@ -280,10 +327,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     fn ring(&mut self) -> bool {
         let now = now();
         while let Some(mut entry) = self.waiting.take_overdue(now) {
-            if let Some(reader) = entry.reader.take() {
-                reader.abort();
-            }
-            grpc::fail(&mut entry.respond, &self.shared.failure("deadline"));
+            entry.sender.fail(&self.shared.failure("deadline"));
         }
         let mut alive = true;
         if now >= self.tick {
@@ -312,4 +356,26 @@ impl<T> Drop for Connection<T> {
     fn drop(&mut self) {
         self.peer.leave();
     }
+}
+
+/// Ends a call with its answer, if there is memory for it.
+fn reply_with(shared: &Shared, peer: &Arc<Peer>, entry: &mut Entry, reply: Reply) {
+    let body = match reply {
+        Ok(body) => body,
+        Err(failure) => return entry.sender.fail(&failure),
+    };
+    // "Overloaded" says that nothing was done: of a write that would be a lie.
+    if entry.harmless && !peer.has_room(body.len(), OUTBOUND_BYTES, OUTBOUND_BYTES_OF_ONE) {
+        return entry.sender.fail(&overfull(shared));
+    }
+    let totals = &shared.totals;
+    totals.bytes_out.fetch_add(body.len() as u64, Relaxed);
+    if entry.sender.message(Frame::message(body, peer)) {
+        entry.sender.finish();
+    }
+}
+
+fn overfull(shared: &Shared) -> Failure {
+    let text = "the answers that wait for slow readers take too much memory";
+    shared.failure("overloaded").with(text)
 }

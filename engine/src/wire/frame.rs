@@ -1,5 +1,6 @@
 //! What h2 is given to send: a gRPC message with its five byte head, or forwarded bytes.
 use super::peer::Peer;
+use super::stream::Stream;
 use bytes::{Buf, Bytes};
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -12,21 +13,55 @@ pub struct Frame {
     head: [u8; HEAD_BYTES],
     head_left: usize,
     body: Bytes,
-    counted: Option<Arc<Peer>>,
+    owner: Owner,
+    /// Bytes of memory that are counted for it: a message to many is counted in shares.
+    cost: usize,
+}
+
+enum Owner {
+    Nobody,
+    Peer(Arc<Peer>),
+    Stream(Arc<Stream>),
+}
+
+impl Owner {
+    fn peer(&self) -> Option<&Arc<Peer>> {
+        match self {
+            Owner::Nobody => None,
+            Owner::Peer(peer) => Some(peer),
+            Owner::Stream(stream) => Some(stream.peer()),
+        }
+    }
 }
 
 impl Frame {
-    /// An uncompressed gRPC message.
+    /// An uncompressed gRPC message: the answer to a unary call.
     pub fn message(body: Bytes, peer: &Arc<Peer>) -> Frame {
+        let cost = HEAD_BYTES + body.len();
+        Frame::counted(body, Owner::Peer(peer.clone()), cost)
+    }
+
+    /// The same as a part of a streamed answer, which so many get at once.
+    pub fn streamed(body: Bytes, stream: &Arc<Stream>, receivers: usize) -> Frame {
+        let cost = size_of::<Frame>() + body.len() / receivers.max(1);
+        Frame::counted(body, Owner::Stream(stream.clone()), cost)
+    }
+
+    fn counted(body: Bytes, owner: Owner, cost: usize) -> Frame {
         let length = u32::try_from(body.len()).expect("an answer is below 4 GiB");
         let mut head = [0; HEAD_BYTES];
         head[1..].copy_from_slice(&length.to_be_bytes());
-        peer.queued(HEAD_BYTES + body.len());
+        match &owner {
+            Owner::Nobody => {}
+            Owner::Peer(peer) => peer.queued(cost),
+            Owner::Stream(stream) => stream.peer().queued_streamed(cost),
+        }
         Frame {
             head,
             head_left: HEAD_BYTES,
             body,
-            counted: Some(peer.clone()),
+            owner,
+            cost,
         }
     }
 
@@ -36,12 +71,24 @@ impl Frame {
             head: [0; HEAD_BYTES],
             head_left: 0,
             body,
-            counted: None,
+            owner: Owner::Nobody,
+            cost: 0,
         }
+    }
+
+    /// What is left to send.
+    pub fn bytes(&self) -> u64 {
+        self.remaining() as u64
     }
 
     fn head_rest(&self) -> &[u8] {
         &self.head[HEAD_BYTES - self.head_left..]
+    }
+
+    fn taken(&self, count: usize) {
+        if let Owner::Stream(stream) = &self.owner {
+            stream.taken(count as u64);
+        }
     }
 }
 
@@ -76,19 +123,23 @@ impl Buf for Frame {
         let of_head = count.min(self.head_left);
         self.head_left -= of_head;
         self.body.advance(count - of_head);
-        if let Some(peer) = &self.counted {
+        if let Some(peer) = self.owner.peer() {
             peer.sent(count);
         }
+        self.taken(count);
     }
 }
 
 impl Drop for Frame {
     fn drop(&mut self) {
+        match &self.owner {
+            Owner::Nobody => {}
+            Owner::Peer(peer) => peer.settled(self.cost),
+            Owner::Stream(stream) => stream.peer().settled_streamed(self.cost),
+        }
         let left = self.remaining();
-        if let Some(peer) = self.counted.take()
-            && left > 0
-        {
-            peer.unsent(left);
+        if left > 0 {
+            self.taken(left);
         }
     }
 }

@@ -1,13 +1,13 @@
 //! gRPC over HTTP/2: headers, statuses, time-outs.
 use super::frame::Frame;
 use super::limits::{STATUS_DETAILS_BYTES, STATUS_TEXT_BYTES};
-use super::peer::Peer;
 use crate::call::Failure;
 use bytes::Bytes;
 use h2::server::SendResponse;
+use h2::{Reason, SendStream};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -85,17 +85,63 @@ pub fn encoding(headers: &HeaderMap) -> Result<Encoding, String> {
     }
 }
 
-/// Sends an answer whole. Errors mean that the caller is gone: nobody is there to be told.
-pub fn succeed(mut respond: SendResponse<Frame>, body: Bytes, peer: &Arc<Peer>) {
-    let mut head = Response::new(());
-    head.headers_mut().insert(CONTENT_TYPE, GRPC);
-    let Ok(mut stream) = respond.send_response(head, false) else {
-        return;
-    };
-    if stream.send_data(Frame::message(body, peer), false).is_ok() {
-        let mut trailers = HeaderMap::with_capacity(1);
-        trailers.insert(STATUS, HeaderValue::from_static("0"));
-        let _ = stream.send_trailers(trailers);
+/// The way to a caller. Errors mean that it is gone: nobody is there to be told.
+pub enum Sender {
+    /// Nothing has been sent.
+    Fresh(SendResponse<Frame>),
+    /// The headers of the answer have.
+    Begun(SendStream<Frame>),
+}
+
+impl Sender {
+    /// Sends the headers, if they have not been.
+    fn begin(&mut self) -> Option<&mut SendStream<Frame>> {
+        if let Sender::Fresh(respond) = self {
+            let mut head = Response::new(());
+            head.headers_mut().insert(CONTENT_TYPE, GRPC);
+            *self = Sender::Begun(respond.send_response(head, false).ok()?);
+        }
+        match self {
+            Sender::Begun(stream) => Some(stream),
+            Sender::Fresh(_) => None,
+        }
+    }
+
+    pub fn has_begun(&self) -> bool {
+        matches!(self, Sender::Begun(_))
+    }
+
+    /// Sends one message. False: the caller is gone.
+    pub fn message(&mut self, frame: Frame) -> bool {
+        let sent = self.begin().map(|stream| stream.send_data(frame, false));
+        matches!(sent, Some(Ok(())))
+    }
+
+    /// Says that the answer is complete.
+    pub fn finish(&mut self) {
+        if let Some(stream) = self.begin() {
+            let mut trailers = HeaderMap::with_capacity(1);
+            trailers.insert(STATUS, HeaderValue::from_static("0"));
+            let _ = stream.send_trailers(trailers);
+        }
+    }
+
+    /// Refuses: in one header block, or as the end of an answer that has begun.
+    pub fn fail(&mut self, failure: &Failure) {
+        match self {
+            Sender::Fresh(respond) => fail(respond, failure),
+            Sender::Begun(stream) => {
+                let _ = stream.send_trailers(trailers(failure));
+            }
+        }
+    }
+
+    /// Asks h2 to wake `cx` when the caller ends the call. Ready when it has.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reason, h2::Error>> {
+        match self {
+            Sender::Fresh(respond) => respond.poll_reset(cx),
+            Sender::Begun(stream) => stream.poll_reset(cx),
+        }
     }
 }
 

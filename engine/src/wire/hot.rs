@@ -3,7 +3,7 @@ use super::body::{self, Gather, Message, Refusal};
 use super::grpc::{self, Encoding};
 use super::peer::Ticket;
 use super::shared::Shared;
-use crate::call::{Call, Failure};
+use crate::call::{Call, Failure, Route};
 use bytes::Bytes;
 use h2::RecvStream;
 use http::HeaderMap;
@@ -13,9 +13,11 @@ use std::time::Instant;
 
 pub struct Job {
     shared: Arc<Shared>,
-    method: u32,
-    pub read: bool,
+    route: Route,
+    /// For the call to be answered, or to be handed on if the answer is a stream.
     pub deadline: Instant,
+    /// For all of it.
+    pub ends: Option<Instant>,
     encoding: Encoding,
 }
 
@@ -23,24 +25,29 @@ impl Job {
     /// From the headers of a call that the routes name.
     pub fn new(
         shared: &Arc<Shared>,
-        (method, read): (u32, bool),
+        route: Route,
         headers: &HeaderMap,
         now: Instant,
     ) -> Result<Job, Failure> {
-        let asked = grpc::timeout(headers)
-            .map_err(|text| shared.failure("malformed").with(text))?
-            .unwrap_or(shared.limits.deadline_default);
+        let named =
+            grpc::timeout(headers).map_err(|text| shared.failure("malformed").with(text))?;
+        let asked = named.unwrap_or(shared.limits.deadline_default);
         if asked.is_zero() {
             return Err(shared.failure("deadline"));
         }
         let encoding =
             grpc::encoding(headers).map_err(|text| shared.failure("unimplemented").with(text))?;
         let deadline = now + asked.min(shared.limits.deadline_max);
+        let ends = if route.streams {
+            named.and_then(|named| now.checked_add(named))
+        } else {
+            Some(deadline)
+        };
         Ok(Job {
             shared: shared.clone(),
-            method,
-            read,
+            route,
             deadline,
+            ends,
             encoding,
         })
     }
@@ -83,7 +90,10 @@ impl Job {
             Err(refusal) => Err(refusal),
         };
         match whole {
-            Ok(body) => self.hand_on(body, ticket),
+            Ok(body) => {
+                ticket.handed_on();
+                self.hand_on(body, ticket);
+            }
             Err(refusal) => self.refuse(refusal, ticket),
         }
     }
@@ -109,10 +119,11 @@ impl Job {
             .bytes_in
             .fetch_add(body.len() as u64, Relaxed);
         self.shared.handler.call(Call {
-            method: self.method,
-            read: self.read,
+            method: self.route.method,
+            read: self.route.reads,
             body,
             deadline: self.deadline,
+            outlet: ticket.outlet(),
             answer: Box::new(move |reply| ticket.answer(reply)),
         });
     }

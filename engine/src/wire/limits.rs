@@ -14,6 +14,8 @@ pub struct Limits {
     /// The longest a hot call may take, whatever it asks for.
     pub deadline_max: Duration,
     pub streams_per_connection: u32,
+    /// Of a streamed answer, accepted but not taken by its caller, before its maker has to wait.
+    pub stream_bytes: u64,
     pub connections: usize,
     /// From the accepted socket to a valid HTTP/2 preface.
     pub handshake: Duration,
@@ -27,6 +29,7 @@ impl Default for Limits {
             deadline_default: Duration::from_secs(10),
             deadline_max: Duration::from_secs(30),
             streams_per_connection: 1_024,
+            stream_bytes: 1 << 20,
             connections: 256,
             handshake: Duration::from_secs(3),
         }
@@ -43,18 +46,24 @@ pub const STREAM_WINDOW: u32 = 1 << 20;
 pub const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Frames that a client may send: fewer, larger ones for large values.
 pub const FRAME_BYTES: u32 = 256 << 10;
+/// Of messages to many streams of a connection, gathered for one write: to copy them once more is
+/// cheaper than a write each.
+pub const GATHERED_BYTES: usize = 64 << 10;
 /// Bodies under way, not yet handed to the node: in all, and of one connection.
 pub const INBOUND_BYTES: u64 = 128 << 20;
 pub const INBOUND_BYTES_OF_ONE: u64 = 64 << 20;
 /// Answers that the clients have not taken yet: in all, and of one connection.
 pub const OUTBOUND_BYTES: u64 = 256 << 20;
 pub const OUTBOUND_BYTES_OF_ONE: u64 = 64 << 20;
+/// With this part of it in use streamed answers get no credit: one message at a time.
+pub const OUTBOUND_CROWDED: u64 = 4;
 /// Compressed messages are expanded by so many threads at once, each into at most one message.
 pub const INFLATE_THREADS: usize = 2;
 
 /// How often a connection looks at itself for the three rules below.
 pub const TICK: Duration = Duration::from_secs(5);
-/// A client that takes nothing of its waiting answers for so long is disconnected.
+/// A client that takes nothing of its waiting answers for so long is disconnected; streamed ones
+/// count where much waits (`OUTBOUND_CROWDED`).
 pub const STALL: Duration = Duration::from_secs(30);
 /// A connection without streams for so long is asked to go (GOAWAY); gRPC clients dial again.
 pub const IDLE: Duration = Duration::from_secs(300);
@@ -78,7 +87,8 @@ pub const LINK_WINDOW: u32 = LINK_STREAM_WINDOW * LINK_STREAMS as u32;
 /// h2 counts the overhead of small frames that wait; many streams of small messages whose callers
 /// do not read must not end the connection of the others. 1 MiB a stream.
 pub const LINK_FRAME_BUDGET: usize = LINK_STREAMS << 20;
-/// Upstream connections: with the above, 5,120 forwarded streams, above WATCHES_MAX of limits.py.
+/// Upstream connections: with the above, 5,120 forwarded streams, such as watches of the health of
+/// the node.
 pub const LINKS: usize = 80;
 /// What is buffered of a forwarded stream towards the caller.
 pub const FORWARD_BUFFER: usize = 64 << 10;

@@ -1,26 +1,29 @@
 //! The public gRPC port: HTTP/2 by h2, gRPC framing by us.
 //!
 //! ```text
-//!            ┌ connection (one task each: reads, answers, deadlines) ─ hot unary ──► Handler
+//!            ┌ connection (one task each: reads, answers, deadlines) ─ hot calls ──► Handler
 //!  accept ──►│        ▲                                                                │
-//!            │        └───────────── outbox ◄─────────── Ticket (any thread) ◄─────────┘
+//!            │        └──────── mailbox ◄─────── Ticket, Outlet (any thread) ◄─────────┘
 //!            └ forward (one task a stream) ──► upstream (pool) ──► stock gRPC server, unix socket
 //! ```
 //!
-//! Hot unary calls are the ones that `routes` names; they are handed to the node whole. Every other
-//! call is forwarded as a whole HTTP/2 stream, with flow control, trailers, deadline and
-//! cancellation. A caller that goes away never ends its call: only the answer is dropped.
+//! Hot calls are the ones that `routes` names; they are handed to the node whole, and answered by
+//! one message or by a stream of them. Every other call is forwarded as a whole HTTP/2 stream, with
+//! flow control, trailers, deadline and cancellation. A caller that goes away never ends a unary
+//! call: only the answer is dropped. Of a streamed answer the node hears that nobody wants it.
 mod accept;
 mod body;
 mod connection;
 mod forward;
 mod frame;
+mod gathered;
 mod grpc;
 mod hot;
 mod limits;
 mod peer;
 mod pulse;
 mod shared;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -28,7 +31,7 @@ mod waiting;
 
 pub use limits::Limits;
 
-use crate::call::{Failure, Handler};
+use crate::call::{Failure, Handler, Route};
 use peer::Command;
 use shared::Shared;
 use std::collections::HashMap;
@@ -48,8 +51,8 @@ pub struct Config {
     pub listen: TcpListener,
     /// Bound by `bind_local`; callers on it are of this machine.
     pub local: Option<UnixListener>,
-    /// "/dfs.FileService/Put" → (method number, is a read).
-    pub routes: HashMap<String, (u32, bool)>,
+    /// "/dfs.FileService/Put" → what its calls are.
+    pub routes: HashMap<String, Route>,
     /// One row for each of `FAILURES`.
     pub failures: HashMap<String, Failure>,
     /// The unix socket of the server for all other calls; without one they are "unimplemented".

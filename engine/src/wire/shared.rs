@@ -3,7 +3,7 @@ use super::Counters;
 use super::limits::Limits;
 use super::peer::{Command, Peer};
 use super::upstream::Upstream;
-use crate::call::{Failure, Handler};
+use crate::call::{Failure, Handler, Route};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub struct Shared {
     pub upstream: Option<Upstream>,
     /// Turns at expanding compressed messages.
     pub inflate: Semaphore,
-    routes: HashMap<String, (u32, bool)>,
+    routes: HashMap<String, Route>,
     failures: HashMap<String, Failure>,
     registry: Mutex<Registry>,
 }
@@ -72,7 +72,7 @@ impl Shared {
         }
     }
 
-    pub fn route(&self, path: &str) -> Option<(u32, bool)> {
+    pub fn route(&self, path: &str) -> Option<Route> {
         self.routes.get(path).copied()
     }
 

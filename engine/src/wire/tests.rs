@@ -1,12 +1,15 @@
 //! What takes long, or needs a caller from elsewhere: over pipes, with a clock that jumps ahead.
-use super::limits::{IDLE, PING_AFTER, PING_WAIT, STALL, TICK};
+use super::limits::{
+    IDLE, OUTBOUND_BYTES_OF_ONE, OUTBOUND_CROWDED, PING_AFTER, PING_WAIT, STALL, TICK,
+};
 use super::peer::Peer;
 use super::shared::Shared;
 use super::{Config, FAILURES, Limits, accept, bind, connection};
-use crate::call::{Call, Failure, Handler};
+use crate::call::{Call, Failure, Handler, Route};
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use http::Request;
+use parking_lot::Mutex;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +18,32 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 const PIPE_BYTES: usize = 64 << 10;
+const ECHO: Route = Route {
+    method: 1,
+    reads: true,
+    streams: false,
+};
+const STREAM: Route = Route {
+    method: 2,
+    reads: false,
+    streams: true,
+};
 
-struct Echo;
+/// Answers with the request; where the answer is a stream it goes on.
+#[derive(Default)]
+struct Echo {
+    open: Mutex<Vec<Call>>,
+}
 
 impl Handler for Echo {
     fn call(&self, call: Call) {
-        (call.answer)(Ok(call.body));
+        let Some(outlet) = call.outlet.clone() else {
+            return (call.answer)(Ok(call.body));
+        };
+        let mut bells = Vec::new();
+        outlet.send(&call.body, 1, &mut bells);
+        bells.iter().for_each(|bell| bell.ring());
+        self.open.lock().push(call);
     }
 }
 
@@ -36,13 +59,15 @@ fn shared(insecure: bool, limits: Limits) -> Arc<Shared> {
     let config = Config {
         listen: bind("127.0.0.1:0").unwrap(),
         local: None,
-        routes: [("/t.S/Echo".to_string(), (1, true))].into(),
+        routes: [("/t.S/Echo", ECHO), ("/t.S/Stream", STREAM)]
+            .map(|(path, route)| (path.to_string(), route))
+            .into(),
         failures: FAILURES.iter().map(row).collect(),
         upstream: None,
         limits,
         insecure,
     };
-    Arc::new(Shared::new(config, Arc::new(Echo)))
+    Arc::new(Shared::new(config, Arc::new(Echo::default())))
 }
 
 /// A served connection: the client's end, its peer, and the task that serves it.
@@ -62,9 +87,17 @@ async fn client(near: DuplexStream, builder: &Builder) -> SendRequest<Bytes> {
 }
 
 async fn call(requests: &SendRequest<Bytes>, body: Bytes) -> http::Response<h2::RecvStream> {
+    call_of(requests, "Echo", body).await
+}
+
+async fn call_of(
+    requests: &SendRequest<Bytes>,
+    method: &str,
+    body: Bytes,
+) -> http::Response<h2::RecvStream> {
     let mut requests = requests.clone().ready().await.unwrap();
-    let request =
-        Request::post("http://localhost/t.S/Echo").header("content-type", "application/grpc");
+    let request = Request::post(format!("http://localhost/t.S/{method}"))
+        .header("content-type", "application/grpc");
     let (response, mut stream) = requests
         .send_request(request.body(()).unwrap(), false)
         .unwrap();
@@ -172,4 +205,23 @@ async fn a_client_that_takes_no_answers_is_closed() {
     assert!(start.elapsed() >= STALL && start.elapsed() <= STALL + 2 * TICK);
     drop(unread);
     assert_eq!(peer.flow().0, 0, "nothing is kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_nothing_of_a_stream_is_closed_only_where_much_waits() {
+    let (near, peer, task) = pipe(None);
+    let mut builder = Builder::new();
+    builder.initial_window_size(0);
+    let requests = client(near, &builder).await;
+    let unread = call_of(&requests, "Stream", message(100_000)).await;
+    tokio::time::sleep(3 * STALL).await; // pinged, and it answers
+    assert!(!task.is_finished());
+    let part = (OUTBOUND_BYTES_OF_ONE / OUTBOUND_CROWDED) as usize;
+    assert!(!peer.crowded());
+    let more = call_of(&requests, "Stream", message(part)).await;
+    assert!(peer.crowded());
+    let start = Instant::now();
+    task.await.unwrap();
+    assert!(start.elapsed() >= STALL && start.elapsed() <= STALL + 2 * TICK);
+    drop((unread, more));
 }

@@ -1,6 +1,6 @@
 //! A port with a fake node behind it, and a client that sees every header, frame and reset.
 use bytes::{Bytes, BytesMut};
-use dfs_engine::call::{Call, Failure, Handler, Reply};
+use dfs_engine::call::{Call, Failure, Handler, Reply, Route};
 use dfs_engine::wire::{self, Config, FAILURES, Limits, Wire};
 use h2::client::{self, SendRequest};
 use h2::{Ping, PingPong, RecvStream, SendStream};
@@ -26,6 +26,8 @@ pub const ECHO_ELSEWHERE: u32 = 2;
 pub const HOLD: u32 = 3;
 pub const HOLD_WRITE: u32 = 4;
 pub const FAIL: u32 = 5;
+/// Kept for the test, which answers by a stream.
+pub const STREAM: u32 = 6;
 
 pub struct Node {
     held: Mutex<Sender<Call>>,
@@ -95,12 +97,21 @@ impl Server {
             )
         };
         let routes = [
-            ("/t.S/Echo", ECHO, true),
-            ("/t.S/Elsewhere", ECHO_ELSEWHERE, true),
-            ("/t.S/Hold", HOLD, true),
-            ("/t.S/HoldWrite", HOLD_WRITE, false),
-            ("/t.S/Fail", FAIL, true),
+            ("/t.S/Echo", ECHO, true, false),
+            ("/t.S/Elsewhere", ECHO_ELSEWHERE, true, false),
+            ("/t.S/Hold", HOLD, true, false),
+            ("/t.S/HoldWrite", HOLD_WRITE, false, false),
+            ("/t.S/Fail", FAIL, true, false),
+            ("/t.S/Stream", STREAM, false, true),
         ];
+        let route = |(path, method, reads, streams): (&str, u32, bool, bool)| {
+            let route = Route {
+                method,
+                reads,
+                streams,
+            };
+            (path.to_string(), route)
+        };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -109,10 +120,7 @@ impl Server {
         let config = Config {
             listen: wire::bind("127.0.0.1:0").unwrap(),
             local: None,
-            routes: routes
-                .iter()
-                .map(|(path, m, read)| (path.to_string(), (*m, *read)))
-                .collect(),
+            routes: routes.into_iter().map(route).collect(),
             failures: FAILURES.iter().map(row).collect::<HashMap<_, _>>(),
             upstream,
             limits,

@@ -6,7 +6,8 @@ off (`cut`) receives nothing. That is enough to run node and server as they are;
 about Raft, which the real engine's own tests are for.
 """
 
-from .engine import EngineError, MemoryEngine
+from .engine import MemoryEngine
+from .membership import EngineError
 from .network import MemoryNetwork
 
 __all__ = ["EngineError", "MemoryEngine", "MemoryNetwork"]

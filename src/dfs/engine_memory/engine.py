@@ -4,18 +4,23 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from ..limits import STREAM_BYTES
 from .answers import KeptAnswers
-from .network import Cluster, Failure, LogItem, MemoryNetwork, Result, Waiting, log_id, member
+from .membership import EngineError, Membership
+from .network import Cluster, Failure, LogItem, MemoryNetwork, Result, Waiting, log_id
+from .streams import StreamedCall, Streams
 
 Call = tuple[int, int, bytes]
 Entry = tuple[int, bytes, bool]
 Batch = tuple[int, list[Entry], bytes, bytes]
 Done = tuple[int, Result]
 Work = tuple[int, int, str, bytes]
-Step = tuple[list[Call], list[Batch], list[Done], list[Work]]
+Flow = tuple[int, bool]
+Step = tuple[list[Call], list[Batch], list[Done], list[Work], list[Flow]]
 
 WORK_ASK: Final = 1
 WORK_SNAPSHOT: Final = 2
@@ -25,11 +30,7 @@ BATCH_ENTRIES_MAX: Final = 512
 TIME_TAG: Final = b"\x11"
 
 
-class EngineError(Exception):
-    """The twin of `_engine.EngineError`."""
-
-
-class MemoryEngine:
+class MemoryEngine(Membership):
     """One node's member of a cluster in memory; see `_engine.Engine` for every verb."""
 
     def __init__(
@@ -45,7 +46,7 @@ class MemoryEngine:
         grpc_advertise: str,
         local: str,
         upstream: str,
-        routes: Mapping[str, tuple[int, bool]],
+        routes: Mapping[str, tuple[int, bool, bool]],
         failures: Mapping[str, Failure],
         options: Mapping[str, int],
         network: MemoryNetwork | None = None,
@@ -56,13 +57,14 @@ class MemoryEngine:
         self.listens = raft_addr, grpc_addr, local
         self.upstream, self.options = upstream, options
         self.failures = failures
-        self.reads = {method for method, read in routes.values() if read}
+        self.reads = {method for method, reads, _ in routes.values() if reads}
         self.network = network or MemoryNetwork()
         self.cluster_log = self.network.cluster_of(node_id)
         self.applied = 0
         self.durable_index = 0
         self.kept = KeptAnswers()
         self._changed = self.network.changed
+        self._streams = Streams(self._changed, options.get("stream_bytes", STREAM_BYTES))
         self._clock = clock
         self._position = 0
         self._ids = 0
@@ -120,7 +122,10 @@ class MemoryEngine:
                 _, body, future = self._bodies[call_id]
                 self._propose(head + body, self._answer_of(call_id, future), LEADER_WAIT_MS_MAX)
             for call_id, result in respond:
-                self._answer_of(call_id, self._bodies[call_id][2])(result)
+                if call_id in self._bodies:
+                    self._answer_of(call_id, self._bodies[call_id][2])(result)
+                else:
+                    self._streams.end(call_id, result)
             for call_id, answer in keep:
                 method, body, future = self._bodies[call_id]
                 self.kept.keep(call_id, method, body, answer)
@@ -170,6 +175,7 @@ class MemoryEngine:
                 waiting.answer(self.failures["shutting_down"])
             for future in self._works.values():
                 future.set_exception(ConnectionError(f"{self.raft}: connection closed"))
+            self._streams.close(self.failures["shutting_down"])
             self._waiting, self._works = [], {}
             self._changed.notify_all()
 
@@ -189,23 +195,48 @@ class MemoryEngine:
                 future.set_result(self.failures["shutting_down"])
                 return future
             self._ids += 1
-            call_id = self._ids
-            self._bodies[call_id] = (method, body, future)
-
-            def hand_over(result: Result) -> None:
-                if not isinstance(result, bytes):
-                    self._answer_of(call_id, future)(result)
-                elif (known := self.kept.find(method, body)) is not None:
-                    self._answer_of(call_id, future)(known)
-                else:
-                    self._calls.append((call_id, method, body))
-
-            if method in self.reads:
-                self._barrier(hand_over, 0, timeout_ms)
-            else:
-                hand_over(b"")
-            self._changed.notify_all()
+            self._bodies[self._ids] = (method, body, future)
+            self._hand_over(self._ids, method, body, self._answer_of(self._ids, future), timeout_ms)
         return future
+
+    def stream(self, method: int, body: bytes, timeout_ms: int = 10_000) -> StreamedCall:
+        """The same for a call that is answered by a stream."""
+        with self._changed:
+            self._ids += 1
+            call_id, call = self._ids, self._streams.open(self._ids)
+            answer = partial(self._streams.end, call_id)
+            if self._draining:
+                answer(self.failures["shutting_down"])
+            else:
+                self._hand_over(call_id, method, body, answer, timeout_ms)
+        return call
+
+    def _hand_over(
+        self, call_id: int, method: int, body: bytes, answer: Callable[[Result], None], limit: int
+    ) -> None:
+        def passed(result: Result) -> None:
+            if not isinstance(result, bytes):
+                answer(result)
+            elif (known := self.kept.find(method, body)) is not None:
+                answer(known)
+            else:
+                self._calls.append((call_id, method, body))
+
+        if method in self.reads:
+            self._barrier(passed, 0, limit)
+        else:
+            passed(b"")
+        self._changed.notify_all()
+
+    def send(self, calls: Sequence[int], message: bytes) -> list[tuple[int, int]]:
+        """Sends one message of their answers to all of these calls."""
+        with self._changed:
+            return self._streams.send(calls, message)
+
+    def end(self, call: int, failure: Failure | None) -> None:
+        """Ends an answer by a stream."""
+        with self._changed:
+            self._streams.end(call, failure or b"")
 
     def submit(self, ticket: int, entry: bytes, timeout_ms: int) -> None:
         """Proposes an entry; the result comes as Done."""
@@ -269,7 +300,7 @@ class MemoryEngine:
                 work.append(installing)
             else:
                 batches = self._next_batch()
-        return calls, batches, done, work
+        return calls, batches, done, work, self._streams.heard()
 
     def _next_batch(self) -> list[Batch]:
         log = self.cluster_log
@@ -332,11 +363,6 @@ class MemoryEngine:
 
     def _cut_off(self) -> bool:
         return self.raft in self.network.silent
-
-    def _reachable(self, node_id: int) -> bool:
-        assert self.cluster_log is not None
-        raft = self.cluster_log.members[node_id]["raft"]
-        return raft in self.network.engines and raft not in self.network.silent
 
     # ---- rare work -------------------------------------------------------------------------------
 
@@ -409,59 +435,7 @@ class MemoryEngine:
             return result
         raise EngineError(result[1])
 
-    # ---- membership ------------------------------------------------------------------------------
-
-    def set_cluster(self, cluster: bytes) -> None:
-        """The node belongs to this cluster from here on."""
-        self.cluster = cluster
-
-    def initialize(self, timeout_ms: int) -> None:  # noqa: ARG002
-        """Makes a cluster of one."""
-        with self._changed:
-            if self.cluster_log is None:
-                self.cluster_log = cluster = Cluster(leader=self.node_id)
-                self.network.clusters.append(cluster)
-                cluster.members[self.node_id] = member(
-                    self.node_id, self.name, self.raft, self.grpc, True
-                )
-                cluster.append_membership()
-            self._changed.notify_all()
-
-    def add_learner(self, node_id: int, name: str, raft: str, grpc: str, timeout_ms: int) -> None:
-        """Leader only; the engine at `raft` receives the log from here on."""
-        with self._changed:
-            log = self._leading()
-            if node_id not in log.members:
-                log.members[node_id] = member(node_id, name, raft, grpc, False)
-                other = self.network.engines.get(raft)
-                if other is not None and other.node_id == node_id:
-                    other.cluster_log = log
-                self._await(log.append_membership(), timeout_ms)
-
-    def promote(self, node_id: int, timeout_ms: int) -> None:
-        """Leader only: a learner becomes a voter."""
-        with self._changed:
-            log = self._leading()
-            log.members[node_id]["voter"] = True
-            self._await(log.append_membership(), timeout_ms)
-
-    def remove(self, node_id: int, timeout_ms: int) -> None:
-        """Leader only: the member receives nothing from here on."""
-        with self._changed:
-            log = self._leading()
-            log.members.pop(node_id, None)
-            self._await(log.append_membership(), timeout_ms)
-
-    def transfer_leader(self, node_id: int, timeout_ms: int) -> None:  # noqa: ARG002
-        """Leader only: another voter leads."""
-        with self._changed:
-            log = self._leading()
-            others = [i for i, m in log.members.items() if m["voter"] and i != self.node_id]
-            chosen = node_id or next((i for i in others if self._reachable(i)), 0)
-            if chosen not in others:
-                raise EngineError("no other voter has caught up")
-            log.leader, log.term = chosen, log.term + 1
-            self._changed.notify_all()
+    # ---- figures ---------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
         """The figures that `_engine.Engine.status` has."""
@@ -488,13 +462,3 @@ class MemoryEngine:
         matched = engine.applied if engine is not None and leading else 0
         error = "" if up else "connection refused"
         return {**member, "matched": matched, "contact_ms": 0 if up else -1, "error": error}
-
-    def _leading(self) -> Cluster:
-        if self.cluster_log is None or self.cluster_log.leader != self.node_id:
-            raise EngineError("this node does not lead")
-        return self.cluster_log
-
-    def _await(self, index: int, timeout_ms: int) -> None:
-        self._changed.notify_all()
-        if not self._changed.wait_for(lambda: self.applied >= index, timeout_ms / 1000):
-            raise EngineError(f"the change was not applied within {timeout_ms} ms")

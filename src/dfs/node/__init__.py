@@ -5,22 +5,38 @@ It knows neither protobuf nor gRPC: what a request means comes from outside (`Co
 
 from .hot import EXIT_CODE_STATE, stop_process, unexpected
 from .node import Node, recover
-from .ports import Behind, Call, Codec, Engine, Failure, Myself, Refused, Result
-from .watch import Item, Update
+from .ports import (
+    Behind,
+    Call,
+    Codec,
+    Engine,
+    Failure,
+    Item,
+    Myself,
+    Refused,
+    Result,
+    Update,
+)
+from .streams import Caller, Mailboxes, Streaming
+from .watch import Wanted
 
 __all__ = [
     "EXIT_CODE_STATE",
     "Behind",
     "Call",
+    "Caller",
     "Codec",
     "Engine",
     "Failure",
     "Item",
+    "Mailboxes",
     "Myself",
     "Node",
     "Refused",
     "Result",
+    "Streaming",
     "Update",
+    "Wanted",
     "recover",
     "stop_process",
     "unexpected",

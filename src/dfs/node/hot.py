@@ -4,10 +4,12 @@ It is the only thread that changes the store. One turn is one `step`: results in
 Whatever the asyncio side has to hear of a turn goes over in one `call_soon_threadsafe`.
 
     engine ──step──► calls    → head of an entry, or the answer of a read, perhaps to be kept;
-                                plain puts only while they are refused, or when they are large
+                                plain puts only while they are refused, or when they are large;
+                                streams that are no single message go to the asyncio side
                      batches  → store.apply → results, changes for watchers, what reads get now
                      done     → outcome of what `submit` or `barrier` began
                      work     → snapshots here, questions to the asyncio side
+                     flow     → to the asyncio side: who takes messages of streams, who is gone
 
 An exception that is no DfsError inside apply would make this node differ from the others if it went
 on: the process stops at once, and so it does when the store cannot be written.
@@ -32,7 +34,7 @@ from ..limits import (
     TURN_ANSWER_BYTES_MAX,
 )
 from ..store import Stored
-from .ports import Batch, Behind, Call, Changed, Codec, Done, Engine, Result, Work
+from .ports import Batch, Behind, Call, Changed, Codec, Done, Engine, Flow, Result, Work
 
 log = logging.getLogger("dfs.node")
 
@@ -74,11 +76,13 @@ class HotLoop:
         codec: Codec,
         on_work: Callable[[Work], None],
         on_changes: Callable[[tuple[int, list[Stored]]], None],
+        on_streams: Callable[[tuple[list[Call], list[Flow]]], None],
         die: Callable[[str], Any] = stop_process,
     ) -> None:
-        """`on_work` runs on the hot thread, `on_changes` on the asyncio thread."""
+        """`on_work` runs on the hot thread, `on_changes` and `on_streams` on the asyncio thread."""
         self._engine, self._store, self._codec = engine, store, codec
         self._on_work, self._on_changes, self._die = on_work, on_changes, die
+        self._on_streams = on_streams
         self.watched = False
         """Somebody wants the changes. Set on the asyncio thread."""
         self.fault: DfsError | None = None
@@ -100,6 +104,8 @@ class HotLoop:
         """Answers that the engine may give again until they are forgotten."""
         self._later: list[Call] = []
         """Calls of this turn that are answered in the next, as the answers are large."""
+        self._streams: list[Call] = []
+        """Calls of this turn that the asyncio side answers."""
         self._outbox: list[tuple[Callable[[Any], None], Any]] = []
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -199,13 +205,16 @@ class HotLoop:
         try:
             while not self._stopping:
                 more, wait_ms = (0, 0) if self._later else (STEP_ITEMS_MAX, STEP_WAIT_MS)
-                calls, batches, done, work = self._engine.step(
+                calls, batches, done, work, flow = self._engine.step(
                     applied, propose, self._respond, self._changed, self._keep, more, wait_ms
                 )
                 self._respond, self._changed, self._keep = [], [], []
                 applied = self._apply(batches) if batches else []
                 calls = self._later or calls
                 propose = self._answer(calls) if calls else []
+                if self._streams or flow:
+                    self.post(self._on_streams, (self._streams, flow))
+                    self._streams = []
                 self._finish_turn(done, work)
         except OutOfSpace as error:
             self._die(f"the store cannot be written, so this node stops: {error}")
@@ -231,7 +240,7 @@ class HotLoop:
     def _answer(self, calls: list[Call]) -> list[tuple[int, bytes]]:
         """Heads to propose; the answers of reads and refusals go to `_respond` and `_keep`."""
         propose: list[tuple[int, bytes]] = []
-        writes, reads, respond = self._codec.writes, self._codec.reads, self._respond
+        writes, respond = self._codec.writes, self._respond
         self._later = []
         size = 0
         if refusal := self.refusal:
@@ -243,7 +252,9 @@ class HotLoop:
             write = writes.get(method)
             try:
                 if write is None:
-                    answer = reads[method](body)
+                    answer = self._read_now(call_id, method, body)
+                    if answer is None:
+                        continue
                     respond.append((call_id, answer))
                     size += len(answer)
                     if size > TURN_ANSWER_BYTES_MAX:
@@ -260,6 +271,16 @@ class HotLoop:
             except Exception as error:  # boundary: the caller gets an id, the log the rest
                 respond.append((call_id, self._codec.failure(unexpected(error))))
         return propose
+
+    def _read_now(self, call_id: int, method: int, body: bytes) -> bytes | None:
+        """The answer of a read; None when the asyncio side makes it."""
+        stream = self._codec.streams.get(method)
+        if stream is None:
+            return self._codec.reads[method](body)
+        answer = stream(body)
+        if answer is None:
+            self._streams.append((call_id, method, body))
+        return answer
 
     def _answer_together(self, calls: list[Call]) -> list[Call]:
         """Answers what it can; the calls that are left."""

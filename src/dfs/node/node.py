@@ -5,9 +5,7 @@ import base64
 import logging
 import resource
 import struct
-import sys
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from ..limits import (
     DISK_CHECK_INTERVAL_MS,
     DRAIN_MS_MAX,
     FLOOR_INTERVAL_MS,
-    LIST_ITEMS_MAX,
     READY_LAG_ENTRIES_MAX,
     REMOVAL_CHECK_MS,
     STATE_HASH_INTERVAL_MS,
@@ -39,8 +36,9 @@ from .ports import (
     Result,
     Work,
 )
+from .streams import Caller, Streaming, Streams
 from .tasks import every, in_thread
-from .watch import Item, Pieces, Update, Watches
+from .watch import Wanted, Watches
 
 log = logging.getLogger("dfs.node")
 PAGE_BYTES = resource.getpagesize()
@@ -63,9 +61,12 @@ class Node:
         """`clock`: ns since 1970, used only for the age of history. `die`: ends the process."""
         self._engine, self._store, self._codec = engine, store, codec
         self._identity, self._me = identity, me
-        self._watches = Watches(self.view, self._applied, self._set_watched)
+        self._watches = Watches(
+            self.view, self._applied, self._set_watched, codec.update, self._check
+        )
+        self._streams = Streams(engine)
         self._hot = HotLoop(
-            engine, store, codec, self._on_work, self._watches.deliver, die
+            engine, store, codec, self._on_work, self._watches.deliver, self._streams.turn, die
         )
         if identity.fault:
             self._hot.fault = fault(identity.fault)
@@ -114,6 +115,7 @@ class Node:
 
     async def close(self) -> None:
         """Ends tasks and threads, flushes, and closes the engine."""
+        await self._streams.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -133,6 +135,10 @@ class Node:
             self.failed.set_exception(error)
 
     # ---- calls -----------------------------------------------------------------------------------
+
+    def serve_streams(self, methods: Mapping[int, Streaming]) -> None:
+        """How calls of the engine's port are answered whose answers are streams; before `start`."""
+        self._streams.serve(methods)
 
     async def write(self, method: int, body: bytes, timeout_ms: int) -> Result:
         """Proposes a write as the hot thread would; the encoded answer or a refusal."""
@@ -161,21 +167,14 @@ class Node:
         self._check()
         return self._store.view()
 
-    async def items(
+    async def list_answers(
         self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int
-    ) -> AsyncGenerator[tuple[int, list[Item]], None]:
-        """Yields (revision, items) in key order, all of one revision; at least once."""
-        with self.view() as view:
-            pieces = Pieces(view.list(key, recursive, after, data_bytes_max))
-            left = limit or sys.maxsize
-            first = True
-            while left > 0:
-                piece = await in_thread(pieces.next, min(left, LIST_ITEMS_MAX))
-                if piece or first:
-                    yield view.revision, piece
-                if not piece:
-                    return
-                first, left = False, left - len(piece)
+    ) -> AsyncGenerator[bytes, None]:
+        """Yields encoded ListResponses, all of one revision; at least one."""
+        self._check()
+        with self._store.listing(key, recursive, after, limit, data_bytes_max) as listing:
+            while not listing.done and (answer := await in_thread(listing.next)) is not None:
+                yield answer
 
     async def history(
         self, key: str, before: int, limit: int
@@ -194,15 +193,9 @@ class Node:
                 if len(piece) < size or (limit and left <= 0):
                     return
 
-    async def watch(
-        self, key: str, after: int, snapshot: bool, data_bytes_max: int, progress_s: float
-    ) -> AsyncGenerator[Update, None]:
-        """Yields updates, each change exactly once, until closed or a gap."""
-        followed = self._watches.follow(key, after, snapshot, data_bytes_max, progress_s)
-        async with aclosing(followed) as updates:
-            async for update in updates:
-                self._check()
-                yield update
+    async def watch(self, caller: Caller, wanted: Wanted, after: int, snapshot: bool) -> None:
+        """Tells a caller every change exactly once, until it is cancelled, or a gap."""
+        await self._watches.follow(caller, wanted, after, snapshot)
 
     # ---- the cluster -----------------------------------------------------------------------------
 

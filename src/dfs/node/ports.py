@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from ..errors import DfsError
-from ..store import Stored
+from ..store import Change, Stored
 
 Failure = tuple[int, str, bytes]
 """(gRPC code, sentence, encoded details); opaque here."""
@@ -16,12 +16,30 @@ Batch = tuple[int, list[Entry], bytes, bytes]
 Changed = tuple[int, bytes, bytes | None]
 """(method, body of a read, its answer now or None if that is not known)."""
 Done = tuple[int, Result]
+Flow = tuple[int, bool]
+"""(call id, there is room for its next message; or else its caller is gone)."""
 Work = tuple[int, int, str, bytes]
 
 WORK_ASK: Final = 1
 WORK_SNAPSHOT: Final = 2
 WORK_INSTALL: Final = 3
 """The kinds of work, as `_engine` numbers them; a test compares."""
+
+
+Item = tuple[str, bytes, bytes | None]
+"""(key, encoded Record, content where asked)."""
+
+
+class Update(NamedTuple):
+    """One message of a watch."""
+
+    revision: int
+    """All changes up to here have been told."""
+    changes: list[Change] = []
+    items: list[Item] = []
+    snapshot_end: bool = False
+    gap_floor: int = 0
+    """Not 0: history up to there is gone, and the watch has ended."""
 
 
 class Engine(Protocol):
@@ -38,7 +56,11 @@ class Engine(Protocol):
         keep: Sequence[tuple[int, bytes]],
         max_items: int,
         timeout_ms: int,
-    ) -> tuple[list[Call], list[Batch], list[Done], list[Work]]: ...
+    ) -> tuple[list[Call], list[Batch], list[Done], list[Work], list[Flow]]: ...
+    def send(  # noqa: D102
+        self, calls: Sequence[int], message: bytes
+    ) -> list[tuple[int, int]]: ...
+    def end(self, call: int, failure: Failure | None) -> None: ...  # noqa: D102
     def submit(self, ticket: int, entry: bytes, timeout_ms: int) -> None: ...  # noqa: D102
     def barrier(self, ticket: int, min_revision: int, timeout_ms: int) -> None: ...  # noqa: D102
     def forget_all(self, for_good: bool) -> None: ...  # noqa: D102
@@ -71,6 +93,9 @@ class Codec:
     """What `Engine.admit` is told of the writes that it may head by itself."""
     reads: Mapping[int, Callable[[bytes], bytes]]
     """Method number → (request body → encoded answer). Raises DfsError, Behind. Hot thread only."""
+    streams: Mapping[int, Callable[[bytes], bytes | None]]
+    """Method number → (request body → the whole answer in one message, if that is small enough to
+    be made at once; None: the event loop makes it). Raises DfsError. Hot thread only."""
     together: Callable[[list[Call]], list[tuple[int, bytes]]]
     """(call id, answer) of those calls that are reads of the usual kind, answered at once. The same
     request may be given the same answer until `changed` names it. Raises DfsError when they have
@@ -80,6 +105,8 @@ class Codec:
     frees_space: frozenset[int]
     """Writes that are taken even when the disk is full."""
     failure: Callable[[DfsError], Failure]
+    update: Callable[[Update, int], bytes]
+    """The message for what a watch tells, with content up to so many bytes."""
     floor_entry: Callable[[int], bytes]
     record_time: Callable[[bytes], int]
     """Encoded Record → commit time in ns."""

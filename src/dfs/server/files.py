@@ -1,30 +1,20 @@
-"""FileService on grpcio: decode, ask the node, encode."""
+"""FileService: decode, ask the node, encode. Unary methods are here for grpcio only."""
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import grpc
+from google.protobuf.message import Message
 
 from ..limits import WATCH_PROGRESS_MS, WATCH_PROGRESS_MS_MIN
-from ..node import Item as NodeItem
-from ..node import Result, Update
+from ..node import Caller, Failure, Mailboxes, Result, Streaming, Wanted
 from ..paths import check_key
-from ..proto.dfs_pb2 import (
-    FILE,
-    LOCAL,
-    Event,
-    HistoryRequest,
-    HistoryResponse,
-    Item,
-    ListRequest,
-    ListResponse,
-    WatchRequest,
-    WatchResponse,
-)
+from ..proto.dfs_pb2 import LOCAL, HistoryRequest, ListRequest, WatchRequest
 from ..store import Change
 from . import hot
-from .guard import Context, check_size, guarded, refuse, timeout_ms
+from .encode import history_answer
+from .guard import Context, check_size, failure_of, guarded, refuse, timeout_ms
 
 
 class Files(Protocol):
@@ -39,20 +29,18 @@ class Files(Protocol):
     async def barrier(self, local: bool, min_revision: int, timeout_ms: int) -> None:
         """Returns when a view shows what the caller asks for."""
 
-    def items(
+    def list_answers(
         self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int
-    ) -> AsyncGenerator[tuple[int, list[NodeItem]], None]:
-        """Yields (revision, items)."""
+    ) -> AsyncGenerator[bytes, None]:
+        """Yields encoded ListResponses."""
 
     def history(
         self, key: str, before: int, limit: int
     ) -> AsyncGenerator[tuple[int, list[Change]], None]:
         """Yields (floor, changes)."""
 
-    def watch(
-        self, key: str, after: int, snapshot: bool, data_bytes_max: int, progress_s: float
-    ) -> AsyncGenerator[Update, None]:
-        """Yields updates."""
+    async def watch(self, caller: Caller, wanted: Wanted, after: int, snapshot: bool) -> None:
+        """Tells the caller of changes until it is cancelled, or a gap."""
 
 
 class FileService:
@@ -60,16 +48,31 @@ class FileService:
 
     def __init__(self, node: Files) -> None:
         self._node = node
+        self._mailboxes = Mailboxes()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """For `grpc.aio.Server.add_generic_rpc_handlers`."""
         table: dict[str, Any] = {
             method.name: grpc.unary_unary_rpc_method_handler(self._hot(method))
             for method in hot.METHODS
+            if not method.streams
         }
-        for stream in (self.List, self.Watch, self.History):
-            table[stream.__name__] = grpc.unary_stream_rpc_method_handler(stream)
+        for stream in self._streams().values():
+            call = self._on_grpcio(stream)
+            table[stream.method.name] = grpc.unary_stream_rpc_method_handler(call)
         return grpc.method_handlers_generic_handler(hot.SERVICE, table)
+
+    def streams(self) -> dict[int, Streaming]:
+        """Method number → how calls of the engine's port are answered, behind their barrier."""
+        return {number: _natively(stream) for number, stream in self._streams().items()}
+
+    def _streams(self) -> "dict[int, Stream]":
+        streams = (
+            Stream(hot.LIST, ListRequest, self._list),
+            Stream(hot.WATCH, WatchRequest, self._watch),
+            Stream(hot.HISTORY, HistoryRequest, self._history),
+        )
+        return {stream.method.number: stream for stream in streams}
 
     def _hot(self, method: hot.Method) -> Any:
         async def call(body: bytes, context: Context) -> bytes:
@@ -85,91 +88,66 @@ class FileService:
             return await self._node.read(method.number, body, hot.local(body), limit)
         return await self._node.write(method.number, body, limit)
 
-    async def List(self, body: bytes, context: Context) -> None:
-        """Streams records in key order, all of one revision."""
-        await guarded(context, self._list(body, context))
+    def _on_grpcio(self, stream: "Stream") -> Any:
+        async def answer(body: bytes, context: Context) -> None:
+            check_size(body)
+            request = _parsed(stream, body)
+            if stream.method.reads:
+                local = request.consistency == LOCAL
+                await self._node.barrier(local, request.min_revision, timeout_ms(context))
+            async with self._mailboxes.open(context.write) as caller:
+                await stream.answer(request, caller)
 
-    async def _list(self, body: bytes, context: Context) -> None:
-        request = hot.parse(ListRequest, body)
-        if request.key:
-            check_key(request.key)
-        await self._barrier(request, context)
-        found = self._node.items(
+        async def call(body: bytes, context: Context) -> None:
+            await guarded(context, answer(body, context))
+
+        return call
+
+    async def _list(self, request: ListRequest, caller: Caller) -> None:
+        """Streams records in key order, all of one revision."""
+        found = self._node.list_answers(
             request.key, request.recursive, request.after, request.limit, request.data_bytes_max
         )
-        async with aclosing(found) as pieces:
-            async for revision, items in pieces:
-                answer = ListResponse(items=map(_item, items), revision=revision)
-                await context.write(answer.SerializeToString())
+        async with aclosing(found) as answers:
+            async for answer in answers:
+                await caller.write(answer)
 
-    async def Watch(self, body: bytes, context: Context) -> None:
+    async def _watch(self, request: WatchRequest, caller: Caller) -> None:
         """Streams changes in revision order, each exactly once."""
-        await guarded(context, self._watch(body, context))
+        progress_ms = max(request.progress_ms or WATCH_PROGRESS_MS, WATCH_PROGRESS_MS_MIN)
+        wanted = Wanted(request.key, request.data_bytes_max, progress_ms / 1000)
+        await self._node.watch(caller, wanted, request.after_revision, request.snapshot)
 
-    async def _watch(self, body: bytes, context: Context) -> None:
-        request = hot.parse(WatchRequest, body)
-        if request.key:
-            check_key(request.key)
-        found = self._node.watch(
-            request.key,
-            request.after_revision,
-            request.snapshot,
-            request.data_bytes_max,
-            max(request.progress_ms or WATCH_PROGRESS_MS, WATCH_PROGRESS_MS_MIN) / 1000,
-        )
-        async with aclosing(found) as updates:
-            async for update in updates:
-                answer = WatchResponse(
-                    items=map(_item, update.items),
-                    snapshot_end=update.snapshot_end,
-                    events=_events(update.changes, request.data_bytes_max),
-                    revision=update.revision,
-                    gap_floor=update.gap_floor,
-                )
-                await context.write(answer.SerializeToString())
-
-    async def History(self, body: bytes, context: Context) -> None:
+    async def _history(self, request: HistoryRequest, caller: Caller) -> None:
         """Streams the retained changes of a key or subtree, newest first."""
-        await guarded(context, self._history(body, context))
-
-    async def _history(self, body: bytes, context: Context) -> None:
-        request = hot.parse(HistoryRequest, body)
-        if request.key:
-            check_key(request.key)
-        await self._barrier(request, context)
         found = self._node.history(request.key, request.before_revision, request.limit)
         async with aclosing(found) as pieces:
             async for floor, changes in pieces:
-                answer = HistoryResponse(events=_events(changes, 0), floor=floor)
-                await context.write(answer.SerializeToString())
-
-    async def _barrier(self, request: ListRequest | HistoryRequest, context: Context) -> None:
-        local = request.consistency == LOCAL
-        await self._node.barrier(local, request.min_revision, timeout_ms(context))
+                await caller.write(history_answer(floor, changes))
 
 
-def _item(found: NodeItem) -> Item:
-    key, record, data = found
-    item = Item(key=key, data=data or b"", has_data=data is not None)
-    item.record.MergeFromString(record)
-    return item
+class Stream(NamedTuple):
+    """A method that answers by a stream, on whichever host."""
+
+    method: hot.Method
+    request: type[Message]
+    answer: Callable[[Any, Caller], Awaitable[None]]
+    """Given the request and who waits; what it needs of the tree is applied here."""
 
 
-def _events(changes: Iterable[Change], data_bytes_max: int) -> list[Event]:
-    return [_event(change, data_bytes_max) for change in changes]
+def _parsed(stream: Stream, body: bytes) -> Any:
+    request: Any = hot.parse(stream.request, body)
+    if request.key:
+        check_key(request.key)
+    return request
 
 
-def _event(change: Change, data_bytes_max: int) -> Event:
-    event = Event(
-        type=Event.DELETE if change.deleted else Event.PUT,
-        key=change.key,
-        revision=change.revision,
-        previous_revision=change.previous,
-        sub=change.sub,
-    )
-    event.record.MergeFromString(change.record)
-    record = event.record
-    if not change.deleted and record.kind == FILE and record.size <= data_bytes_max > 0:
-        event.data = change.data
-        event.has_data = True
-    return event
+def _natively(stream: Stream) -> Streaming:
+    async def answer(body: bytes, caller: Caller) -> Failure | None:
+        try:
+            await stream.answer(_parsed(stream, body), caller)
+        except Exception as error:  # boundary: all that a method raises becomes a refusal
+            return failure_of(error)
+        return None
+
+    return answer

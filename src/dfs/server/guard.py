@@ -40,15 +40,20 @@ async def guarded(context: Context, work: Awaitable[T], timeout: int = 0) -> T:
     try:
         async with asyncio.timeout(timeout / 1000 + GRACE_S if timeout else None):
             return await work
-    except Refused as error:
-        failure = error.failure
-    except DfsError as error:
-        failure = status.failure(error)
-    except TimeoutError:
-        failure = status.failure(status.engine_error("deadline"))
-    except Exception as error:  # boundary: the caller gets an id, the log the rest
-        failure = status.failure(unexpected(error))
+    except Exception as error:  # boundary: all that a method raises becomes a refusal
+        failure = failure_of(error)
     return await refuse(context, failure)
+
+
+def failure_of(error: Exception) -> Failure:
+    """What the caller is told when a method has raised this."""
+    if isinstance(error, Refused):
+        return error.failure
+    if isinstance(error, TimeoutError):
+        error = status.engine_error("deadline")
+    if not isinstance(error, DfsError):  # the caller gets an id, the log the rest
+        error = unexpected(error)
+    return status.failure(error)
 
 
 async def refuse(context: Context, failure: Failure) -> NoReturn:

@@ -1,12 +1,12 @@
 """The grpcio server on the node's unix socket: services, reflection, health.
 
-Local programs call it directly; the engine's public port forwards every call to it that is not hot.
+The engine's public port forwards every call to it that is not one of FileService's.
 """
 
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, Protocol
@@ -25,6 +25,7 @@ from ..limits import (
     STREAMS_PER_CONNECTION_MAX,
     WATCHES_MAX,
 )
+from ..node import Streaming
 from . import cluster, files, hot
 
 log = logging.getLogger("dfs.server")
@@ -36,7 +37,7 @@ OPTIONS: Final = (
     ("grpc.max_send_message_length", 2 * MESSAGE_BYTES_MAX),
     ("grpc.max_metadata_size", METADATA_BYTES_MAX),
     ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
-    # The engine's port forwards the streams of all its connections over few.
+    # The engine's port forwards the calls of all its connections over few.
     ("grpc.max_concurrent_streams", WATCHES_MAX + STREAMS_PER_CONNECTION_MAX),
 )
 LEADER: Final = "dfs.Leader"
@@ -51,13 +52,18 @@ class Served(files.Files, cluster.Cluster, Protocol):
     def leads(self) -> bool:
         """It is the leader."""
 
+    def serve_streams(self, methods: Mapping[int, Streaming]) -> None:
+        """How the engine's own port answers its streams."""
+
 
 @asynccontextmanager
 async def serving(node: Served, path: Path) -> AsyncIterator[None]:
     """Serves `node` on a unix socket at `path`, which only this user may open."""
     server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=CALLS_WAITING_MAX)
+    service = files.FileService(node)
+    node.serve_streams(service.streams())
     server.add_generic_rpc_handlers(
-        (files.FileService(node).handler(), cluster.ClusterService(node).handler())
+        (service.handler(), cluster.ClusterService(node).handler())
     )
     states = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(states, server)

@@ -1,7 +1,8 @@
-"""The unary calls that the engine's own port hands over: what their bodies mean.
+"""The calls that the engine's own port hands over: what their bodies mean.
 
 The table of methods is shared by both hosts: the engine's port calls these functions on the hot
 thread, the grpcio server reaches them through the node. So both give the same answers and refusals.
+Streams that are no single message are made by `files`, for both hosts.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from ..proto.dfs_pb2 import (
     LOCAL,
     DeleteRequest,
     GetRequest,
+    ListRequest,
     MakeDirRequest,
     PutRequest,
     Record,
@@ -26,6 +28,7 @@ from ..proto.dfs_pb2 import (
     SymlinkRequest,
 )
 from ..store import Store
+from .encode import watch_answer
 
 M = TypeVar("M", bound=Message)
 
@@ -37,6 +40,9 @@ class Method(NamedTuple):
     number: int
     """How it is called across the Rust boundary."""
     reads: bool
+    """Its calls come behind a read barrier."""
+    streams: bool = False
+    """They are answered by any number of messages."""
 
 
 PUT: Final = Method("Put", 1, False)
@@ -45,15 +51,18 @@ STAT: Final = Method("Stat", 3, True)
 DELETE: Final = Method("Delete", 4, False)
 MAKE_DIR: Final = Method("MakeDir", 5, False)
 SYMLINK: Final = Method("Symlink", 6, False)
-METHODS: Final = (PUT, GET, STAT, DELETE, MAKE_DIR, SYMLINK)
+LIST: Final = Method("List", 7, True, streams=True)
+WATCH: Final = Method("Watch", 8, False, streams=True)
+HISTORY: Final = Method("History", 9, True, streams=True)
+METHODS: Final = (PUT, GET, STAT, DELETE, MAKE_DIR, SYMLINK, LIST, WATCH, HISTORY)
 NOBODY: Final = ""
 """The principal of all calls: nobody is authenticated yet."""
 SERVICE: Final = "dfs.FileService"
 
 
-def routes() -> dict[str, tuple[int, bool]]:
-    """The engine's `routes`: path → (method number, is a read)."""
-    return {f"/{SERVICE}/{m.name}": (m.number, m.reads) for m in METHODS}
+def routes() -> dict[str, tuple[int, bool, bool]]:
+    """The engine's `routes`: path → (method number, is a read, answers by a stream)."""
+    return {f"/{SERVICE}/{m.name}": (m.number, m.reads, m.streams) for m in METHODS}
 
 
 def parse(kind: type[M], body: bytes) -> M:
@@ -84,10 +93,12 @@ def codec(store: Store, node: str) -> Codec:
         writes=_writes(node),
         plain=(PUT.number, commands.writer_fields(node, NOBODY), PLAIN_PUT_BYTES_MAX),
         reads=_reads(store),
+        streams=_streams(store),
         together=_together(store),
         changed=lambda events: changed_gets(events, GET.number, SMALL_VALUE_BYTES_MAX),
         frees_space=frozenset({DELETE.number}),
         failure=status.failure,
+        update=watch_answer,
         floor_entry=lambda revision: commands.floor_entry(revision, node),
         record_time=lambda record: Record.FromString(record).time_ns,
     )
@@ -135,6 +146,31 @@ def _reads(store: Store) -> dict[int, Callable[[bytes], bytes]]:
         return store.stat_answer(request.key, request.revision)
 
     return {GET.number: get, STAT.number: stat}
+
+
+def list_answer(store: Store, body: bytes) -> bytes | None:
+    """The whole answer to a ListRequest whose barrier has passed, if it is one small message. None:
+    it takes longer than others should wait, or asks for a state that is not applied here yet.
+    Raises DfsError. Hot thread only."""
+    request = parse(ListRequest, body)
+    if request.key:
+        check_key(request.key)
+    if request.min_revision > store.applied:
+        return None
+    return store.list_answer(
+        request.key, request.recursive, request.after, request.limit, request.data_bytes_max
+    )
+
+
+def _streams(store: Store) -> dict[int, Callable[[bytes], bytes | None]]:
+    def small_list(body: bytes) -> bytes | None:
+        return list_answer(store, body)
+
+    def made_elsewhere(_body: bytes) -> None:
+        return None
+
+    made = {method.number: made_elsewhere for method in METHODS if method.streams}
+    return {**made, LIST.number: small_list}
 
 
 def _together(store: Store) -> Callable[[list[Call]], list[tuple[int, bytes]]]:

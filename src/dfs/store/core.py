@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 from dfs._engine import chain_entries, get_answers, plain_gets, plain_puts
 from dfs.errors import DataLoss, DfsError, Internal
 from dfs.kv import KeyValue
-from dfs.limits import FLOOR_PRUNE_INTERVAL_ENTRIES, VALUE_BYTES_MAX
+from dfs.limits import FLOOR_PRUNE_INTERVAL_ENTRIES, LIST_HOT_ITEMS_MAX, VALUE_BYTES_MAX
 from dfs.store import snapshot
 from dfs.store.batch import Batch
 from dfs.store.encode import done_answer, get_answer, stat_answer
 from dfs.store.layout import META_KEY, Meta, Stored, unpack_meta
+from dfs.store.listing import Listing
 from dfs.store.operations import Command, parse, put_plain, run
 from dfs.store.read import (
     View,
     check_revision,
     current_file,
     current_record,
+    list_range,
     past_event,
     past_file,
 )
@@ -55,7 +57,7 @@ class Store:
         time_ns      time of the last entry; never goes back
 
     `apply`, `restore` and all that ends in `answer` or `answers` belong to one thread (the hot
-    one); `view`, `export` and `flush` may be called from any.
+    one); `view`, `listing`, `export` and `flush` may be called from any.
     """
 
     def __init__(self, kv: KeyValue) -> None:
@@ -102,6 +104,35 @@ class Store:
     def view(self) -> View:
         """The state as of now, frozen; close it."""
         return View(self._kv.snapshot())
+
+    def listing(
+        self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int
+    ) -> Listing:
+        """A list of the state as of now; close it. See Listing."""
+        source = self._kv.snapshot(list_range(key, recursive, after))
+        try:
+            revision = View(source).revision
+            return Listing(source, revision, key, recursive, after, limit, data_bytes_max)
+        except BaseException:
+            source.close()
+            raise
+
+    def list_answer(
+        self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int
+    ) -> bytes | None:
+        """The encoded ListResponse of a list that fits into one; None for one that may take longer
+        than others should wait. Raises as `listing`."""
+        source = self._kv.unfrozen(list_range(key, recursive, after))
+        try:
+            listing = Listing(
+                source, self.applied, key, recursive, after, limit, data_bytes_max
+            )
+            if listing.items_expected > LIST_HOT_ITEMS_MAX:
+                return None
+            answer = listing.next(LIST_HOT_ITEMS_MAX)
+            return answer if listing.done else None
+        finally:
+            source.close()
 
     def get_answer(self, key: str, revision: int = 0) -> bytes:
         """The encoded GetResponse of a file. Raises as View.get."""

@@ -30,6 +30,23 @@ def stat_answer(record: bytes) -> bytes:
     return b"\x0a" + varint(len(record)) + record
 
 
+def list_item(key: str, record: bytes, data: bytes | None) -> bytes:
+    """One of the items of a ListResponse or WatchResponse."""
+    name = key.encode()
+    parts = [b"\x0a", varint(len(name)), name, b"\x12", varint(len(record)), record]
+    if data:
+        parts += b"\x1a", varint(len(data)), data
+    if data is not None:
+        parts.append(b"\x20\x01")
+    item = b"".join(parts)
+    return b"".join((b"\x0a", varint(len(item)), item))
+
+
+def list_answer(items: list[bytes], revision: int) -> bytes:
+    """ListResponse, of encoded items."""
+    return b"".join((*items, b"\x10", varint(revision)) if revision else items)
+
+
 def _children(count: int) -> bytes:
     return b"\x78" + varint(count) if count else b""
 

@@ -108,18 +108,11 @@ class View:
         without itself), else that one key. Content of files of up to `data_bytes_max` bytes when
         that is not 0. Raises NotFound, InvalidArgument (`after` is elsewhere), DataLoss.
         """
-        if key:
-            version, value = _current(self.source, key)
-            if version.kind != DIRECTORY:
-                one = (path_of(key), version, value)
-                return _items(self.source, iter([] if after else [one]), data_bytes_max)
-        path = path_of(key)
-        begin, end = subtree(CURRENT, path)
-        if after:
-            check_key(after)
-            if not is_below(after, key) or (not recursive and parent(after) != key):
-                raise InvalidArgument(f"cannot go on behind {after}: this list never shows it")
-            begin = CURRENT + path_of(after) + (b"\0" if recursive else b"\x01")
+        begin, end = list_range(key, recursive, after)
+        head = list_head(self.source, key)
+        if head is not None and head[1].kind != DIRECTORY:
+            return _items(self.source, iter([] if after else [head]), data_bytes_max)
+        check_after(key, recursive, after)
         walk = _subtree if recursive else _children
         return _items(self.source, walk(self.source, begin, end), data_bytes_max)
 
@@ -224,6 +217,40 @@ def _event(source: Reads, path: bytes, revision: int, sub: int) -> Event:
 # ---- many keys -----------------------------------------------------------------------------------
 
 
+def list_range(key: str, recursive: bool, after: str) -> tuple[bytes, bytes]:
+    """Where a list begins and ends among the store keys."""
+    begin, end = subtree(CURRENT, path_of(key))
+    if after:
+        begin = CURRENT + path_of(after) + (b"\0" if recursive else b"\x01")
+    return begin, end
+
+
+def list_head(source: Reads, key: str) -> Found | None:
+    """What is to be listed: a directory, or what is shown alone; None for the whole tree. Raises
+    NotFound, DataLoss."""
+    return (path_of(key), *_current(source, key)) if key else None
+
+
+def check_after(key: str, recursive: bool, after: str) -> None:
+    """Raises InvalidArgument when a list never shows `after`."""
+    if after:
+        check_key(after)
+        if not is_below(after, key) or (not recursive and parent(after) != key):
+            raise InvalidArgument(f"cannot go on behind {after}: this list never shows it")
+
+
+def listed(source: Reads, found: Found, data_bytes_max: int) -> Item:
+    """What a list shows of one key."""
+    path, version, value = found
+    data = None
+    if data_bytes_max and version.kind == FILE and version.size <= data_bytes_max:
+        if version.flags & INLINE:
+            data = inline_data_of(version, value)
+        else:
+            data = _event(source, path, version.revision, version.sub).data
+    return key_of(path), record_of(version, value), data
+
+
 def _subtree(source: Reads, begin: bytes, end: bytes) -> Iterator[Found]:
     for store_key, value in source.scan(begin, end):
         yield store_key[1:], unpack_version(store_key, value), value
@@ -243,14 +270,8 @@ def _children(source: Reads, begin: bytes, end: bytes) -> Iterator[Found]:
 
 
 def _items(source: Reads, found: Iterator[Found], data_bytes_max: int) -> Iterator[Item]:
-    for path, version, value in found:
-        data = None
-        if data_bytes_max and version.kind == FILE and version.size <= data_bytes_max:
-            if version.flags & INLINE:
-                data = inline_data_of(version, value)
-            else:
-                data = _event(source, path, version.revision, version.sub).data
-        yield key_of(path), record_of(version, value), data
+    for each in found:
+        yield listed(source, each, data_bytes_max)
 
 
 def _changes(source: Reads, first: int) -> Iterator[Change]:

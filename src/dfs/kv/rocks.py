@@ -1,19 +1,16 @@
-"""The key/value port under the store: a protocol, RocksDB, and an in-memory twin.
-
-Keys and values are bytes; keys sort by their bytes. RocksDB runs without its write-ahead log, in
-one column family, with atomic flush: after a crash it holds some whole prefix of the batches that
-were written, and the Raft log has the rest.
-"""
+"""The key/value port over RocksDB: durable, shared by threads, and never wrong about damage."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import threading
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from errno import EAGAIN, EIO
+from itertools import islice
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 from weakref import WeakSet
 
 from rocksdict import (
@@ -28,9 +25,9 @@ from rocksdict import (
     WriteBatch,
     WriteOptions,
 )
-from sortedcontainers import SortedDict
 
-from dfs.errors import DataLoss, OutOfSpace, Unavailable
+from dfs.errors import DataLoss, OutOfSpace
+from dfs.kv.port import CLOSED, Closed, Record, Snapshot, Walk
 from dfs.limits import (
     STORE_CACHE_BYTES,
     STORE_FRESH_TABLES_MAX,
@@ -38,65 +35,12 @@ from dfs.limits import (
     STORE_MEMTABLE_BYTES,
     STORE_SCAN_BYTES_MAX,
     STORE_SCAN_RECORDS_MAX,
+    STORE_SCAN_RECORDS_MIN,
 )
-
-Record = tuple[bytes, bytes]
-_CLOSED: Final = "the state was replaced or closed while it was read: repeat the call"
-
-
-class Closed(Unavailable):
-    """The store or snapshot was closed, or its content was replaced, while it was read."""
-
-
-class Reads(Protocol):
-    """What both the live state and a snapshot can do."""
-
-    def get(self, key: bytes) -> bytes | None:
-        """The value, or None. Raises DataLoss when it cannot be read."""
-
-    def scan(self, begin: bytes, end: bytes, reverse: bool = False) -> Iterator[Record]:
-        """Records with begin <= key < end, in order, as of this call. Raises DataLoss where
-        damage would end it early."""
-
-
-class Snapshot(Reads, Protocol):
-    """A frozen state; any thread."""
-
-    def close(self) -> None:
-        """Lets go of it. Idempotent; reads raise Closed afterwards."""
-
-
-class KeyValue(Reads, Protocol):
-    """An ordered store of bytes with atomic batches."""
-
-    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
-        """One value or None for each key."""
-
-    def write(self, changes: Mapping[bytes, bytes | None]) -> None:
-        """Writes all of it or nothing; None deletes. Durable only after `flush`. Raises OutOfSpace,
-        OSError."""
-
-    def snapshot(self) -> Snapshot:
-        """The state as of now. Any thread."""
-
-    def flush(self) -> None:
-        """Returns when everything written before is on disk. Any thread."""
-
-    def replace(self, records: Iterable[Record]) -> None:
-        """Makes `records` the whole content, durably. If reading them raises, the old content
-        stays; a crash leaves the old or the new. Snapshots are closed."""
-
-    def close(self) -> None:
-        """Releases everything, the lock of the directory included. Idempotent."""
-
-
-# ---- RocksDB -------------------------------------------------------------------------------------
 
 _CURRENT: Final = "current"
 _PARTIAL: Final = "current.part"
 _FIRST: Final = "db-1"
-_SCAN_RECORDS_MIN: Final = 8
-"""Fetched first by a scan; then ever more, up to STORE_SCAN_RECORDS_MAX."""
 
 
 class RocksKV:
@@ -118,8 +62,8 @@ class RocksKV:
         self._closed = False
         self._turn = threading.Lock()
         """Held by flush, and by what ends a database under it."""
-        self._listing = threading.Lock()
-        """Held for moments, around the list of snapshots."""
+        self._state = threading.Lock()
+        """Held for moments, around all that changes what a snapshot shows or that makes one."""
         self._snapshots: WeakSet[_RocksSnapshot] = WeakSet()
         self._options = WriteOptions()
         # The stub has it wrong: both are attributes.
@@ -152,17 +96,27 @@ class RocksKV:
 
     def write(self, changes: Mapping[bytes, bytes | None]) -> None:
         """See KeyValue."""
-        _write(self._db, changes.items(), self._options)
+        batch = _batch(changes.items())
+        with self._state:
+            _write(self._db, batch, self._options)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, walk: Walk | None = None) -> Snapshot:
         """See KeyValue."""
-        with self._listing:
+        with self._state:
             try:
-                frozen = _RocksSnapshot(self._db.iter())
+                ahead = _items(self._db, walk) if walk else None
+                frozen = _RocksSnapshot(self._db.iter(), walk, ahead)
             except Exception as error:  # boundary: rocksdict raises bare exceptions
                 raise _translated(error) from None
             self._snapshots.add(frozen)
         return frozen
+
+    def unfrozen(self, walk: Walk) -> Snapshot:
+        """See KeyValue."""
+        try:
+            return _RocksLive(self._db, walk)
+        except Exception as error:  # boundary: rocksdict raises bare exceptions
+            raise _translated(error) from None
 
     def flush(self) -> None:
         """See KeyValue. Waits without the interpreter lock."""
@@ -177,7 +131,7 @@ class RocksKV:
         fresh = _open(target, create=True)
         try:
             for part in _parts(records):
-                _write(fresh, part, self._options)
+                _write(fresh, _batch(part), self._options)
             _flush(fresh)
         except BaseException:
             fresh.close()
@@ -186,14 +140,14 @@ class RocksKV:
         _sync_directory(target)
         with self._turn:
             _point(self._path / _CURRENT, name)
-            with self._listing:
+            with self._state:
                 old, self._db, self._name = self._db, fresh, name
                 self._let_go(old)
         self._remove_others()
 
     def close(self) -> None:
         """See KeyValue."""
-        with self._turn, self._listing:
+        with self._turn, self._state:
             if not self._closed:
                 self._closed = True
                 self._let_go(self._db)
@@ -215,11 +169,17 @@ class _RocksSnapshot:
     """A frozen state of RocksDB: one cursor, which all reads share.
 
     Not rocksdict's own Snapshot: its iterators show the live state. A cursor shows the state of the
-    moment when it was made, and nothing else does.
+    moment when it was made, and nothing else does. So does the iterator for one walk, made at the
+    same moment: it costs half as much a record, but goes forward only and hides damage.
     """
 
-    def __init__(self, cursor: RdictIter) -> None:
-        self._cursor: RdictIter | None = cursor
+    def __init__(
+        self, cursor: RdictIter | None, walk: Walk | None, ahead: Iterator[Record] | None
+    ) -> None:
+        self._cursor = cursor
+        self._ahead = ahead
+        self._ahead_at = walk
+        """The rest of the walk: what `_ahead` gives next, and where it ends."""
         self._turn = threading.Lock()
         self._owner: object = None
         """The scan that stands where the cursor is."""
@@ -244,19 +204,50 @@ class _RocksSnapshot:
             self._open_cursor()
         return self._steps(begin, end, reverse)
 
+    def part(self, begin: bytes, end: bytes, records_max: int) -> tuple[list[Record], bool]:
+        """See Snapshot."""
+        with self._turn:
+            try:
+                part, ended = self._walk_on(begin, end, records_max)
+                if ended or len(part) == records_max:
+                    return part, ended
+                # Off the walk, at the last record of all, or at damage: the cursor can tell.
+                cursor = self._open_cursor()
+                self._owner = None
+                cursor.seek(part[-1][0] + b"\0" if part else begin)
+                rest, ended = _take(cursor, begin, end, False, records_max - len(part))
+            except Exception as error:  # boundary: rocksdict raises bare exceptions
+                raise _translated(error, begin) from None
+        return part + rest, ended
+
     def close(self) -> None:
         """See Snapshot."""
         with self._turn:
-            self._cursor = None
+            self._cursor = self._ahead = None
+
+    def _walk_on(self, begin: bytes, end: bytes, records_max: int) -> tuple[list[Record], bool]:
+        """The next records of the walk, and whether others stand behind the last ones: fewer where
+        nothing can be read, none when it is not there."""
+        if self._ahead is None or self._ahead_at != (begin, end):
+            return [], False
+        part = list(islice(self._ahead, records_max))
+        ended = bool(part) and part[-1][0] >= end
+        if ended:
+            del part[bisect_left(part, (end,)) :]
+        if ended or len(part) < records_max:
+            self._ahead = None
+        else:
+            self._ahead_at = part[-1][0] + b"\0", end
+        return part, ended
 
     def _open_cursor(self) -> RdictIter:
         if self._cursor is None:
-            raise Closed(_CLOSED)
+            raise Closed(CLOSED)
         return self._cursor
 
     def _steps(self, begin: bytes, end: bytes, reverse: bool) -> Iterator[Record]:
         me = object()
-        wanted = _SCAN_RECORDS_MIN
+        wanted = STORE_SCAN_RECORDS_MIN
         while True:
             part, ended = self._fetch(me, begin, end, reverse, wanted)
             yield from part
@@ -280,6 +271,36 @@ class _RocksSnapshot:
                 return _take(cursor, begin, end, reverse, records_max)
             except Exception as error:  # boundary: rocksdict raises bare exceptions
                 raise _translated(error, begin) from None
+
+
+class _RocksLive(_RocksSnapshot):
+    """The live state in the place of a frozen one: whoever reads it lets nothing be written."""
+
+    def __init__(self, db: Rdict, walk: Walk) -> None:
+        super().__init__(None, walk, _items(db, walk))
+        self._db: Rdict | None = db
+
+    def get(self, key: bytes) -> bytes | None:
+        """See Reads."""
+        if self._db is None:
+            raise Closed(CLOSED)
+        try:
+            value: bytes | None = self._db.get(key)
+        except Exception as error:  # boundary: rocksdict raises bare exceptions
+            raise _translated(error, key) from None
+        return value
+
+    def close(self) -> None:
+        """See Snapshot."""
+        super().close()
+        self._db = None
+
+    def _open_cursor(self) -> RdictIter:
+        if self._db is None:
+            raise Closed(CLOSED)
+        if self._cursor is None:
+            self._cursor = self._db.iter()
+        return self._cursor
 
 
 def _seek(cursor: RdictIter, begin: bytes, end: bytes, reverse: bool) -> None:
@@ -342,13 +363,22 @@ def _open(path: Path, *, create: bool) -> Rdict:
         raise _translated(error) from None
 
 
-def _write(db: Rdict, changes: Iterable[tuple[bytes, bytes | None]], options: WriteOptions) -> None:
+def _items(db: Rdict, walk: Walk) -> Iterator[Record]:
+    # Without an upper bound: of that, RocksDB would be given an address that rocksdict soon frees.
+    return db.items(from_key=walk[0])  # type: ignore[return-value]
+
+
+def _batch(changes: Iterable[tuple[bytes, bytes | None]]) -> WriteBatch:
     batch = WriteBatch(raw_mode=True)
     for key, value in changes:
         if value is None:
             batch.delete(key)
         else:
             batch.put(key, value)
+    return batch
+
+
+def _write(db: Rdict, batch: WriteBatch, options: WriteOptions) -> None:
     try:
         db.write(batch, options)
     except Exception as error:  # boundary: rocksdict raises bare exceptions
@@ -378,7 +408,7 @@ def _translated(error: BaseException, key: bytes = b"") -> Exception:
     """What an exception of rocksdict means."""
     text = str(error)
     if isinstance(error, DbClosedError | Closed):
-        return Closed(_CLOSED)
+        return Closed(CLOSED)
     if "No space left" in text:
         return OutOfSpace(f"the disk of the store is full: {text}")
     if text.startswith("Corruption"):
@@ -403,77 +433,3 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# ---- in memory -----------------------------------------------------------------------------------
-
-
-class MemoryKV:
-    """The same in memory, for tests and simulations. Nothing outlives the process."""
-
-    def __init__(self) -> None:
-        self._map = SortedDict()
-        self._closed = False
-        self._turn = threading.RLock()
-        self._snapshots: WeakSet[MemoryKV] = WeakSet()
-
-    def get(self, key: bytes) -> bytes | None:
-        """See Reads."""
-        self._check_open()
-        value: bytes | None = self._map.get(key)
-        return value
-
-    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
-        """See KeyValue."""
-        return [self.get(key) for key in keys]
-
-    def scan(self, begin: bytes, end: bytes, reverse: bool = False) -> Iterator[Record]:
-        """See Reads."""
-        self._check_open()
-        with self._turn:
-            keys = list(self._map.irange(begin, end, inclusive=(True, False), reverse=reverse))
-            records = [(key, self._map[key]) for key in keys]
-        for record in records:
-            self._check_open()
-            yield record
-
-    def write(self, changes: Mapping[bytes, bytes | None]) -> None:
-        """See KeyValue."""
-        self._check_open()
-        with self._turn:
-            for key, value in changes.items():
-                if value is None:
-                    self._map.pop(key, None)
-                else:
-                    self._map[key] = value
-
-    def snapshot(self) -> Snapshot:
-        """See KeyValue. Copies everything."""
-        self._check_open()
-        frozen = MemoryKV()
-        with self._turn:
-            frozen._map = self._map.copy()
-        self._snapshots.add(frozen)
-        return frozen
-
-    def flush(self) -> None:
-        """See KeyValue."""
-        self._check_open()
-
-    def replace(self, records: Iterable[Record]) -> None:
-        """See KeyValue."""
-        fresh = SortedDict(records)
-        with self._turn:
-            self._map = fresh
-            for frozen in list(self._snapshots):
-                frozen.close()
-
-    def close(self) -> None:
-        """See KeyValue."""
-        self._closed = True
-        for frozen in list(self._snapshots):
-            frozen.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise Closed(_CLOSED)

@@ -1,0 +1,94 @@
+//! Calls that are answered by a stream, while Python makes it.
+//!
+//! A call is in the table until Python has ended it or has been told that its caller is gone, so
+//! whoever takes it out is the one who tells, once.
+use super::queue::Guest;
+use crate::call::{Audience, Bell, Failure, Sent};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// For `send`: the caller is gone.
+pub const GONE: i64 = -1;
+
+/// See the module's text.
+#[derive(Default)]
+pub struct Streams {
+    open: Mutex<HashMap<u64, Guest>>,
+}
+
+impl Streams {
+    /// Enters a call that goes to Python now. False: its caller is gone already.
+    pub fn open(&self, id: u64, guest: Guest, audience: Arc<dyn Audience>) -> bool {
+        let Some(outlet) = guest.call.outlet.clone() else {
+            return false;
+        };
+        self.open.lock().insert(id, guest);
+        let there = outlet.attend(id, audience);
+        if !there {
+            self.take(id);
+        }
+        there
+    }
+
+    /// Takes a call out; `None` when it has ended or Python knows that its caller is gone.
+    pub fn take(&self, id: u64) -> Option<Guest> {
+        self.open.lock().remove(&id)
+    }
+
+    /// Sends one message to all of these. Returns those that are to wait, with their untaken bytes,
+    /// and those that are gone.
+    pub fn send(&self, ids: &[u64], message: &Bytes) -> Vec<(u64, i64)> {
+        let mut bells: Vec<Arc<dyn Bell>> = Vec::new();
+        let mut news = Vec::new();
+        {
+            let mut open = self.open.lock();
+            for id in ids {
+                let guest = open.get(id);
+                let outlet = guest.and_then(|guest| guest.call.outlet.as_ref());
+                let sent = outlet.map_or(Sent::Gone, |outlet| {
+                    outlet.send(message, ids.len(), &mut bells)
+                });
+                match sent {
+                    Sent::Taken => {}
+                    Sent::Full(untaken) => news.push((*id, untaken as i64)),
+                    Sent::Gone => {
+                        open.remove(id);
+                        news.push((*id, GONE));
+                    }
+                }
+            }
+        }
+        for bell in bells {
+            bell.ring();
+        }
+        news
+    }
+
+    /// Ends an answer.
+    pub fn end(&self, id: u64, failure: Option<Failure>) {
+        let Some(guest) = self.take(id) else { return };
+        match (failure, &guest.call.outlet) {
+            (Some(failure), _) => (guest.call.answer)(Err(failure)),
+            (None, Some(outlet)) => outlet.finish(),
+            (None, None) => {}
+        }
+    }
+
+    /// What of the news Python is to hear; calls whose caller is gone are forgotten with that.
+    pub fn heard(&self, news: impl IntoIterator<Item = (u64, bool)>) -> Vec<(u64, bool)> {
+        let mut open = self.open.lock();
+        let known = |(id, room): &(u64, bool)| match room {
+            true => open.contains_key(id),
+            false => open.remove(id).is_some(),
+        };
+        news.into_iter().filter(known).collect()
+    }
+
+    /// Lets all go.
+    pub fn close(&self) -> Vec<Guest> {
+        let mut open = self.open.lock();
+        open.drain().map(|(_, guest)| guest).collect()
+    }
+}

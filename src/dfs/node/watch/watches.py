@@ -1,0 +1,200 @@
+"""All watches of one node: who wants what, and who is told how."""
+
+from collections.abc import Awaitable, Callable
+
+from ...errors import OutOfRange, Overloaded, Unavailable
+from ...limits import WATCHES_MAX
+from ...store import Stored, View, change_of
+from ..ports import Update
+from ..streams import Caller, Post
+from ..tasks import in_thread
+from .group import Encode, Group
+from .items import Pieces, tree
+from .watcher import History, Wanted, Watcher, above
+
+
+class Watches:
+    """See the text of the package. Asyncio thread only."""
+
+    def __init__(
+        self,
+        pin: Callable[[], View],
+        wait_for: Callable[[int], Awaitable[None]],
+        on_watched: Callable[[bool], None],
+        encode: Encode,
+        check: Callable[[], None],
+    ) -> None:
+        """`pin`: makes a view. `wait_for`: that a revision is applied here. `on_watched`: whether
+        changes are wanted at all. `check`: raises what all watches have to end with, if so."""
+        self._pin, self._wait_for, self._on_watched = pin, wait_for, on_watched
+        self._encode, self._check_node = encode, check
+        self._alone: dict[str, set[Watcher]] = {}
+        """Those with a queue, by key."""
+        self._groups: dict[str, dict[tuple[Wanted, Post], Group]] = {}
+        """Those that are live, by key."""
+        self._count = 0
+        self._complete_until = 0
+        self._ending = False
+
+    def deliver(self, turn: tuple[int, list[Stored]]) -> None:
+        """Takes the changes of one turn of the hot thread, up to an applied index."""
+        self._complete_until, events = turn
+        if not self._count:
+            return
+        concerned: dict[Group, None] = {}
+        for change in map(change_of, events):
+            for key in above(change.key):
+                for watcher in self._alone.get(key, ()):
+                    watcher.put(change)
+                if groups := self._groups.get(key):
+                    for group in groups.values():
+                        group.put(change)
+                        concerned[group] = None
+        for group in concerned:
+            group.news()
+
+    def end(self) -> None:
+        """The node stops: every watch ends with Unavailable, and no new one begins."""
+        self._ending = True
+        self.fall_behind()
+
+    def fall_behind(self) -> None:
+        """The state was replaced: what lies between is only in its history."""
+        for watchers in self._alone.values():
+            for watcher in watchers:
+                watcher.fall_behind()
+        for groups in self._groups.values():
+            for group in groups.values():
+                group.dismiss()
+
+    async def follow(self, caller: Caller, wanted: Wanted, after: int, snapshot: bool) -> None:
+        """Tells a caller all that it wants until it goes, which is a cancellation, or gets a gap.
+
+        `after`: 0 = from now on. With `snapshot`: first all items, then the changes since.
+        """
+        watcher = self._add(Watcher(caller, wanted))
+        try:
+            if snapshot:
+                await self._tell_snapshot(watcher)
+            elif after:
+                await self._wait_for(after)
+                watcher.told = after
+                watcher.fall_behind()
+            else:
+                watcher.collect()
+                self._pinned(watcher).close()
+                await self._tell(watcher, Update(watcher.told))
+            while True:
+                self._check()
+                if watcher.behind:
+                    update = await self._catch_up(watcher)
+                    await self._tell(watcher, update)
+                    if update.gap_floor:
+                        return
+                elif watcher.queued:
+                    await self._tell(watcher, watcher.take(self._complete_until))
+                else:
+                    await self._live(watcher)
+        finally:
+            self._remove(watcher)
+
+    async def _tell(self, watcher: Watcher, update: Update) -> None:
+        self._check()
+        await watcher.caller.write(self._encode(update, watcher.wanted.data_bytes_max))
+
+    async def _tell_snapshot(self, watcher: Watcher) -> None:
+        wanted = watcher.wanted
+        watcher.collect()
+        with self._pinned(watcher) as view:
+            pieces = Pieces(tree(view, wanted.key, wanted.data_bytes_max))
+            while piece := await in_thread(pieces.next):
+                await self._tell(watcher, Update(view.revision, items=piece))
+        await self._tell(watcher, Update(watcher.told, snapshot_end=True))
+
+    def _pinned(self, watcher: Watcher) -> View:
+        view = self._pin()
+        watcher.told = view.revision
+        return view
+
+    async def _catch_up(self, watcher: Watcher) -> Update:
+        watcher.collect()
+        with self._pin() as view:
+            try:
+                read = History(view, watcher.wanted)
+                changes = await in_thread(read.next_changes, watcher.told)
+            except OutOfRange:
+                return Update(watcher.told, gap_floor=max(1, view.floor))
+            except Unavailable:  # the state was replaced under the view
+                watcher.fall_behind()
+                return Update(watcher.told)
+            if read.exhausted:
+                watcher.told = max(watcher.told, view.revision)
+            else:
+                watcher.told = read.read_until
+                watcher.fall_behind()
+        return Update(watcher.told, changes)
+
+    async def _live(self, watcher: Watcher) -> None:
+        """Until it has to find what follows in history, and there is room for that."""
+        watcher.told = max(watcher.told, self._complete_until)
+        group = self._group_of(watcher)
+        self._queue_no_more(watcher)
+        group.join(watcher)
+        try:
+            await watcher.left.wait()
+        finally:
+            group.leave(watcher)
+            self._queue(watcher)
+            if not group:
+                self._forget(watcher)
+        if watcher.error is not None:
+            raise watcher.error
+        await watcher.caller.room.wait()
+
+    def _check(self) -> None:
+        if self._ending:
+            raise Unavailable("this node is shutting down: go on with this watch at another one")
+        self._check_node()
+
+    def _add(self, watcher: Watcher) -> Watcher:
+        self._check()
+        if self._count >= WATCHES_MAX:
+            raise Overloaded(
+                f"this node has {WATCHES_MAX:,} watches (WATCHES_MAX), no more are taken;"
+                " watch on another node, or one directory instead of many keys",
+                limit="WATCHES_MAX",
+            )
+        self._count += 1
+        self._queue(watcher)
+        self._on_watched(True)
+        return watcher
+
+    def _remove(self, watcher: Watcher) -> None:
+        self._count -= 1
+        self._queue_no_more(watcher)
+        self._on_watched(self._count > 0)
+
+    def _queue(self, watcher: Watcher) -> None:
+        self._alone.setdefault(watcher.wanted.key, set()).add(watcher)
+
+    def _queue_no_more(self, watcher: Watcher) -> None:
+        same = self._alone[watcher.wanted.key]
+        same.remove(watcher)
+        if not same:
+            del self._alone[watcher.wanted.key]
+
+    def _group_of(self, watcher: Watcher) -> Group:
+        wanted, post = watcher.wanted, watcher.caller.post
+        groups = self._groups.setdefault(wanted.key, {})
+        if (wanted, post) not in groups:
+            groups[wanted, post] = Group(
+                wanted, post, self._encode, lambda: self._complete_until, self._check
+            )
+        return groups[wanted, post]
+
+    def _forget(self, watcher: Watcher) -> None:
+        """Nobody is in its group any more."""
+        groups = self._groups.get(watcher.wanted.key, {})
+        groups.pop((watcher.wanted, watcher.caller.post), None)
+        if not groups:
+            self._groups.pop(watcher.wanted.key, None)

@@ -1,0 +1,51 @@
+"""The messages of watches and of history, encoded."""
+
+from collections.abc import Iterable
+
+from ..node import Item as NodeItem
+from ..node import Update
+from ..proto.dfs_pb2 import FILE, Event, HistoryResponse, Item, WatchResponse
+from ..store import Change
+
+
+def watch_answer(update: Update, data_bytes_max: int) -> bytes:
+    """WatchResponse, with content up to so many bytes."""
+    return WatchResponse(
+        items=map(_item, update.items),
+        snapshot_end=update.snapshot_end,
+        events=_events(update.changes, data_bytes_max),
+        revision=update.revision,
+        gap_floor=update.gap_floor,
+    ).SerializeToString()
+
+
+def history_answer(floor: int, changes: Iterable[Change]) -> bytes:
+    """HistoryResponse."""
+    return HistoryResponse(events=_events(changes, 0), floor=floor).SerializeToString()
+
+
+def _item(found: NodeItem) -> Item:
+    key, record, data = found
+    item = Item(key=key, data=data or b"", has_data=data is not None)
+    item.record.MergeFromString(record)
+    return item
+
+
+def _events(changes: Iterable[Change], data_bytes_max: int) -> list[Event]:
+    return [_event(change, data_bytes_max) for change in changes]
+
+
+def _event(change: Change, data_bytes_max: int) -> Event:
+    event = Event(
+        type=Event.DELETE if change.deleted else Event.PUT,
+        key=change.key,
+        revision=change.revision,
+        previous_revision=change.previous,
+        sub=change.sub,
+    )
+    event.record.MergeFromString(change.record)
+    record = event.record
+    if not change.deleted and record.kind == FILE and record.size <= data_bytes_max > 0:
+        event.data = change.data
+        event.has_data = True
+    return event

@@ -1,0 +1,116 @@
+"""Streamed answers as the engine's port has them made, over engines in memory."""
+
+import asyncio
+
+import pytest
+
+from dfs.proto import dfs_pb2 as pb
+
+from .conftest import wait_until
+
+LIST, WATCH = 7, 8
+
+
+async def take(call):
+    """The next message of a call; None at its end."""
+    return await asyncio.to_thread(call.take)
+
+
+def watch(member, **fields):
+    return member.engine.stream(WATCH, pb.WatchRequest(**fields).SerializeToString())
+
+
+@pytest.fixture
+async def one(cluster):
+    return await cluster.start("node1")
+
+
+async def test_a_watch_goes_on_until_its_caller_goes(one):
+    call = watch(one, key="d")
+    started = pb.WatchResponse.FromString(await take(call))
+    revision = await one.put("d/k")
+    answer = pb.WatchResponse.FromString(await take(call))
+    assert started.revision < answer.revision == revision
+    assert [event.key for event in answer.events] == ["d", "d/k"]
+    assert one.node._hot.watched
+    call.cancel()
+    await wait_until(lambda: not one.node._hot.watched)
+    assert one.node._streams._open == {}
+
+
+async def test_a_list_waits_for_a_caller_that_does_not_take(one, monkeypatch):
+    made = []
+
+    async def items(*_):
+        for n in range(20):
+            made.append(n)
+            yield bytes(1 << 20)
+
+    monkeypatch.setattr(one.node, "list_answers", items)
+    monkeypatch.setattr(one.node._store, "list_answer", lambda *_: None)
+    call = one.engine.stream(LIST, pb.ListRequest().SerializeToString())
+    first = await take(call)
+    await one.put("k")  # the event loop has turned
+    assert len(made) <= 3
+    messages = [first]
+    while message := await take(call):
+        messages.append(message)
+    assert len(messages) == len(made) == 20
+    assert call.ended.result() == b""
+
+
+async def test_a_caller_that_goes_ends_what_is_made_for_it(one, monkeypatch):
+    ended = asyncio.Event()
+
+    async def items(*_):
+        try:
+            while True:
+                yield bytes(1 << 20)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(one.node, "list_answers", items)
+    monkeypatch.setattr(one.node._store, "list_answer", lambda *_: None)
+    call = one.engine.stream(LIST, pb.ListRequest().SerializeToString())
+    await take(call)
+    call.cancel()
+    async with asyncio.timeout(10):
+        await ended.wait()
+    assert not call.ended.done()
+
+
+async def test_a_caller_that_goes_at_once_leaves_nothing(one):
+    body = pb.WatchRequest().SerializeToString()
+    one.node._streams.turn(([(1_000, WATCH, body)], []))
+    one.node._streams.turn(([], [(1_000, False)]))
+    await wait_until(lambda: not one.node._streams._open)
+    assert not one.node._hot.watched
+
+
+async def test_what_is_made_at_once_needs_no_task(one, monkeypatch):
+    monkeypatch.setitem(one.node._codec.streams, LIST, lambda body: b"all of " + body)
+    monkeypatch.setattr(one.node._streams, "_methods", {})
+    call = one.engine.stream(LIST, b"it")
+    assert (await take(call), await take(call)) == (b"all of it", None)
+
+
+async def test_refusals_reach_the_caller(one):
+    call = one.engine.stream(LIST, pb.ListRequest(key="none").SerializeToString())
+    assert await take(call) is None
+    code, text, details = call.ended.result()
+    assert (code, details != b"") == (5, True)
+    assert "none" in text
+    call = watch(one, after_revision=1 << 40)
+    one.node._watches.end()
+    assert await take(call) is None
+    assert call.ended.result()[0] == 14
+
+
+async def test_streams_end_with_the_node(cluster):
+    one = await cluster.start("node1")
+    call = watch(one)
+    await take(call)
+    await one.stop()
+    assert await take(call) is None
+    code, text, _ = call.ended.result()
+    assert (code, "shutting down" in text) == (14, True)
