@@ -208,6 +208,13 @@ impl Node {
         if let Some(text) = self.objection(applied) {
             return Err(StartError::Store(text));
         }
+        if applied.is_some() {
+            // What an opened store holds is on disk.
+            self.shared.snapshots.mark(SnapshotMeta {
+                last_log_id: applied,
+                last_membership: membership.clone(),
+            })?;
+        }
         let listener = std::net::TcpListener::bind(&self.raft_addr).map_err(|e| {
             io::Error::new(
                 e.kind(),

@@ -50,7 +50,7 @@ options! {
     /// On each of the two ports.
     connections_max = 256;
     handshake_ms_max = 3_000;
-    /// Log written since the last snapshot before the next; never less than that snapshot's size.
+    /// Log written since the last snapshot before the next; never less than the size of its file.
     snapshot_log_bytes = 64 << 20;
     /// Kept behind a snapshot, so that a member that was away briefly needs none.
     log_keep_bytes = 64 << 20;
