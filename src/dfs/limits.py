@@ -11,7 +11,7 @@ TARGET_BYTES_MAX: Final = 4_095
 """PATH_MAX without its NUL: what symlink(2) takes."""
 VALUE_BYTES_MAX: Final = 16 << 20
 """Largest content of one key while all content travels in the log."""
-SMALL_VALUE_BYTES_MAX: Final = 4_096
+SMALL_VALUE_BYTES_MAX: Final = 2_048
 """Up to here content stands in the current record as well as in history: one lookup per read."""
 REQUEST_ID_BYTES: Final = 16
 """A UUID."""
@@ -81,9 +81,10 @@ ELECTION_MS_MIN: Final = 300
 ELECTION_MS_MAX: Final = 600
 """Twice the minimum: two candidates seldom start together."""
 SNAPSHOT_LOG_BYTES: Final = 64 << 20
-"""Log written since the last snapshot before the next, and never less than that snapshot's size."""
+"""Log written before the applied state is marked as the one that stands for the log before it; and
+never less than the size of a file that was written for another member."""
 LOG_KEEP_BYTES: Final = 64 << 20
-"""Kept behind a snapshot so that a member that was away briefly needs none."""
+"""Kept behind such a mark so that a member that was away briefly needs no snapshot."""
 NO_LEADER_MS_MAX: Final = 5_000
 """How long a call waits for a leader: an election takes one second, a restart a few."""
 ANSWER_MS_MAX: Final = 1_000
@@ -109,6 +110,13 @@ FLOOR_PRUNE_INTERVAL_ENTRIES: Final = 256
 STORE_MEMTABLE_BYTES: Final = 16 << 20
 """Written to disk when full; two of them may exist. Larger ones are slower: they miss the caches of
 the processor."""
+STORE_BLOB_BYTES_MIN: Final = 4_096
+"""Stored values from here on stand beside the tables, so that merging does not copy them. Above
+every current record with its content: there are only events of history, which go as they came."""
+STORE_BLOB_GARBAGE_MAX: Final = 0.5
+"""So much garbage in those files, and the oldest are emptied by copying what is left in them."""
+STORE_BLOB_GARBAGE_MIN: Final = 0.25
+"""Down to here; each percent less costs more copying."""
 STORE_FRESH_TABLES_MAX: Final = 8
 """Written tables that wait to be merged with the rest. Fewer cost more merging, more cost reads."""
 ANSWERS_BYTES_MAX: Final = 64 << 20

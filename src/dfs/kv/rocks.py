@@ -1,8 +1,11 @@
-"""The key/value port under the store: a protocol, RocksDB, and an in-memory twin.
+"""The key/value port on RocksDB.
 
-Keys and values are bytes; keys sort by their bytes. RocksDB runs without its write-ahead log, in
-one column family, with atomic flush: after a crash it holds some whole prefix of the batches that
-were written, and the Raft log has the rest.
+It runs without its write-ahead log, in one column family, with atomic flush: after a crash it holds
+some whole prefix of the batches that were written, and the Raft log has the rest.
+
+Large values go into blob files, which merging does not write again. What was deleted there goes
+with its file when nothing else is left in it; only when much of them is garbage (`_collect`) the
+rest of the oldest ones is copied.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from errno import EAGAIN, EIO
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 from weakref import WeakSet
 
 from rocksdict import (
@@ -28,10 +31,13 @@ from rocksdict import (
     WriteBatch,
     WriteOptions,
 )
-from sortedcontainers import SortedDict
 
-from dfs.errors import DataLoss, OutOfSpace, Unavailable
+from dfs.errors import DataLoss, OutOfSpace
+from dfs.kv.port import CLOSED, Closed, Record, Snapshot
 from dfs.limits import (
+    STORE_BLOB_BYTES_MIN,
+    STORE_BLOB_GARBAGE_MAX,
+    STORE_BLOB_GARBAGE_MIN,
     STORE_CACHE_BYTES,
     STORE_FRESH_TABLES_MAX,
     STORE_LOAD_BYTES,
@@ -39,58 +45,6 @@ from dfs.limits import (
     STORE_SCAN_BYTES_MAX,
     STORE_SCAN_RECORDS_MAX,
 )
-
-Record = tuple[bytes, bytes]
-_CLOSED: Final = "the state was replaced or closed while it was read: repeat the call"
-
-
-class Closed(Unavailable):
-    """The store or snapshot was closed, or its content was replaced, while it was read."""
-
-
-class Reads(Protocol):
-    """What both the live state and a snapshot can do."""
-
-    def get(self, key: bytes) -> bytes | None:
-        """The value, or None. Raises DataLoss when it cannot be read."""
-
-    def scan(self, begin: bytes, end: bytes, reverse: bool = False) -> Iterator[Record]:
-        """Records with begin <= key < end, in order, as of this call. Raises DataLoss where
-        damage would end it early."""
-
-
-class Snapshot(Reads, Protocol):
-    """A frozen state; any thread."""
-
-    def close(self) -> None:
-        """Lets go of it. Idempotent; reads raise Closed afterwards."""
-
-
-class KeyValue(Reads, Protocol):
-    """An ordered store of bytes with atomic batches."""
-
-    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
-        """One value or None for each key."""
-
-    def write(self, changes: Mapping[bytes, bytes | None]) -> None:
-        """Writes all of it or nothing; None deletes. Durable only after `flush`. Raises OutOfSpace,
-        OSError."""
-
-    def snapshot(self) -> Snapshot:
-        """The state as of now. Any thread."""
-
-    def flush(self) -> None:
-        """Returns when everything written before is on disk. Any thread."""
-
-    def replace(self, records: Iterable[Record]) -> None:
-        """Makes `records` the whole content, durably. If reading them raises, the old content
-        stays; a crash leaves the old or the new. Snapshots are closed."""
-
-    def close(self) -> None:
-        """Releases everything, the lock of the directory included. Idempotent."""
-
-
-# ---- RocksDB -------------------------------------------------------------------------------------
 
 _CURRENT: Final = "current"
 _PARTIAL: Final = "current.part"
@@ -116,6 +70,7 @@ class RocksKV:
         self._name = _FIRST if fresh else pointer.read_text().strip()
         self._db = _open(self._path / self._name, create=fresh)
         self._closed = False
+        self._collecting = False
         self._turn = threading.Lock()
         """Held by flush, and by what ends a database under it."""
         self._listing = threading.Lock()
@@ -168,6 +123,7 @@ class RocksKV:
         """See KeyValue. Waits without the interpreter lock."""
         with self._turn:
             _flush(self._db)
+            self._collect()
 
     def replace(self, records: Iterable[Record]) -> None:
         """See KeyValue."""
@@ -188,6 +144,7 @@ class RocksKV:
             _point(self._path / _CURRENT, name)
             with self._listing:
                 old, self._db, self._name = self._db, fresh, name
+                self._collecting = False
                 self._let_go(old)
         self._remove_others()
 
@@ -197,6 +154,20 @@ class RocksKV:
             if not self._closed:
                 self._closed = True
                 self._let_go(self._db)
+
+    def _collect(self) -> None:
+        """Has merging empty the oldest blob files while there is much garbage, and only then: else
+        it would copy what nobody deletes."""
+        try:
+            size = self._db.property_int_value("rocksdb.live-blob-file-size") or 0
+            garbage = self._db.property_int_value("rocksdb.live-blob-file-garbage-size") or 0
+            share = STORE_BLOB_GARBAGE_MIN if self._collecting else STORE_BLOB_GARBAGE_MAX
+            if (garbage > size * share) != self._collecting:
+                self._collecting = not self._collecting
+                wanted = str(self._collecting).lower()
+                self._db.set_options({"enable_blob_garbage_collection": wanted})
+        except Exception as error:  # boundary: rocksdict raises bare exceptions
+            raise _translated(error) from None
 
     def _let_go(self, db: Rdict) -> None:
         """Closes a database: its lock is held as long as anything reads from it."""
@@ -251,7 +222,7 @@ class _RocksSnapshot:
 
     def _open_cursor(self) -> RdictIter:
         if self._cursor is None:
-            raise Closed(_CLOSED)
+            raise Closed(CLOSED)
         return self._cursor
 
     def _steps(self, begin: bytes, end: bytes, reverse: bool) -> Iterator[Record]:
@@ -326,6 +297,11 @@ def _open(path: Path, *, create: bool) -> Rdict:
     options.set_compression_type(DBCompressionType.lz4())
     options.set_allow_concurrent_memtable_write(False)  # One thread writes.
     options.set_write_buffer_size(STORE_MEMTABLE_BYTES)
+    options.set_enable_blob_files(True)
+    options.set_min_blob_size(STORE_BLOB_BYTES_MIN)
+    options.set_blob_compression_type(DBCompressionType.none())
+    options.set_blob_gc_age_cutoff(STORE_BLOB_GARBAGE_MAX)
+    options.set_blob_gc_force_threshold(STORE_BLOB_GARBAGE_MAX)
     options.set_level_zero_file_num_compaction_trigger(STORE_FRESH_TABLES_MAX)
     options.set_max_background_jobs(2)
     options.set_bytes_per_sync(1 << 20)
@@ -378,7 +354,7 @@ def _translated(error: BaseException, key: bytes = b"") -> Exception:
     """What an exception of rocksdict means."""
     text = str(error)
     if isinstance(error, DbClosedError | Closed):
-        return Closed(_CLOSED)
+        return Closed(CLOSED)
     if "No space left" in text:
         return OutOfSpace(f"the disk of the store is full: {text}")
     if text.startswith("Corruption"):
@@ -403,77 +379,3 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# ---- in memory -----------------------------------------------------------------------------------
-
-
-class MemoryKV:
-    """The same in memory, for tests and simulations. Nothing outlives the process."""
-
-    def __init__(self) -> None:
-        self._map = SortedDict()
-        self._closed = False
-        self._turn = threading.RLock()
-        self._snapshots: WeakSet[MemoryKV] = WeakSet()
-
-    def get(self, key: bytes) -> bytes | None:
-        """See Reads."""
-        self._check_open()
-        value: bytes | None = self._map.get(key)
-        return value
-
-    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
-        """See KeyValue."""
-        return [self.get(key) for key in keys]
-
-    def scan(self, begin: bytes, end: bytes, reverse: bool = False) -> Iterator[Record]:
-        """See Reads."""
-        self._check_open()
-        with self._turn:
-            keys = list(self._map.irange(begin, end, inclusive=(True, False), reverse=reverse))
-            records = [(key, self._map[key]) for key in keys]
-        for record in records:
-            self._check_open()
-            yield record
-
-    def write(self, changes: Mapping[bytes, bytes | None]) -> None:
-        """See KeyValue."""
-        self._check_open()
-        with self._turn:
-            for key, value in changes.items():
-                if value is None:
-                    self._map.pop(key, None)
-                else:
-                    self._map[key] = value
-
-    def snapshot(self) -> Snapshot:
-        """See KeyValue. Copies everything."""
-        self._check_open()
-        frozen = MemoryKV()
-        with self._turn:
-            frozen._map = self._map.copy()
-        self._snapshots.add(frozen)
-        return frozen
-
-    def flush(self) -> None:
-        """See KeyValue."""
-        self._check_open()
-
-    def replace(self, records: Iterable[Record]) -> None:
-        """See KeyValue."""
-        fresh = SortedDict(records)
-        with self._turn:
-            self._map = fresh
-            for frozen in list(self._snapshots):
-                frozen.close()
-
-    def close(self) -> None:
-        """See KeyValue."""
-        self._closed = True
-        for frozen in list(self._snapshots):
-            frozen.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise Closed(_CLOSED)

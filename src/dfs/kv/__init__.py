@@ -1,0 +1,10 @@
+"""The key/value port under the store: a protocol, RocksDB, and an in-memory twin.
+
+Keys and values are bytes; keys sort by their bytes.
+"""
+
+from dfs.kv.memory import MemoryKV
+from dfs.kv.port import Closed, KeyValue, Reads, Record, Snapshot
+from dfs.kv.rocks import RocksKV
+
+__all__ = ["Closed", "KeyValue", "MemoryKV", "Reads", "Record", "RocksKV", "Snapshot"]
