@@ -81,10 +81,15 @@ ELECTION_MS_MIN: Final = 300
 ELECTION_MS_MAX: Final = 600
 """Twice the minimum: two candidates seldom start together."""
 SNAPSHOT_LOG_BYTES: Final = 64 << 20
-"""Log written before the applied state is marked as the one that stands for the log before it; and
-never less than the size of a file that was written for another member."""
+"""Log written before the applied state is marked as the one that stands for the log before it: one
+file of the log. Never less than the size of a state that was written for another member."""
 LOG_KEEP_BYTES: Final = 64 << 20
 """Kept behind such a mark so that a member that was away briefly needs no snapshot."""
+APPLY_LAG_ENTRIES_MAX: Final = 100_000
+"""In the leader's log, not applied by it: some seconds of work. More, and it refuses writes until
+it has caught up; else the log would grow for callers who have given up."""
+APPLY_LAG_BYTES_MAX: Final = 256 << 20
+"""As APPLY_LAG_ENTRIES_MAX, for large content; more than two nodes' CALL_BYTES_WAITING_MAX."""
 NO_LEADER_MS_MAX: Final = 5_000
 """How long a call waits for a leader: an election takes one second, a restart a few."""
 ANSWER_MS_MAX: Final = 1_000

@@ -53,7 +53,7 @@ impl Shared {
             return (call.answer)(Err(self.failure("shutting_down")));
         }
         let Some(pass) = self.gate.enter(call.body.len()) else {
-            let text = format!("{} calls wait", self.gate.calls());
+            let text = self.gate.full();
             return (call.answer)(Err(self.failure("overloaded").with(text)));
         };
         let (read, deadline) = (call.read, call.deadline);

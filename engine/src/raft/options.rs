@@ -39,6 +39,9 @@ options! {
     calls_waiting_max = 8_192;
     /// Bytes of their bodies.
     call_bytes_waiting_max = 128 << 20;
+    /// Of the leader's log, not applied by it yet; beyond that it takes no more.
+    apply_lag_entries_max = 100_000;
+    apply_lag_bytes_max = 256 << 20;
     /// Of a call that names no deadline.
     deadline_ms_default = 10_000;
     deadline_ms_max = 30_000;
