@@ -268,6 +268,17 @@ def get_answers(
     """(number, encoded GetResponse) of those of (number, store key) whose value is an undamaged
     record of a file with its content in it."""
 
+def content_keys(
+    gets: list[tuple[int, bytes]], values: list[bytes | None], data_bytes_max: int
+) -> list[tuple[int, bytes, bytes]]:
+    """(number, store key, key in `h` of the content) of those whose value is an undamaged record of
+    a file that has its content, so many bytes at most, in history alone."""
+
+def content_answers(
+    gets: list[tuple[int, bytes, bytes]], values: list[bytes | None]
+) -> list[tuple[int, bytes]]:
+    """(number, encoded GetResponse) of those whose value is an undamaged event of that file."""
+
 def changed_gets(
     events: list[tuple[bytes, bytes]], method: int, data_bytes_max: int
 ) -> list[Changed]:

@@ -68,6 +68,8 @@ STEP_WAIT_MS: Final = 200
 """Longest wait of an idle turn; `wake` ends it earlier."""
 TURN_ANSWER_BYTES_MAX: Final = 32 << 20
 """Answers of reads held in Python at once: a turn with more leaves the rest to the next."""
+READ_TOGETHER_BYTES_MAX: Final = 32 << 10
+"""Content of files that a turn reads all at once: with STEP_ITEMS_MAX half of what it may hold."""
 PLAIN_PUT_BYTES_MAX: Final = 64 << 10
 """Content that network threads hash themselves; for more than that heartbeats should not wait."""
 SWITCH_INTERVAL_US: Final = 500
