@@ -82,7 +82,7 @@ ELECTION_MS_MIN: Final = 300
 """A killed leader is replaced in about a second, and a busy machine causes no election."""
 ELECTION_MS_MAX: Final = 600
 """Twice the minimum: two candidates seldom start together."""
-SNAPSHOT_LOG_BYTES: Final = 64 << 20
+SNAPSHOT_LOG_BYTES: Final = 16 << 20
 """Log written before the applied state is marked as the one that stands for the log before it: one
 file of the log. Never less than the size of a state that was written for another member."""
 LOG_KEEP_BYTES: Final = 64 << 20

@@ -54,7 +54,7 @@ options! {
     connections_max = 256;
     handshake_ms_max = 3_000;
     /// Log written since the last snapshot before the next; never less than the size of its file.
-    snapshot_log_bytes = 64 << 20;
+    snapshot_log_bytes = 16 << 20;
     /// Kept behind a snapshot, so that a member that was away briefly needs none.
     log_keep_bytes = 64 << 20;
     /// How long a proposal or read waits for a leader before it fails.
