@@ -41,6 +41,11 @@ CALLS_WAITING_MAX: Final = 8_192
 """Unary calls inside one node; more are refused, not buffered."""
 CALL_BYTES_WAITING_MAX: Final = 128 << 20
 """Of the bodies of those calls: eight of the largest puts."""
+APPLY_LAG_ENTRIES_MAX: Final = 100_000
+"""In the leader's log, not applied by it: some seconds of work. More, and it refuses writes until
+it has caught up; else the log would grow for callers who have given up."""
+APPLY_LAG_BYTES_MAX: Final = 256 << 20
+"""As APPLY_LAG_ENTRIES_MAX, for large content; more than two nodes' CALL_BYTES_WAITING_MAX."""
 
 RETRY_DELAY_MS: Final = 100
 """The hint that goes with "nothing was done, try again": about two heartbeats."""
@@ -87,11 +92,6 @@ SNAPSHOT_LOG_BYTES: Final = 16 << 20
 file of the log. Never less than the size of a state that was written for another member."""
 LOG_KEEP_BYTES: Final = 64 << 20
 """Kept behind such a mark so that a member that was away briefly needs no snapshot."""
-APPLY_LAG_ENTRIES_MAX: Final = 100_000
-"""In the leader's log, not applied by it: some seconds of work. More, and it refuses writes until
-it has caught up; else the log would grow for callers who have given up."""
-APPLY_LAG_BYTES_MAX: Final = 256 << 20
-"""As APPLY_LAG_ENTRIES_MAX, for large content; more than two nodes' CALL_BYTES_WAITING_MAX."""
 NO_LEADER_MS_MAX: Final = 5_000
 """How long a call waits for a leader: an election takes one second, a restart a few."""
 ANSWER_MS_MAX: Final = 1_000
@@ -112,8 +112,12 @@ HISTORY_REVISIONS_MAX: Final = 1_000_000
 """Bounds the disk where much is written within HISTORY_AGE_S."""
 FLOOR_PRUNE_EVENTS_MAX: Final = 500
 """History events removed at once: no applied batch becomes long."""
+FLOOR_PRUNE_BYTES_MAX: Final = 32 << 20
+"""As FLOOR_PRUNE_EVENTS_MAX, for large content: it is read once more when it is passed."""
 FLOOR_PRUNE_INTERVAL_ENTRIES: Final = 256
 """Log entries between two such steps: counted by log index, so that every member prunes alike."""
+FLOOR_PRUNE_ENTRY_BYTES_MIN: Final = FLOOR_PRUNE_BYTES_MAX // (2 * FLOOR_PRUNE_INTERVAL_ENTRIES)
+"""With a log entry of more goes a step of its own, of twice its bytes: pruning keeps up."""
 STORE_MEMTABLE_BYTES: Final = 16 << 20
 """Written to disk when full; two of them may exist. Larger ones are slower: they miss the caches of
 the processor."""

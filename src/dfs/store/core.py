@@ -15,7 +15,12 @@ from dfs._engine import (
 )
 from dfs.errors import DataLoss, DfsError, Internal
 from dfs.kv import KeyValue
-from dfs.limits import FLOOR_PRUNE_INTERVAL_ENTRIES, READ_TOGETHER_BYTES_MAX, VALUE_BYTES_MAX
+from dfs.limits import (
+    FLOOR_PRUNE_ENTRY_BYTES_MIN,
+    FLOOR_PRUNE_INTERVAL_ENTRIES,
+    READ_TOGETHER_BYTES_MAX,
+    VALUE_BYTES_MAX,
+)
 from dfs.store import snapshot
 from dfs.store.batch import Batch
 from dfs.store.encode import done_answer, get_answer, stat_answer
@@ -195,6 +200,8 @@ class Store:
                     result = refusal.with_traceback(None)
         if index % FLOOR_PRUNE_INTERVAL_ENTRIES == 0:
             batch.prune()
+        elif len(payload) > FLOOR_PRUNE_ENTRY_BYTES_MIN:
+            batch.prune(2 * len(payload))
         return result
 
     def _load(self) -> Meta:
