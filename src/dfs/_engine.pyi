@@ -173,6 +173,7 @@ class Engine:
         {"id", "term", "leader": id or 0, "role": "leader" | "follower" | "candidate" | "learner" |
         "fresh", "last_log", "committed", "applied", "purged", "snapshot", "durable", "log_bytes",
         "snapshots_sent", "snapshots_installed", "elections", "sessions", "dials" (to peers),
+        "snapshot" is the index of the newest mark or file: behind it the log may be cut.
         "rounds": of reads as leader, "rounds_by_raft": those that saved votes did not confirm,
         "members": [{"id", "name", "raft", "grpc", "voter": bool, "matched": index (leader only),
         "contact_ms": since it was last heard, on the leader since its last answer (-1 = never),
@@ -199,7 +200,8 @@ class Engine:
         """Leader only; 0 = the voter that has caught up furthest. Returns when another leads."""
 
     def snapshot(self, timeout_ms: int) -> None:
-        """Takes a snapshot now; returns when the file is in place."""
+        """Writes a file of the applied state now; returns when it is in place. Otherwise one is
+        written only for a member that needs it; the log is cut behind marks, see `status`."""
 
     def drain(self, timeout_ms: int) -> None:
         """Stops accepting (GOAWAY), lets calls under way end, hands leadership away if it can."""

@@ -45,7 +45,7 @@ APPLY_LAG_ENTRIES_MAX: Final = 100_000
 """In the leader's log, not applied by it: some seconds of work. More, and it refuses writes until
 it has caught up; else the log would grow for callers who have given up."""
 APPLY_LAG_BYTES_MAX: Final = 256 << 20
-"""As APPLY_LAG_ENTRIES_MAX, for large content; more than two nodes' CALL_BYTES_WAITING_MAX."""
+"""As APPLY_LAG_ENTRIES_MAX, for large content; what two nodes let wait (CALL_BYTES_WAITING_MAX)."""
 
 RETRY_DELAY_MS: Final = 100
 """The hint that goes with "nothing was done, try again": about two heartbeats."""
