@@ -391,7 +391,10 @@ impl RaftNetworkV2<Types> for Client {
         let send = async {
             // Raft will believe that the peer has what `snapshot` says; the file may hold more.
             let index = snapshot.snapshot.index();
-            let file = self.shared.snapshot_file(index).await;
+            let shared = self.shared.clone();
+            // Once begun it is brought to an end: the next attempt finds the file.
+            let made = tokio::spawn(async move { shared.snapshot_file(index).await });
+            let file = made.await.map_err(io::Error::other)?;
             let file = file.map_err(io::Error::other)?;
             let limit = Duration::from_millis(self.shared.options.handshake_ms_max);
             let frames = self.dial(Purpose::Snapshot, limit).await?;
