@@ -199,6 +199,7 @@ class Engine:
         {"id", "term", "leader": id or 0, "role": "leader" | "follower" | "candidate" | "learner" |
         "fresh", "last_log", "committed", "applied", "purged", "snapshot", "durable", "log_bytes",
         "snapshots_sent", "snapshots_installed", "elections", "sessions", "dials" (to peers),
+        "snapshot" is the index of the newest mark or file: behind it the log may be cut.
         "rounds": of reads as leader, "rounds_by_raft": those that saved votes did not confirm,
         "members": [{"id", "name", "raft", "grpc", "voter": bool, "matched": index (leader only),
         "contact_ms": since it was last heard, on the leader since its last answer (-1 = never),
@@ -225,7 +226,8 @@ class Engine:
         """Leader only; 0 = the voter that has caught up furthest. Returns when another leads."""
 
     def snapshot(self, timeout_ms: int) -> None:
-        """Takes a snapshot now; returns when the file is in place."""
+        """Writes a file of the applied state now; returns when it is in place. Otherwise one is
+        written only for a member that needs it; the log is cut behind marks, see `status`."""
 
     def drain(self, timeout_ms: int) -> None:
         """Stops accepting (GOAWAY), lets calls under way end, hands leadership away if it can."""
@@ -311,6 +313,17 @@ def list_items(
     ends at a record that somebody else has to look at, because it is damaged or its content, which
     is wanted, does not stand there. Not `recursive`: what is below an item is passed over; `beyond`
     is where to go on when the records end there. `data_bytes_max`: as in a ListRequest."""
+
+def content_keys(
+    gets: list[tuple[int, bytes]], values: list[bytes | None], data_bytes_max: int
+) -> list[tuple[int, bytes, bytes]]:
+    """(number, store key, key in `h` of the content) of those whose value is an undamaged record of
+    a file that has its content, so many bytes at most, in history alone."""
+
+def content_answers(
+    gets: list[tuple[int, bytes, bytes]], values: list[bytes | None]
+) -> list[tuple[int, bytes]]:
+    """(number, encoded GetResponse) of those whose value is an undamaged event of that file."""
 
 def changed_gets(
     events: list[tuple[bytes, bytes]], method: int, data_bytes_max: int

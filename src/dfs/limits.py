@@ -11,7 +11,7 @@ TARGET_BYTES_MAX: Final = 4_095
 """PATH_MAX without its NUL: what symlink(2) takes."""
 VALUE_BYTES_MAX: Final = 16 << 20
 """Largest content of one key while all content travels in the log."""
-SMALL_VALUE_BYTES_MAX: Final = 4_096
+SMALL_VALUE_BYTES_MAX: Final = 2_048
 """Up to here content stands in the current record as well as in history: one lookup per read."""
 REQUEST_ID_BYTES: Final = 16
 """A UUID."""
@@ -45,6 +45,11 @@ CALLS_WAITING_MAX: Final = 8_192
 """Unary calls inside one node, and so many streamed ones; more are refused, not buffered."""
 CALL_BYTES_WAITING_MAX: Final = 128 << 20
 """Of the bodies of those calls: eight of the largest puts."""
+APPLY_LAG_ENTRIES_MAX: Final = 100_000
+"""In the leader's log, not applied by it: some seconds of work. More, and it refuses writes until
+it has caught up; else the log would grow for callers who have given up."""
+APPLY_LAG_BYTES_MAX: Final = 256 << 20
+"""As APPLY_LAG_ENTRIES_MAX, for large content; what two nodes let wait (CALL_BYTES_WAITING_MAX)."""
 
 RETRY_DELAY_MS: Final = 100
 """The hint that goes with "nothing was done, try again": about two heartbeats."""
@@ -73,6 +78,8 @@ STEP_WAIT_MS: Final = 200
 """Longest wait of an idle turn; `wake` ends it earlier."""
 TURN_ANSWER_BYTES_MAX: Final = 32 << 20
 """Answers of reads held in Python at once: a turn with more leaves the rest to the next."""
+READ_TOGETHER_BYTES_MAX: Final = 32 << 10
+"""Content of files that a turn reads all at once: with STEP_ITEMS_MAX half of what it may hold."""
 PLAIN_PUT_BYTES_MAX: Final = 64 << 10
 """Content that network threads hash themselves; for more than that heartbeats should not wait."""
 SWITCH_INTERVAL_US: Final = 500
@@ -85,10 +92,11 @@ ELECTION_MS_MIN: Final = 300
 """A killed leader is replaced in about a second, and a busy machine causes no election."""
 ELECTION_MS_MAX: Final = 600
 """Twice the minimum: two candidates seldom start together."""
-SNAPSHOT_LOG_BYTES: Final = 64 << 20
-"""Log written since the last snapshot before the next, and never less than that snapshot's size."""
+SNAPSHOT_LOG_BYTES: Final = 16 << 20
+"""Log written before the applied state is marked as the one that stands for the log before it: one
+file of the log. Never less than the size of a state that was written for another member."""
 LOG_KEEP_BYTES: Final = 64 << 20
-"""Kept behind a snapshot so that a member that was away briefly needs none."""
+"""Kept behind such a mark so that a member that was away briefly needs no snapshot."""
 NO_LEADER_MS_MAX: Final = 5_000
 """How long a call waits for a leader: an election takes one second, a restart a few."""
 ANSWER_MS_MAX: Final = 1_000
@@ -109,11 +117,22 @@ HISTORY_REVISIONS_MAX: Final = 1_000_000
 """Bounds the disk where much is written within HISTORY_AGE_S."""
 FLOOR_PRUNE_EVENTS_MAX: Final = 500
 """History events removed at once: no applied batch becomes long."""
+FLOOR_PRUNE_BYTES_MAX: Final = 32 << 20
+"""As FLOOR_PRUNE_EVENTS_MAX, for large content: it is read once more when it is passed."""
 FLOOR_PRUNE_INTERVAL_ENTRIES: Final = 256
 """Log entries between two such steps: counted by log index, so that every member prunes alike."""
+FLOOR_PRUNE_ENTRY_BYTES_MIN: Final = FLOOR_PRUNE_BYTES_MAX // (2 * FLOOR_PRUNE_INTERVAL_ENTRIES)
+"""With a log entry of more goes a step of its own, of twice its bytes: pruning keeps up."""
 STORE_MEMTABLE_BYTES: Final = 16 << 20
 """Written to disk when full; two of them may exist. Larger ones are slower: they miss the caches of
 the processor."""
+STORE_BLOB_BYTES_MIN: Final = 4_096
+"""Stored values from here on stand beside the tables, so that merging does not copy them. Above
+every current record with its content: there are only events of history, which go as they came."""
+STORE_BLOB_GARBAGE_MAX: Final = 0.5
+"""So much garbage in those files, and the oldest are emptied by copying what is left in them."""
+STORE_BLOB_GARBAGE_MIN: Final = 0.25
+"""Down to here; each percent less costs more copying."""
 STORE_FRESH_TABLES_MAX: Final = 8
 """Written tables that wait to be merged with the rest. Fewer cost more merging, more cost reads."""
 ANSWERS_BYTES_MAX: Final = 64 << 20

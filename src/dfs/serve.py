@@ -31,7 +31,7 @@ ENGINE_OPTIONS: Final = (
     "message_bytes_max", "metadata_bytes_max", "streams_per_connection_max", "connections_max",
     "handshake_ms_max", "snapshot_log_bytes", "log_keep_bytes", "no_leader_ms_max",
     "answer_ms_max", "stall_ms_max", "python_ms_max", "progress_ms_max", "answers_bytes_max",
-    "stream_bytes",
+    "stream_bytes", "apply_lag_entries_max", "apply_lag_bytes_max",
 )  # fmt: skip
 """Limits that the engine takes under their own name."""
 

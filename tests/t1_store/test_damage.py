@@ -120,6 +120,30 @@ def test_a_damaged_table_on_disk_is_never_served(tmp_path):
     assert issubclass(DataLoss, DfsError)
 
 
+def test_a_damaged_file_of_large_values_is_never_served(tmp_path):
+    kv = RocksKV(tmp_path / "kv")
+    writer = Writer(kv)
+    large = {f"d/{number}": bytes([number]) * 10_000 for number in range(10)}
+    for key, data in large.items():
+        writer.put(key, data)
+    kv.flush()
+    kv.close()
+    [blobs] = (tmp_path / "kv" / "db-1").glob("*.blob")
+    whole = blobs.read_bytes()
+    noticed = 0
+    for position in range(100, len(whole), len(whole) // 12):
+        blobs.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
+        kv = RocksKV(tmp_path / "kv")
+        try:
+            with Store(kv).view() as view:
+                assert {key: view.get(key)[1] for key in large} == large
+        except DataLoss:
+            noticed += 1
+        finally:
+            kv.close()
+    assert noticed >= 9
+
+
 def test_an_index_that_names_the_event_of_another_key_is_noticed(filled):
     [large] = [key for key, _ in dump(filled.kv) if key.startswith(b"id\0large")]
     filled.kv.write({b"id\0small" + large[len(b"id\0large") :]: b""})

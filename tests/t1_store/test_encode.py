@@ -190,7 +190,10 @@ def test_a_put_that_asks_for_more_is_not_plain(request_):
     assert commands.plain_put_head(request_.SerializeToString(), "n", "p") is None
 
 
-@given(st.lists(st.binary(max_size=40)), st.binary(min_size=16, max_size=16))
+PAYLOADS = st.binary(max_size=40) | st.sampled_from([8 << 10, 9 << 10, 100_000]).map(bytes)
+
+
+@given(st.lists(PAYLOADS), st.binary(min_size=16, max_size=16))
 def test_chain(payloads, chain):
     expected = chain
     for index, payload in enumerate(payloads, 7):

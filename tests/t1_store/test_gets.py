@@ -8,10 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from t1_store.building import Writer
 
-from dfs._engine import changed_gets, get_answers, plain_gets
+from dfs._engine import (
+    changed_gets,
+    content_answers,
+    content_keys,
+    get_answers,
+    plain_gets,
+)
 from dfs.errors import DataLoss, DfsError
 from dfs.kv import MemoryKV
-from dfs.limits import SMALL_VALUE_BYTES_MAX
+from dfs.limits import READ_TOGETHER_BYTES_MAX, SMALL_VALUE_BYTES_MAX
 from dfs.proto.dfs_pb2 import GetRequest
 from dfs.store.layout import CURRENT, pack_event, path_of, seal
 
@@ -58,7 +64,7 @@ def test_any_bytes_are_plain_only_in_the_one_form(body):
 def test_the_answer_is_that_of_the_store(data, target, link):
     writer = Writer(MemoryKV())
     writer.put("d/file", data)
-    writer.put("d/large", bytes(SMALL_VALUE_BYTES_MAX + 1))
+    writer.put("d/large", bytes(READ_TOGETHER_BYTES_MAX + 1))
     if link and target and "\0" not in target:
         writer.symlink("link", target)
     keys = ["d/file", "d/large", "link", "d", "none", "d//file"]
@@ -129,3 +135,37 @@ def test_kept_answers_are_true_until_the_changes_name_them(writer, monkeypatch):
                 assert kept.get(request, expected) == expected
         kept |= {requests[at]: a for at, a in writer.store.get_answers([*enumerate(requests)])}
     assert hits > 1_000
+
+
+def test_content_that_stands_in_history_is_answered_with_the_rest(writer):
+    large = {f"d/{n}": bytes([n]) * (SMALL_VALUE_BYTES_MAX + n) for n in range(5)}
+    for key, data in large.items():
+        writer.put(key, b"before")
+        writer.put(key, data)
+    writer.put("d/huge", bytes(READ_TOGETHER_BYTES_MAX + 1))
+    writer.put("d/small", b"s")
+    keys = [*large, "d/huge", "d/none", "d", "d/small"]
+    found = dict(writer.store.get_answers(list(enumerate(get_requests(keys)))))
+    expected = {n: writer.store.get_answer(key) for n, key in enumerate(keys) if key in large}
+    assert found == {**expected, len(keys) - 1: writer.store.get_answer("d/small")}
+
+
+def test_damaged_content_in_history_is_left_out(writer):
+    writer.put("k", bytes(SMALL_VALUE_BYTES_MAX + 1))
+    writer.put("l", bytes(SMALL_VALUE_BYTES_MAX + 1))
+    gets = [(1, b"nk")]
+    [(number, store_key, place)] = content_keys(gets, [writer.kv.get(b"nk")], 1 << 20)
+    value = writer.kv.get(place)
+    assert (number, store_key) == gets[0]
+    assert content_answers([(1, b"nk", place)], [value]) == [(1, writer.store.get_answer("k"))]
+    for at in range(0, len(value), 7):
+        damaged = value[:at] + bytes((value[at] ^ 1,)) + value[at + 1 :]
+        assert content_answers([(1, b"nk", place)], [damaged]) == []
+        assert content_answers([(1, b"nk", place)], [value[:at]]) == []
+    assert content_answers([(1, b"nk", place)], [None]) == []
+    assert content_answers([(1, b"nl", place)], [value]) == [], "an event of another key"
+    [(_, _, other)] = content_keys([(1, b"nl")], [writer.kv.get(b"nl")], 1 << 20)
+    assert content_answers([(1, b"nk", other)], [value]) == [], "in the place of another event"
+    writer.kv.write({place: None})
+    requests = list(enumerate(get_requests(["k"])))
+    assert writer.store.get_answers(requests) == [], "who reads it alone says what is wrong"

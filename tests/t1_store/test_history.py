@@ -8,6 +8,7 @@ from t1_store.building import Writer, dump
 from dfs.errors import FailedPrecondition, InvalidArgument, NotFound, OutOfRange
 from dfs.kv import MemoryKV
 from dfs.limits import (
+    FLOOR_PRUNE_BYTES_MAX,
     FLOOR_PRUNE_EVENTS_MAX,
     FLOOR_PRUNE_INTERVAL_ENTRIES,
     SMALL_VALUE_BYTES_MAX,
@@ -224,6 +225,21 @@ def test_the_floor_only_goes_forward_and_never_ahead(writer):
     assert writer.store.floor == 3
     with pytest.raises(InvalidArgument, match="yet to come"):
         writer.set_floor(100)
+
+
+def test_pruning_is_bounded_by_bytes_and_keeps_up_with_large_content(writer):
+    large = bytes(FLOOR_PRUNE_BYTES_MAX // 8)
+    for _ in range(30):
+        writer.put("f", large)
+    floor = writer.index
+    writer.set_floor(floor)
+    assert events_stored(writer) == 30 - 8 + 1, "one step, and its last event stays"
+    writer.put("f", large)
+    assert events_stored(writer) == 23 + 1 - 2, "twice as much as came"
+    for _ in range(10):
+        writer.put("f", large)
+    assert changes(writer, floor - 1)[0][0] == floor
+    assert events_stored(writer) == 1 + 12, "the last below the floor, all from there on"
 
 
 def test_pruning_goes_by_steps_counted_by_log_index(writer):

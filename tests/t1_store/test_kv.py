@@ -2,6 +2,7 @@
 
 import random
 import threading
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -289,4 +290,58 @@ def test_a_walk_that_meets_damage_says_so(tmp_path):
     with pytest.raises(DataLoss, match="damaged"):
         read_all()
     assert 100 < len(found) < 900
+    kv.close()
+
+
+def blob_bytes(path):
+    """Bytes of large values on disk."""
+    size = 0
+    for file in path.glob("db-*/*.blob"):
+        with suppress(FileNotFoundError):  # removed meanwhile
+            size += file.stat().st_size
+    return size
+
+
+LARGE_WORDS = 16 << 10
+
+
+def write_large(kv, numbers, part=16):
+    """Large values under these numbers; on disk in files of `part` of them."""
+    numbers = list(numbers)
+    for start in range(0, len(numbers), part):
+        kv.write({b"h%06d" % n: n.to_bytes(4, "big") * LARGE_WORDS for n in numbers[start:][:part]})
+        kv.flush()
+
+
+def test_large_values_are_written_once_and_merging_does_not_copy_them(tmp_path):
+    kv = RocksKV(tmp_path / "kv")
+    write_large(kv, range(640))
+    tables = sum(file.stat().st_size for file in tmp_path.glob("kv/db-1/*.sst"))
+    size = 640 * 4 * LARGE_WORDS
+    assert size <= blob_bytes(tmp_path / "kv") < size * 1.01
+    assert tables < size * 0.01
+    assert kv.get(b"h000639") == (639).to_bytes(4, "big") * LARGE_WORDS
+    kv.close()
+    kv = RocksKV(tmp_path / "kv")
+    assert [int.from_bytes(value[:4], "big") for _, value in kv.scan(b"h", b"i")] == [*range(640)]
+    kv.close()
+
+
+def test_large_values_that_were_deleted_give_their_space_back(tmp_path):
+    """Though each of their files still has one that is needed."""
+    kv = RocksKV(tmp_path / "kv")
+    write_large(kv, range(320))
+    before = blob_bytes(tmp_path / "kv")
+    kept = [n for n in range(320) if n % 16 == 7]
+    kv.write({b"h%06d" % n: None for n in range(320) if n not in kept})
+    number = 1_000
+
+    def smaller():
+        nonlocal number
+        number += 1
+        write_large(kv, [number])
+        return blob_bytes(tmp_path / "kv") < before / 2
+
+    assert any(smaller() for _ in range(200))
+    assert all(kv.get(b"h%06d" % n) == n.to_bytes(4, "big") * LARGE_WORDS for n in kept)
     kv.close()

@@ -190,11 +190,11 @@ store = Store(RocksKV(sys.argv[2]))
 os.fsync = crashing(os.fsync)
 os.replace = crashing(os.replace)
 os.rename = crashing(os.rename)
-import dfs.kv.rocks, pathlib, shutil
+import dfs.kv.rocks as rocks, pathlib, shutil
 pathlib.Path.replace = crashing(pathlib.Path.replace)
 shutil.rmtree = crashing(shutil.rmtree)
-dfs.kv.rocks._write = crashing(dfs.kv.rocks._write)
-dfs.kv.rocks._flush = crashing(dfs.kv.rocks._flush)
+rocks._write = crashing(rocks._write)
+rocks._flush = crashing(rocks._flush)
 store.restore(sys.argv[3])
 store.close()
 """

@@ -41,6 +41,11 @@ def cut(nodes: list[Node]) -> None:
     wait_until(purged, what="purged logs")
 
 
+def files(nodes: list[Node]) -> int:
+    """Written snapshots, of all nodes, with their notes."""
+    return sum(len(list((n.path / n.name / "snapshots").iterdir())) for n in nodes)
+
+
 def test_the_log_is_cut_behind_snapshot_and_durable_store_only(nodes: list[Node]) -> None:
     fill(nodes[0])
     wait_until(lambda: nodes[0].status()["snapshot"] > 1_000, what="a snapshot")
@@ -49,6 +54,7 @@ def test_the_log_is_cut_behind_snapshot_and_durable_store_only(nodes: list[Node]
     status = nodes[0].status()
     assert status["purged"] < min(status["snapshot"], status["durable"])
     assert status["last_log"] - status["purged"] > 100, "some log is kept"
+    assert files(nodes) == 0, "nobody needs a file"
 
 
 def test_a_restart_after_a_cut_goes_on(nodes: list[Node]) -> None:
@@ -60,7 +66,7 @@ def test_a_restart_after_a_cut_goes_on(nodes: list[Node]) -> None:
         node.start()
     found = nodes[0].engine.recovery()
     assert found["first"] == found["purged"] + 1 <= found["last"]
-    assert found["snapshot_index"] >= found["purged"]
+    assert nodes[0].status()["snapshot"] >= found["purged"]
     assert leader(nodes).get("k2999") == "v" * 200
 
 
@@ -73,6 +79,7 @@ def test_a_member_far_behind_comes_by_a_snapshot(nodes: list[Node], tmp_path: Pa
         same([*nodes, other])
         assert other.status()["snapshots_installed"] == 1
         assert nodes[0].status()["snapshots_sent"] == 1
+        assert files(nodes) == 2, "of the one that sent it"
         index = other.put("after", "1")
         assert index > 3_000
         wait_until(lambda: other.status()["durable"] > 1_000, what="an installed state is durable")
@@ -101,9 +108,58 @@ def test_a_snapshot_that_fails_does_not_stop_the_node(nodes: list[Node]) -> None
     assert nodes[0].status()["snapshot"] == 0
 
 
+def test_a_file_goes_when_the_log_behind_it_has_grown(nodes: list[Node], tmp_path: Path) -> None:
+    fill(nodes[0])
+    nodes[0].engine.snapshot(5_000)
+    assert files(nodes) == 2
+    fill(nodes[0], 6_000)
+    wait_until(lambda: files(nodes) == 0, what="a newer mark")
+
+
+def test_a_member_that_needs_more_than_the_file_has_gets_another(
+    nodes: list[Node], tmp_path: Path
+) -> None:
+    """A file that is older than what Raft means to send must not be sent."""
+    fill(nodes[0])
+    nodes[0].engine.snapshot(5_000)
+    before = nodes[0].status()["snapshot"]
+    fill(nodes[0], 6_000)
+    cut(nodes)
+    assert nodes[0].status()["purged"] > before
+    other = Node(tmp_path, "node3", **SMALL).start()
+    try:
+        nodes[0].admit(other)
+        same([*nodes, other])
+        assert other.status()["snapshots_installed"] == 1
+    finally:
+        other.close()
+
+
+def test_two_members_at_once_come_by_one_snapshot(nodes: list[Node], tmp_path: Path) -> None:
+    fill(nodes[0])
+    cut(nodes)
+    written: list[str] = []
+    write = nodes[0].write_snapshot
+
+    def noted(number: int, path: str, state: str) -> None:
+        written.append(path)
+        write(number, path, state)
+
+    nodes[0].write_snapshot = noted  # type: ignore[method-assign]
+    others = [Node(tmp_path, f"node{n}", **SMALL).start() for n in (3, 4)]
+    try:
+        for other in others:
+            nodes[0].admit(other, promote=False)
+        same([*nodes, *others])
+        assert len(written) == 1
+    finally:
+        for other in others:
+            other.close()
+
+
 def test_a_store_that_lost_its_tail_is_healed_by_the_snapshot(nodes: list[Node]) -> None:
-    """A member whose store fell behind its log's beginning is healed by a snapshot and the log
-    behind it."""
+    """A member whose store fell behind its log's beginning is healed by a snapshot that it has
+    written or received, and the log behind it."""
     fill(nodes[0])
     cut(nodes)
     nodes[0].engine.snapshot(5_000)

@@ -57,7 +57,7 @@ impl Shared {
             None => &self.gate,
         };
         let Some(pass) = gate.enter(call.body.len()) else {
-            let text = format!("{} calls wait", gate.calls());
+            let text = gate.full();
             return (call.answer)(Err(self.failure("overloaded").with(text)));
         };
         let (read, deadline) = (call.read, call.deadline);

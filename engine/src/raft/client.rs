@@ -391,9 +391,16 @@ impl RaftNetworkV2<Types> for Client {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let send = async {
+            // Raft will believe that the peer has what `snapshot` says; the file may hold more.
+            let index = snapshot.snapshot.index();
+            let shared = self.shared.clone();
+            // Once begun it is brought to an end: the next attempt finds the file.
+            let made = tokio::spawn(async move { shared.snapshot_file(index).await });
+            let file = made.await.map_err(io::Error::other)?;
+            let file = file.map_err(io::Error::other)?;
             let limit = Duration::from_millis(self.shared.options.handshake_ms_max);
             let frames = self.dial(Purpose::Snapshot, limit).await?;
-            super::transfer::send(&self.shared, frames, vote, &snapshot.snapshot).await
+            super::transfer::send(&self.shared, frames, vote, &file).await
         };
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),

@@ -1,17 +1,15 @@
 //! What happens by the clock: late callers, snapshots, purge, the watchdogs, the end of Raft.
 use super::shared::{Leader, Shared};
+use super::snapshot::Snapshot;
 use super::types::*;
 use openraft::async_runtime::watch::WatchReceiver;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tokio::task::JoinHandle;
 
 const TICK: Duration = Duration::from_millis(50);
 const SLOW_TICK: Duration = Duration::from_millis(500);
-/// After a failed snapshot before the next attempt; the log grows meanwhile.
-const SNAPSHOT_PAUSE: Duration = Duration::from_secs(30);
 /// Between two attempts to hand leadership away.
 const HAND_OVER_PAUSE: Duration = Duration::from_secs(5);
 
@@ -20,8 +18,6 @@ pub struct Housekeeper {
     pub shared: Arc<Shared>,
     term: u64,
     purged: u64,
-    building: Option<JoinHandle<Result<(), String>>>,
-    snapshot_after: Instant,
     hand_over_after: Instant,
     peers: HashMap<u64, Seen>,
 }
@@ -39,8 +35,6 @@ impl Housekeeper {
             shared,
             term: 0,
             purged: 0,
-            building: None,
-            snapshot_after: now,
             hand_over_after: now,
             peers: HashMap::new(),
         }
@@ -125,15 +119,13 @@ impl Housekeeper {
         let grown = self.shared.log.bytes_after(index);
         let due = grown >= self.shared.options.snapshot_log_bytes.max(size);
         let applied = self.shared.progress.applied() > index;
-        if let Some(building) = self.building.take_if(|b| b.is_finished())
-            && !matches!(building.await, Ok(Ok(())))
+        // A file that is being written is to become the current snapshot.
+        if due
+            && applied
+            && let Ok(_turn) = self.shared.building.try_lock()
         {
-            self.snapshot_after = Instant::now() + SNAPSHOT_PAUSE;
-        }
-        let free = self.building.is_none() && self.snapshot_after <= Instant::now();
-        if due && applied && free {
-            let shared = self.shared.clone();
-            self.building = Some(tokio::spawn(async move { shared.take_snapshot().await }));
+            // Raft has stopped when it does not take it; `ended` will say so.
+            let _ = self.shared.mark_snapshot(raft).await;
         }
         self.purge(raft, index).await;
     }
@@ -198,20 +190,38 @@ impl Housekeeper {
 }
 
 impl Shared {
-    /// Makes a snapshot of what is applied now, unless there is one. The node goes on meanwhile.
-    pub async fn take_snapshot(&self) -> Result<(), String> {
+    /// The log may go up to what is applied now, as soon as the store is on disk.
+    async fn mark_snapshot(&self, raft: &Raft) -> Result<(), String> {
+        raft.with_state_machine(|machine: &mut super::machine::Machine| {
+            Box::pin(async { machine.mark() })
+        })
+        .await
+        .map_err(|e| e.to_string())?
+        .map_err(|e| e.to_string())?;
+        raft.trigger().snapshot().await.map_err(|e| e.to_string())
+    }
+
+    /// A file with the state of `index` or a later one; makes one of what is applied now if there
+    /// is none. The node goes on meanwhile.
+    pub async fn snapshot_file(&self, index: u64) -> Result<Snapshot, String> {
         let raft = self.raft().ok_or("the node is still starting")?;
         let _turn = self.building.lock().await;
-        let current = self.snapshots.current().map_or(0, |s| s.index());
-        if current >= self.progress.applied() {
-            return Ok(());
+        if let Some(file) = self.snapshots.file(index) {
+            return Ok(file);
         }
         let pinned = raft
             .with_state_machine(|machine: &mut super::machine::Machine| Box::pin(machine.pin()))
             .await
             .map_err(|e| e.to_string())?
             .map_err(|e| e.to_string())?;
-        pinned.complete().await.map_err(|e| e.to_string())?;
-        raft.trigger().snapshot().await.map_err(|e| e.to_string())
+        let made = pinned.complete().await.map_err(|e| e.to_string())?;
+        raft.trigger().snapshot().await.map_err(|e| e.to_string())?;
+        let late = "a newer state was received meanwhile";
+        self.snapshots.file(made.index()).ok_or(late.into())
+    }
+
+    /// A file of what is applied now.
+    pub async fn take_snapshot(&self) -> Result<(), String> {
+        self.snapshot_file(self.progress.applied()).await.map(drop)
     }
 }

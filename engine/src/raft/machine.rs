@@ -106,16 +106,25 @@ impl Machine {
         Ok(())
     }
 
+    /// What is applied becomes the current snapshot, without a file.
+    pub fn mark(&self) -> io::Result<()> {
+        self.snapshots.mark(self.meta())
+    }
+
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta {
+            last_log_id: self.last,
+            last_membership: self.membership.clone(),
+        }
+    }
+
     /// Asks Python to pin its state now; nothing is applied until it has. The file comes later.
     pub async fn pin(&mut self) -> io::Result<Pinned> {
         let index = self.last.map_or(0, |l| l.index);
         let path = self.snapshots.fresh_path(index);
         let text = path.display().to_string();
         let mut work = self.queue.work(WorkKind::Snapshot, text, Bytes::new());
-        let meta = SnapshotMeta {
-            last_log_id: self.last,
-            last_membership: self.membership.clone(),
-        };
+        let meta = self.meta();
         tokio::select! {
             biased; // a quick Python has done both already
             frozen = &mut work.frozen => frozen.map_err(|_| gone())?,

@@ -11,7 +11,7 @@ use super::members::Told;
 use super::options::Options;
 use super::propose::{Proposal, Proposer};
 use super::reads::{Read, Reader, Rounds};
-use super::shared::{FAILURES, Parts, Shared};
+use super::shared::{FAILURES, Leader, Parts, Shared};
 use super::snapshot::{Snapshot, Snapshots};
 use super::types::*;
 use crate::call::Failure;
@@ -35,6 +35,9 @@ const STATE_MACHINE_COMMANDS_MAX: u64 = 1 << 16;
 const READY_LIMIT: Duration = Duration::from_millis(500);
 const BLOCKED_LIMIT: Duration = Duration::from_secs(1);
 const RUNTIME_LIMIT: Duration = Duration::from_secs(1);
+
+/// Nodes that start together try to be elected at different times of a heartbeat interval.
+const EARLY_SLOTS: u64 = 16;
 
 /// What a node is opened with.
 pub struct Setup {
@@ -208,6 +211,14 @@ impl Node {
         if let Some(text) = self.objection(applied) {
             return Err(StartError::Store(text));
         }
+        let start = applied.map_or(0, |l| l.index);
+        if applied.is_some() {
+            // What an opened store holds is on disk.
+            self.shared.snapshots.mark(SnapshotMeta {
+                last_log_id: applied,
+                last_membership: membership.clone(),
+            })?;
+        }
         let listener = std::net::TcpListener::bind(&self.raft_addr).map_err(|e| {
             io::Error::new(
                 e.kind(),
@@ -242,9 +253,11 @@ impl Node {
         self.spawn_tasks(listener, queues);
         self.handle
             .spawn(build(self.shared.clone(), config, machine));
-        // Usually this takes no time. It takes Python when entries are to be applied first, and
-        // Python may begin only after this call.
-        self.block(self.shared.raft_in(READY_LIMIT));
+        // Usually this takes no time. But when entries are to be applied first it takes Python,
+        // which may begin only after this call.
+        if self.shared.log.committed_index() <= start {
+            self.block(self.shared.raft_in(READY_LIMIT));
+        }
         Ok(())
     }
 
@@ -423,6 +436,19 @@ impl From<io::Error> for StartError {
     }
 }
 
+/// When all nodes have been started again, nobody leads, and an election timeout is a wait for
+/// nothing. Only by pre-votes: while a leader is heard by others, nothing comes of them.
+async fn stand_early(shared: &Shared, raft: &Raft) {
+    let beat = Duration::from_millis(shared.options.heartbeat_ms);
+    let slot = (shared.id % EARLY_SLOTS) as u32;
+    tokio::time::sleep(beat + beat * slot / EARLY_SLOTS as u32).await;
+    let until = Instant::now() + Duration::from_millis(shared.options.election_ms_min);
+    while Instant::now() < until && !shared.stopping() && shared.leader() == Leader::Nobody {
+        let _ = raft.trigger().elect(true).await; // Raft has stopped: nothing to do here
+        tokio::time::sleep(2 * beat).await;
+    }
+}
+
 /// Reads the log, brings the store up to what was committed, begins.
 async fn build(shared: Arc<Shared>, config: Arc<openraft::Config>, machine: Machine) {
     let factory = Factory(shared.clone());
@@ -440,6 +466,8 @@ async fn build(shared: Arc<Shared>, config: Arc<openraft::Config>, machine: Mach
             shared.set_raft(raft.clone());
             if alone {
                 let _ = raft.trigger().elect(false).await; // nobody else is to be waited for
+            } else {
+                stand_early(&shared, &raft).await;
             }
         }
         Err(fatal) if !shared.stopping() => {

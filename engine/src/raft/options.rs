@@ -39,6 +39,9 @@ options! {
     calls_waiting_max = 8_192;
     /// Bytes of their bodies.
     call_bytes_waiting_max = 128 << 20;
+    /// Of the leader's log, not applied by it yet; beyond that it takes no more.
+    apply_lag_entries_max = 100_000;
+    apply_lag_bytes_max = 256 << 20;
     /// Of a call that names no deadline.
     deadline_ms_default = 10_000;
     deadline_ms_max = 30_000;
@@ -52,8 +55,8 @@ options! {
     /// On each of the two ports.
     connections_max = 256;
     handshake_ms_max = 3_000;
-    /// Log written since the last snapshot before the next; never less than that snapshot's size.
-    snapshot_log_bytes = 64 << 20;
+    /// Log written since the last snapshot before the next; never less than the size of its file.
+    snapshot_log_bytes = 16 << 20;
     /// Kept behind a snapshot, so that a member that was away briefly needs none.
     log_keep_bytes = 64 << 20;
     /// How long a proposal or read waits for a leader before it fails.

@@ -3,7 +3,8 @@
 //! One batch is in flight, and what comes meanwhile is the next: the larger a batch, the less each
 //! write costs. Only beside a few entries another batch may begin at once, and beside one that is
 //! slow. A proposal that has surely not been written is tried again until its time is up; every
-//! other failure is told as unknown.
+//! other failure is told as unknown. A leader whose store is far behind its log refuses: the log
+//! must not grow without end for what nobody applies.
 use super::forward::Forwarder;
 use super::shared::{Leader, Shared};
 use super::types::*;
@@ -132,6 +133,30 @@ impl Shared {
         }
     }
 
+    /// Why the log may not grow now: too much of it is not applied here.
+    fn behind(&self) -> Option<String> {
+        let (entries_max, bytes_max) = (
+            self.options.apply_lag_entries_max,
+            self.options.apply_lag_bytes_max,
+        );
+        let applied = self.progress.applied();
+        let entries = self.log.last_index().saturating_sub(applied);
+        // Bytes are known at marks: behind the last applied entry there may be less.
+        let bytes = match entries {
+            0 => 0,
+            _ => self.log.bytes_after(applied),
+        };
+        (entries > entries_max || bytes > bytes_max).then(|| {
+            format!(
+                "{entries} log entries of {} MiB are not applied yet, more than {entries_max} \
+                 (APPLY_LAG_ENTRIES_MAX) or {} MiB (APPLY_LAG_BYTES_MAX): the leader or the \
+                 majority is slow, try again in a moment",
+                bytes >> 20,
+                bytes_max >> 20
+            )
+        })
+    }
+
     /// Puts a proposal that has surely not been written back into the queue, a little later.
     pub fn retry(self: &Arc<Self>, proposals: Vec<Proposal>) {
         let shared = self.clone();
@@ -194,6 +219,13 @@ impl Proposer {
             match self.shared.leader() {
                 Leader::Me => {
                     let batch = take_batch(&mut carry);
+                    if let Some(why) = self.shared.behind() {
+                        let refusal = self.shared.failure("overloaded").with(why);
+                        for proposal in batch {
+                            proposal.settle(Outcome::Done(Err(refusal.clone())));
+                        }
+                        continue;
+                    }
                     let place = window.enter(batch.len());
                     self.write(batch, place).await;
                 }

@@ -79,6 +79,18 @@ impl Gate {
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }
+
+    /// Why nobody is let in.
+    pub fn full(&self) -> String {
+        format!(
+            "{} calls with {} MiB wait, at most {} (CALLS_WAITING_MAX) and {} MiB \
+             (CALL_BYTES_WAITING_MAX) may; try again in a moment",
+            self.calls(),
+            self.bytes.load(Ordering::Relaxed) >> 20,
+            self.calls_max,
+            self.bytes_max >> 20
+        )
+    }
 }
 
 /// A call's place inside the node; given back when dropped.

@@ -1,4 +1,8 @@
-//! Snapshot files: one current, named by its log id, with a note of what it is beside it.
+//! The current snapshot: a mark, or a file named by its log id with a note of what it is beside it.
+//!
+//! A mark says that the state at a log id has been applied here, so that the log before it can go
+//! once the store is on disk. It costs nothing and is not stored: after a restart the opened store
+//! is the mark. A file is written when a member needs one, and received from a leader.
 //!
 //! `<dir>/snapshot-<term>-<node>-<index>` is what Python wrote; `….meta` says log id, membership,
 //! size and SHA-256. The note is written last: a snapshot without one does not exist. Everything
@@ -18,9 +22,10 @@ const META_SUFFIX: &str = ".meta";
 const PART_SUFFIX: &str = ".part";
 const BUILDING: &str = "building-";
 
-/// A complete, verified snapshot on disk.
+/// A complete, verified snapshot on disk, or a mark.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
+    /// Empty: a mark, of which nothing can be read.
     pub path: PathBuf,
     pub size: u64,
     pub sha256: [u8; 32],
@@ -30,6 +35,10 @@ pub struct Snapshot {
 impl Snapshot {
     pub fn index(&self) -> u64 {
         self.meta.last_log_id.map_or(0, |l| l.index)
+    }
+
+    pub fn is_file(&self) -> bool {
+        !self.path.as_os_str().is_empty()
     }
 
     /// What it is, without its bytes: the note on disk and the head of a transfer.
@@ -139,6 +148,30 @@ impl Snapshots {
         self.dir.join(format!("snapshot-{term}-{node}-{index}"))
     }
 
+    /// The current one, if it is a file and not older than `index`.
+    pub fn file(&self, index: u64) -> Option<Snapshot> {
+        self.current().filter(|s| s.is_file() && s.index() >= index)
+    }
+
+    /// Makes a state that the store has applied the current snapshot, unless a newer one is; an
+    /// older file goes.
+    pub fn mark(&self, meta: SnapshotMeta) -> io::Result<()> {
+        let mut current = self.current.lock();
+        let newer = |c: &Snapshot| c.meta.last_log_id >= meta.last_log_id;
+        if current.as_ref().is_some_and(newer) {
+            return Ok(());
+        }
+        let files = current.as_ref().is_some_and(Snapshot::is_file);
+        *current = Some(Snapshot {
+            path: PathBuf::new(),
+            size: 0,
+            sha256: [0; 32],
+            meta,
+        });
+        drop(current);
+        if files { self.sweep() } else { Ok(()) }
+    }
+
     /// Makes the file that Python wrote at `path` the current snapshot, unless a newer one came
     /// meanwhile. Blocks for the digest and the syncs.
     pub fn complete(&self, path: &Path, meta: SnapshotMeta) -> io::Result<Snapshot> {
@@ -154,8 +187,7 @@ impl Snapshots {
 
     /// Makes sure that a snapshot from elsewhere is here; a transfer has put it here already.
     pub fn ensure(&self, snapshot: &Snapshot) -> io::Result<()> {
-        let here = |c: &Snapshot| c.meta.last_log_id >= snapshot.meta.last_log_id;
-        if self.current.lock().as_ref().is_some_and(here) {
+        if self.file(snapshot.index()).is_some() {
             return Ok(());
         }
         let path = self.fresh_path(snapshot.index());
@@ -166,10 +198,12 @@ impl Snapshots {
     /// Makes a verified and synced file current; returns the snapshot that is current after it.
     pub fn adopt(&self, mut snapshot: Snapshot) -> io::Result<Snapshot> {
         let mut current = self.current.lock();
-        if let Some(newer) = current
-            .as_ref()
-            .filter(|c| c.meta.last_log_id >= snapshot.meta.last_log_id)
-        {
+        let id = snapshot.meta.last_log_id;
+        let newer = |c: &&Snapshot| match c.is_file() {
+            true => c.meta.last_log_id >= id,
+            false => c.meta.last_log_id > id, // a file of the same state is worth more than a mark
+        };
+        if let Some(newer) = current.as_ref().filter(newer) {
             fs::remove_file(&snapshot.path)?;
             return Ok(newer.clone());
         }
@@ -191,7 +225,7 @@ impl Snapshots {
 
     /// Removes everything but the current snapshot and parts of transfers.
     fn sweep(&self) -> io::Result<()> {
-        let keep = self.current.lock().as_ref().map(|c| c.path.clone());
+        let keep = self.current().filter(Snapshot::is_file).map(|c| c.path);
         for item in fs::read_dir(&*self.dir)? {
             let path = item?.path();
             let name = path.to_str().unwrap_or("");
@@ -261,6 +295,30 @@ mod tests {
         build(&all, 9);
         assert_eq!(build(&all, 5).index(), 9);
         assert_eq!(all.current().unwrap().index(), 9);
+    }
+
+    #[test]
+    fn a_mark_replaces_an_older_file_and_a_file_the_mark_of_its_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = Snapshots::open(dir.path()).unwrap();
+        let files = || fs::read_dir(dir.path()).unwrap().count();
+        let old = build(&all, 5);
+        all.mark(meta(4)).unwrap();
+        all.mark(meta(5)).unwrap();
+        assert_eq!(all.file(5).unwrap().sha256, old.sha256, "nothing is newer");
+        all.mark(meta(9)).unwrap();
+        assert_eq!((all.current().unwrap().index(), files()), (9, 0));
+        assert!(all.file(0).is_none());
+        assert_eq!(build(&all, 7).index(), 9, "too late");
+        assert_eq!(files(), 0);
+        assert!(build(&all, 9).is_file());
+        assert_eq!(all.file(9).unwrap().index(), 9);
+        assert!(all.file(10).is_none(), "it is older");
+        let found = Snapshots::open(dir.path()).unwrap();
+        assert_eq!(found.current().unwrap().index(), 9);
+        found.mark(meta(11)).unwrap();
+        let found = Snapshots::open(dir.path()).unwrap();
+        assert!(found.current().is_none(), "a mark is not stored");
     }
 
     #[test]

@@ -2,13 +2,15 @@
 use super::put_varint;
 use crate::protobuf::{Value, field};
 use sha2::{Digest, Sha256};
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 const FORMAT: &[u8] = &[0x08, 1];
 const SHA256_BYTES: usize = 32;
 /// Tag of the operation Put in an entry.
 const PUT_TAG: u64 = 16 << 3 | 2;
 const SHA256_TAG: u8 = 0x2a;
+/// Up to here it is cheaper to hash a copy of everything in one piece.
+const CHAIN_COPY_BYTES_MAX: usize = 8 << 10;
 /// A longer key may have a component that is too long.
 const PLAIN_KEY_BYTES_MAX: usize = 255;
 
@@ -96,6 +98,13 @@ pub fn plain_put(payload: &[u8], data_bytes_max: usize) -> Option<PlainPut<'_>> 
 
 /// The hash chain behind one more entry.
 pub fn chained(chain: &[u8], index: u64, payload: &[u8], scratch: &mut Vec<u8>) -> [u8; 16] {
+    if payload.len() > CHAIN_COPY_BYTES_MAX {
+        let mut hasher = Xxh3::new();
+        hasher.update(chain);
+        hasher.update(&index.to_le_bytes());
+        hasher.update(payload);
+        return hasher.digest128().to_be_bytes();
+    }
     scratch.clear();
     scratch.extend_from_slice(chain);
     scratch.extend_from_slice(&index.to_le_bytes());

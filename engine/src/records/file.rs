@@ -248,6 +248,11 @@ impl Event<'_> {
     }
 }
 
+/// The key of an event in `h`.
+pub fn event_key(revision: u64, sub: u32) -> Vec<u8> {
+    [b"h", &revision.to_be_bytes()[..], &sub.to_be_bytes()].concat()
+}
+
 pub fn checksum_of(key: &[u8], body: &[u8]) -> [u8; CHECKSUM_BYTES] {
     xxh3_64_with_seed(body, xxh3_64(key)).to_be_bytes()
 }

@@ -2,8 +2,8 @@
 //!
 //! `None` everywhere means: unusual, missing or damaged; whoever knows all cases has to look at it,
 //! and to say what is wrong. Tests in Python compare with the generated code and `store/`.
-use super::file::{Current, Event};
-use super::{KIND_FILE, current_key, put_bytes, put_varint};
+use super::file::{Current, Event, checksum_of, event_key};
+use super::{CHECKSUM_BYTES, KIND_FILE, current_key, put_bytes, put_varint};
 use crate::protobuf::{Value, field};
 
 const KEY_TAG: u8 = 0x0a;
@@ -38,6 +38,24 @@ pub fn get_answer(store_key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
     whole.then(|| answer(file.record, file.data))
 }
 
+/// Where in `h` the content stands, for a value of `n` that is a file without it and so small.
+pub fn content_key(store_key: &[u8], value: &[u8], data_bytes_max: usize) -> Option<Vec<u8>> {
+    let file = Current::read(store_key, value)?;
+    let there = file.kind == KIND_FILE && !file.inline && file.size <= data_bytes_max as u64;
+    there.then(|| event_key(file.revision, file.sub))
+}
+
+/// The GetResponse for such a file, from the value in `h`.
+pub fn content_answer(store_key: &[u8], content_key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
+    let (checksum, body) = value.split_at_checked(CHECKSUM_BYTES)?;
+    if checksum != checksum_of(content_key, body) {
+        return None;
+    }
+    let event = Event::read(value)?;
+    let its = !event.deleted && event.is_file() && event.path == &store_key[1..];
+    its.then(|| answer(event.record, event.data))
+}
+
 /// The GetResponse for the file that an event has made, if its content is small.
 pub fn changed_answer(event: &Event<'_>, data_bytes_max: usize) -> Option<Vec<u8>> {
     let small = !event.deleted && event.is_file() && event.data.len() <= data_bytes_max;
@@ -55,8 +73,8 @@ fn answer(record: &[u8], data: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::HEAD_BYTES;
     use super::super::file::File;
-    use super::super::{CHECKSUM_BYTES, HEAD_BYTES};
     use super::*;
 
     fn file(data: &[u8], inline: bool) -> (Vec<u8>, Vec<u8>, Vec<u8>) {

@@ -1,7 +1,9 @@
 //! The functions of `records` for Python; see src/dfs/_engine.pyi.
 use super::entry::{chained, plain_head, plain_put};
 use super::file::{Current, Event, File, KIND_DIRECTORY, Packed};
-use super::gets::{changed_answer, get_answer, get_request, plain_get};
+use super::gets::{
+    changed_answer, content_answer, content_key, get_answer, get_request, plain_get,
+};
 use super::lists::{Items, Taken, Wanted};
 use super::{current_key, key_of};
 use pyo3::exceptions::PyValueError;
@@ -10,6 +12,8 @@ use pyo3::types::{PyBytes, PyList};
 
 /// The leader's time and the store key.
 type Plain<'py> = (u64, Bound<'py, PyBytes>);
+/// The number of a get, its store key, and the key of its content.
+type Elsewhere<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyBytes>);
 type Pieces<'py> = (
     Bound<'py, PyBytes>,
     Bound<'py, PyBytes>,
@@ -271,6 +275,49 @@ fn list_items<'py>(
     ))
 }
 
+#[pyfunction]
+fn content_keys<'py>(
+    py: Python<'py>,
+    gets: &Bound<'py, PyList>,
+    values: &Bound<'py, PyList>,
+    data_bytes_max: usize,
+) -> PyResult<Vec<Elsewhere<'py>>> {
+    let mut out = Vec::new();
+    for (item, value) in gets.iter().zip(values.iter()) {
+        if value.is_none() {
+            continue;
+        }
+        let key = item.get_item(1)?;
+        let (bytes, value) = (key.cast::<PyBytes>()?.as_bytes(), value.cast::<PyBytes>()?);
+        if let Some(place) = content_key(bytes, value.as_bytes(), data_bytes_max) {
+            let place = PyBytes::new(py, &place);
+            out.push((item.get_item(0)?, key, place));
+        }
+    }
+    Ok(out)
+}
+
+#[pyfunction]
+fn content_answers<'py>(
+    py: Python<'py>,
+    gets: &Bound<'py, PyList>,
+    values: &Bound<'py, PyList>,
+) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyBytes>)>> {
+    let mut out = Vec::with_capacity(gets.len());
+    for (item, value) in gets.iter().zip(values.iter()) {
+        if value.is_none() {
+            continue;
+        }
+        let (key, place) = (item.get_item(1)?, item.get_item(2)?);
+        let (key, place) = (key.cast::<PyBytes>()?, place.cast::<PyBytes>()?);
+        let value = value.cast::<PyBytes>()?.as_bytes();
+        if let Some(answer) = content_answer(key.as_bytes(), place.as_bytes(), value) {
+            out.push((item.get_item(0)?, PyBytes::new(py, &answer)));
+        }
+    }
+    Ok(out)
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(head, m)?)?;
     m.add_function(wrap_pyfunction!(plain_puts, m)?)?;
@@ -280,5 +327,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(changed_gets, m)?)?;
     m.add_function(wrap_pyfunction!(get_answers, m)?)?;
     m.add_function(wrap_pyfunction!(list_items, m)?)?;
+    m.add_function(wrap_pyfunction!(content_keys, m)?)?;
+    m.add_function(wrap_pyfunction!(content_answers, m)?)?;
     m.add_function(wrap_pyfunction!(pack_file, m)?)
 }

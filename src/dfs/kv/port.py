@@ -1,4 +1,4 @@
-"""The key/value port: what the store needs."""
+"""What the store needs of a key/value store."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ Record = tuple[bytes, bytes]
 Walk = tuple[bytes, bytes]
 """A range [begin, end) that will be read in ascending order."""
 CLOSED: Final = "the state was replaced or closed while it was read: repeat the call"
+"""What Closed says."""
 
 
 class Closed(Unavailable):

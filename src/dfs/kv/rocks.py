@@ -1,4 +1,12 @@
-"""The key/value port over RocksDB: durable, shared by threads, and never wrong about damage."""
+"""The key/value port on RocksDB.
+
+It runs without its write-ahead log, in one column family, with atomic flush: after a crash it holds
+some whole prefix of the batches that were written, and the Raft log has the rest.
+
+Large values go into blob files, which merging does not write again. What was deleted there goes
+with its file when nothing else is left in it; only when much of them is garbage (`_collect`) the
+rest of the oldest ones is copied.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +37,9 @@ from rocksdict import (
 from dfs.errors import DataLoss, OutOfSpace
 from dfs.kv.port import CLOSED, Closed, Record, Snapshot, Walk
 from dfs.limits import (
+    STORE_BLOB_BYTES_MIN,
+    STORE_BLOB_GARBAGE_MAX,
+    STORE_BLOB_GARBAGE_MIN,
     STORE_CACHE_BYTES,
     STORE_FRESH_TABLES_MAX,
     STORE_LOAD_BYTES,
@@ -60,6 +71,7 @@ class RocksKV:
         self._name = _FIRST if fresh else pointer.read_text().strip()
         self._db = _open(self._path / self._name, create=fresh)
         self._closed = False
+        self._collecting = False
         self._turn = threading.Lock()
         """Held by flush, and by what ends a database under it."""
         self._state = threading.Lock()
@@ -122,6 +134,7 @@ class RocksKV:
         """See KeyValue. Waits without the interpreter lock."""
         with self._turn:
             _flush(self._db)
+            self._collect()
 
     def replace(self, records: Iterable[Record]) -> None:
         """See KeyValue."""
@@ -142,6 +155,7 @@ class RocksKV:
             _point(self._path / _CURRENT, name)
             with self._state:
                 old, self._db, self._name = self._db, fresh, name
+                self._collecting = False
                 self._let_go(old)
         self._remove_others()
 
@@ -151,6 +165,20 @@ class RocksKV:
             if not self._closed:
                 self._closed = True
                 self._let_go(self._db)
+
+    def _collect(self) -> None:
+        """Has merging empty the oldest blob files while there is much garbage, and only then: else
+        it would copy what nobody deletes."""
+        try:
+            size = self._db.property_int_value("rocksdb.live-blob-file-size") or 0
+            garbage = self._db.property_int_value("rocksdb.live-blob-file-garbage-size") or 0
+            share = STORE_BLOB_GARBAGE_MIN if self._collecting else STORE_BLOB_GARBAGE_MAX
+            if (garbage > size * share) != self._collecting:
+                self._collecting = not self._collecting
+                wanted = str(self._collecting).lower()
+                self._db.set_options({"enable_blob_garbage_collection": wanted})
+        except Exception as error:  # boundary: rocksdict raises bare exceptions
+            raise _translated(error) from None
 
     def _let_go(self, db: Rdict) -> None:
         """Closes a database: its lock is held as long as anything reads from it."""
@@ -347,6 +375,11 @@ def _open(path: Path, *, create: bool) -> Rdict:
     options.set_compression_type(DBCompressionType.lz4())
     options.set_allow_concurrent_memtable_write(False)  # One thread writes.
     options.set_write_buffer_size(STORE_MEMTABLE_BYTES)
+    options.set_enable_blob_files(True)
+    options.set_min_blob_size(STORE_BLOB_BYTES_MIN)
+    options.set_blob_compression_type(DBCompressionType.none())
+    options.set_blob_gc_age_cutoff(STORE_BLOB_GARBAGE_MAX)
+    options.set_blob_gc_force_threshold(STORE_BLOB_GARBAGE_MAX)
     options.set_level_zero_file_num_compaction_trigger(STORE_FRESH_TABLES_MAX)
     options.set_max_background_jobs(2)
     options.set_bytes_per_sync(1 << 20)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from dfs._engine import pack_file, pack_put
 from dfs.errors import DataLoss, Internal
 from dfs.kv import KeyValue
-from dfs.limits import FLOOR_PRUNE_EVENTS_MAX, SMALL_VALUE_BYTES_MAX
+from dfs.limits import FLOOR_PRUNE_BYTES_MAX, FLOOR_PRUNE_EVENTS_MAX, SMALL_VALUE_BYTES_MAX
 from dfs.proto.dfs_pb2 import DIRECTORY, FILE
 from dfs.store.encode import with_children
 from dfs.store.layout import (
@@ -275,8 +275,9 @@ class Batch:
             return unpack_event(store_key, value).time_ns
         return self.meta.time_ns
 
-    def prune(self) -> None:
-        """Forgets some events below the floor, oldest first, from where it stopped last time.
+    def prune(self, bytes_max: int = FLOOR_PRUNE_BYTES_MAX) -> None:
+        """Forgets some events below the floor, oldest first, from where it stopped last time: so
+        many bytes of them, but at least one.
 
         An event that is passed takes with it what it replaced, its request id, and itself if it
         is a deletion. So the newest version below the floor stays: a read at any revision from
@@ -285,14 +286,15 @@ class Batch:
         meta = self.meta
         if meta.pruned >= meta.floor:
             return
-        left = FLOOR_PRUNE_EVENTS_MAX
+        left, bytes_left = FLOOR_PRUNE_EVENTS_MAX, bytes_max
         begin = history_key(meta.pruned, meta.pruned_sub)
         for store_key, value in self.scan(begin, history_key(meta.floor, 0)):
             revision, sub = place_of(store_key)
-            if not left:
+            if not left or bytes_left <= 0:
                 meta.pruned, meta.pruned_sub = revision, sub
                 return
             left -= 1
+            bytes_left -= len(value)
             self._forget(store_key, unpack_event(store_key, value))
         meta.pruned, meta.pruned_sub = meta.floor, 0
 

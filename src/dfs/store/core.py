@@ -5,10 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dfs._engine import chain_entries, get_answers, plain_gets, plain_puts
+from dfs._engine import (
+    chain_entries,
+    content_answers,
+    content_keys,
+    get_answers,
+    plain_gets,
+    plain_puts,
+)
 from dfs.errors import DataLoss, DfsError, Internal
 from dfs.kv import KeyValue
-from dfs.limits import FLOOR_PRUNE_INTERVAL_ENTRIES, LIST_HOT_ITEMS_MAX, VALUE_BYTES_MAX
+from dfs.limits import (
+    FLOOR_PRUNE_ENTRY_BYTES_MIN,
+    FLOOR_PRUNE_INTERVAL_ENTRIES,
+    LIST_HOT_ITEMS_MAX,
+    READ_TOGETHER_BYTES_MAX,
+    VALUE_BYTES_MAX,
+)
 from dfs.store import snapshot
 from dfs.store.batch import Batch
 from dfs.store.encode import done_answer, get_answer, stat_answer
@@ -142,13 +155,20 @@ class Store:
         return get_answer(*current_file(self._kv, key))
 
     def get_answers(self, requests: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-        """(number, encoded GetResponse) for those (number, encoded GetRequest) that want a small
-        file as it is now and nothing else. What is missing, damaged or unusual is left out. Raises
-        DataLoss when something cannot be read."""
+        """(number, encoded GetResponse) for those (number, encoded GetRequest) that want a file of
+        READ_TOGETHER_BYTES_MAX at most as it is now and nothing else. What is missing, damaged or
+        unusual is left out. Raises DataLoss when something cannot be read."""
         gets = plain_gets(requests)
         if not gets:
             return gets
-        return get_answers(gets, self._kv.get_many([store_key for _, store_key in gets]))
+        values = self._kv.get_many([store_key for _, store_key in gets])
+        answers = get_answers(gets, values)
+        if len(answers) == len(gets):
+            return answers
+        larger = content_keys(gets, values, READ_TOGETHER_BYTES_MAX)
+        if larger:
+            answers += content_answers(larger, self._kv.get_many([key for _, _, key in larger]))
+        return answers
 
     def stat_answer(self, key: str, revision: int = 0) -> bytes:
         """The encoded StatResponse of a key. Raises as View.stat."""
@@ -212,6 +232,8 @@ class Store:
                     result = refusal.with_traceback(None)
         if index % FLOOR_PRUNE_INTERVAL_ENTRIES == 0:
             batch.prune()
+        elif len(payload) > FLOOR_PRUNE_ENTRY_BYTES_MIN:
+            batch.prune(2 * len(payload))
         return result
 
     def _load(self) -> Meta:

@@ -106,6 +106,21 @@ impl Log {
         }
     }
 
+    pub fn last_index(&self) -> u64 {
+        let log = self.inner.read();
+        let last = log.as_ref().and_then(|l| l.log_state().last().cloned());
+        last.map_or(0, |l| l.0.index)
+    }
+
+    /// What was known to be committed when entries were last written.
+    pub fn committed_index(&self) -> u64 {
+        let log = self.inner.read();
+        let committed = log
+            .as_ref()
+            .and_then(|l| l.log_state().committed().cloned());
+        committed.map_or(0, |l| l.0.index)
+    }
+
     /// The vote that was saved last; `None` before the first. It may be on its way to the disk: a
     /// granted one is there before the candidate hears of it.
     pub fn saved_vote(&self) -> Option<Vote> {

@@ -1,0 +1,54 @@
+"""Nodes that are started again: how soon one leads, and that nobody is disturbed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .nodes import Node, cluster, leader, same, wait_until
+
+SLOW = {"election_ms_min": 60_000, "election_ms_max": 90_000}
+"""Nobody is elected by a timeout while a test runs."""
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[list[Node]]:
+    """Three voters that would wait long for a leader."""
+    with cluster(tmp_path, 3, **SLOW) as nodes:
+        yield nodes
+
+
+def test_when_all_were_started_again_one_leads_without_an_election_timeout(
+    nodes: list[Node],
+) -> None:
+    nodes[0].put("before", "1")
+    for node in nodes:
+        node.close()
+    for node in nodes:
+        node.start()
+    assert leader(nodes).get("before") == "1"
+    assert nodes[2].put("after", "1") > 0
+    same(nodes)
+
+
+def test_a_member_that_was_started_again_does_not_disturb_the_leader(nodes: list[Node]) -> None:
+    nodes[0].put("before", "1")
+    term = nodes[0].status()["term"]
+    nodes[1].close()
+    nodes[1].start()
+    wait_until(lambda: nodes[1].status()["leader"] == nodes[0].id, what="the leader is found")
+    assert nodes[1].get("before") == "1"
+    assert [node.status()["term"] for node in nodes] == [term] * 3
+    assert nodes[0].leads()
+
+
+def test_a_store_behind_its_log_is_brought_up_after_the_start(nodes: list[Node]) -> None:
+    nodes[0].put("before", "1")
+    same(nodes)
+    for node in nodes:
+        node.close()
+        node.disk.__init__()
+    for node in nodes:
+        node.start()
+    assert leader(nodes).get("before") == "1"
+    same(nodes)
