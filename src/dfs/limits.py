@@ -35,6 +35,8 @@ STREAMS_PER_CONNECTION_MAX: Final = 1_024
 """Calls of one connection at once; callers that want more open another."""
 CONNECTIONS_MAX: Final = 256
 """Each costs buffers; with CALL_BYTES_WAITING_MAX it bounds the memory of a node under attack."""
+CONNECTIONS_PER_ADDRESS_MAX: Final = 128
+"""Half of CONNECTIONS_MAX: no single caller keeps the others out. Many may share an address."""
 HANDSHAKE_MS_MAX: Final = 3_000
 """A caller that says nothing after connecting is cut off."""
 CALLS_WAITING_MAX: Final = 8_192

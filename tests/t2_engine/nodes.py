@@ -34,6 +34,7 @@ KINDS = {
     "malformed": 13,
     "unimplemented": 12,
     "not_loopback": 7,
+    "needs_tls": 7,
 }
 FAILURES = {kind: (code, kind, b"details of " + kind.encode()) for kind, code in KINDS.items()}
 

@@ -49,6 +49,8 @@ options! {
     streams_per_connection_max = 1_024;
     /// On each of the two ports.
     connections_max = 256;
+    /// On the public port.
+    connections_per_address_max = 128;
     handshake_ms_max = 3_000;
     /// Log written since the last snapshot before the next; never less than that snapshot's size.
     snapshot_log_bytes = 64 << 20;

@@ -7,9 +7,10 @@ use super::frame::Frame;
 use super::grpc;
 use super::hot::Job;
 use super::limits::{
-    CONNECTION_WINDOW, FORWARD_BUFFER, FRAME_BYTES, IDLE, Limits, METADATA_HARD_FACTOR,
-    OUTBOUND_BYTES, OUTBOUND_BYTES_OF_ONE, STREAM_WINDOW, TICK,
+    CONNECTION_WINDOW, ENDED_STREAM, FORWARD_BUFFER, FRAME_BYTES, IDLE, Limits,
+    METADATA_HARD_FACTOR, OUTBOUND_BYTES, OUTBOUND_BYTES_OF_ONE, STREAM_WINDOW, TICK,
 };
+use super::meter::{Metered, Verdict};
 use super::peer::{Answer, Command, Peer, Ticket};
 use super::pulse::{Pulse, now};
 use super::shared::{Gauge, Shared};
@@ -39,29 +40,39 @@ pub async fn serve<T>(
 ) where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = builder(&shared.limits).handshake::<T, Frame>(socket);
+    let (socket, verdict) = Metered::new(socket);
+    let handshake = builder(&shared.limits).handshake::<_, Frame>(socket);
     let Ok(Ok(h2)) = timeout_at(by, handshake).await else {
         return;
     };
-    let mut connection = Connection::new(shared, peer, h2, refusal);
+    let mut connection = Connection::new(shared, peer, h2, verdict, refusal);
     poll_fn(|cx| connection.poll(cx)).await;
 }
 
 fn builder(limits: &Limits) -> server::Builder {
     let metadata = (limits.metadata_bytes * METADATA_HARD_FACTOR) as u32;
+    let streams = limits.streams_per_connection;
     let mut builder = server::Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_BYTES)
-        .max_concurrent_streams(limits.streams_per_connection)
+        .max_concurrent_streams(streams)
+        // A client may cancel all its calls at once; cancelling without end is seen by the meter.
+        .max_pending_accept_reset_streams(streams as usize)
+        // Refusing all its uploads at once is no reason to end the connection either.
+        .max_concurrent_reset_streams(streams as usize)
+        .reset_stream_duration(ENDED_STREAM)
         .max_header_list_size(metadata)
         .max_send_buffer_size(FORWARD_BUFFER);
     builder
 }
 
 struct Connection<T> {
-    h2: server::Connection<T, Frame>,
+    h2: server::Connection<Metered<T>, Frame>,
+    verdict: Arc<Verdict>,
+    /// The header block that was open at the last tick.
+    open_block: Option<u64>,
     shared: Arc<Shared>,
     peer: Arc<Peer>,
     refusal: Option<Failure>,
@@ -82,7 +93,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     fn new(
         shared: Arc<Shared>,
         peer: Arc<Peer>,
-        mut h2: server::Connection<T, Frame>,
+        mut h2: server::Connection<Metered<T>, Frame>,
+        verdict: Arc<Verdict>,
         refusal: Option<Failure>,
     ) -> Self {
         let now = now();
@@ -90,6 +102,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         Connection {
             pulse: Pulse::new(h2.ping_pong(), now),
             h2,
+            verdict,
+            open_block: None,
             shared,
             peer,
             refusal,
@@ -116,6 +130,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                     Poll::Ready(None | Some(Err(_))) => return Poll::Ready(()),
                     Poll::Pending => break,
                 }
+            }
+            if self.verdict.exceeded() {
+                self.hang_up(Reason::ENHANCE_YOUR_CALM, cx);
+                return Poll::Ready(());
             }
             while let Poll::Ready(Some(_)) = self.tasks.poll_join_next(cx) {}
             while self.timer.as_mut().poll(cx).is_ready() {
@@ -179,8 +197,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         match self.shared.route(request.uri().path()) {
             Some(route) => self.take_hot(route, request, respond, now),
             None if self.shared.upstream.is_some() => {
-                let shared = self.shared.clone();
-                self.tasks.spawn(forward::run(shared, request, respond));
+                let (shared, peer) = (self.shared.clone(), self.peer.clone());
+                self.tasks
+                    .spawn(forward::run(shared, peer, request, respond));
             }
             None => {
                 let failure = self
@@ -226,7 +245,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         // Cancelled calls stay until the node has answered them, so streams alone bound nothing.
         let most = self.shared.limits.streams_per_connection as usize;
         if self.waiting.len() >= most {
-            let text = format!("{most} calls of this connection are under way");
+            let text = format!(
+                "{most} calls of this connection are under way, at most \
+                 STREAMS_PER_CONNECTION_MAX (dfs/limits.py)"
+            );
             return Err(self.shared.failure("overloaded").with(text));
         }
         let job = Job::new(&self.shared, route, headers, now)?;
@@ -288,6 +310,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         let mut alive = true;
         if now >= self.tick {
             alive = self.pulse.tick(now, self.last_call, self.peer.flow());
+            // Between two parts of a header block nothing else can be said.
+            let block = self.verdict.open_block();
+            alive &= block.is_none() || block != self.open_block;
+            self.open_block = block;
             let busy = self.waiting.len() > 0 || !self.tasks.is_empty();
             if !busy && now - self.last_call >= IDLE {
                 self.h2.graceful_shutdown();

@@ -4,4 +4,5 @@ mod forwarding;
 mod harness;
 mod hot;
 mod life;
+mod tls;
 mod upstream;
