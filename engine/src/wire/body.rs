@@ -1,7 +1,7 @@
 //! The body of a hot call: exactly one gRPC message, perhaps compressed, never above the limit.
 use super::frame::HEAD_BYTES;
 use super::grpc::Encoding;
-use super::limits::{INBOUND_BYTES, INBOUND_BYTES_OF_ONE};
+use super::limits::{DISCARD, DISCARD_BYTES, INBOUND_BYTES, INBOUND_BYTES_OF_ONE};
 use super::peer::Peer;
 use super::shared::Shared;
 use crate::call::Failure;
@@ -252,6 +252,20 @@ pub async fn read(
         room.take(bytes)?;
     }
     gather.finish()
+}
+
+/// Lets a body end that nobody wants, if it is small and comes soon.
+pub async fn discard(stream: &mut RecvStream) {
+    let ended = async {
+        let mut taken = 0;
+        while taken < DISCARD_BYTES
+            && let Some(Ok(chunk)) = stream.data().await
+        {
+            taken += chunk.len();
+            let _ = stream.flow_control().release_capacity(chunk.len());
+        }
+    };
+    let _ = tokio::time::timeout(DISCARD, ended).await;
 }
 
 /// Expands a compressed message; stops at the limit, whatever the message claims. Blocks: up to

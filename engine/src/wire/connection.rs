@@ -2,6 +2,7 @@
 //!
 //! Answers come through the outbox of the `Peer`, so that all that is ready leaves in one write and
 //! the threads that have the answers do no HTTP/2 work.
+use super::body;
 use super::forward;
 use super::frame::Frame;
 use super::grpc;
@@ -185,14 +186,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             return;
         }
         if !grpc::is_grpc(&request) {
-            return grpc::not_grpc(respond);
+            return self.refuse(request.into_body(), || grpc::not_grpc(respond));
         }
         let metadata = grpc::metadata_bytes(&request);
         let most = self.shared.limits.metadata_bytes;
         if metadata > most {
             let text = format!("{metadata} bytes of metadata, at most {most} are taken");
             let failure = self.shared.failure("metadata_too_large").with(text);
-            return grpc::fail(&mut respond, &failure);
+            return self.refuse(request.into_body(), move || {
+                grpc::fail(&mut respond, &failure);
+            });
         }
         match self.shared.route(request.uri().path()) {
             Some(route) => self.take_hot(route, request, respond, now),
@@ -206,9 +209,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                     .shared
                     .failure("unimplemented")
                     .with(request.uri().path());
-                grpc::fail(&mut respond, &failure);
+                self.refuse(request.into_body(), move || {
+                    grpc::fail(&mut respond, &failure);
+                });
             }
         }
+    }
+
+    /// Answers a call that is refused by its headers.
+    fn refuse(&mut self, mut body: RecvStream, answer: impl FnOnce() + Send + 'static) {
+        if body.is_end_stream() {
+            return answer();
+        }
+        self.tasks.spawn(async move {
+            body::discard(&mut body).await;
+            answer();
+        });
     }
 
     /// Enters a hot call and hands it to the node: at once when its body is here (the usual case).
@@ -222,7 +238,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         let (head, stream) = request.into_parts();
         let job = match self.admit(route, &head.headers, now) {
             Ok(job) => job,
-            Err(failure) => return grpc::fail(&mut respond, &failure),
+            Err(failure) => {
+                return self.refuse(stream, move || grpc::fail(&mut respond, &failure));
+            }
         };
         let deadline = job.deadline;
         let counted = Gauge::new(&self.shared.totals, |t| &t.streams);

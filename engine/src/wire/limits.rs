@@ -51,6 +51,10 @@ pub const FRAME_BYTES: u32 = 256 << 10;
 /// connection.
 pub const INBOUND_BYTES: u64 = 128 << 20;
 pub const INBOUND_BYTES_OF_ONE: u64 = 64 << 20;
+/// A call that is refused by its headers is answered when its body has ended, or so much of it
+/// came, or so much time passed: curl gets lost when an answer meets it still sending.
+pub const DISCARD_BYTES: usize = 64 << 10;
+pub const DISCARD: Duration = Duration::from_millis(200);
 /// Answers that the clients have not taken yet: in all, and of one connection.
 pub const OUTBOUND_BYTES: u64 = 256 << 20;
 pub const OUTBOUND_BYTES_OF_ONE: u64 = 64 << 20;
