@@ -198,13 +198,15 @@ class HotLoop:
         propose: list[tuple[int, bytes]] = []
         try:
             while not self._stopping:
-                more, wait_ms = (0, 0) if self._later else (STEP_ITEMS_MAX, STEP_WAIT_MS)
+                # Small calls that come now are not kept waiting by large answers.
+                more = STEP_ITEMS_MAX - len(self._later)
+                wait_ms = 0 if self._later else STEP_WAIT_MS
                 calls, batches, done, work = self._engine.step(
                     applied, propose, self._respond, self._changed, self._keep, more, wait_ms
                 )
                 self._respond, self._changed, self._keep = [], [], []
                 applied = self._apply(batches) if batches else []
-                calls = self._later or calls
+                calls = self._later + calls
                 propose = self._answer(calls) if calls else []
                 self._finish_turn(done, work)
         except OutOfSpace as error:
@@ -239,16 +241,17 @@ class HotLoop:
             respond += [(call_id, failure) for call_id, _, _ in calls]
             return propose
         calls = self._answer_together(calls)
-        for at, (call_id, method, body) in enumerate(calls, 1):
+        for call in calls:
+            call_id, method, body = call
             write = writes.get(method)
+            if write is None and size > TURN_ANSWER_BYTES_MAX:
+                self._later.append(call)
+                continue
             try:
                 if write is None:
                     answer = reads[method](body)
                     respond.append((call_id, answer))
                     size += len(answer)
-                    if size > TURN_ANSWER_BYTES_MAX:
-                        self._later = calls[at:]
-                        break
                 elif self.full is not None and method not in self._codec.frees_space:
                     raise self.full
                 else:
