@@ -109,6 +109,7 @@ class Node:
         self.listen = ""
         """Where it listens, if that is not its address."""
         self.grpc = ""
+        self.tls: tuple[bytes, bytes, bytes] | None = None
         self.disk = Disk()
         self.answer: Callable[[str, bytes], Any] = lambda name, body: name.encode() + b":" + body
         self.method: dict[int, Callable[[bytes], Any]] = {}
@@ -143,6 +144,7 @@ class Node:
             routes=self.routes,
             failures=FAILURES,
             options=self.options,
+            tls=self.tls,
         )
         self.stopping = False
         self.error = None
