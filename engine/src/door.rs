@@ -2,7 +2,7 @@
 use crate::call::{Failure, Route};
 use crate::raft::calls::Calls;
 use crate::raft::node::Node;
-use crate::wire::{self, Config, Counters, Limits, Wire};
+use crate::wire::{self, Config, Counters, Limits, Pem, Wire};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
@@ -11,6 +11,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_rustls::TlsAcceptor;
 
 /// What the port is started with, and the running one.
 pub struct Door {
@@ -21,6 +22,7 @@ pub struct Door {
     pub local: Option<PathBuf>,
     pub routes: HashMap<String, Route>,
     pub failures: HashMap<String, Failure>,
+    tls: Option<TlsAcceptor>,
     running: Mutex<Option<Arc<Wire>>>,
 }
 
@@ -38,6 +40,7 @@ impl Door {
         upstream: &str,
         routes: HashMap<String, Route>,
         failures: HashMap<String, Failure>,
+        tls: Option<Pem<'_>>,
     ) -> io::Result<Door> {
         if let Some(missing) = wire::FAILURES.iter().find(|f| !failures.contains_key(**f)) {
             let text = format!("no row for the failure \"{missing}\"");
@@ -51,6 +54,7 @@ impl Door {
             local,
             routes,
             failures,
+            tls: tls.as_ref().map(wire::acceptor).transpose()?,
             running: Mutex::new(None),
         })
     }
@@ -76,6 +80,7 @@ impl Door {
             streams_per_connection: options.streams_per_connection_max as u32,
             stream_bytes: options.stream_bytes,
             connections: options.connections_max as usize,
+            connections_per_address: options.connections_per_address_max as usize,
             handshake: Duration::from_millis(options.handshake_ms_max),
         };
         let config = Config {
@@ -86,6 +91,7 @@ impl Door {
             upstream: self.upstream.clone(),
             limits,
             insecure: options.insecure != 0,
+            tls: self.tls.clone(),
         };
         let handler = Arc::new(Calls(node.shared.clone()));
         let wire = wire::start(node.handle(), config, handler)?;

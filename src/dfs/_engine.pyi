@@ -85,6 +85,7 @@ class Engine:
         routes: Mapping[str, Route],
         failures: Mapping[str, Failure],
         options: Mapping[str, int],
+        tls: tuple[bytes, bytes, bytes] | None = None,
     ) -> Engine:
         """Opens the log below `data_dir`; no sockets yet. Blocks for the replay of the log.
 
@@ -97,9 +98,12 @@ class Engine:
         `routes`: "/dfs.FileService/Put" → Route.
         `failures`: one row for each kind that Rust can answer by itself; all of: "no_leader",
         "outcome_unknown", "overloaded", "deadline", "too_large", "metadata_too_large",
-        "shutting_down", "malformed", "unimplemented", "not_loopback". The text is a prefix: Rust
-        appends ": " and particulars where it has some.
+        "shutting_down", "malformed", "unimplemented", "not_loopback", "needs_tls". The text is a
+        prefix: Rust appends ": " and particulars where it has some.
         `options`: see OPTIONS; unknown names raise ValueError, absent ones take the default.
+        `tls`: the public port speaks TLS 1.2 or 1.3 and nothing else: (certificates of this node,
+        its key, authorities of which callers must have a certificate or b""), the text of PEM
+        files each. What does not fit raises ValueError.
         Raises: BlockingIOError (another process has the directory), EngineError (the log is damaged
         beyond its tail), OSError, ValueError.
         """

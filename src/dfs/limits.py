@@ -39,6 +39,8 @@ STREAM_CHUNK_BYTES_MAX is on its way while the next is made. Where many callers 
 gets less."""
 CONNECTIONS_MAX: Final = 256
 """Each costs buffers; with CALL_BYTES_WAITING_MAX it bounds the memory of a node under attack."""
+CONNECTIONS_PER_ADDRESS_MAX: Final = 128
+"""Half of CONNECTIONS_MAX: no single caller keeps the others out. Many may share an address."""
 HANDSHAKE_MS_MAX: Final = 3_000
 """A caller that says nothing after connecting is cut off."""
 CALLS_WAITING_MAX: Final = 8_192

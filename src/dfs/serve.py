@@ -29,9 +29,9 @@ ENGINE_OPTIONS: Final = (
     "heartbeat_ms", "election_ms_min", "election_ms_max",
     "calls_waiting_max", "call_bytes_waiting_max", "deadline_ms_default", "deadline_ms_max",
     "message_bytes_max", "metadata_bytes_max", "streams_per_connection_max", "connections_max",
-    "handshake_ms_max", "snapshot_log_bytes", "log_keep_bytes", "no_leader_ms_max",
-    "answer_ms_max", "stall_ms_max", "python_ms_max", "progress_ms_max", "answers_bytes_max",
-    "stream_bytes", "apply_lag_entries_max", "apply_lag_bytes_max",
+    "connections_per_address_max", "handshake_ms_max", "snapshot_log_bytes", "log_keep_bytes",
+    "no_leader_ms_max", "answer_ms_max", "stall_ms_max", "python_ms_max", "progress_ms_max",
+    "answers_bytes_max", "stream_bytes", "apply_lag_entries_max", "apply_lag_bytes_max",
 )  # fmt: skip
 """Limits that the engine takes under their own name."""
 

@@ -87,6 +87,10 @@ _TEXTS: Final[dict[str, errors.DfsError]] = {
         "this node answers only callers on its own machine while it has no authentication;"
         " DFS_INSECURE=true opens it to the network"
     ),
+    "needs_tls": errors.PermissionDenied(
+        "this port speaks TLS only, and you called without; give your client the certificate of"
+        " the authority"
+    ),
 }
 
 

@@ -34,6 +34,7 @@ KINDS = {
     "malformed": 13,
     "unimplemented": 12,
     "not_loopback": 7,
+    "needs_tls": 7,
 }
 FAILURES = {kind: (code, kind, b"details of " + kind.encode()) for kind, code in KINDS.items()}
 
@@ -108,6 +109,7 @@ class Node:
         self.listen = ""
         """Where it listens, if that is not its address."""
         self.grpc = ""
+        self.tls: tuple[bytes, bytes, bytes] | None = None
         self.disk = Disk()
         self.answer: Callable[[str, bytes], Any] = lambda name, body: name.encode() + b":" + body
         self.method: dict[int, Callable[[bytes], Any]] = {}
@@ -142,6 +144,7 @@ class Node:
             routes=self.routes,
             failures=FAILURES,
             options=self.options,
+            tls=self.tls,
         )
         self.stopping = False
         self.error = None

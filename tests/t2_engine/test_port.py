@@ -1,5 +1,6 @@
 """The public port with the engine behind it: calls as a stock gRPC client makes them."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from ports import free_port
 
 from dfs._engine import plain_head
 
-from .nodes import STAMP_BYTES, Node, cluster, encoded
+from .nodes import STAMP_BYTES, Node, cluster, encoded, wait_until
 
 PUT, GET = 1, 2
 ROUTES = {
@@ -18,6 +19,7 @@ ROUTES = {
     "/dfs.FileService/Get": (GET, True, False),
 }
 LOCAL = b"\x18\x01"
+TLS = Path(__file__).parent.parent / "tls"
 
 
 def serving(node: Node) -> None:
@@ -89,6 +91,74 @@ def test_drain_ends_calls_and_hands_over(nodes: list[Node]) -> None:
             put(b"a=2", timeout=1)
     assert not nodes[0].leads()
     assert int(call(nodes[1], "Put", b"a=3")) > 0
+
+
+def test_callers_of_a_node_that_drains_go_elsewhere_without_an_error(nodes: list[Node]) -> None:
+    """The connection is given up by GOAWAY: what is under way ends, what follows is sent to another
+    node, and no call fails. A node that is closed without that breaks them off."""
+    call(nodes[0], "Put", b"a=1")
+    nodes[1].barrier()
+    drained, failed = threading.Event(), []
+    addresses = ",".join(node.grpc for node in nodes[:2])
+    options = [
+        ("grpc.use_local_subchannel_pool", 1),
+        # gRPC would send the list of addresses, which is none to HTTP/2.
+        ("grpc.default_authority", "localhost"),
+    ]
+
+    def ask() -> None:
+        after = 0
+        with grpc.insecure_channel(f"ipv4:{addresses}", options) as channel:
+            get = channel.unary_unary("/dfs.FileService/Get")
+            while after < 50 and not failed:
+                after += drained.is_set()
+                try:
+                    assert get(encoded("a") + LOCAL, timeout=5) == b"1"
+                except BaseException as error:  # boundary: shown by the assertion below
+                    failed.append(error)
+
+    callers = [threading.Thread(target=ask) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    wait_until(lambda: failed or nodes[0].asked.get(GET, 0) > 100, what="calls at the first node")
+    assert not failed, failed
+    nodes[0].engine.drain(3_000)
+    drained.set()
+    for caller in callers:
+        caller.join()
+    assert not failed, failed
+    assert nodes[0].status()["connections"] == 0
+    assert nodes[1].asked[GET] >= 4 * 49
+
+
+def test_tls_is_asked_for_where_it_is_configured(tmp_path: Path) -> None:
+    node = Node(tmp_path, "node1")
+    serving(node)
+    shown = [(TLS / name).read_bytes() for name in ("node.pem", "node.key", "ca.pem")]
+    node.tls = (shown[0], shown[1], shown[2])
+    node.start()
+    node.engine.initialize(5_000)
+    mine = [(TLS / name).read_bytes() for name in ("ca.pem", "client.key", "client.pem")]
+    try:
+        known = grpc.ssl_channel_credentials(*mine)
+        with grpc.secure_channel(node.grpc, known) as channel:
+            assert int(channel.unary_unary("/dfs.FileService/Put")(b"a=1", timeout=5)) > 0
+        unknown = grpc.ssl_channel_credentials(mine[0])
+        with grpc.secure_channel(node.grpc, unknown) as channel, pytest.raises(grpc.RpcError):
+            channel.unary_unary("/dfs.FileService/Put")(b"a=2", timeout=1)
+        with pytest.raises(grpc.RpcError) as error:
+            call(node, "Put", b"a=3")
+        assert error.value.details() == "needs_tls"
+        assert node.disk.data == {"a": "1"}
+    finally:
+        node.close()
+
+
+def test_tls_that_does_not_fit_is_a_value_error(tmp_path: Path) -> None:
+    node = Node(tmp_path, "node1")
+    node.tls = ((TLS / "node.pem").read_bytes(), b"", b"")
+    with pytest.raises(ValueError, match="the TLS key is not a private key in PEM"):
+        node.open()
 
 
 def test_plain_puts_go_into_the_log_without_python(nodes: list[Node]) -> None:

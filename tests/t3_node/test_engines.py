@@ -49,6 +49,7 @@ def test_every_failure_of_the_engine_has_a_row():
     assert set(table) == {
         "no_leader", "outcome_unknown", "overloaded", "deadline", "too_large",
         "metadata_too_large", "shutting_down", "malformed", "unimplemented", "not_loopback",
+        "needs_tls",
     }
     for code, text, details in table.values():
         found = status.error(code, text, details)

@@ -57,6 +57,18 @@ async def test_large_answers_are_spread_over_turns(cluster, monkeypatch):
     assert await one.put("k2") > 0
 
 
+async def test_small_calls_do_not_wait_for_large_answers(cluster, monkeypatch):
+    monkeypatch.setattr("dfs.node.hot.TURN_ANSWER_BYTES_MAX", 1)
+    one = await cluster.start("node1")
+    await one.put("k", bytes(6_000))
+    get = pb.GetRequest(key="k").SerializeToString()
+    large = [asyncio.ensure_future(one.call(2, get)) for _ in range(200)]
+    await asyncio.sleep(0)  # they have been asked
+    assert await one.put("small") > 0
+    assert sum(answer.done() for answer in large) < 100
+    assert all(len(answer) > 6_000 for answer in await asyncio.gather(*large))
+
+
 async def test_plain_reads_of_a_turn_are_answered_together_and_kept(cluster):
     one = await cluster.start("node1")
     for key in ("a", "b"):

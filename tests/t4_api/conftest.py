@@ -3,6 +3,7 @@
 memory   grpcio on the unix socket, engine and store in memory
 grpcio   grpcio on the unix socket, the real engine and store
 wire     the real engine's public port, which serves FileService itself and forwards the others
+tls      the same with TLS
 
 Tests of the client run against fake nodes that share one tree.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -31,7 +33,9 @@ from dfs.serve import Backend, Running, real_backend, running_node
 
 from .fake_node import Node, Tree
 
-HOSTS = ("memory", "grpcio", "wire")
+HOSTS = ("memory", "grpcio", "wire", "tls")
+WIRE = ("wire", "tls")
+TLS = Path(__file__).parent.parent / "tls"
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,16 @@ class Api:
     channel: grpc.aio.Channel
     running: Running
     host: str
+    address: str
+    """Where the host listens, as gRPC names it."""
+
+    @asynccontextmanager
+    async def dial(
+        self, options: list[tuple[str, int]]
+    ) -> AsyncIterator[tuple[FileServiceStub, grpc.aio.Channel]]:
+        """Another connection, with options of its own."""
+        async with dialled(self.host, self.address, options) as channel:
+            yield FileServiceStub(channel), channel
 
     async def raw(self, method: str, body: bytes) -> bytes:
         """A unary call with a body of any bytes."""
@@ -109,9 +123,21 @@ def backend_of(host: str) -> Backend:
     if host == "memory":
         return Backend(MemoryEngine, EngineError, lambda _path: MemoryKV())
     try:
-        return real_backend()
+        backend = real_backend()
     except Misconfigured as error:
         pytest.skip(str(error))
+    if host != "tls":
+        return backend
+    shown = (TLS / "node.pem").read_bytes(), (TLS / "node.key").read_bytes(), b""
+    return backend._replace(engine=partial(backend.engine, tls=shown))
+
+
+def dialled(host: str, address: str, options: list[tuple[str, int]]) -> grpc.aio.Channel:
+    """A channel to the host that is to be tested."""
+    if host != "tls":
+        return grpc.aio.insecure_channel(address, options)
+    trusted = grpc.ssl_channel_credentials((TLS / "ca.pem").read_bytes())
+    return grpc.aio.secure_channel(address, trusted, options)
 
 
 @asynccontextmanager
@@ -120,15 +146,15 @@ async def serve(host: str, data: Path) -> AsyncIterator[Api]:
     settings = Settings("node1", data, f"127.0.0.1:{free_port()}", grpc_address)
     async with running_node(settings, backend_of(host)) as running:
         await running.node.become_member()
-        target = grpc_address if host == "wire" else f"unix:{running.upstream}"
         options = [
             ("grpc.max_receive_message_length", 2 * MESSAGE_BYTES_MAX),
             ("grpc.max_send_message_length", -1),
             ("grpc.enable_retries", 0),
         ]
-        async with grpc.aio.insecure_channel(target, options) as channel:
+        address = grpc_address if host in WIRE else f"unix:{running.upstream}"
+        async with dialled(host, address, options) as channel:
             stubs = FileServiceStub(channel), ClusterServiceStub(channel)
-            yield Api(*stubs, channel, running, host)
+            yield Api(*stubs, channel, running, host, address)
 
 
 @pytest.fixture(params=HOSTS)

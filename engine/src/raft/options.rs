@@ -54,6 +54,8 @@ options! {
     stream_bytes = 1 << 20;
     /// On each of the two ports.
     connections_max = 256;
+    /// On the public port.
+    connections_per_address_max = 128;
     handshake_ms_max = 3_000;
     /// Log written since the last snapshot before the next; never less than the size of its file.
     snapshot_log_bytes = 16 << 20;

@@ -9,6 +9,7 @@ use crate::raft::node::{Node, Setup, StartError};
 use crate::raft::options::Options;
 use crate::raft::queue::WorkKind;
 use crate::raft::types::Member;
+use crate::wire::Pem;
 use bytes::Bytes;
 use pyo3::create_exception;
 use pyo3::exceptions::{
@@ -100,7 +101,7 @@ struct Engine {
 impl Engine {
     #[new]
     #[pyo3(signature = (*, data_dir, name, node_id, cluster, raft_addr, raft_advertise, grpc_addr,
-        grpc_advertise, local, upstream, routes, failures, options))]
+        grpc_advertise, local, upstream, routes, failures, options, tls=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -117,6 +118,7 @@ impl Engine {
         routes: HashMap<String, (u32, bool, bool)>,
         failures: &Bound<'_, PyDict>,
         options: &Bound<'_, PyDict>,
+        tls: Option<(Vec<u8>, Vec<u8>, Vec<u8>)>,
     ) -> PyResult<Engine> {
         if node_id == 0 || node_id >> 63 != 0 {
             return Err(PyValueError::new_err("a node id has 63 bits and is not 0"));
@@ -147,7 +149,14 @@ impl Engine {
             (path, route)
         });
         let routes = routes.collect();
-        let door = Door::new(grpc_addr, &local, &upstream, routes, table).map_err(io_error)?;
+        let tls = tls
+            .as_ref()
+            .map(|(certificates, key, client_authorities)| Pem {
+                certificates,
+                key,
+                client_authorities,
+            });
+        let door = Door::new(grpc_addr, &local, &upstream, routes, table, tls).map_err(io_error)?;
         let node = py.detach(|| Node::open(setup)).map_err(open_error)?;
         Ok(Engine { node, door })
     }

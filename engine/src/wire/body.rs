@@ -1,8 +1,10 @@
 //! The body of a hot call: exactly one gRPC message, perhaps compressed, never above the limit.
 use super::frame::HEAD_BYTES;
 use super::grpc::Encoding;
-use super::limits::{INBOUND_BYTES, INBOUND_BYTES_OF_ONE};
+use super::limits::{DISCARD, DISCARD_BYTES, INBOUND_BYTES, INBOUND_BYTES_OF_ONE};
 use super::peer::Peer;
+use super::shared::Shared;
+use crate::call::Failure;
 use bytes::{Bytes, BytesMut};
 use flate2::read::{GzDecoder, ZlibDecoder};
 use futures::FutureExt;
@@ -18,6 +20,18 @@ pub enum Refusal {
     Overloaded(&'static str),
     /// The stream ended before the message did: nobody is there to be told.
     CallerGone,
+}
+
+impl Refusal {
+    /// What the caller is told.
+    pub fn failure(self, shared: &Shared) -> Failure {
+        match self {
+            Refusal::TooLarge(text) => shared.failure("too_large").with(text),
+            Refusal::Malformed(text) => shared.failure("malformed").with(text),
+            Refusal::Overloaded(text) => shared.failure("overloaded").with(text),
+            Refusal::CallerGone => shared.failure("shutting_down"),
+        }
+    }
 }
 
 pub const NO_ENCODING: &str = "a compressed message without a grpc-encoding";
@@ -140,9 +154,66 @@ impl Room {
     }
 }
 
+impl Room {
+    fn give_back(&mut self) {
+        self.peer.received(std::mem::take(&mut self.bytes));
+    }
+}
+
 impl Drop for Room {
     fn drop(&mut self) {
-        self.peer.received(self.bytes);
+        self.give_back();
+    }
+}
+
+/// Follows the messages of a body that is passed on as it comes. Whoever gets it holds each message
+/// until it is whole, so that what has come of it takes room here.
+pub struct Follow {
+    most: usize,
+    head: [u8; HEAD_BYTES],
+    filled: usize,
+    left: usize,
+    room: Room,
+}
+
+impl Follow {
+    /// For messages of at most `most` bytes.
+    pub fn new(most: usize, peer: Arc<Peer>) -> Follow {
+        Follow {
+            most,
+            head: [0; HEAD_BYTES],
+            filled: 0,
+            left: 0,
+            room: Room { peer, bytes: 0 },
+        }
+    }
+
+    pub fn pass(&mut self, mut bytes: &[u8]) -> Result<(), Refusal> {
+        while !bytes.is_empty() {
+            if self.left > 0 {
+                let taken = self.left.min(bytes.len());
+                self.room.take(taken)?;
+                self.left -= taken;
+                bytes = &bytes[taken..];
+                if self.left == 0 {
+                    self.room.give_back();
+                }
+                continue;
+            }
+            let taken = (HEAD_BYTES - self.filled).min(bytes.len());
+            self.head[self.filled..][..taken].copy_from_slice(&bytes[..taken]);
+            self.filled += taken;
+            bytes = &bytes[taken..];
+            if self.filled == HEAD_BYTES {
+                self.filled = 0;
+                let [_, length @ ..] = self.head;
+                self.left = u32::from_be_bytes(length) as usize;
+                if self.left > self.most {
+                    return Err(too_large(self.left, self.most));
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -183,6 +254,20 @@ pub async fn read(
     gather.finish()
 }
 
+/// Lets a body end that nobody wants, if it is small and comes soon.
+pub async fn discard(stream: &mut RecvStream) {
+    let ended = async {
+        let mut taken = 0;
+        while taken < DISCARD_BYTES
+            && let Some(Ok(chunk)) = stream.data().await
+        {
+            taken += chunk.len();
+            let _ = stream.flow_control().release_capacity(chunk.len());
+        }
+    };
+    let _ = tokio::time::timeout(DISCARD, ended).await;
+}
+
 /// Expands a compressed message; stops at the limit, whatever the message claims. Blocks: up to
 /// about 50 ms for the largest.
 pub fn inflate(message: &[u8], encoding: Encoding, most: usize) -> Result<Bytes, Refusal> {
@@ -211,9 +296,12 @@ fn expand(decoder: impl Read, most: usize) -> Result<Bytes, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::peer::Command;
+    use crate::wire::shared::Totals;
     use flate2::Compression;
     use flate2::write::{GzEncoder, ZlibEncoder};
     use std::io::Write;
+    use std::sync::atomic::Ordering::Relaxed;
 
     fn framed(flag: u8, body: &[u8]) -> Vec<u8> {
         let mut bytes = vec![flag];
@@ -273,6 +361,36 @@ mod tests {
             body: Bytes::new(),
         };
         assert_eq!(gather(&[&framed(1, b"")]).unwrap(), empty);
+    }
+
+    #[test]
+    fn half_a_message_takes_room_until_it_is_whole() {
+        let totals: Arc<Totals> = Arc::default();
+        let peer = Arc::new(Peer::new(totals.clone(), Command::Serve));
+        let held = || totals.inbound.load(Relaxed);
+        let bytes = [framed(0, b"0123456789"), framed(0, b""), framed(1, b"abc")].concat();
+        for step in 1..=bytes.len() {
+            let mut follow = Follow::new(10, peer.clone());
+            for chunk in bytes.chunks(step) {
+                follow.pass(chunk).unwrap();
+                assert!(held() < 10);
+            }
+            assert_eq!(held(), 0, "all are whole");
+            follow.pass(&framed(0, b"0123456789")[..9]).unwrap();
+            assert_eq!(held(), 4);
+            drop(follow);
+            assert_eq!(held(), 0);
+        }
+        let mut follow = Follow::new(9, peer.clone());
+        assert!(matches!(follow.pass(&bytes), Err(Refusal::TooLarge(_))));
+
+        let mut follow = Follow::new(usize::MAX, peer);
+        follow.pass(&[0, 0xff, 0xff, 0xff, 0xff]).unwrap();
+        let mut passed = 0;
+        while follow.pass(&[0; 1 << 20]).is_ok() {
+            passed += 1 << 20;
+        }
+        assert_eq!(passed, INBOUND_BYTES_OF_ONE);
     }
 
     #[test]

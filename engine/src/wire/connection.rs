@@ -2,15 +2,17 @@
 //!
 //! Answers come through the outbox of the `Peer`, so that all that is ready leaves in one write and
 //! the threads that have the answers do no HTTP/2 work.
+use super::body;
 use super::forward;
 use super::frame::Frame;
 use super::gathered::{Gathered, Hold};
 use super::grpc;
 use super::hot::Job;
 use super::limits::{
-    CONNECTION_WINDOW, FORWARD_BUFFER, FRAME_BYTES, IDLE, Limits, METADATA_HARD_FACTOR,
-    OUTBOUND_BYTES, OUTBOUND_BYTES_OF_ONE, STREAM_WINDOW, TICK,
+    CONNECTION_WINDOW, ENDED_STREAM, FORWARD_BUFFER, FRAME_BYTES, IDLE, Limits,
+    METADATA_HARD_FACTOR, OUTBOUND_BYTES, OUTBOUND_BYTES_OF_ONE, STREAM_WINDOW, TICK,
 };
+use super::meter::{Metered, Verdict};
 use super::peer::{Answer, Command, Peer, Ticket, What};
 use super::pulse::{Pulse, now};
 use super::shared::{Gauge, Shared};
@@ -41,33 +43,43 @@ pub async fn serve<T>(
 ) where
     T: AsyncRead + AsyncWrite + Unpin,
 {
+    let (socket, verdict) = Metered::new(socket);
     let hold = Hold::default();
     let socket = Gathered::new(socket, hold.clone());
     let handshake = builder(&shared.limits).handshake::<_, Frame>(socket);
     let Ok(Ok(h2)) = timeout_at(by, handshake).await else {
         return;
     };
-    let mut connection = Connection::new(shared, peer, h2, hold, refusal);
+    let mut connection = Connection::new(shared, peer, h2, (hold, verdict), refusal);
     poll_fn(|cx| connection.poll(cx)).await;
 }
 
 fn builder(limits: &Limits) -> server::Builder {
     let metadata = (limits.metadata_bytes * METADATA_HARD_FACTOR) as u32;
+    let streams = limits.streams_per_connection;
     let mut builder = server::Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_BYTES)
-        .max_concurrent_streams(limits.streams_per_connection)
+        .max_concurrent_streams(streams)
+        // A client may cancel all its calls at once; cancelling without end is seen by the meter.
+        .max_pending_accept_reset_streams(streams as usize)
+        // Refusing all its uploads at once is no reason to end the connection either.
+        .max_concurrent_reset_streams(streams as usize)
+        .reset_stream_duration(ENDED_STREAM)
         .max_header_list_size(metadata)
         .max_send_buffer_size(FORWARD_BUFFER);
     builder
 }
 
 struct Connection<T> {
-    h2: server::Connection<Gathered<T>, Frame>,
+    h2: server::Connection<Gathered<Metered<T>>, Frame>,
     /// Of the socket, while many messages are given to h2.
     hold: Hold,
+    verdict: Arc<Verdict>,
+    /// The header block that was open at the last tick.
+    open_block: Option<u64>,
     shared: Arc<Shared>,
     peer: Arc<Peer>,
     refusal: Option<Failure>,
@@ -88,8 +100,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     fn new(
         shared: Arc<Shared>,
         peer: Arc<Peer>,
-        mut h2: server::Connection<Gathered<T>, Frame>,
-        hold: Hold,
+        mut h2: server::Connection<Gathered<Metered<T>>, Frame>,
+        (hold, verdict): (Hold, Arc<Verdict>),
         refusal: Option<Failure>,
     ) -> Self {
         let now = now();
@@ -98,6 +110,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             pulse: Pulse::new(h2.ping_pong(), now),
             h2,
             hold,
+            verdict,
+            open_block: None,
             shared,
             peer,
             refusal,
@@ -125,6 +139,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                     Poll::Pending if self.hold.end() => {} // once more, to flush
                     Poll::Pending => break,
                 }
+            }
+            if self.verdict.exceeded() {
+                self.hang_up(Reason::ENHANCE_YOUR_CALM, cx);
+                return Poll::Ready(());
             }
             while let Poll::Ready(Some(_)) = self.tasks.poll_join_next(cx) {}
             while self.timer.as_mut().poll(cx).is_ready() {
@@ -185,29 +203,45 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             return;
         }
         if !grpc::is_grpc(&request) {
-            return grpc::not_grpc(respond);
+            return self.refuse(request.into_body(), || grpc::not_grpc(respond));
         }
         let metadata = grpc::metadata_bytes(&request);
         let most = self.shared.limits.metadata_bytes;
         if metadata > most {
             let text = format!("{metadata} bytes of metadata, at most {most} are taken");
             let failure = self.shared.failure("metadata_too_large").with(text);
-            return grpc::fail(&mut respond, &failure);
+            return self.refuse(request.into_body(), move || {
+                grpc::fail(&mut respond, &failure);
+            });
         }
         match self.shared.route(request.uri().path()) {
             Some(route) => self.take_hot(route, request, respond, now),
             None if self.shared.upstream.is_some() => {
-                let shared = self.shared.clone();
-                self.tasks.spawn(forward::run(shared, request, respond));
+                let (shared, peer) = (self.shared.clone(), self.peer.clone());
+                self.tasks
+                    .spawn(forward::run(shared, peer, request, respond));
             }
             None => {
                 let failure = self
                     .shared
                     .failure("unimplemented")
                     .with(request.uri().path());
-                grpc::fail(&mut respond, &failure);
+                self.refuse(request.into_body(), move || {
+                    grpc::fail(&mut respond, &failure);
+                });
             }
         }
+    }
+
+    /// Answers a call that is refused by its headers.
+    fn refuse(&mut self, mut body: RecvStream, answer: impl FnOnce() + Send + 'static) {
+        if body.is_end_stream() {
+            return answer();
+        }
+        self.tasks.spawn(async move {
+            body::discard(&mut body).await;
+            answer();
+        });
     }
 
     /// Enters a hot call and hands it to the node: at once when its body is here (the usual case).
@@ -221,7 +255,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         let (head, body) = request.into_parts();
         let job = match self.admit(route, &head.headers, now) {
             Ok(job) => job,
-            Err(failure) => return grpc::fail(&mut respond, &failure),
+            Err(failure) => {
+                return self.refuse(body, move || grpc::fail(&mut respond, &failure));
+            }
         };
         let counted = Gauge::new(&self.shared.totals, |t| &t.streams);
         let (key, serial) = self.waiting.insert(
@@ -267,7 +303,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         // Cancelled calls stay until the node has answered them, so streams alone bound nothing.
         let most = self.shared.limits.streams_per_connection as usize;
         if self.waiting.len() >= most {
-            let text = format!("{most} calls of this connection are under way");
+            let text = format!(
+                "{most} calls of this connection are under way, at most \
+                 STREAMS_PER_CONNECTION_MAX (dfs/limits.py)"
+            );
             return Err(self.shared.failure("overloaded").with(text));
         }
         let job = Job::new(&self.shared, route, headers, now)?;
@@ -332,6 +371,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         let mut alive = true;
         if now >= self.tick {
             alive = self.pulse.tick(now, self.last_call, self.peer.flow());
+            // Between two parts of a header block nothing else can be said.
+            let block = self.verdict.open_block();
+            alive &= block.is_none() || block != self.open_block;
+            self.open_block = block;
             let busy = self.waiting.len() > 0 || !self.tasks.is_empty();
             if !busy && now - self.last_call >= IDLE {
                 self.h2.graceful_shutdown();

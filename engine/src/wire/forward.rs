@@ -2,8 +2,10 @@
 //!
 //! Bytes are taken from one side only when the other has room for them, so a slow caller slows its
 //! server down and costs bounded memory. Either side that ends the stream early ends both.
+use super::body::{Follow, Refusal};
 use super::frame::Frame;
 use super::grpc;
+use super::peer::Peer;
 use super::shared::{Gauge, Shared};
 use super::upstream::Unreachable;
 use crate::call::Failure;
@@ -27,6 +29,7 @@ const UNAVAILABLE: u32 = 14;
 /// Carries a call to its end. Dropped, it cancels the call on both sides.
 pub async fn run(
     shared: Arc<Shared>,
+    peer: Arc<Peer>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Frame>,
 ) {
@@ -52,18 +55,23 @@ pub async fn run(
             return grpc::fail(&mut respond, &shared.failure("overloaded").with(text));
         }
     };
-    let mut upload = pin!(upload(&shared, body, sender));
-    let mut download = pin!(download(&shared, response, respond));
-    let mut uploading = !whole;
-    loop {
-        tokio::select! {
-            ended = &mut upload, if uploading => match ended {
-                Ended::Done => uploading = false,
-                Ended::CallerGone => return,
-            },
-            () = &mut download => return,
+    let refused = {
+        let mut upload = pin!(upload(&shared, peer, body, sender));
+        let mut download = pin!(download(&shared, response, &mut respond));
+        let mut uploading = !whole;
+        loop {
+            tokio::select! {
+                ended = &mut upload, if uploading => match ended {
+                    Ended::Done => uploading = false,
+                    Ended::CallerGone => return,
+                    Ended::Refused(refusal) => break refusal,
+                },
+                () = &mut download => return,
+            }
         }
-    }
+    };
+    // Where an answer has begun, that is broken off instead.
+    grpc::fail(&mut respond, &refused.failure(&shared));
 }
 
 /// The same request with what a client must name.
@@ -81,14 +89,25 @@ enum Ended {
     /// All has been sent, or upstream wants no more: its answer says the rest.
     Done,
     CallerGone,
+    /// The caller sends what is not taken.
+    Refused(Refusal),
 }
 
-async fn upload(shared: &Shared, mut body: RecvStream, mut out: SendStream<Frame>) -> Ended {
+async fn upload(
+    shared: &Shared,
+    peer: Arc<Peer>,
+    mut body: RecvStream,
+    mut out: SendStream<Frame>,
+) -> Ended {
+    let mut messages = Follow::new(shared.limits.message_bytes, peer);
     while let Some(chunk) = body.data().await {
         let Ok(chunk) = chunk else {
             return Ended::CallerGone;
         };
         let bytes = chunk.len();
+        if let Err(refusal) = messages.pass(&chunk) {
+            return Ended::Refused(refusal);
+        }
         shared.totals.bytes_in.fetch_add(bytes as u64, Relaxed);
         if !send_all(&mut out, chunk).await {
             return Ended::Done;
@@ -104,14 +123,14 @@ async fn upload(shared: &Shared, mut body: RecvStream, mut out: SendStream<Frame
     Ended::Done
 }
 
-async fn download(shared: &Shared, response: ResponseFuture, mut respond: SendResponse<Frame>) {
+async fn download(shared: &Shared, response: ResponseFuture, respond: &mut SendResponse<Frame>) {
     let answered = tokio::select! {
         answered = response => answered,
         _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
     };
     let (head, mut body) = match answered {
         Ok(response) => response.into_parts(),
-        Err(e) => return grpc::fail(&mut respond, &broken(shared, &e)),
+        Err(e) => return grpc::fail(respond, &broken(shared, &e)),
     };
     let end = body.is_end_stream();
     let Ok(mut out) = respond.send_response(Response::from_parts(head, ()), end) else {

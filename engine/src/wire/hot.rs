@@ -129,12 +129,6 @@ impl Job {
     }
 
     fn refuse(&self, refusal: Refusal, ticket: Ticket) {
-        let failure = match refusal {
-            Refusal::TooLarge(text) => self.shared.failure("too_large").with(text),
-            Refusal::Malformed(text) => self.shared.failure("malformed").with(text),
-            Refusal::Overloaded(text) => self.shared.failure("overloaded").with(text),
-            Refusal::CallerGone => self.shared.failure("shutting_down"),
-        };
-        ticket.answer(Err(failure));
+        ticket.answer(Err(refusal.failure(&self.shared)));
     }
 }

@@ -16,7 +16,10 @@ pub struct Limits {
     pub streams_per_connection: u32,
     /// Of a streamed answer, accepted but not taken by its caller, before its maker has to wait.
     pub stream_bytes: u64,
+    /// On the public port, and as many on the local socket.
     pub connections: usize,
+    /// On the public port, of one IPv4 address or of one IPv6 network (the first 64 bits).
+    pub connections_per_address: usize,
     /// From the accepted socket to a valid HTTP/2 preface.
     pub handshake: Duration,
 }
@@ -31,6 +34,7 @@ impl Default for Limits {
             streams_per_connection: 1_024,
             stream_bytes: 1 << 20,
             connections: 256,
+            connections_per_address: 128,
             handshake: Duration::from_secs(3),
         }
     }
@@ -49,9 +53,14 @@ pub const FRAME_BYTES: u32 = 256 << 10;
 /// Of messages to many streams of a connection, gathered for one write: to copy them once more is
 /// cheaper than a write each.
 pub const GATHERED_BYTES: usize = 64 << 10;
-/// Bodies under way, not yet handed to the node: in all, and of one connection.
+/// Bodies under way, not yet handed to the node (or, forwarded, not yet whole): in all, and of one
+/// connection.
 pub const INBOUND_BYTES: u64 = 128 << 20;
 pub const INBOUND_BYTES_OF_ONE: u64 = 64 << 20;
+/// A call that is refused by its headers is answered when its body has ended, or so much of it
+/// came, or so much time passed: curl gets lost when an answer meets it still sending.
+pub const DISCARD_BYTES: usize = 64 << 10;
+pub const DISCARD: Duration = Duration::from_millis(200);
 /// Answers that the clients have not taken yet: in all, and of one connection.
 pub const OUTBOUND_BYTES: u64 = 256 << 20;
 pub const OUTBOUND_BYTES_OF_ONE: u64 = 64 << 20;
@@ -71,11 +80,30 @@ pub const IDLE: Duration = Duration::from_secs(300);
 pub const PING_AFTER: Duration = Duration::from_secs(60);
 pub const PING_WAIT: Duration = Duration::from_secs(20);
 
+/// What the frames of a client cost and earn, in bytes of content (see meter.rs). A frame of any
+/// kind costs this: a pong is half of it, so pings alone do not pay for themselves, while
+/// acknowledging an answer of 64 bytes does.
+pub const FRAME_COST: i64 = 32;
+/// A call may come with four frames that carry nothing: window updates, pings.
+pub const HEADERS_EARN: i64 = 5 * FRAME_COST;
+/// A call that is cancelled has cost far more than frames.
+pub const RESET_COST: i64 = 10 * FRAME_COST;
+/// A client that is new, or worked: it may cancel all the calls that a connection can have at once,
+/// or send 10,000 pings.
+pub const METER_SAVED_MAX: i64 = 10_000 * FRAME_COST;
+/// By time alone: 1,000 frames a second, which cost a thousandth of a processor.
+pub const METER_EARNED_MS: i64 = FRAME_COST;
+/// Streams that were ended here while the client still sends: what comes for them is ignored for so
+/// long, as it can wait in the buffers of a busy machine; later it would end the connection.
+pub const ENDED_STREAM: Duration = Duration::from_secs(10);
+
 /// Connections beyond the limit, or not on loopback, that are told so at the same time; those
 /// beyond are closed without a word.
 pub const REFUSED_CONNECTIONS: usize = 32;
 /// A refused connection is told within this time or not at all.
 pub const REFUSE: Duration = Duration::from_secs(3);
+/// What is read of a request in HTTP/1, so that the close does not overtake the answer to it.
+pub const HTTP1_BYTES: usize = 64 << 10;
 /// Pause after a failed accept (no descriptors left): not a busy loop.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 

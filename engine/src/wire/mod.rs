@@ -20,16 +20,20 @@ mod gathered;
 mod grpc;
 mod hot;
 mod limits;
+mod meter;
 mod peer;
 mod pulse;
 mod shared;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod upstream;
+mod visitors;
 mod waiting;
 
 pub use limits::Limits;
+pub use tls::{Pem, acceptor};
 
 use crate::call::{Failure, Handler, Route};
 use peer::Command;
@@ -44,6 +48,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// Everything that the port needs to know; nothing of it changes while it runs.
 pub struct Config {
@@ -60,10 +65,12 @@ pub struct Config {
     pub limits: Limits,
     /// Serve callers that are not on loopback.
     pub insecure: bool,
+    /// From `acceptor`; callers of the public port must speak TLS then.
+    pub tls: Option<TlsAcceptor>,
 }
 
 /// The kinds of refusal that the wire gives by itself.
-pub const FAILURES: [&str; 9] = [
+pub const FAILURES: [&str; 10] = [
     "outcome_unknown",
     "overloaded",
     "deadline",
@@ -73,6 +80,7 @@ pub const FAILURES: [&str; 9] = [
     "malformed",
     "unimplemented",
     "not_loopback",
+    "needs_tls",
 ];
 
 /// Figures of this moment (connections, streams) and since the start (calls, bytes of messages).

@@ -3,6 +3,7 @@ use super::Counters;
 use super::limits::Limits;
 use super::peer::{Command, Peer};
 use super::upstream::Upstream;
+use super::visitors::Visitors;
 use crate::call::{Failure, Handler, Route};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
@@ -11,11 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
+use tokio_rustls::TlsAcceptor;
 
 pub struct Shared {
     pub handler: Arc<dyn Handler>,
     pub limits: Limits,
     pub insecure: bool,
+    pub tls: Option<TlsAcceptor>,
+    pub visitors: Arc<Visitors>,
     pub totals: Arc<Totals>,
     /// Connections and their tasks.
     pub census: Arc<Census>,
@@ -57,6 +61,8 @@ impl Shared {
         Shared {
             handler,
             insecure: config.insecure,
+            tls: config.tls,
+            visitors: Arc::default(),
             totals: Arc::default(),
             census: Arc::default(),
             upstream: config.upstream.map(Upstream::new),

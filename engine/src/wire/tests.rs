@@ -66,6 +66,7 @@ fn shared(insecure: bool, limits: Limits) -> Arc<Shared> {
         upstream: None,
         limits,
         insecure,
+        tls: None,
     };
     Arc::new(Shared::new(config, Arc::new(Echo::default())))
 }
@@ -120,7 +121,7 @@ fn only_loopback_is_served_unless_insecure() {
     );
     let from = |text: &str| SocketAddr::new(text.parse::<IpAddr>().unwrap(), 1);
     for near in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
-        assert_eq!(accept::refusal(&protected, from(near)), None, "{near}");
+        assert!(accept::enter(&protected, from(near)).is_ok(), "{near}");
     }
     for far in [
         "10.0.0.1",
@@ -129,12 +130,12 @@ fn only_loopback_is_served_unless_insecure() {
         "fe80::1",
         "0.0.0.0",
     ] {
-        let refusal = accept::refusal(&protected, from(far)).expect(far);
+        let refusal = accept::enter(&protected, from(far)).err().expect(far);
         assert_eq!(
             refusal.message,
             format!("not_loopback: you call from {far}")
         );
-        assert_eq!(accept::refusal(&open, from(far)), None, "{far}");
+        assert!(accept::enter(&open, from(far)).is_ok(), "{far}");
     }
 }
 
@@ -159,9 +160,7 @@ async fn a_refused_connection_hears_why_once() {
 async fn a_client_that_answers_no_ping_is_closed() {
     let start = Instant::now();
     let (mut near, _peer, task) = pipe(None);
-    near.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
-        .await
-        .unwrap();
+    near.write_all(PREFACE).await.unwrap();
     let mut heard = Vec::new();
     near.read_to_end(&mut heard).await.unwrap();
     task.await.unwrap();
@@ -175,8 +174,54 @@ async fn a_client_that_answers_no_ping_is_closed() {
         heard.windows(ping.len()).any(|bytes| bytes == ping),
         "it was pinged"
     );
-    let enhance_your_calm = [0, 0, 0, 11];
-    assert!(heard.ends_with(&enhance_your_calm), "{heard:?}");
+    assert!(heard.ends_with(&ENHANCE_YOUR_CALM), "{heard:?}");
+}
+
+/// What comes back on a connection that says `bytes` and then nothing, and how long that takes.
+async fn answer_to(bytes: &[u8]) -> (Vec<u8>, Duration) {
+    let start = Instant::now();
+    let (near, _peer, task) = pipe(None);
+    let (mut reading, mut writing) = tokio::io::split(near);
+    let mut heard = Vec::new();
+    let said = async {
+        let _ = writing.write_all(PREFACE).await; // it may be cut off before the end
+        let _ = writing.write_all(bytes).await;
+    };
+    let (_, read) = tokio::join!(said, reading.read_to_end(&mut heard));
+    read.unwrap();
+    task.await.unwrap();
+    (heard, start.elapsed())
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+const ENHANCE_YOUR_CALM: [u8; 4] = [0, 0, 0, 11];
+
+#[tokio::test(start_paused = true)]
+async fn floods_end_the_connection_and_say_so() {
+    let empty_settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    let window_update = [0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let priority = [0, 0, 5, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 16];
+    let unknown = [0, 0, 0, 0xfe, 0, 0, 0, 0, 0];
+    for frame in [
+        &empty_settings[..],
+        &ping,
+        &window_update,
+        &priority,
+        &unknown,
+    ] {
+        let (heard, took) = answer_to(&frame.repeat(50_000)).await;
+        assert!(heard.ends_with(&ENHANCE_YOUR_CALM), "kind {}", frame[3]);
+        assert!(took < TICK, "kind {}: {took:?}", frame[3]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn headers_without_end_end_the_connection() {
+    let begun = [0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82];
+    let (heard, took) = answer_to(&begun).await;
+    assert!(heard.ends_with(&ENHANCE_YOUR_CALM), "{heard:?}");
+    assert!(took >= TICK && took <= 2 * TICK, "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]

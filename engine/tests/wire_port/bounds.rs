@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -62,8 +62,18 @@ async fn other_protocols_are_told_or_closed_at_once() {
     let answer = raw(server.address, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
     let answer = String::from_utf8(answer).unwrap();
     assert!(
-        answer.starts_with("HTTP/1.1 505 ") && answer.contains("grpcurl"),
+        answer.starts_with("HTTP/1.1 400 ") && answer.contains("grpcurl"),
         "{answer}"
+    );
+    let large = [
+        &b"POST /dfs.FileService/Put HTTP/1.1\r\n\r\n"[..],
+        &[b'x'; 40_000],
+    ]
+    .concat();
+    let answer = raw(server.address, &large).await;
+    assert!(
+        answer.starts_with(b"HTTP/1.1 400 "),
+        "the answer is not overtaken by a reset"
     );
     assert!(
         raw(server.address, &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3])
@@ -171,47 +181,123 @@ async fn a_flood_of_continuations_is_cut() {
     );
 }
 
-#[tokio::test]
-async fn a_flood_of_resets_is_cut_or_bounded() {
-    let server = Server::start();
-    let mut other = Client::connect(server.address).await;
-    let attacker = Client::connect(server.address).await;
-    for _ in 0..20_000 {
-        let Ok(mut ready) = attacker.requests.clone().ready().await else {
-            break;
-        };
-        let Ok((_, mut stream)) = ready.send_request(post("/t.S/Hold"), false) else {
-            break;
-        };
-        let _ = stream.send_data(message(b"x"), true);
-        stream.send_reset(Reason::CANCEL);
+/// Cancels calls as fast as the server takes them; how many it took before it cut the connection.
+async fn resets(server: &Server, path: &str, most: u32) -> u32 {
+    let mut socket = TcpStream::connect(server.address).await.unwrap();
+    let mut block = b"\x83\x86".to_vec(); // POST, http
+    for (name, value) in [
+        (":path", path),
+        (":authority", "x"),
+        ("content-type", "application/grpc"),
+    ] {
+        block.push(0);
+        for text in [name, value] {
+            block.push(text.len() as u8);
+            block.extend(text.bytes());
+        }
+    }
+    let hello = [PREFACE, SETTINGS].concat();
+    socket.write_all(&hello).await.unwrap();
+    for number in 0..most {
+        let stream = 2 * number + 1;
+        let pair = [
+            frame(1, 4, stream, &block),
+            frame(0, 1, stream, &message(b"x")),
+            frame(3, 0, stream, &[0, 0, 0, 8]),
+        ];
+        if within(socket.write_all(&pair.concat())).await.is_err() {
+            return number;
+        }
         tokio::task::yield_now().await;
     }
-    assert_eq!(other.echo(b"alive").await, "alive");
-    let most = u64::from(Limits::default().streams_per_connection);
-    assert!(server.wire.counters().streams <= most);
+    most
 }
 
 #[tokio::test]
-async fn a_flood_of_pings_or_settings_holds_up_nobody_else() {
+async fn a_flood_of_resets_is_cut() {
     let server = Server::start();
     let mut other = Client::connect(server.address).await;
-    for frame in [frame(6, 0, 0, b"01234567"), frame(4, 0, 0, b"")] {
-        let mut socket = TcpStream::connect(server.address).await.unwrap();
-        let flood = frame.repeat(200_000);
-        let attack = tokio::spawn(async move {
-            socket
-                .write_all(&[PREFACE, SETTINGS].concat())
-                .await
-                .unwrap();
-            let _ = socket.write_all(&flood).await; // its answers are never read
-            socket
-        });
-        for _ in 0..100 {
-            assert_eq!(other.echo(b"alive").await, "alive");
-        }
-        attack.abort();
+    for path in ["/t.S/Hold", "/t.S/Echo", "/t.S/Nothing"] {
+        let taken = resets(&server, path, 1_000_000).await;
+        assert!(taken < 1_000_000, "{path}: cut only as far as sockets hold");
+        assert_eq!(other.echo(b"alive").await, "alive");
+        let most = u64::from(Limits::default().streams_per_connection);
+        assert!(server.wire.counters().streams <= most);
     }
+    eventually("they are gone", || server.wire.counters().connections == 1).await;
+    assert_eq!(server.wire.counters().streams, 0, "held for nobody");
+}
+
+#[tokio::test]
+async fn floods_of_frames_are_cut_and_hold_up_nobody_else() {
+    let server = Server::start();
+    let mut other = Client::connect(server.address).await;
+    let empty_data = frame(0, 0, 1, b"");
+    for flood in [
+        frame(6, 0, 0, b"01234567"),
+        frame(4, 0, 0, b""),
+        frame(8, 0, 0, b"\0\0\0\0"),
+        frame(2, 0, 1, b"\0\0\0\0\x10"),
+        [frame(1, 4, 1, b"\x83\x86\x84"), empty_data.repeat(1_000)].concat(),
+    ] {
+        let kind = flood[3];
+        let mut socket = TcpStream::connect(server.address).await.unwrap();
+        let hello = [PREFACE, SETTINGS].concat();
+        let attack = tokio::spawn(async move {
+            socket.write_all(&hello).await.unwrap();
+            // Its answers are never read.
+            while socket.write_all(&flood).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        });
+        within(async {
+            while !attack.is_finished() {
+                assert_eq!(other.echo(b"alive").await, "alive");
+            }
+        })
+        .await;
+        eventually("it is cut", || server.wire.counters().connections == 1).await;
+        assert!(kind < 10);
+    }
+}
+
+#[tokio::test]
+async fn a_client_may_cancel_all_its_calls_at_once() {
+    let server = Server::start();
+    let mut client = Client::connect(server.address).await;
+    client.ping().await; // it knows how many streams it may open
+    let mut open = Vec::new();
+    for _ in 0..1_000 {
+        open.push(client.open(post("/t.S/Echo")).await);
+    }
+    drop(open);
+    client.ping().await;
+    for _ in 0..1_000 {
+        assert_eq!(client.echo(b"next").await, "next");
+    }
+}
+
+#[tokio::test]
+async fn a_client_whose_uploads_are_all_refused_keeps_its_connection() {
+    let limits = Limits {
+        message_bytes: 1_000,
+        ..Limits::default()
+    };
+    let server = Server::with(limits, None);
+    let mut client = Client::connect(server.address).await;
+    let mut open = Vec::new();
+    let whole = message(&[0; 4_000]);
+    for _ in 0..200 {
+        let (response, mut stream) = client.open(post("/t.S/Echo")).await;
+        stream.send_data(whole.slice(..2_000), false).unwrap();
+        open.push((response, stream));
+    }
+    client.ping().await; // all of them are refused by now
+    for (response, mut stream) in open {
+        let _ = stream.send_data(whole.slice(2_000..), true);
+        assert_eq!(read(response).await.code(), 8);
+    }
+    assert_eq!(client.echo(b"alive").await, "alive");
 }
 
 #[tokio::test]
@@ -234,7 +320,8 @@ async fn cancelled_calls_count_until_they_are_answered() {
     assert_eq!(answer.code(), 8);
     assert_eq!(
         answer.message(),
-        "overloaded: 4 calls of this connection are under way"
+        "overloaded: 4 calls of this connection are under way, at most \
+         STREAMS_PER_CONNECTION_MAX (dfs/limits.py)"
     );
     for call in held {
         (call.answer)(good(b"done"));
@@ -257,11 +344,47 @@ async fn connections_beyond_the_limit_hear_so() {
     let mut third = Client::connect(server.address).await;
     let answer = third.call(post("/t.S/Echo"), message(b"3")).await;
     assert_eq!(answer.code(), 8);
-    assert_eq!(answer.message(), "overloaded: 2 connections are open");
+    assert_eq!(
+        answer.message(),
+        "overloaded: 2 connections are open, at most CONNECTIONS_MAX (dfs/limits.py)"
+    );
     within(third.driver).await.unwrap().unwrap(); // and it is closed
     drop(first);
     eventually("there is room", || server.wire.counters().connections == 1).await;
     assert_eq!(Client::connect(server.address).await.echo(b"4").await, "4");
+}
+
+/// A call from another address of this machine.
+async fn echo_from(host: &str, server: &Server) -> Answer {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{host}:0").parse().unwrap()).unwrap();
+    let socket = socket.connect(server.address).await.unwrap();
+    let mut client = Client::over(socket, &builder()).await.unwrap();
+    client.call(post("/t.S/Echo"), message(b"x")).await
+}
+
+#[tokio::test]
+async fn one_address_does_not_keep_others_out() {
+    let limits = Limits {
+        connections: 3,
+        connections_per_address: 2,
+        ..Limits::default()
+    };
+    let server = Server::with(limits, None);
+    let mut first = Client::connect(server.address).await;
+    let mut second = Client::connect(server.address).await;
+    assert_eq!(first.echo(b"1").await, "1");
+    assert_eq!(second.echo(b"2").await, "2");
+    let refused = echo_from("127.0.0.1", &server).await;
+    assert_eq!(
+        refused.message(),
+        "overloaded: 2 connections from your address are open, at most \
+         CONNECTIONS_PER_ADDRESS_MAX (dfs/limits.py)"
+    );
+    assert_eq!(echo_from("127.0.0.2", &server).await.good(), "x");
+    drop((first, second));
+    eventually("they are gone", || server.wire.counters().connections == 0).await;
+    assert_eq!(echo_from("127.0.0.1", &server).await.good(), "x");
 }
 
 #[tokio::test]

@@ -86,12 +86,58 @@ async fn both_directions_flow_at_once() {
 async fn an_upload_larger_than_all_windows_arrives_whole() {
     let mut pair = pair().await;
     let (response, mut stream) = pair.client.open(post("/t.U/Upload")).await;
-    stream
-        .send_data(Bytes::from(vec![1; 20 << 20]), true)
-        .unwrap();
+    let messages = message(&vec![1; 1 << 20]).repeat(20);
+    let bytes = messages.len();
+    stream.send_data(Bytes::from(messages), true).unwrap();
     let answer = read(response).await;
-    assert_eq!(answer.body, (20 << 20).to_string());
-    assert_eq!(pair.server.wire.counters().bytes_in, 20 << 20);
+    assert_eq!(answer.body, bytes.to_string());
+    assert_eq!(pair.server.wire.counters().bytes_in, bytes as u64);
+}
+
+#[tokio::test]
+async fn a_message_above_the_limit_is_refused_by_its_head() {
+    let mut pair = pair().await;
+    let most = Limits::default().message_bytes as u32;
+    let head = [&[0][..], &(most + 1).to_be_bytes()].concat();
+    let (response, mut stream) = pair.client.open(post("/t.U/Upload")).await;
+    stream.send_data(Bytes::from(head), false).unwrap();
+    let answer = read(response).await;
+    assert_eq!(answer.code(), 8);
+    assert!(
+        answer.message().starts_with("too_large: "),
+        "{}",
+        answer.message()
+    );
+    eventually("it is over", || pair.server.wire.counters().streams == 0).await;
+}
+
+#[tokio::test]
+async fn half_messages_are_bounded() {
+    let mut pair = pair().await;
+    let half = message(&vec![1; 16 << 20]).slice(..15 << 20);
+    let mut open = Vec::new();
+    let refused = loop {
+        let (response, mut stream) = pair.client.open(post("/t.U/Upload")).await;
+        let mut rest = half.clone();
+        while !rest.is_empty()
+            && let Some(bytes) = within(room(&mut stream, rest.len())).await
+        {
+            stream.send_data(rest.split_to(bytes), false).unwrap();
+        }
+        if !rest.is_empty() {
+            break response;
+        }
+        open.push((response, stream));
+        assert!(open.len() < 10, "no bound");
+    };
+    let answer = read(refused).await;
+    assert_eq!(
+        answer.message(),
+        "overloaded: too many bytes of calls are under way"
+    );
+    assert_eq!(open.len(), 4, "64 MiB of one connection");
+    drop(open);
+    eventually("they are over", || pair.server.wire.counters().streams == 0).await;
 }
 
 #[tokio::test]

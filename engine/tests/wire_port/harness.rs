@@ -12,8 +12,10 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// Longer than anything here takes; a test that gets there has failed.
 pub const LONG: Duration = Duration::from_secs(20);
@@ -66,6 +68,10 @@ impl Server {
     }
 
     pub fn with(limits: Limits, upstream: Option<PathBuf>) -> Server {
+        Server::with_tls(limits, upstream, None)
+    }
+
+    pub fn with_tls(limits: Limits, upstream: Option<PathBuf>, tls: Option<TlsAcceptor>) -> Server {
         let (held_in, held) = channel();
         let (elsewhere_in, elsewhere) = channel::<Call>();
         std::thread::spawn(move || {
@@ -125,6 +131,7 @@ impl Server {
             upstream,
             limits,
             insecure: false,
+            tls,
         };
         let wire = wire::start(runtime.handle(), config, Arc::new(node)).unwrap();
         Server {
@@ -255,27 +262,40 @@ pub fn post_with(path: &str, headers: &[(&'static str, &str)]) -> Request<()> {
     request
 }
 
+/// A client with room for large answers.
+pub fn builder() -> client::Builder {
+    let mut builder = client::Builder::new();
+    builder
+        .initial_window_size(8 << 20)
+        .data_frame_budget(8 << 20);
+    builder
+}
+
 pub type Pending = (client::ResponseFuture, SendStream<Bytes>);
 
 impl Client {
     pub async fn connect(address: SocketAddr) -> Client {
-        let mut builder = client::Builder::new();
-        builder
-            .initial_window_size(8 << 20)
-            .data_frame_budget(8 << 20);
-        Client::with(address, &builder).await
+        Client::with(address, &builder()).await
     }
 
     pub async fn with(address: SocketAddr, builder: &client::Builder) -> Client {
         let socket = TcpStream::connect(address).await.unwrap();
         socket.set_nodelay(true).unwrap();
-        let (requests, mut connection) = builder.handshake(socket).await.unwrap();
+        Client::over(socket, builder).await.unwrap()
+    }
+
+    /// None when the server has closed before anything was said.
+    pub async fn over<T>(socket: T, builder: &client::Builder) -> Option<Client>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (requests, mut connection) = builder.handshake(socket).await.ok()?;
         let pings = connection.ping_pong().unwrap();
-        Client {
+        Some(Client {
             requests,
             pings,
             driver: tokio::spawn(connection),
-        }
+        })
     }
 
     /// Opens a call; its body is still to be sent.

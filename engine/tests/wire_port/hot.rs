@@ -148,6 +148,19 @@ async fn a_deadline_is_answered_and_the_late_answer_dropped() {
 }
 
 #[tokio::test]
+async fn a_deadline_without_sense_or_time_is_refused_before_the_body() {
+    let server = Server::start();
+    let mut client = Client::connect(server.address).await;
+    for (text, code) in [("soon", 3), ("", 3), ("123456789m", 3), ("0m", 4)] {
+        let (response, _stream) = client
+            .open(post_with("/t.S/Hold", &[("grpc-timeout", text)]))
+            .await;
+        assert_eq!(read(response).await.code(), code, "{text:?}");
+    }
+    assert_eq!(client.echo(b"next").await, "next");
+}
+
+#[tokio::test]
 async fn a_short_deadline_does_not_wait_for_a_long_one() {
     let server = Server::start();
     let mut client = Client::connect(server.address).await;

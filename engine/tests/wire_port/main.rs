@@ -5,4 +5,5 @@ mod harness;
 mod hot;
 mod life;
 mod streams;
+mod tls;
 mod upstream;

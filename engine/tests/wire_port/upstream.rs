@@ -137,7 +137,10 @@ async fn echo(mut body: RecvStream, mut out: SendStream<Bytes>) {
 /// Answers with the count of bytes that came.
 async fn upload(mut body: RecvStream, mut respond: SendResponse<Bytes>) {
     let mut bytes = 0;
-    while let Some(Ok(chunk)) = body.data().await {
+    while let Some(chunk) = body.data().await {
+        let Ok(chunk) = chunk else {
+            return; // cancelled
+        };
         let _ = body.flow_control().release_capacity(chunk.len());
         bytes += chunk.len();
     }

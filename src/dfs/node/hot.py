@@ -204,13 +204,15 @@ class HotLoop:
         propose: list[tuple[int, bytes]] = []
         try:
             while not self._stopping:
-                more, wait_ms = (0, 0) if self._later else (STEP_ITEMS_MAX, STEP_WAIT_MS)
+                # Small calls that come now are not kept waiting by large answers.
+                more = STEP_ITEMS_MAX - len(self._later)
+                wait_ms = 0 if self._later else STEP_WAIT_MS
                 calls, batches, done, work, flow = self._engine.step(
                     applied, propose, self._respond, self._changed, self._keep, more, wait_ms
                 )
                 self._respond, self._changed, self._keep = [], [], []
                 applied = self._apply(batches) if batches else []
-                calls = self._later or calls
+                calls = self._later + calls
                 propose = self._answer(calls) if calls else []
                 if self._streams or flow:
                     self.post(self._on_streams, (self._streams, flow))
@@ -248,8 +250,12 @@ class HotLoop:
             respond += [(call_id, failure) for call_id, _, _ in calls]
             return propose
         calls = self._answer_together(calls)
-        for at, (call_id, method, body) in enumerate(calls, 1):
+        for call in calls:
+            call_id, method, body = call
             write = writes.get(method)
+            if write is None and size > TURN_ANSWER_BYTES_MAX:
+                self._later.append(call)
+                continue
             try:
                 if write is None:
                     answer = self._read_now(call_id, method, body)
@@ -257,9 +263,6 @@ class HotLoop:
                         continue
                     respond.append((call_id, answer))
                     size += len(answer)
-                    if size > TURN_ANSWER_BYTES_MAX:
-                        self._later = calls[at:]
-                        break
                 elif self.full is not None and method not in self._codec.frees_space:
                     raise self.full
                 else:
