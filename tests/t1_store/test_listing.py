@@ -184,7 +184,7 @@ def test_a_small_list_is_one_answer_and_a_larger_one_is_left(tree):
     assert store.list_answer("flat", False, "", LIST_HOT_ITEMS_MAX + 1, 0) is None
     assert store.list_answer("deep", True, "", 0, 0) is None, "what is below counts too"
     for number in range(300):
-        tree.put(f"wide/{number}", bytes(SMALL_VALUE_BYTES_MAX))
+        tree.put(f"wide/{number}", bytes(STREAM_CHUNK_BYTES_MAX // 200))
     assert store.list_answer("wide", False, "", LIST_HOT_ITEMS_MAX, 1 << 20) is None, "two pieces"
 
 

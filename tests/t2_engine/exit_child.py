@@ -22,7 +22,7 @@ def serve(path: Path) -> Node:
     """One node that leads. Put takes its body as entry, Get answers with all it has."""
     node = Node(path, "node1")
     node.grpc = f"127.0.0.1:{free_port()}"
-    node.routes = {"/t.S/Put": (PUT, False), "/t.S/Get": (GET, True)}
+    node.routes = {"/t.S/Put": (PUT, False, False), "/t.S/Get": (GET, True, False)}
     node.method = {PUT: lambda _: None, GET: lambda _: b"x" * 10_000}
     node.start()
     node.engine.initialize(5_000)

@@ -6,7 +6,11 @@ import os
 import pytest
 
 from dfs.errors import DataLoss, OutOfSpace
+from dfs.limits import READ_TOGETHER_BYTES_MAX
 from dfs.proto import dfs_pb2 as pb
+
+LARGE = READ_TOGETHER_BYTES_MAX + 1_000
+"""Read by itself, not with the others of a turn."""
 
 
 async def test_put_and_get_by_the_wire(cluster):
@@ -39,9 +43,9 @@ async def test_refusals_of_the_door_and_of_apply_look_alike(cluster):
 
 
 async def test_large_answers_are_spread_over_turns(cluster, monkeypatch):
-    monkeypatch.setattr("dfs.node.hot.TURN_ANSWER_BYTES_MAX", 10_000)
+    monkeypatch.setattr("dfs.node.hot.TURN_ANSWER_BYTES_MAX", 60_000)
     one = await cluster.start("node1")
-    await one.put("k", bytes(6_000))
+    await one.put("k", bytes(LARGE))
     answers = []
     step = one.engine.step
 
@@ -52,21 +56,21 @@ async def test_large_answers_are_spread_over_turns(cluster, monkeypatch):
     monkeypatch.setattr(one.engine, "step", counted)
     get = pb.GetRequest(key="k").SerializeToString()
     found = await asyncio.gather(*(one.call(2, get) for _ in range(50)))
-    assert all(pb.GetResponse.FromString(answer).data == bytes(6_000) for answer in found)
-    assert max(answers) < 10_000 + 7_000
+    assert all(pb.GetResponse.FromString(answer).data == bytes(LARGE) for answer in found)
+    assert max(answers) < 60_000 + LARGE + 1_000
     assert await one.put("k2") > 0
 
 
 async def test_small_calls_do_not_wait_for_large_answers(cluster, monkeypatch):
     monkeypatch.setattr("dfs.node.hot.TURN_ANSWER_BYTES_MAX", 1)
     one = await cluster.start("node1")
-    await one.put("k", bytes(6_000))
+    await one.put("k", bytes(LARGE))
     get = pb.GetRequest(key="k").SerializeToString()
     large = [asyncio.ensure_future(one.call(2, get)) for _ in range(200)]
     await asyncio.sleep(0)  # they have been asked
     assert await one.put("small") > 0
     assert sum(answer.done() for answer in large) < 100
-    assert all(len(answer) > 6_000 for answer in await asyncio.gather(*large))
+    assert all(len(answer) > LARGE for answer in await asyncio.gather(*large))
 
 
 async def test_plain_reads_of_a_turn_are_answered_together_and_kept(cluster):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ from .cluster import Cluster, running, wait_until
 WRITERS = 6
 KILLS = 10
 KEYS_PER_WRITER = 20
+LOADERS = 96
+"""Tasks that put and get in turn: more than two cores can serve without queues."""
+KILLS_UNDER_FULL_LOAD = 6
 
 
 @dataclass
@@ -89,6 +93,74 @@ def test_kill_nodes_under_load(tmp_path: Path) -> None:
         assert check(cluster, writers) == WRITERS * KEYS_PER_WRITER
         hashes = cluster.same_state()
         assert len(set(hashes.values())) == 1, hashes
+
+
+@dataclass
+class Loader:
+    """Puts numbered values under one key and reads each back, as fast as answers come."""
+
+    key: str
+    attempted: int = 0
+    possible: set[int] = field(default_factory=set)
+    """What the key may hold: the last acknowledged value, and those of which nothing is known."""
+    unknown: set[int] = field(default_factory=set)
+    acknowledged: int = 0
+    failed: int = 0
+
+    async def run(self, client: dfs.AsyncClient, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            self.attempted += 1
+            self.possible.add(self.attempted)
+            try:
+                await client.put(self.key, str(self.attempted).encode(), timeout=5.0)
+            except (dfs.Unavailable, dfs.OutcomeUnknown, dfs.DeadlineExceeded):
+                self.unknown.add(self.attempted)
+                self.failed += 1
+                continue
+            self.acknowledged += 1
+            self.possible = {self.attempted} | self.unknown
+            try:
+                self.check(await client.get(self.key, timeout=5.0))
+            except (dfs.Unavailable, dfs.DeadlineExceeded):
+                self.failed += 1
+
+    def check(self, data: bytes) -> None:
+        assert int(data) in self.possible, f"{self.key}: {data!r}, possible {self.possible}"
+
+
+async def test_kill_nodes_under_full_load(tmp_path: Path) -> None:
+    """With both cores busy and calls queueing at every node: no acknowledged write is lost, no
+    linearizable read misses one, and leaders change because they are killed alone."""
+    with running(tmp_path) as cluster:
+        stop = asyncio.Event()
+        loaders = [Loader(f"load/{number}") for number in range(LOADERS)]
+        async with dfs.AsyncClient(*(node.endpoint for node in cluster.nodes)) as client:
+            async with asyncio.TaskGroup() as tasks:
+                for loader in loaders:
+                    tasks.create_task(loader.run(client, stop))
+                try:
+                    await asyncio.to_thread(_kill_by_turns, cluster, loaders)
+                finally:
+                    stop.set()
+            for loader in loaders:
+                loader.check(await client.get(loader.key))
+                assert loader.acknowledged > KILLS_UNDER_FULL_LOAD, loader
+        await asyncio.to_thread(wait_until, "the cluster is whole", cluster.complete)
+        hashes = await asyncio.to_thread(cluster.same_state)
+        assert len(set(hashes.values())) == 1, hashes
+
+
+def _kill_by_turns(cluster: Cluster, loaders: list[Loader]) -> None:
+    def acknowledged() -> int:
+        return sum(loader.acknowledged for loader in loaders)
+
+    for kill in range(KILLS_UNDER_FULL_LOAD):
+        victim = cluster.leader() if kill % 2 == 0 else cluster.nodes[kill % 3]
+        victim.kill()
+        seen = acknowledged()
+        wait_until("writes go on", lambda s=seen: acknowledged() > s + 5 * LOADERS)
+        victim.start()
+        wait_until("the node is back", lambda v=victim: v.status().leader)
 
 
 def test_kill_all_nodes_at_once(tmp_path: Path) -> None:
