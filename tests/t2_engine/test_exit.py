@@ -65,6 +65,7 @@ def test_the_process_ends(way: str, tmp_path: Path) -> None:
         process = subprocess.Popen(
             [sys.executable, CHILD, way, str(tmp_path / str(number))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
         try:
             assert process.stdout
