@@ -8,6 +8,7 @@ import pytest
 
 from dfs.errors import Internal, Unavailable
 from dfs.limits import STREAM_CHUNK_BYTES_MAX
+from dfs.node import Caller, Wanted
 from dfs.store import change_of
 
 from . import feed as rig
@@ -83,6 +84,49 @@ async def test_what_is_held_back_is_sent_by_itself(encoded, monkeypatch):
         last = [feed.put("b"), feed.put("c")][-1]
         assert await collect(updates, last) == [first, last - 1, last]
         assert len(encoded) <= 4
+
+
+class Recorder:
+    """Callers that are full when it is said so."""
+
+    def __init__(self):
+        self.full, self.sent = set(), []
+
+    def send(self, calls, message):
+        self.sent.append(list(calls))
+        return [(call, 1) for call in calls if call in self.full]
+
+
+async def test_who_leaves_an_empty_group_late_does_not_end_the_next_one():
+    """Two leave, and between their wake-ups a third finds the group gone and begins another."""
+    feed, post = Feed(), Recorder()
+    callers = [Caller(number, post) for number in range(3)]
+    post.full = {2}
+    watching = [
+        asyncio.ensure_future(feed.watches.follow(caller, Wanted("", 0, 60), 0, False))
+        for caller in callers
+    ]
+    try:
+        await until(lambda: feed.live() == 2 and not callers[2].room.is_set())
+        post.full = {0}
+        feed.put("a")  # the first is full
+        callers[2].room.set()
+        post.full = {1}
+        [group] = feed.watches._groups[""].values()
+        feed.put("b")
+        group._send_all()  # as after its pace: the second is full
+        post.full = set()
+        await until(lambda: feed.live() == 1)
+        post.sent.clear()
+        feed.put("c")
+        await until(lambda: [2] in post.sent)
+        for caller in callers:
+            caller.room.set()
+        await until(lambda: feed.live() == 3)
+    finally:
+        for one in watching:
+            one.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
 
 
 async def test_groups_are_told_only_what_they_want(encoded):

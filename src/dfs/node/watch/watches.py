@@ -146,7 +146,7 @@ class Watches:
             group.leave(watcher)
             self._queue(watcher)
             if not group:
-                self._forget(watcher)
+                self._forget(watcher, group)
         if watcher.error is not None:
             raise watcher.error
         await watcher.caller.room.wait()
@@ -192,9 +192,11 @@ class Watches:
             )
         return groups[wanted, post]
 
-    def _forget(self, watcher: Watcher) -> None:
-        """Nobody is in its group any more."""
-        groups = self._groups.get(watcher.wanted.key, {})
-        groups.pop((watcher.wanted, watcher.caller.post), None)
+    def _forget(self, watcher: Watcher, group: Group) -> None:
+        """Nobody is in its group any more. Others may have begun a new one meanwhile."""
+        wanted, post = watcher.wanted, watcher.caller.post
+        groups = self._groups.get(wanted.key, {})
+        if groups.get((wanted, post)) is group:
+            del groups[wanted, post]
         if not groups:
-            self._groups.pop(watcher.wanted.key, None)
+            self._groups.pop(wanted.key, None)
