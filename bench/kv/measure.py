@@ -186,6 +186,8 @@ def _restart(plan: Plan, rows: Sequence[Row], report: Report) -> None:
             if row := named.get("load"):
                 rate = result["ops_per_s"]
                 report(_measurement(cluster, row, 0, rate, result, others.cores()))
+            if row := named.get("get"):
+                report(_calmest(plan, cluster, row, 0))
             _tail(cluster, rows[0])
             cluster.kill_all()
         if row := named.get("first-read"):

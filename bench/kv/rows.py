@@ -64,6 +64,7 @@ ROWS: Final = (
     Row("failover", "failover", "failover", 16, unit="s"),
     Row("long put 100B c64", "long", "put", 64, seconds=LONG_S),
     Row("load 1M keys c256", "restart", "load", 256, keys=BULK_KEYS),
+    Row("bulk get 1M keys c64", "restart", "get", 64, keys=BULK_KEYS),
     Row("restart 1M keys", "restart", "first-read", keys=BULK_KEYS, unit="s"),
 )
 
