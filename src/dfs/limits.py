@@ -244,6 +244,12 @@ HASH_MARKS_SENT_MAX: Final = 512
 """Of those, in one answer to another member."""
 WATCH_SCAN_MAX: Final = 10_000
 """Changes of history looked at for one answer of a watch that catches up."""
+HISTORY_ITEMS_MAX: Final = 500
+"""Changes in one answer of a history: without content, some 100 KiB."""
+HISTORY_SCAN_MAX: Final = 10_000
+"""Changes looked at for one answer, most of them of other keys: a thread is back in some 0.1 s."""
+HISTORY_SCAN_BYTES_MAX: Final = 32 << 20
+"""As HISTORY_SCAN_MAX, for large content, which is read though no answer shows it."""
 LIST_ITEMS_MAX: Final = 2_000
 """Items in one answer of a list, however small: bounds the time between two answers."""
 LIST_HOT_ITEMS_MAX: Final = 256

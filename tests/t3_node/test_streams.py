@@ -8,7 +8,7 @@ from dfs.proto import dfs_pb2 as pb
 
 from .conftest import wait_until
 
-LIST, WATCH = 7, 8
+LIST, WATCH, HISTORY = 7, 8, 9
 
 
 async def take(call):
@@ -92,6 +92,19 @@ async def test_what_is_made_at_once_needs_no_task(one, monkeypatch):
     monkeypatch.setattr(one.node._streams, "_methods", {})
     call = one.engine.stream(LIST, b"it")
     assert (await take(call), await take(call)) == (b"all of it", None)
+
+
+async def test_a_history_has_no_empty_answers_but_for_one_that_is_all(one, monkeypatch):
+    monkeypatch.setattr("dfs.node.history.HISTORY_SCAN_MAX", 1)
+    await one.put("d/k")
+    await one.put("other")
+    for key, expected in (("d", [["d/k"], ["d"]]), ("none", [[]])):
+        call = one.engine.stream(HISTORY, pb.HistoryRequest(key=key).SerializeToString())
+        found = []
+        while (message := await take(call)) is not None:
+            events = pb.HistoryResponse.FromString(message).events
+            found.append([event.key for event in events])
+        assert found == expected
 
 
 async def test_refusals_reach_the_caller(one):

@@ -22,6 +22,7 @@ from ..limits import (
 )
 from ..store import Change, Store, View
 from .cluster import Answer, Cluster, led
+from .history import Past
 from .hot import HotLoop, stop_process
 from .joining import Joining
 from .keeping import Floor, Flusher, Hashes, Space, fault
@@ -179,18 +180,16 @@ class Node:
     async def history(
         self, key: str, before: int, limit: int
     ) -> AsyncGenerator[tuple[int, list[Change]], None]:
-        """Yields (floor, changes), newest first; at least once."""
+        """Yields (floor, changes without content), newest first; at least once."""
         with self.view() as view:
-            changes = view.history(key, before)
-            left = limit
-            first = True
+            past = Past(view, key, before, limit)
+            told = False
             while True:
-                size = min(left, HISTORY_PIECE) if limit else HISTORY_PIECE
-                piece = await in_thread(_take, changes, size)
-                if piece or first:
+                piece = await in_thread(past.next)
+                if piece or (past.done and not told):
+                    told = True
                     yield view.floor, piece
-                first, left = False, left - len(piece)
-                if len(piece) < size or (limit and left <= 0):
+                if past.done:
                     return
 
     async def watch(self, caller: Caller, wanted: Wanted, after: int, snapshot: bool) -> None:
@@ -377,10 +376,6 @@ class Node:
             raise Misconfigured(f"the snapshot {path} ends at another log entry than it should")
 
 
-HISTORY_PIECE = 500
-"""Changes read from history at once for one answer."""
-
-
 def recover(engine: Engine, store: Store) -> None:
     """Before the start: a store that lost what was safe on disk gets the local snapshot.
 
@@ -404,15 +399,6 @@ def _resident_bytes() -> int:
 def _member(member: Answer, leader: int) -> Answer:
     found = {key: member[key] for key in ("name", "id", "raft", "grpc", "voter")}
     return {**found, "leader": member["id"] == leader}
-
-
-def _take(changes: Any, count: int) -> list[Change]:
-    found: list[Change] = []
-    for change in changes:
-        found.append(change)
-        if len(found) >= count:
-            break
-    return found
 
 
 def _unpack(data: bytes) -> tuple[bytes, bytes]:
