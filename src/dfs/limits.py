@@ -287,6 +287,9 @@ CLUSTER_THREADS_MAX: Final = 16
 """Questions to other nodes under way at once: they block threads."""
 DRAIN_MS_MAX: Final = 5_000
 """For calls under way when the node stops."""
+NODE_THREADS_MAX: Final = 3
+"""A snapshot that is written, one that is installed, and the end of calls under way: each begins at
+once, however many threads read."""
 
 # ---- client -------------------------------------------------------------------------------------
 CLIENT_BACKOFF_MS_MIN: Final = 20

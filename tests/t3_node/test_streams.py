@@ -1,6 +1,8 @@
 """Streamed answers as the engine's port has them made, over engines in memory."""
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -117,6 +119,29 @@ async def test_refusals_reach_the_caller(one):
     one.node._watches.end()
     assert await take(call) is None
     assert call.ended.result()[0] == 14
+
+
+async def test_slow_reads_hold_up_neither_snapshots_nor_the_end(one, tmp_path, monkeypatch):
+    path, free, finished = str(tmp_path / "snapshot"), threading.Event(), []
+    monkeypatch.setattr(one.engine, "finish", lambda *what: finished.append(what))
+    await one.put("k", b"in the snapshot")
+    readers = ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(readers)
+    readers.submit(free.wait)
+
+    async def work():
+        await one.node._snapshot(1, one.store.view(), path)
+        log_id, membership = one.store.log_id, one.store.membership
+        data = b"".join(len(x).to_bytes(4, "big") + x for x in (log_id, membership))
+        await one.node._install(2, path, data)
+        await one.node.drain()
+
+    done, late = await asyncio.wait([asyncio.ensure_future(work())], timeout=10)
+    free.set()
+    assert not late
+    await done.pop()
+    assert finished == [(1, b""), (2, b"")]
+    assert await one.get("k", local=True) == b"in the snapshot"
 
 
 async def test_streams_end_with_the_node(cluster):
