@@ -79,7 +79,8 @@ STEP_ITEMS_MAX: Final = 512
 STEP_WAIT_MS: Final = 200
 """Longest wait of an idle turn; `wake` ends it earlier."""
 TURN_ANSWER_BYTES_MAX: Final = 32 << 20
-"""Answers of reads held in Python at once: a turn with more leaves the rest to the next."""
+"""Answers of reads held in Python at once: a turn with more leaves the rest to the next. A streamed
+call that is left to the event loop counts as STREAM_CHUNK_BYTES_MAX: looking at it took time."""
 READ_TOGETHER_BYTES_MAX: Final = 32 << 10
 """Content of files that a turn reads all at once: with STEP_ITEMS_MAX half of what it may hold."""
 PLAIN_PUT_BYTES_MAX: Final = 64 << 10
@@ -253,7 +254,8 @@ HISTORY_SCAN_BYTES_MAX: Final = 32 << 20
 LIST_ITEMS_MAX: Final = 2_000
 """Items in one answer of a list, however small: bounds the time between two answers."""
 LIST_HOT_ITEMS_MAX: Final = 256
-"""A list of up to so many items is answered between puts and gets: they wait 0.2 ms at most."""
+"""A list that takes so many records to fetch is answered between puts and gets, which wait 0.1 to
+0.3 ms for it: those below children count, too. Any other is left to the event loop."""
 FLOOR_INTERVAL_MS: Final = 60_000
 """How often the leader looks whether history is old enough to go."""
 FLOOR_STEP_MIN: Final = 1_000

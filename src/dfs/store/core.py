@@ -134,7 +134,7 @@ class Store:
         self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int
     ) -> bytes | None:
         """The encoded ListResponse of a list that fits into one; None for one that may take longer
-        than others should wait. Raises as `listing`."""
+        than others should wait, or that has something damaged. Raises as `listing`."""
         source = self._kv.unfrozen(list_range(key, recursive, after))
         try:
             listing = Listing(
@@ -142,8 +142,7 @@ class Store:
             )
             if listing.items_expected > LIST_HOT_ITEMS_MAX:
                 return None
-            answer = listing.next(LIST_HOT_ITEMS_MAX)
-            return answer if listing.done else None
+            return listing.at_once(LIST_HOT_ITEMS_MAX)
         finally:
             source.close()
 
