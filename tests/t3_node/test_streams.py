@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from dfs.errors import Unavailable
 from dfs.proto import dfs_pb2 as pb
 
 from .conftest import wait_until
@@ -59,6 +60,65 @@ async def test_a_list_waits_for_a_caller_that_does_not_take(one, monkeypatch):
         messages.append(message)
     assert len(messages) == len(made) == 20
     assert call.ended.result() == b""
+
+
+@pytest.fixture
+def views(one, monkeypatch):
+    """The frozen states that the node made."""
+    made = []
+    snapshot = one.store._kv.snapshot
+
+    def noted(*arguments):
+        made.append(snapshot(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(one.store._kv, "snapshot", noted)
+    return made
+
+
+def is_closed(view):
+    try:
+        view.get(b"m")
+    except Unavailable:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("method", "wanted"),
+    [
+        (LIST, pb.ListRequest(data_bytes_max=1 << 20)),
+        (HISTORY, pb.HistoryRequest()),
+        (WATCH, pb.WatchRequest(snapshot=True, data_bytes_max=1 << 20)),
+    ],
+)
+async def test_a_caller_that_takes_nothing_does_not_pin_a_state(
+    one, views, monkeypatch, method, wanted
+):
+    for n in range(4):
+        await one.put(f"k{n}", bytes(1 << 20))
+    monkeypatch.setattr("dfs.node.streams.PINNED_WAIT_MS", 50)
+    monkeypatch.setattr("dfs.node.history.HISTORY_ITEMS_MAX", 1)
+    monkeypatch.setattr(one.engine._streams, "_bytes_max", 10)
+    call = one.engine.stream(method, wanted.SerializeToString())
+    await wait_until(lambda: views and all(map(is_closed, views)))
+    while await take(call) is not None:
+        pass
+    code, text, _ = call.ended.result()
+    assert (code, "PINNED_WAIT_MS" in text) == (14, True)
+
+
+async def test_a_watch_that_is_live_may_be_read_whenever_its_caller_likes(one, monkeypatch):
+    monkeypatch.setattr("dfs.node.streams.PINNED_WAIT_MS", 0)
+    monkeypatch.setattr(one.engine._streams, "_bytes_max", 10)
+    call = watch(one, data_bytes_max=1 << 20)
+    await take(call)
+    for n in range(4):
+        last = await one.put(f"k{n}", bytes(1 << 20))
+    until = 0
+    while until < last:
+        until = pb.WatchResponse.FromString(await take(call)).revision
+    assert not call.ended.done()
 
 
 async def test_a_caller_that_goes_ends_what_is_made_for_it(one, monkeypatch):
