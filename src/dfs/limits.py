@@ -121,15 +121,20 @@ FLUSH_INTERVAL_MS: Final = 2_000
 HISTORY_AGE_S: Final = 24 * 3_600
 """A day: a watcher that was away over night resumes, a mistake of yesterday can be looked at."""
 HISTORY_REVISIONS_MAX: Final = 1_000_000
-"""Bounds the disk where much is written within HISTORY_AGE_S."""
-FLOOR_PRUNE_EVENTS_MAX: Final = 500
-"""History events removed at once: no applied batch becomes long."""
+"""Log entries whose changes are kept, and what comes within FLOOR_INTERVAL_MS: bounds the disk
+where much is written within HISTORY_AGE_S. An entry may be more than one change: a recursive
+delete is up to DELETE_KEYS_MAX and some."""
+FLOOR_PRUNE_EVENTS_MAX: Final = 512
+"""History events passed at once: no applied batch becomes long. With the two other steps as many
+are passed as are written, so those below the floor do not pile up."""
 FLOOR_PRUNE_BYTES_MAX: Final = 32 << 20
 """As FLOOR_PRUNE_EVENTS_MAX, for large content: it is read once more when it is passed."""
 FLOOR_PRUNE_INTERVAL_ENTRIES: Final = 256
 """Log entries between two such steps: counted by log index, so that every member prunes alike."""
 FLOOR_PRUNE_ENTRY_BYTES_MIN: Final = FLOOR_PRUNE_BYTES_MAX // (2 * FLOOR_PRUNE_INTERVAL_ENTRIES)
 """With a log entry of more goes a step of its own, of twice its bytes: pruning keeps up."""
+FLOOR_PRUNE_ENTRY_EVENTS_MIN: Final = FLOOR_PRUNE_EVENTS_MAX // FLOOR_PRUNE_INTERVAL_ENTRIES
+"""With a log entry that makes more events goes a step of its own, of as many."""
 STORE_MEMTABLE_BYTES: Final = 16 << 20
 """Written to disk when full; two of them may exist. Larger ones are slower: they miss the caches of
 the processor."""

@@ -17,6 +17,7 @@ from dfs.errors import DataLoss, DfsError, Internal
 from dfs.kv import KeyValue
 from dfs.limits import (
     FLOOR_PRUNE_ENTRY_BYTES_MIN,
+    FLOOR_PRUNE_ENTRY_EVENTS_MIN,
     FLOOR_PRUNE_INTERVAL_ENTRIES,
     LIST_HOT_ITEMS_MAX,
     READ_TOGETHER_BYTES_MAX,
@@ -213,8 +214,8 @@ class Store:
         meta.applied = index
         batch.sub = 0
         result: Result = None
+        before = len(batch.events)
         if command is not None:
-            changes = len(batch.events)
             try:
                 if isinstance(command, Command):
                     outcome = run(batch, index, command)
@@ -225,14 +226,17 @@ class Store:
             except DataLoss:
                 raise
             except DfsError as refusal:
-                if len(batch.events) != changes:
+                if len(batch.events) != before:
                     raise Internal(f"entry {index} was refused half done: {refusal}") from refusal
                 if wanted:
                     result = refusal.with_traceback(None)
         if index % FLOOR_PRUNE_INTERVAL_ENTRIES == 0:
             batch.prune()
-        elif len(payload) > FLOOR_PRUNE_ENTRY_BYTES_MIN:
-            batch.prune(2 * len(payload))
+        events = len(batch.events) - before
+        if events > FLOOR_PRUNE_ENTRY_EVENTS_MIN:
+            batch.prune(events)
+        if len(payload) > FLOOR_PRUNE_ENTRY_BYTES_MIN:
+            batch.prune(bytes_max=2 * len(payload))
         return result
 
     def _load(self) -> Meta:
