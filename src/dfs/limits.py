@@ -1,4 +1,8 @@
-"""Every bound of the system, each with its reason. Nothing elsewhere invents a number."""
+"""The bounds of the system, each with its reason; nothing elsewhere in Python invents a number.
+
+Those that only the engine knows stand in its sources, and what callers meet of them in
+engine/src/wire/limits.rs.
+"""
 
 from typing import Final
 
@@ -140,7 +144,8 @@ STORE_MEMTABLE_BYTES: Final = 16 << 20
 the processor."""
 STORE_BLOB_BYTES_MIN: Final = 4_096
 """Stored values from here on stand beside the tables, so that merging does not copy them. Above
-every current record with its content: there are only events of history, which go as they came."""
+every current record with its content, but for that of a symlink to more than some 3,900 bytes:
+there are events of history, which go as they came, and hardly anything else."""
 STORE_BLOB_GARBAGE_MAX: Final = 0.5
 """So much garbage in those files, and the oldest are emptied by copying what is left in them."""
 STORE_BLOB_GARBAGE_MIN: Final = 0.25
