@@ -1,4 +1,8 @@
-"""Every bound of the system, each with its reason. Nothing elsewhere invents a number."""
+"""The bounds of the system, each with its reason; nothing elsewhere in Python invents a number.
+
+Those that only the engine knows stand in its sources, and what callers meet of them in
+engine/src/wire/limits.rs.
+"""
 
 from typing import Final
 
@@ -37,6 +41,10 @@ STREAM_BYTES: Final = 1 << 20
 """Of a streamed answer, sent but not yet taken by its caller, before its maker waits: one piece of
 STREAM_CHUNK_BYTES_MAX is on its way while the next is made. Where many callers do not read, each
 gets less."""
+PINNED_WAIT_MS: Final = 60_000
+"""For a caller to take something of a list, a history or the snapshot of a watch. The state that it
+shows is frozen meanwhile: what is overwritten stays in memory and on disk. So long a reader may do
+something else; a deadline of its own bounds the call as a whole."""
 CONNECTIONS_MAX: Final = 256
 """Each costs buffers; with CALL_BYTES_WAITING_MAX it bounds the memory of a node under attack."""
 CONNECTIONS_PER_ADDRESS_MAX: Final = 128
@@ -79,7 +87,8 @@ STEP_ITEMS_MAX: Final = 512
 STEP_WAIT_MS: Final = 200
 """Longest wait of an idle turn; `wake` ends it earlier."""
 TURN_ANSWER_BYTES_MAX: Final = 32 << 20
-"""Answers of reads held in Python at once: a turn with more leaves the rest to the next."""
+"""Answers of reads held in Python at once: a turn with more leaves the rest to the next. A streamed
+call that is left to the event loop counts as STREAM_CHUNK_BYTES_MAX: looking at it took time."""
 READ_TOGETHER_BYTES_MAX: Final = 32 << 10
 """Content of files that a turn reads all at once: with STEP_ITEMS_MAX half of what it may hold."""
 PLAIN_PUT_BYTES_MAX: Final = 64 << 10
@@ -116,21 +125,27 @@ FLUSH_INTERVAL_MS: Final = 2_000
 HISTORY_AGE_S: Final = 24 * 3_600
 """A day: a watcher that was away over night resumes, a mistake of yesterday can be looked at."""
 HISTORY_REVISIONS_MAX: Final = 1_000_000
-"""Bounds the disk where much is written within HISTORY_AGE_S."""
-FLOOR_PRUNE_EVENTS_MAX: Final = 500
-"""History events removed at once: no applied batch becomes long."""
+"""Log entries whose changes are kept, and what comes within FLOOR_INTERVAL_MS: bounds the disk
+where much is written within HISTORY_AGE_S. An entry may be more than one change: a recursive
+delete is up to DELETE_KEYS_MAX and some."""
+FLOOR_PRUNE_EVENTS_MAX: Final = 512
+"""History events passed at once: no applied batch becomes long. With the two other steps as many
+are passed as are written, so those below the floor do not pile up."""
 FLOOR_PRUNE_BYTES_MAX: Final = 32 << 20
 """As FLOOR_PRUNE_EVENTS_MAX, for large content: it is read once more when it is passed."""
 FLOOR_PRUNE_INTERVAL_ENTRIES: Final = 256
 """Log entries between two such steps: counted by log index, so that every member prunes alike."""
 FLOOR_PRUNE_ENTRY_BYTES_MIN: Final = FLOOR_PRUNE_BYTES_MAX // (2 * FLOOR_PRUNE_INTERVAL_ENTRIES)
 """With a log entry of more goes a step of its own, of twice its bytes: pruning keeps up."""
+FLOOR_PRUNE_ENTRY_EVENTS_MIN: Final = FLOOR_PRUNE_EVENTS_MAX // FLOOR_PRUNE_INTERVAL_ENTRIES
+"""With a log entry that makes more events goes a step of its own, of as many."""
 STORE_MEMTABLE_BYTES: Final = 16 << 20
 """Written to disk when full; two of them may exist. Larger ones are slower: they miss the caches of
 the processor."""
 STORE_BLOB_BYTES_MIN: Final = 4_096
 """Stored values from here on stand beside the tables, so that merging does not copy them. Above
-every current record with its content: there are only events of history, which go as they came."""
+every current record with its content, but for that of a symlink to more than some 3,900 bytes:
+there are events of history, which go as they came, and hardly anything else."""
 STORE_BLOB_GARBAGE_MAX: Final = 0.5
 """So much garbage in those files, and the oldest are emptied by copying what is left in them."""
 STORE_BLOB_GARBAGE_MIN: Final = 0.25
@@ -244,10 +259,17 @@ HASH_MARKS_SENT_MAX: Final = 512
 """Of those, in one answer to another member."""
 WATCH_SCAN_MAX: Final = 10_000
 """Changes of history looked at for one answer of a watch that catches up."""
+HISTORY_ITEMS_MAX: Final = 500
+"""Changes in one answer of a history: without content, some 100 KiB."""
+HISTORY_SCAN_MAX: Final = 10_000
+"""Changes looked at for one answer, most of them of other keys: a thread is back in some 0.1 s."""
+HISTORY_SCAN_BYTES_MAX: Final = 32 << 20
+"""As HISTORY_SCAN_MAX, for large content, which is read though no answer shows it."""
 LIST_ITEMS_MAX: Final = 2_000
 """Items in one answer of a list, however small: bounds the time between two answers."""
 LIST_HOT_ITEMS_MAX: Final = 256
-"""A list of up to so many items is answered between puts and gets: they wait 0.2 ms at most."""
+"""A list that takes so many records to fetch is answered between puts and gets, which wait 0.1 to
+0.3 ms for it: those below children count, too. Any other is left to the event loop."""
 FLOOR_INTERVAL_MS: Final = 60_000
 """How often the leader looks whether history is old enough to go."""
 FLOOR_STEP_MIN: Final = 1_000
@@ -281,6 +303,9 @@ CLUSTER_THREADS_MAX: Final = 16
 """Questions to other nodes under way at once: they block threads."""
 DRAIN_MS_MAX: Final = 5_000
 """For calls under way when the node stops."""
+NODE_THREADS_MAX: Final = 3
+"""A snapshot that is written, one that is installed, and the end of calls under way: each begins at
+once, however many threads read."""
 
 # ---- client -------------------------------------------------------------------------------------
 CLIENT_BACKOFF_MS_MIN: Final = 20

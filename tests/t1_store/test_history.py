@@ -242,6 +242,46 @@ def test_pruning_is_bounded_by_bytes_and_keeps_up_with_large_content(writer):
     assert events_stored(writer) == 1 + 12, "the last below the floor, all from there on"
 
 
+def written_and_deleted(writer, rounds):
+    """Trees that are made in new directories and removed as a whole."""
+    for round_ in range(rounds):
+        for n in range(30):
+            writer.put(f"d/{round_}/{n}/a/f", b"%d" % n)
+        writer.delete("d", recursive=True)
+
+
+def test_pruning_keeps_up_with_entries_of_many_events(writer):
+    """However many events an entry has, those below the floor do not pile up."""
+    written_and_deleted(writer, 20)
+    most = events_stored(writer)
+    for _ in range(5):
+        writer.set_floor(writer.index)
+        written_and_deleted(writer, 20)
+        assert events_stored(writer) <= most + FLOOR_PRUNE_EVENTS_MAX
+
+
+def test_pruning_is_the_same_whatever_the_batches(writer):
+    """Also where the floor moves to an entry of the same batch."""
+    sent = []
+    apply = writer.apply
+
+    def noted(payload, membership=b""):
+        sent.append(payload)
+        return apply(payload, membership)
+
+    writer.apply = noted
+    for _ in range(12):
+        written_and_deleted(writer, 2)
+        writer.set_floor(writer.index - 3)
+    entries = [(n, payload, False) for n, payload in enumerate(sent, 1)]
+    for size in (7, 100, len(entries)):
+        other = Writer(MemoryKV())
+        for begin in range(0, len(entries), size):
+            batch = entries[begin : begin + size]
+            other.store.apply(batch, b"id%d" % batch[-1][0], b"")
+        assert dump(other.kv) == dump(writer.kv)
+
+
 def test_pruning_goes_by_steps_counted_by_log_index(writer):
     for _ in range(FLOOR_PRUNE_EVENTS_MAX + 20):
         writer.put("f")

@@ -188,6 +188,48 @@ def test_a_small_list_is_one_answer_and_a_larger_one_is_left(tree):
     assert store.list_answer("wide", False, "", LIST_HOT_ITEMS_MAX, 1 << 20) is None, "two pieces"
 
 
+@pytest.fixture
+def counted(tree, monkeypatch):
+    """What `list_answer` fetched: how many records at once."""
+    found = []
+    unfrozen = tree.kv.unfrozen
+
+    def noting(walk):
+        source = unfrozen(walk)
+        part = source.part
+
+        def noted(begin, end, records_max):
+            found.append(records_max)
+            return part(begin, end, records_max)
+
+        monkeypatch.setattr(source, "part", noted)
+        return source
+
+    monkeypatch.setattr(tree.kv, "unfrozen", noting)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("key", "recursive", "small"),
+    [("", True, False), ("", False, True), ("deep", True, False), ("many", False, False)],
+)
+def test_a_list_of_unknown_size_is_looked_at_within_bounds_only(
+    tree, counted, key, recursive, small
+):
+    """Its head says how many children there are, but not how much stands below them."""
+    for number in range(1_500):
+        tree.put(f"many/{number % 50}/{number}")
+    assert (tree.store.list_answer(key, recursive, "", 0, 0) is not None) == small
+    assert 0 < sum(counted) <= LIST_HOT_ITEMS_MAX
+
+
+def test_content_that_stands_in_history_is_not_fetched_between_puts_and_gets(tree, monkeypatch):
+    monkeypatch.setattr("dfs.store.listing.listed", None)
+    assert tree.store.list_answer("flat/large", False, "", 0, len(LARGE)) is None
+    assert tree.store.list_answer("flat", False, "flat/k314", 9, len(LARGE)) is None
+    assert tree.store.list_answer("flat", False, "flat/k314", 9, 100) is not None
+
+
 def test_a_list_under_way_does_not_move(tree):
     view = tree.store.view()
     listing = tree.store.listing("", True, "", 0, 100)

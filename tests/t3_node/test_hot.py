@@ -2,11 +2,12 @@
 
 import asyncio
 import os
+import threading
 
 import pytest
 
 from dfs.errors import DataLoss, OutOfSpace
-from dfs.limits import READ_TOGETHER_BYTES_MAX
+from dfs.limits import READ_TOGETHER_BYTES_MAX, STREAM_CHUNK_BYTES_MAX
 from dfs.proto import dfs_pb2 as pb
 
 LARGE = READ_TOGETHER_BYTES_MAX + 1_000
@@ -71,6 +72,25 @@ async def test_small_calls_do_not_wait_for_large_answers(cluster, monkeypatch):
     assert await one.put("small") > 0
     assert sum(answer.done() for answer in large) < 100
     assert all(len(answer) > LARGE for answer in await asyncio.gather(*large))
+
+
+async def test_lists_that_are_looked_at_in_vain_are_spread_over_turns(cluster, monkeypatch):
+    monkeypatch.setattr("dfs.node.hot.TURN_ANSWER_BYTES_MAX", STREAM_CHUNK_BYTES_MAX)
+    one = await cluster.start("node1")
+    step, asked, turns, looked = one.engine.step, threading.Event(), [0], []
+
+    def counted(*arguments):
+        asked.wait()
+        turns[0] += 1
+        return step(*arguments)
+
+    monkeypatch.setitem(one.node._codec.streams, 7, lambda _body: looked.append(turns[0]))
+    monkeypatch.setattr(one.engine, "step", counted)
+    calls = [one.engine.stream(7, pb.ListRequest().SerializeToString()) for _ in range(6)]
+    asked.set()
+    for call in calls:
+        assert await asyncio.to_thread(call.take)
+    assert [looked.count(turn) for turn in sorted(set(looked))] == [2, 2, 2]
 
 
 async def test_plain_reads_of_a_turn_are_answered_together_and_kept(cluster):

@@ -1,14 +1,17 @@
 """Streamed answers as the engine's port has them made, over engines in memory."""
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from dfs.errors import Unavailable
 from dfs.proto import dfs_pb2 as pb
 
 from .conftest import wait_until
 
-LIST, WATCH = 7, 8
+LIST, WATCH, HISTORY = 7, 8, 9
 
 
 async def take(call):
@@ -59,6 +62,65 @@ async def test_a_list_waits_for_a_caller_that_does_not_take(one, monkeypatch):
     assert call.ended.result() == b""
 
 
+@pytest.fixture
+def views(one, monkeypatch):
+    """The frozen states that the node made."""
+    made = []
+    snapshot = one.store._kv.snapshot
+
+    def noted(*arguments):
+        made.append(snapshot(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(one.store._kv, "snapshot", noted)
+    return made
+
+
+def is_closed(view):
+    try:
+        view.get(b"m")
+    except Unavailable:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("method", "wanted"),
+    [
+        (LIST, pb.ListRequest(data_bytes_max=1 << 20)),
+        (HISTORY, pb.HistoryRequest()),
+        (WATCH, pb.WatchRequest(snapshot=True, data_bytes_max=1 << 20)),
+    ],
+)
+async def test_a_caller_that_takes_nothing_does_not_pin_a_state(
+    one, views, monkeypatch, method, wanted
+):
+    for n in range(4):
+        await one.put(f"k{n}", bytes(1 << 20))
+    monkeypatch.setattr("dfs.node.streams.PINNED_WAIT_MS", 50)
+    monkeypatch.setattr("dfs.node.history.HISTORY_ITEMS_MAX", 1)
+    monkeypatch.setattr(one.engine._streams, "_bytes_max", 10)
+    call = one.engine.stream(method, wanted.SerializeToString())
+    await wait_until(lambda: views and all(map(is_closed, views)))
+    while await take(call) is not None:
+        pass
+    code, text, _ = call.ended.result()
+    assert (code, "PINNED_WAIT_MS" in text) == (14, True)
+
+
+async def test_a_watch_that_is_live_may_be_read_whenever_its_caller_likes(one, monkeypatch):
+    monkeypatch.setattr("dfs.node.streams.PINNED_WAIT_MS", 0)
+    monkeypatch.setattr(one.engine._streams, "_bytes_max", 10)
+    call = watch(one, data_bytes_max=1 << 20)
+    await take(call)
+    for n in range(4):
+        last = await one.put(f"k{n}", bytes(1 << 20))
+    until = 0
+    while until < last:
+        until = pb.WatchResponse.FromString(await take(call)).revision
+    assert not call.ended.done()
+
+
 async def test_a_caller_that_goes_ends_what_is_made_for_it(one, monkeypatch):
     ended = asyncio.Event()
 
@@ -94,6 +156,19 @@ async def test_what_is_made_at_once_needs_no_task(one, monkeypatch):
     assert (await take(call), await take(call)) == (b"all of it", None)
 
 
+async def test_a_history_has_no_empty_answers_but_for_one_that_is_all(one, monkeypatch):
+    monkeypatch.setattr("dfs.node.history.HISTORY_SCAN_MAX", 1)
+    await one.put("d/k")
+    await one.put("other")
+    for key, expected in (("d", [["d/k"], ["d"]]), ("none", [[]])):
+        call = one.engine.stream(HISTORY, pb.HistoryRequest(key=key).SerializeToString())
+        found = []
+        while (message := await take(call)) is not None:
+            events = pb.HistoryResponse.FromString(message).events
+            found.append([event.key for event in events])
+        assert found == expected
+
+
 async def test_refusals_reach_the_caller(one):
     call = one.engine.stream(LIST, pb.ListRequest(key="none").SerializeToString())
     assert await take(call) is None
@@ -104,6 +179,29 @@ async def test_refusals_reach_the_caller(one):
     one.node._watches.end()
     assert await take(call) is None
     assert call.ended.result()[0] == 14
+
+
+async def test_slow_reads_hold_up_neither_snapshots_nor_the_end(one, tmp_path, monkeypatch):
+    path, free, finished = str(tmp_path / "snapshot"), threading.Event(), []
+    monkeypatch.setattr(one.engine, "finish", lambda *what: finished.append(what))
+    await one.put("k", b"in the snapshot")
+    readers = ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(readers)
+    readers.submit(free.wait)
+
+    async def work():
+        await one.node._snapshot(1, one.store.view(), path)
+        log_id, membership = one.store.log_id, one.store.membership
+        data = b"".join(len(x).to_bytes(4, "big") + x for x in (log_id, membership))
+        await one.node._install(2, path, data)
+        await one.node.drain()
+
+    done, late = await asyncio.wait([asyncio.ensure_future(work())], timeout=10)
+    free.set()
+    assert not late
+    await done.pop()
+    assert finished == [(1, b""), (2, b"")]
+    assert await one.get("k", local=True) == b"in the snapshot"
 
 
 async def test_streams_end_with_the_node(cluster):

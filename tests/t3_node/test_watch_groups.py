@@ -203,6 +203,22 @@ async def test_a_watcher_that_saw_more_than_was_delivered_is_told_no_less():
             assert await collect(updates, more) == list(range(last - 2, more + 1))
 
 
+async def test_a_watcher_that_saw_all_of_a_message_gets_a_mark_of_progress():
+    feed = Feed()
+    async with AsyncExitStack() as stack:
+        [updates] = await follow_all(feed, stack, [{"progress_s": 60}])
+        deliver, held = feed.watches.deliver, []
+        feed.watches.deliver = held.append
+        first, last = feed.put("a"), feed.put("b")
+        ahead = await stack.enter_async_context(feed.follow(progress_s=60))
+        assert (await anext(ahead)).revision == last
+        await until(lambda: feed.live() == 2)
+        deliver(held[0])
+        assert await collect(updates, first) == [first]
+        async with asyncio.timeout(10):
+            assert await anext(ahead) == (last, [], [], False, 0)
+
+
 async def test_all_changes_of_a_revision_stay_together_in_pieces(monkeypatch):
     monkeypatch.setattr("dfs.node.watch.watcher.STREAM_CHUNK_BYTES_MAX", 1)
     feed = Feed()

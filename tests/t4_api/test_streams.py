@@ -134,6 +134,33 @@ async def test_a_caller_that_does_not_read_slows_the_list_down(api, monkeypatch)
     assert found == [f"k{n:03}" for n in range(1, pieces)]
 
 
+async def test_a_caller_that_does_not_read_for_long_is_told_why_its_list_ends(api, monkeypatch):
+    monkeypatch.setattr("dfs.node.streams.PINNED_WAIT_MS", 50)
+    ended = asyncio.get_running_loop().create_future()
+
+    async def items(*_):
+        try:
+            while True:
+                yield one_item("k", bytes(1 << 20))
+        finally:
+            ended.set_result(True)
+
+    lists(api, monkeypatch, items)
+    call = api.files.List(pb.ListRequest())
+    await call.read()
+    async with asyncio.timeout(20):
+        await ended
+
+    async def rest():
+        while await call.read() is not grpc.aio.EOF:
+            pass
+
+    found = await refused(rest())
+    assert (found.code, found.reason) == (Code.UNAVAILABLE, "UNAVAILABLE")
+    assert found.metadata["limit"] == "PINNED_WAIT_MS"
+    assert "read faster" in found.text
+
+
 async def test_a_list_that_is_left_halfway_is_ended(api, monkeypatch):
     ended = asyncio.get_running_loop().create_future()
 

@@ -31,6 +31,7 @@ from ..limits import (
     HASH_MARKS_MAX,
     STEP_ITEMS_MAX,
     STEP_WAIT_MS,
+    STREAM_CHUNK_BYTES_MAX,
     TURN_ANSWER_BYTES_MAX,
 )
 from ..store import Stored
@@ -260,6 +261,7 @@ class HotLoop:
                 if write is None:
                     answer = self._read_now(call_id, method, body)
                     if answer is None:
+                        size += STREAM_CHUNK_BYTES_MAX
                         continue
                     respond.append((call_id, answer))
                     size += len(answer)

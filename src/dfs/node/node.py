@@ -6,6 +6,7 @@ import logging
 import resource
 import struct
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..limits import (
     DISK_CHECK_INTERVAL_MS,
     DRAIN_MS_MAX,
     FLOOR_INTERVAL_MS,
+    NODE_THREADS_MAX,
     READY_LAG_ENTRIES_MAX,
     REMOVAL_CHECK_MS,
     STATE_HASH_INTERVAL_MS,
@@ -22,6 +24,7 @@ from ..limits import (
 )
 from ..store import Change, Store, View
 from .cluster import Answer, Cluster, led
+from .history import Past
 from .hot import HotLoop, stop_process
 from .joining import Joining
 from .keeping import Floor, Flusher, Hashes, Space, fault
@@ -77,6 +80,8 @@ class Node:
         self._hashes = Hashes(engine, self._cluster, self._hot, self._condemn)
         self._space = Space(self._hot, identity.directory)
         self._floor = Floor(codec.record_time, clock)
+        self._pool = ThreadPoolExecutor(NODE_THREADS_MAX, thread_name_prefix="dfs-work")
+        """For what must not wait until reads leave a thread to it."""
         self._agent: Answer = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.failed: asyncio.Future[None]
@@ -111,7 +116,7 @@ class Node:
     async def drain(self) -> None:
         """Ends watches, hands leadership away and lets calls under way end."""
         self._watches.end()
-        await in_thread(self._engine.drain, DRAIN_MS_MAX)
+        await in_thread(self._engine.drain, DRAIN_MS_MAX, pool=self._pool)
 
     async def close(self) -> None:
         """Ends tasks and threads, flushes, and closes the engine."""
@@ -123,6 +128,7 @@ class Node:
         await asyncio.to_thread(self._flusher.stop)
         await asyncio.to_thread(self._engine.close)
         await asyncio.to_thread(self._cluster.close)
+        await asyncio.to_thread(self._pool.shutdown)
 
     def _begin(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -179,18 +185,16 @@ class Node:
     async def history(
         self, key: str, before: int, limit: int
     ) -> AsyncGenerator[tuple[int, list[Change]], None]:
-        """Yields (floor, changes), newest first; at least once."""
+        """Yields (floor, changes without content), newest first; at least once."""
         with self.view() as view:
-            changes = view.history(key, before)
-            left = limit
-            first = True
+            past = Past(view, key, before, limit)
+            told = False
             while True:
-                size = min(left, HISTORY_PIECE) if limit else HISTORY_PIECE
-                piece = await in_thread(_take, changes, size)
-                if piece or first:
+                piece = await in_thread(past.next)
+                if piece or (past.done and not told):
+                    told = True
                     yield view.floor, piece
-                first, left = False, left - len(piece)
-                if len(piece) < size or (limit and left <= 0):
+                if past.done:
                     return
 
     async def watch(self, caller: Caller, wanted: Wanted, after: int, snapshot: bool) -> None:
@@ -346,7 +350,7 @@ class Node:
     async def _snapshot(self, number: int, view: View, path: str) -> None:
         with view:
             try:
-                await in_thread(self._store.export, view, path)
+                await in_thread(self._store.export, view, path, pool=self._pool)
             except (DfsError, OSError) as error:
                 log.error("the snapshot %s could not be written: %s", path, error)
                 failed = error if isinstance(error, DfsError) else Unavailable(str(error))
@@ -358,7 +362,7 @@ class Node:
         """Replaces the state. Nothing is applied and nothing is read meanwhile."""
         log.info("replacing the state by the snapshot %s", path)
         try:
-            await in_thread(self._restore, path, _unpack(data)[0])
+            await in_thread(self._restore, path, _unpack(data)[0], pool=self._pool)
         except (DfsError, OSError) as error:
             log.error("the snapshot %s could not be installed: %s", path, error)
             failed = error if isinstance(error, DfsError) else Unavailable(str(error))
@@ -375,10 +379,6 @@ class Node:
             self._store.restore(path)
         if self._store.log_id != log_id:
             raise Misconfigured(f"the snapshot {path} ends at another log entry than it should")
-
-
-HISTORY_PIECE = 500
-"""Changes read from history at once for one answer."""
 
 
 def recover(engine: Engine, store: Store) -> None:
@@ -404,15 +404,6 @@ def _resident_bytes() -> int:
 def _member(member: Answer, leader: int) -> Answer:
     found = {key: member[key] for key in ("name", "id", "raft", "grpc", "voter")}
     return {**found, "leader": member["id"] == leader}
-
-
-def _take(changes: Any, count: int) -> list[Change]:
-    found: list[Change] = []
-    for change in changes:
-        found.append(change)
-        if len(found) >= count:
-            break
-    return found
 
 
 def _unpack(data: bytes) -> tuple[bytes, bytes]:

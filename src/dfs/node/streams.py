@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from ..limits import STREAM_BYTES
+from ..errors import Unavailable
+from ..limits import PINNED_WAIT_MS, STREAM_BYTES
 from .ports import Call, Engine, Failure, Flow
 
 
@@ -36,13 +37,23 @@ class Caller:
         """`send` said so."""
         self.room.clear()
 
-    async def write(self, message: bytes) -> None:
-        """Sends one message; comes back when there is room for the next."""
+    async def write(self, message: bytes, pinned: bool = False) -> None:
+        """Sends one message; comes back when there is room for the next. `pinned`: a frozen state
+        is held meanwhile, so the wait is bounded. Raises Unavailable."""
         for _, waiting in self.post.send((self.id,), message):
             if waiting < 0:
                 raise asyncio.CancelledError("nobody waits for this call any more")
             self.full()
-        await self.room.wait()
+        try:
+            async with asyncio.timeout(PINNED_WAIT_MS / 1000 if pinned else None):
+                await self.room.wait()
+        except TimeoutError:
+            raise Unavailable(
+                f"too little of this answer was taken for {PINNED_WAIT_MS / 1000:g} s"
+                " (PINNED_WAIT_MS), so the node has let go of the state that it shows: ask again,"
+                " and read faster, or ask for less",
+                limit="PINNED_WAIT_MS",
+            ) from None
 
 
 Streaming = Callable[[bytes, Caller], Awaitable[Failure | None]]

@@ -110,7 +110,7 @@ class FileService:
         )
         async with aclosing(found) as answers:
             async for answer in answers:
-                await caller.write(answer)
+                await caller.write(answer, pinned=True)
 
     async def _watch(self, request: WatchRequest, caller: Caller) -> None:
         """Streams changes in revision order, each exactly once."""
@@ -123,7 +123,7 @@ class FileService:
         found = self._node.history(request.key, request.before_revision, request.limit)
         async with aclosing(found) as pieces:
             async for floor, changes in pieces:
-                await caller.write(history_answer(floor, changes))
+                await caller.write(history_answer(floor, changes), pinned=True)
 
 
 class Stream(NamedTuple):

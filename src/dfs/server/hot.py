@@ -149,14 +149,12 @@ def _reads(store: Store) -> dict[int, Callable[[bytes], bytes]]:
 
 
 def list_answer(store: Store, body: bytes) -> bytes | None:
-    """The whole answer to a ListRequest whose barrier has passed, if it is one small message. None:
-    it takes longer than others should wait, or asks for a state that is not applied here yet.
-    Raises DfsError. Hot thread only."""
+    """The whole answer to a ListRequest, if it is one small message; None when it takes longer than
+    others should wait. Whoever brings it has waited for what it asks for (`min_revision`), as for
+    all streams. Raises DfsError. Hot thread only."""
     request = parse(ListRequest, body)
     if request.key:
         check_key(request.key)
-    if request.min_revision > store.applied:
-        return None
     return store.list_answer(
         request.key, request.recursive, request.after, request.limit, request.data_bytes_max
     )

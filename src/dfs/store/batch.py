@@ -275,9 +275,11 @@ class Batch:
             return unpack_event(store_key, value).time_ns
         return self.meta.time_ns
 
-    def prune(self, bytes_max: int = FLOOR_PRUNE_BYTES_MAX) -> None:
-        """Forgets some events below the floor, oldest first, from where it stopped last time: so
-        many bytes of them, but at least one.
+    def prune(
+        self, events_max: int = FLOOR_PRUNE_EVENTS_MAX, bytes_max: int = FLOOR_PRUNE_BYTES_MAX
+    ) -> None:
+        """Passes some events below the floor, oldest first, from where it stopped last time: so
+        many, and so many bytes of them, but at least one.
 
         An event that is passed takes with it what it replaced, its request id, and itself if it
         is a deletion. So the newest version below the floor stays: a read at any revision from
@@ -286,9 +288,9 @@ class Batch:
         meta = self.meta
         if meta.pruned >= meta.floor:
             return
-        left, bytes_left = FLOOR_PRUNE_EVENTS_MAX, bytes_max
+        left, bytes_left = events_max, bytes_max
         begin = history_key(meta.pruned, meta.pruned_sub)
-        for store_key, value in self.scan(begin, history_key(meta.floor, 0)):
+        for store_key, value in self._events(begin, history_key(meta.floor, 0)):
             revision, sub = place_of(store_key)
             if not left or bytes_left <= 0:
                 meta.pruned, meta.pruned_sub = revision, sub
@@ -297,6 +299,16 @@ class Batch:
             bytes_left -= len(value)
             self._forget(store_key, unpack_event(store_key, value))
         meta.pruned, meta.pruned_sub = meta.floor, 0
+
+    def _events(self, begin: bytes, end: bytes) -> Iterator[Stored]:
+        """The events in begin <= key < end that pruning has not passed: those stored, then those of
+        this batch. As `scan`, but its cost does not grow with what the batch has changed."""
+        yield from self._kv.scan(begin, end)
+        for store_key, value in self.events:
+            if store_key >= end:
+                return
+            if store_key >= begin:
+                yield store_key, value
 
     def _forget(self, store_key: bytes, event: Event) -> None:
         revision, sub = place_of(store_key)

@@ -17,6 +17,7 @@ from dfs.errors import DataLoss, DfsError, Internal
 from dfs.kv import KeyValue
 from dfs.limits import (
     FLOOR_PRUNE_ENTRY_BYTES_MIN,
+    FLOOR_PRUNE_ENTRY_EVENTS_MIN,
     FLOOR_PRUNE_INTERVAL_ENTRIES,
     LIST_HOT_ITEMS_MAX,
     READ_TOGETHER_BYTES_MAX,
@@ -134,7 +135,7 @@ class Store:
         self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int
     ) -> bytes | None:
         """The encoded ListResponse of a list that fits into one; None for one that may take longer
-        than others should wait. Raises as `listing`."""
+        than others should wait, or that has something damaged. Raises as `listing`."""
         source = self._kv.unfrozen(list_range(key, recursive, after))
         try:
             listing = Listing(
@@ -142,8 +143,7 @@ class Store:
             )
             if listing.items_expected > LIST_HOT_ITEMS_MAX:
                 return None
-            answer = listing.next(LIST_HOT_ITEMS_MAX)
-            return answer if listing.done else None
+            return listing.at_once(LIST_HOT_ITEMS_MAX)
         finally:
             source.close()
 
@@ -214,8 +214,8 @@ class Store:
         meta.applied = index
         batch.sub = 0
         result: Result = None
+        before = len(batch.events)
         if command is not None:
-            changes = len(batch.events)
             try:
                 if isinstance(command, Command):
                     outcome = run(batch, index, command)
@@ -226,14 +226,17 @@ class Store:
             except DataLoss:
                 raise
             except DfsError as refusal:
-                if len(batch.events) != changes:
+                if len(batch.events) != before:
                     raise Internal(f"entry {index} was refused half done: {refusal}") from refusal
                 if wanted:
                     result = refusal.with_traceback(None)
         if index % FLOOR_PRUNE_INTERVAL_ENTRIES == 0:
             batch.prune()
-        elif len(payload) > FLOOR_PRUNE_ENTRY_BYTES_MIN:
-            batch.prune(2 * len(payload))
+        events = len(batch.events) - before
+        if events > FLOOR_PRUNE_ENTRY_EVENTS_MIN:
+            batch.prune(events)
+        if len(payload) > FLOOR_PRUNE_ENTRY_BYTES_MIN:
+            batch.prune(bytes_max=2 * len(payload))
         return result
 
     def _load(self) -> Meta:

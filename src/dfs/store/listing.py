@@ -51,7 +51,8 @@ class Listing:
         self.done = False
         """Everything is in the answers."""
         self.items_expected = 0
-        """About so many items: as if `after` were at the beginning and nothing below children."""
+        """About so many items: as if `after` were at the beginning and nothing below children. 0
+        for the whole tree, of which it is not known."""
         head = list_head(source, key)
         if head is None or head[1].kind == DIRECTORY:
             check_after(key, recursive, after)
@@ -59,6 +60,8 @@ class Listing:
                 children = head[1].size
                 self._fetch_max = min(children + 1, STORE_SCAN_RECORDS_MAX)
                 self.items_expected = min(children, self._left)
+            elif not recursive:
+                self._fetch_max = STORE_SCAN_RECORDS_MIN
         else:
             path, _, value = head
             self._records = [] if after else [(CURRENT + path, value)]
@@ -78,6 +81,20 @@ class Listing:
         self._begun = True
         return list_answer(piece.items, self._revision)
 
+    def at_once(self, records_max: int) -> bytes | None:
+        """The whole list as one answer, if that takes little: so many records at most, those below
+        children included, and nothing that stands elsewhere. If it is None all there is left to do
+        is `close`."""
+        piece = _Piece(min(records_max, self._left))
+        while piece.items_max and self._fetched(min(piece.items_max, records_max)):
+            found = len(self._records)
+            records_max -= found
+            if not records_max and not self._last and self._left > piece.count + found:
+                return None
+            if self._take_usual(piece) or self._at < found:
+                return None
+        return list_answer(piece.items, self._revision)
+
     def _fetched(self, wanted: int) -> bool:
         """Sees to it that there are records; False: no more."""
         if self._at < len(self._records):
@@ -95,6 +112,12 @@ class Listing:
 
     def _take(self, piece: _Piece) -> bool:
         """Moves records into the piece; whether there is room for more."""
+        if self._take_usual(piece):
+            return self._take_one(piece)
+        return self._at == len(self._records)
+
+    def _take_usual(self, piece: _Piece) -> bool:
+        """The same up to a record that has to be looked at alone; whether it has come to one."""
         encoded, self._at, count, size, unusual, beyond = list_items(
             self._records, self._at, self._recursive, self._data_bytes_max,
             piece.items_max, piece.bytes_max, not piece.count,
@@ -104,9 +127,7 @@ class Listing:
             # Of what was fetched much may be below a child: fewer the next times.
             self._begin = beyond
             self._fetch_max = max(STORE_SCAN_RECORDS_MIN, self._fetch_max // 4)
-        if unusual:
-            return self._take_one(piece)
-        return self._at == len(self._records)
+        return unusual
 
     def _take_one(self, piece: _Piece) -> bool:
         """The same with the next record alone."""

@@ -84,6 +84,11 @@ class View:
     def history(self, key: str = "", before: int = 0) -> Iterator[Change]:
         """The retained changes of a key and of all below it, newest first, with revision <
         `before` (0 = all). "" = of the whole tree."""
+        return (change for change, concerns in self.history_walk(key, before) if concerns)
+
+    def history_walk(self, key: str = "", before: int = 0) -> Iterator[tuple[Change, bool]]:
+        """The way to the same: all changes that have to be looked at for it, and whether each is
+        one of those. For a directory that is every change since the floor."""
         if key:
             check_key(key)
         return _history(self.source, path_of(key), self.floor, before)
@@ -317,20 +322,22 @@ def _behind_all(path: bytes) -> bytes:
     return INDEX + path + PATH_END + b"\xff" * (PLACE.size + 1)
 
 
-def _history(source: Reads, path: bytes, floor: int, before: int) -> Iterator[Change]:
+def _history(
+    source: Reads, path: bytes, floor: int, before: int
+) -> Iterator[tuple[Change, bool]]:
     if path and not _had_children(source, path):
         for place, event in _back(source, path, (before, 0) if before else _AFTER_ALL):
             if place[0] < floor:
                 return
-            yield event.change(*place)
+            yield event.change(*place), True
         return
     begin = history_key(floor, 0)
     end = history_key(before, 0) if before else _behind(HISTORY)
     below = path + b"\0"
     for store_key, value in source.scan(begin, end, reverse=True):
         event = unpack_event(store_key, value)
-        if not path or event.path == path or event.path.startswith(below):
-            yield event.change(*place_of(store_key))
+        concerns = not path or event.path == path or event.path.startswith(below)
+        yield event.change(*place_of(store_key)), concerns
 
 
 def _had_children(source: Reads, path: bytes) -> bool:

@@ -119,9 +119,9 @@ class Group:
         others = {call for calls in apart.values() for call in calls}
         self._tell([call for call in self._members if call not in others], update)
         for told, calls in apart.items():
+            # Without a rest it is a mark of progress, for which the timer begins anew.
             rest = [change for change in update.changes if change.revision > told]
-            if rest or not update.changes:
-                self._tell(calls, Update(max(told, update.revision), rest))
+            self._tell(calls, Update(max(told, update.revision), rest))
         self._ahead = {c: w for c, w in self._ahead.items() if w.told > update.revision}
 
     def _tell(self, calls: Sequence[int], update: Update) -> None:

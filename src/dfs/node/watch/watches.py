@@ -98,9 +98,10 @@ class Watches:
         finally:
             self._remove(watcher)
 
-    async def _tell(self, watcher: Watcher, update: Update) -> None:
+    async def _tell(self, watcher: Watcher, update: Update, pinned: bool = False) -> None:
         self._check()
-        await watcher.caller.write(self._encode(update, watcher.wanted.data_bytes_max))
+        message = self._encode(update, watcher.wanted.data_bytes_max)
+        await watcher.caller.write(message, pinned)
 
     async def _tell_snapshot(self, watcher: Watcher) -> None:
         wanted = watcher.wanted
@@ -108,7 +109,7 @@ class Watches:
         with self._pinned(watcher) as view:
             pieces = Pieces(tree(view, wanted.key, wanted.data_bytes_max))
             while piece := await in_thread(pieces.next):
-                await self._tell(watcher, Update(view.revision, items=piece))
+                await self._tell(watcher, Update(view.revision, items=piece), pinned=True)
         await self._tell(watcher, Update(watcher.told, snapshot_end=True))
 
     def _pinned(self, watcher: Watcher) -> View:
