@@ -1,5 +1,6 @@
 """Snapshots and purge by bytes; members that come by a snapshot."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from dfs import _engine
 
-from .nodes import CLUSTER, Node, cluster, leader, same, wait_until
+from .nodes import CLUSTER, Node, Refused, cluster, leader, same, wait_until
 
 SMALL = {"snapshot_log_bytes": 256 << 10, "log_keep_bytes": 64 << 10}
 
@@ -106,6 +107,23 @@ def test_a_snapshot_that_fails_does_not_stop_the_node(nodes: list[Node]) -> None
         nodes[0].engine.snapshot(5_000)
     assert nodes[0].put("b", "1") > 0
     assert nodes[0].status()["snapshot"] == 0
+
+
+def test_a_leader_that_hangs_under_load_hands_leadership_away(tmp_path: Path) -> None:
+    """Also when a new mark is due meanwhile, for which the state machine has to answer."""
+    with cluster(tmp_path, 3, snapshot_log_bytes=16 << 10, python_ms_max=1_500) as nodes:
+        nodes[0].put("a", "1")
+        nodes[0].going.clear()
+        try:
+            tickets = [nodes[1].begin_put(f"k{i}", "v" * 1_000, 30_000) for i in range(100)]
+            wait_until(lambda: not nodes[0].leads(), what="another leader")
+            leader(nodes[1:]).put("b", "2")
+        finally:
+            nodes[0].going.set()
+        for ticket in tickets:
+            with contextlib.suppress(Refused):  # those whose fate the old leader did not know
+                nodes[1].wait(ticket)
+        same(nodes)
 
 
 def test_a_file_goes_when_the_log_behind_it_has_grown(nodes: list[Node], tmp_path: Path) -> None:

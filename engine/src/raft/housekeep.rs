@@ -119,13 +119,10 @@ impl Housekeeper {
         let grown = self.shared.log.bytes_after(index);
         let due = grown >= self.shared.options.snapshot_log_bytes.max(size);
         let applied = self.shared.progress.applied() > index;
-        // A file that is being written is to become the current snapshot.
-        if due
-            && applied
-            && let Ok(_turn) = self.shared.building.try_lock()
-        {
-            // Raft has stopped when it does not take it; `ended` will say so.
-            let _ = self.shared.mark_snapshot(raft).await;
+        if due && applied {
+            // Not awaited: it waits for Python, and what happens here must not.
+            let (shared, raft) = (self.shared.clone(), raft.clone());
+            tokio::spawn(async move { shared.mark_snapshot(&raft).await });
         }
         self.purge(raft, index).await;
     }
@@ -190,15 +187,22 @@ impl Housekeeper {
 }
 
 impl Shared {
-    /// The log may go up to what is applied now, as soon as the store is on disk.
-    async fn mark_snapshot(&self, raft: &Raft) -> Result<(), String> {
-        raft.with_state_machine(|machine: &mut super::machine::Machine| {
-            Box::pin(async { machine.mark() })
-        })
-        .await
-        .map_err(|e| e.to_string())?
-        .map_err(|e| e.to_string())?;
-        raft.trigger().snapshot().await.map_err(|e| e.to_string())
+    /// The log may go up to what is applied now, as soon as the store is on disk. Waits for Python
+    /// to apply what it has; one at a time.
+    async fn mark_snapshot(&self, raft: &Raft) {
+        // A file that is being written is to become the current snapshot.
+        let Ok(_turn) = self.building.try_lock() else {
+            return;
+        };
+        let marked = raft
+            .with_state_machine(|machine: &mut super::machine::Machine| {
+                Box::pin(async { machine.mark() })
+            })
+            .await;
+        // Raft has stopped when it does not take it; `ended` will say so.
+        if let Ok(Ok(())) = marked {
+            let _ = raft.trigger().snapshot().await;
+        }
     }
 
     /// A file with the state of `index` or a later one; makes one of what is applied now if there
