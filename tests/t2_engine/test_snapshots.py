@@ -109,6 +109,55 @@ def test_a_snapshot_that_fails_does_not_stop_the_node(nodes: list[Node]) -> None
     assert nodes[0].status()["snapshot"] == 0
 
 
+def test_a_build_that_fails_is_not_tried_for_members_again_at_once(
+    nodes: list[Node], tmp_path: Path
+) -> None:
+    """Raft asks again every few milliseconds. Who asks for a snapshot by hand gets a new attempt,
+    and its file goes to the members, too."""
+    fill(nodes[0])
+    cut(nodes)
+    write = nodes[0].write_snapshot
+    attempts: list[str] = []
+
+    def fail(number: int, path: str, state: str) -> None:
+        attempts.append(path)
+        nodes[0].engine.finish(number, (8, "the disk is full", b""))
+
+    nodes[0].write_snapshot = fail  # type: ignore[method-assign]
+    other = Node(tmp_path, "node3", **SMALL).start()
+    try:
+        nodes[0].admit(other, promote=False)
+        wait_until(
+            lambda: "disk is full; tried again in" in nodes[0].member(other)["error"],
+            what="an attempt after the failed one",
+        )
+        assert len(attempts) == 1
+        nodes[0].write_snapshot = write  # type: ignore[method-assign]
+        nodes[0].engine.snapshot(5_000)
+        same([*nodes, other])
+    finally:
+        other.close()
+
+
+def test_a_member_that_is_down_gets_no_file_written(nodes: list[Node], tmp_path: Path) -> None:
+    other = Node(tmp_path, "node3", **SMALL).start()
+    nodes[0].admit(other, promote=False)
+    other.close()
+    before = nodes[0].status()["last_log"]
+    fill(nodes[0])
+    cut(nodes, beyond=before)
+    wait_until(
+        lambda: nodes[0].member(other)["error"].startswith("snapshot:"), what="an attempt to send"
+    )
+    assert files(nodes) == 0
+    other.start()
+    try:
+        same([*nodes, other])
+        assert files(nodes) == 2, "of the one that sent it"
+    finally:
+        other.close()
+
+
 def test_a_leader_that_hangs_under_load_hands_leadership_away(tmp_path: Path) -> None:
     """Also when a new mark is due meanwhile, for which the state machine has to answer."""
     with cluster(tmp_path, 3, snapshot_log_bytes=16 << 10, python_ms_max=1_500) as nodes:
