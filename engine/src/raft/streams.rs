@@ -39,16 +39,18 @@ impl Streams {
 
     /// Sends one message to all of these. Returns those that are to wait, with their untaken bytes,
     /// and those that are gone.
-    pub fn send(&self, ids: &[u64], message: &Bytes) -> Vec<(u64, i64)> {
+    pub fn send(&self, ids: &[u64], body: &Bytes) -> Vec<(u64, i64)> {
         let mut bells: Vec<Arc<dyn Bell>> = Vec::new();
         let mut news = Vec::new();
         {
             let mut open = self.open.lock();
+            let mut message = None;
             for id in ids {
-                let guest = open.get(id);
-                let outlet = guest.and_then(|guest| guest.call.outlet.as_ref());
+                let outlet = open.get(id).and_then(|guest| guest.call.outlet.as_ref());
                 let sent = outlet.map_or(Sent::Gone, |outlet| {
-                    outlet.send(message, ids.len(), &mut bells)
+                    let message =
+                        message.get_or_insert_with(|| outlet.message(body.clone(), ids.len()));
+                    outlet.send(message, &mut bells)
                 });
                 match sent {
                     Sent::Taken => {}
