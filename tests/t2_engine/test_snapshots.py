@@ -224,8 +224,9 @@ def test_two_members_at_once_come_by_one_snapshot(nodes: list[Node], tmp_path: P
 
 
 def test_a_store_that_lost_its_tail_is_healed_by_the_snapshot(nodes: list[Node]) -> None:
-    """A member whose store fell behind its log's beginning is healed by a snapshot that it has
-    written or received, and the log behind it."""
+    """A member whose store fell behind its log's beginning is healed by a snapshot file that it
+    has, and the log behind it, if the file reaches as far as the store was recorded as safely on
+    disk; else it refuses to start and says what to do."""
     fill(nodes[0])
     cut(nodes)
     nodes[0].engine.snapshot(5_000)
@@ -236,6 +237,12 @@ def test_a_store_that_lost_its_tail_is_healed_by_the_snapshot(nodes: list[Node])
     wait_until(lambda: nodes[0].disk.applied >= applied, what="the snapshot and the log behind it")
     assert nodes[0].disk.data["k0"] == "v" * 200
     same(nodes)
+    nodes[0].close()
+    for file in (nodes[0].path / nodes[0].name / "snapshots").iterdir():
+        file.unlink()
+    nodes[0].disk.__init__()
+    with pytest.raises(_engine.EngineError, match="Remove this member from the cluster, move its"):
+        nodes[0].start()
 
 
 def test_a_state_that_cannot_be_installed_stops_the_engine(
