@@ -81,11 +81,19 @@ pub enum Sent {
     Gone,
 }
 
+/// A message for so many streams of one port, which counts its bytes until the last copy is gone.
+pub struct Message {
+    pub body: Bytes,
+    pub receivers: usize,
+}
+
 /// Where the messages of one streamed answer go. Any thread, never blocks.
 pub trait Outlet: Send + Sync {
-    /// Sends a message; `receivers`: how many get the same one. Nothing moves until the bell is
-    /// rung that may be put into `bells`: once for all messages to one connection.
-    fn send(&self, message: &Bytes, receivers: usize, bells: &mut Vec<Arc<dyn Bell>>) -> Sent;
+    /// A message that can be sent here and to others of the same port.
+    fn message(&self, body: Bytes, receivers: usize) -> Message;
+    /// Sends it. Nothing moves until the bell is rung that may be put into `bells`: once for all
+    /// messages to one connection.
+    fn send(&self, message: &Message, bells: &mut Vec<Arc<dyn Bell>>) -> Sent;
     /// The last message has been sent. Rings by itself.
     fn finish(&self);
     /// From now on `audience` hears of this answer, under `id`. False: the caller is gone already.

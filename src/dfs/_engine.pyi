@@ -208,7 +208,7 @@ class Engine:
         "members": [{"id", "name", "raft", "grpc", "voter": bool, "matched": index (leader only),
         "contact_ms": since it was last heard, on the leader since its last answer (-1 = never),
         "error": last error text}],
-        "calls": waiting calls, "streams", "connections"}
+        "calls": waiting unary calls, "streams", "connections"}
         """
 
     # ---- blocking, not from the hot thread (they need it to go on) -------------------------------

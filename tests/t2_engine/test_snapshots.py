@@ -1,5 +1,6 @@
 """Snapshots and purge by bytes; members that come by a snapshot."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from dfs import _engine
 
-from .nodes import CLUSTER, Node, cluster, leader, same, wait_until
+from .nodes import CLUSTER, Node, Refused, cluster, leader, same, wait_until
 
 SMALL = {"snapshot_log_bytes": 256 << 10, "log_keep_bytes": 64 << 10}
 
@@ -108,6 +109,72 @@ def test_a_snapshot_that_fails_does_not_stop_the_node(nodes: list[Node]) -> None
     assert nodes[0].status()["snapshot"] == 0
 
 
+def test_a_build_that_fails_is_not_tried_for_members_again_at_once(
+    nodes: list[Node], tmp_path: Path
+) -> None:
+    """Raft asks again every few milliseconds. Who asks for a snapshot by hand gets a new attempt,
+    and its file goes to the members, too."""
+    fill(nodes[0])
+    cut(nodes)
+    write = nodes[0].write_snapshot
+    attempts: list[str] = []
+
+    def fail(number: int, path: str, state: str) -> None:
+        attempts.append(path)
+        nodes[0].engine.finish(number, (8, "the disk is full", b""))
+
+    nodes[0].write_snapshot = fail  # type: ignore[method-assign]
+    other = Node(tmp_path, "node3", **SMALL).start()
+    try:
+        nodes[0].admit(other, promote=False)
+        wait_until(
+            lambda: "disk is full; tried again in" in nodes[0].member(other)["error"],
+            what="an attempt after the failed one",
+        )
+        assert len(attempts) == 1
+        nodes[0].write_snapshot = write  # type: ignore[method-assign]
+        nodes[0].engine.snapshot(5_000)
+        same([*nodes, other])
+    finally:
+        other.close()
+
+
+def test_a_member_that_is_down_gets_no_file_written(nodes: list[Node], tmp_path: Path) -> None:
+    other = Node(tmp_path, "node3", **SMALL).start()
+    nodes[0].admit(other, promote=False)
+    other.close()
+    before = nodes[0].status()["last_log"]
+    fill(nodes[0])
+    cut(nodes, beyond=before)
+    wait_until(
+        lambda: nodes[0].member(other)["error"].startswith("snapshot:"), what="an attempt to send"
+    )
+    assert files(nodes) == 0
+    other.start()
+    try:
+        same([*nodes, other])
+        assert files(nodes) == 2, "of the one that sent it"
+    finally:
+        other.close()
+
+
+def test_a_leader_that_hangs_under_load_hands_leadership_away(tmp_path: Path) -> None:
+    """Also when a new mark is due meanwhile, for which the state machine has to answer."""
+    with cluster(tmp_path, 3, snapshot_log_bytes=16 << 10, python_ms_max=1_500) as nodes:
+        nodes[0].put("a", "1")
+        nodes[0].going.clear()
+        try:
+            tickets = [nodes[1].begin_put(f"k{i}", "v" * 1_000, 30_000) for i in range(100)]
+            wait_until(lambda: not nodes[0].leads(), what="another leader")
+            leader(nodes[1:]).put("b", "2")
+        finally:
+            nodes[0].going.set()
+        for ticket in tickets:
+            with contextlib.suppress(Refused):  # those whose fate the old leader did not know
+                nodes[1].wait(ticket)
+        same(nodes)
+
+
 def test_a_file_goes_when_the_log_behind_it_has_grown(nodes: list[Node], tmp_path: Path) -> None:
     fill(nodes[0])
     nodes[0].engine.snapshot(5_000)
@@ -157,8 +224,9 @@ def test_two_members_at_once_come_by_one_snapshot(nodes: list[Node], tmp_path: P
 
 
 def test_a_store_that_lost_its_tail_is_healed_by_the_snapshot(nodes: list[Node]) -> None:
-    """A member whose store fell behind its log's beginning is healed by a snapshot that it has
-    written or received, and the log behind it."""
+    """A member whose store fell behind its log's beginning is healed by a snapshot file that it
+    has, and the log behind it, if the file reaches as far as the store was recorded as safely on
+    disk; else it refuses to start and says what to do."""
     fill(nodes[0])
     cut(nodes)
     nodes[0].engine.snapshot(5_000)
@@ -169,6 +237,12 @@ def test_a_store_that_lost_its_tail_is_healed_by_the_snapshot(nodes: list[Node])
     wait_until(lambda: nodes[0].disk.applied >= applied, what="the snapshot and the log behind it")
     assert nodes[0].disk.data["k0"] == "v" * 200
     same(nodes)
+    nodes[0].close()
+    for file in (nodes[0].path / nodes[0].name / "snapshots").iterdir():
+        file.unlink()
+    nodes[0].disk.__init__()
+    with pytest.raises(_engine.EngineError, match="Remove this member from the cluster, move its"):
+        nodes[0].start()
 
 
 def test_a_state_that_cannot_be_installed_stops_the_engine(

@@ -394,13 +394,21 @@ impl RaftNetworkV2<Types> for Client {
             // Raft will believe that the peer has what `snapshot` says; the file may hold more.
             let index = snapshot.snapshot.index();
             let shared = self.shared.clone();
+            let limit = Duration::from_millis(shared.options.handshake_ms_max);
+            if shared.snapshots.file(index).is_none() {
+                if let Some(why) = shared.build_held_back().await {
+                    return Err(io::Error::other(why));
+                }
+                // Nothing is written for a member that is down.
+                let frames = self.dial(Purpose::Control, limit).await?;
+                shared.peers.keep_idle(self.target, frames);
+            }
             // Once begun it is brought to an end: the next attempt finds the file.
             let made = tokio::spawn(async move { shared.snapshot_file(index).await });
-            let file = made.await.map_err(io::Error::other)?;
-            let file = file.map_err(io::Error::other)?;
-            let limit = Duration::from_millis(self.shared.options.handshake_ms_max);
+            let made = made.await.map_err(io::Error::other)?;
+            let (offered, file) = made.map_err(io::Error::other)?;
             let frames = self.dial(Purpose::Snapshot, limit).await?;
-            super::transfer::send(&self.shared, frames, vote, &file).await
+            super::transfer::send(&self.shared, frames, vote, &offered, file).await
         };
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),

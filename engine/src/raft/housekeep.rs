@@ -4,6 +4,7 @@ use super::snapshot::Snapshot;
 use super::types::*;
 use openraft::async_runtime::watch::WatchReceiver;
 use std::collections::HashMap;
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -12,6 +13,9 @@ const TICK: Duration = Duration::from_millis(50);
 const SLOW_TICK: Duration = Duration::from_millis(500);
 /// Between two attempts to hand leadership away.
 const HAND_OVER_PAUSE: Duration = Duration::from_secs(5);
+/// Between two attempts to write a snapshot for members when one has failed. Each pins the state
+/// and may write the disk full; Raft by itself asks again every few milliseconds.
+const BUILD_PAUSE: Duration = Duration::from_secs(30);
 
 /// The task that does all of it.
 pub struct Housekeeper {
@@ -119,13 +123,10 @@ impl Housekeeper {
         let grown = self.shared.log.bytes_after(index);
         let due = grown >= self.shared.options.snapshot_log_bytes.max(size);
         let applied = self.shared.progress.applied() > index;
-        // A file that is being written is to become the current snapshot.
-        if due
-            && applied
-            && let Ok(_turn) = self.shared.building.try_lock()
-        {
-            // Raft has stopped when it does not take it; `ended` will say so.
-            let _ = self.shared.mark_snapshot(raft).await;
+        if due && applied {
+            // Not awaited: it waits for Python, and what happens here must not.
+            let (shared, raft) = (self.shared.clone(), raft.clone());
+            tokio::spawn(async move { shared.mark_snapshot(&raft).await });
         }
         self.purge(raft, index).await;
     }
@@ -189,39 +190,88 @@ impl Housekeeper {
     }
 }
 
+/// A snapshot file that could not be written.
+pub struct FailedBuild {
+    at: Instant,
+    why: String,
+}
+
+impl FailedBuild {
+    fn new(why: String) -> FailedBuild {
+        let at = Instant::now();
+        FailedBuild { at, why }
+    }
+
+    /// Why nothing is written for a member now; `None` when it is time to try again.
+    fn holds(&self) -> Option<String> {
+        let left = BUILD_PAUSE.checked_sub(self.at.elapsed())?;
+        let seconds = left.as_secs() + 1;
+        Some(format!("{}; tried again in {seconds} s", self.why))
+    }
+}
+
 impl Shared {
-    /// The log may go up to what is applied now, as soon as the store is on disk.
-    async fn mark_snapshot(&self, raft: &Raft) -> Result<(), String> {
-        raft.with_state_machine(|machine: &mut super::machine::Machine| {
-            Box::pin(async { machine.mark() })
-        })
-        .await
-        .map_err(|e| e.to_string())?
-        .map_err(|e| e.to_string())?;
-        raft.trigger().snapshot().await.map_err(|e| e.to_string())
-    }
-
-    /// A file with the state of `index` or a later one; makes one of what is applied now if there
-    /// is none. The node goes on meanwhile.
-    pub async fn snapshot_file(&self, index: u64) -> Result<Snapshot, String> {
-        let raft = self.raft().ok_or("the node is still starting")?;
-        let _turn = self.building.lock().await;
-        if let Some(file) = self.snapshots.file(index) {
-            return Ok(file);
+    /// The log may go up to what is applied now, as soon as the store is on disk. Waits for Python
+    /// to apply what it has; one at a time.
+    async fn mark_snapshot(&self, raft: &Raft) {
+        // A file that is being written is to become the current snapshot.
+        let Ok(_turn) = self.building.try_lock() else {
+            return;
+        };
+        let marked = raft
+            .with_state_machine(|machine: &mut super::machine::Machine| {
+                Box::pin(async { machine.mark() })
+            })
+            .await;
+        // Raft has stopped when it does not take it; `ended` will say so.
+        if let Ok(Ok(())) = marked {
+            let _ = raft.trigger().snapshot().await;
         }
-        let pinned = raft
-            .with_state_machine(|machine: &mut super::machine::Machine| Box::pin(machine.pin()))
-            .await
-            .map_err(|e| e.to_string())?
-            .map_err(|e| e.to_string())?;
-        let made = pinned.complete().await.map_err(|e| e.to_string())?;
-        raft.trigger().snapshot().await.map_err(|e| e.to_string())?;
-        let late = "a newer state was received meanwhile";
-        self.snapshots.file(made.index()).ok_or(late.into())
     }
 
-    /// A file of what is applied now.
+    /// Why no file is written for a member now, if one could not be written a moment ago.
+    pub async fn build_held_back(&self) -> Option<String> {
+        self.building.lock().await.as_ref()?.holds()
+    }
+
+    /// A file with the state of `index` or a later one, opened; makes one of what is applied now if
+    /// there is none. The node goes on meanwhile.
+    pub async fn snapshot_file(&self, index: u64) -> Result<(Snapshot, File), String> {
+        let mut failed = self.building.lock().await;
+        if let Some(opened) = self.snapshots.opened(index).map_err(|e| e.to_string())? {
+            return Ok(opened);
+        }
+        if let Some(why) = failed.as_ref().and_then(FailedBuild::holds) {
+            return Err(why);
+        }
+        self.build(&mut failed).await
+    }
+
+    /// A file of what is applied now. Tries also when one has just failed: somebody asks for it.
     pub async fn take_snapshot(&self) -> Result<(), String> {
-        self.snapshot_file(self.progress.applied()).await.map(drop)
+        let mut failed = self.building.lock().await;
+        match self.snapshots.file(self.progress.applied()) {
+            Some(_) => Ok(()),
+            None => self.build(&mut failed).await.map(drop),
+        }
+    }
+
+    async fn build(&self, failed: &mut Option<FailedBuild>) -> Result<(Snapshot, File), String> {
+        let raft = self.raft().ok_or("the node is still starting")?;
+        let made = async {
+            let pinned = raft
+                .with_state_machine(|machine: &mut super::machine::Machine| Box::pin(machine.pin()))
+                .await
+                .map_err(|e| e.to_string())?
+                .map_err(|e| e.to_string())?;
+            pinned.complete().await.map_err(|e| e.to_string())
+        };
+        let made = made.await;
+        *failed = made.as_ref().err().cloned().map(FailedBuild::new);
+        let made = made?;
+        raft.trigger().snapshot().await.map_err(|e| e.to_string())?;
+        let opened = self.snapshots.opened(made.index());
+        let late = "a newer state was received meanwhile";
+        opened.map_err(|e| e.to_string())?.ok_or(late.into())
     }
 }

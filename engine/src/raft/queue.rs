@@ -99,6 +99,14 @@ pub struct Pass {
     bytes: u64,
 }
 
+impl Pass {
+    /// Keeps its place and gives back its bytes.
+    fn lighten(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        self.gate.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Pass {
     fn drop(&mut self) {
         self.gate.calls.fetch_sub(1, Ordering::Relaxed);
@@ -110,6 +118,16 @@ impl Drop for Pass {
 pub struct Guest {
     pub call: Call,
     pub pass: Pass,
+}
+
+impl Guest {
+    /// Its request is not needed any more.
+    pub fn lighten(&mut self) {
+        if !self.call.body.is_empty() {
+            self.call.body = Bytes::new();
+            self.pass.lighten();
+        }
+    }
 }
 
 struct Waiting {
@@ -399,7 +417,9 @@ impl Queue {
                 taken.calls.retain(|call| call.0 != id);
             }
         }
-        taken.flow = self.streams.heard(taken.flow);
+        if !taken.flow.is_empty() {
+            taken.flow = self.streams.heard(taken.flow);
+        }
         Ok(taken)
     }
 

@@ -1,5 +1,6 @@
 //! What all parts of one running node share.
 use super::calls::Plain;
+use super::housekeep::FailedBuild;
 use super::log::Log;
 use super::options::Options;
 use super::peers::Peers;
@@ -73,8 +74,8 @@ pub struct Shared {
     pub stopping: AtomicBool,
     /// Held while a snapshot is received: one at a time.
     pub receiving: tokio::sync::Mutex<()>,
-    /// Held while a snapshot is made: one at a time.
-    pub building: tokio::sync::Mutex<()>,
+    /// Held while a snapshot is made: one at a time. The last attempt, if it failed.
+    pub building: tokio::sync::Mutex<Option<FailedBuild>>,
     raft: OnceLock<Raft>,
     ready: watch::Sender<bool>,
 }
@@ -120,7 +121,7 @@ impl Shared {
             reads: parts.reads,
             stopping: AtomicBool::new(false),
             receiving: tokio::sync::Mutex::new(()),
-            building: tokio::sync::Mutex::new(()),
+            building: tokio::sync::Mutex::default(),
             raft: OnceLock::new(),
             ready: watch::channel(false).0,
         }

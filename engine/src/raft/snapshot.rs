@@ -10,7 +10,7 @@
 use super::codec::*;
 use super::types::*;
 use bytes::{BufMut, Bytes, BytesMut};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -122,7 +122,7 @@ impl Snapshots {
             dir: Arc::new(dir.into()),
             current: Arc::new(Mutex::new(newest)),
         };
-        all.sweep()?;
+        all.sweep(&all.current.lock())?;
         Ok(all)
     }
 
@@ -153,6 +153,16 @@ impl Snapshots {
         self.current().filter(|s| s.is_file() && s.index() >= index)
     }
 
+    /// The same with its file opened, which stays readable when a newer one replaces it.
+    pub fn opened(&self, index: u64) -> io::Result<Option<(Snapshot, File)>> {
+        let current = self.current.lock(); // so that it is not swept in between
+        let found = current
+            .as_ref()
+            .filter(|s| s.is_file() && s.index() >= index);
+        let Some(found) = found else { return Ok(None) };
+        Ok(Some((found.clone(), File::open(&found.path)?)))
+    }
+
     /// Makes a state that the store has applied the current snapshot, unless a newer one is; an
     /// older file goes.
     pub fn mark(&self, meta: SnapshotMeta) -> io::Result<()> {
@@ -168,8 +178,7 @@ impl Snapshots {
             sha256: [0; 32],
             meta,
         });
-        drop(current);
-        if files { self.sweep() } else { Ok(()) }
+        if files { self.sweep(&current) } else { Ok(()) }
     }
 
     /// Makes the file that Python wrote at `path` the current snapshot, unless a newer one came
@@ -218,18 +227,19 @@ impl Snapshots {
         fs::rename(&temporary, &note)?;
         sync_dir(&self.dir)?;
         *current = Some(snapshot.clone());
-        drop(current);
-        self.sweep()?;
+        self.sweep(&current)?;
         Ok(snapshot)
     }
 
-    /// Removes everything but the current snapshot and parts of transfers.
-    fn sweep(&self) -> io::Result<()> {
-        let keep = self.current().filter(Snapshot::is_file).map(|c| c.path);
+    /// Removes everything but the current snapshot and parts of transfers. With the lock held to
+    /// the end: otherwise a file that is adopted meanwhile would be taken for an old one.
+    fn sweep(&self, current: &MutexGuard<Option<Snapshot>>) -> io::Result<()> {
+        let current = current.as_ref().filter(|c| c.is_file());
+        let keep = current.map(|c| &c.path);
         for item in fs::read_dir(&*self.dir)? {
             let path = item?.path();
             let name = path.to_str().unwrap_or("");
-            let current = keep.as_ref().is_some_and(|k| {
+            let current = keep.is_some_and(|k| {
                 path == *k
                     || name
                         .strip_suffix(META_SUFFIX)
@@ -319,6 +329,22 @@ mod tests {
         found.mark(meta(11)).unwrap();
         let found = Snapshots::open(dir.path()).unwrap();
         assert!(found.current().is_none(), "a mark is not stored");
+    }
+
+    #[test]
+    fn a_file_that_has_been_opened_for_sending_can_be_read_when_a_mark_has_swept_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = Snapshots::open(dir.path()).unwrap();
+        build(&all, 5);
+        assert!(all.opened(6).unwrap().is_none(), "it is older");
+        let (found, mut file) = all.opened(4).unwrap().unwrap();
+        assert_eq!(found.index(), 5);
+        all.mark(meta(9)).unwrap();
+        assert!(!found.path.exists());
+        assert!(all.opened(4).unwrap().is_none());
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "state at 5");
     }
 
     #[test]

@@ -20,10 +20,15 @@ pub struct Streams {
 
 impl Streams {
     /// Enters a call that goes to Python now. False: its caller is gone already.
-    pub fn open(&self, id: u64, guest: Guest, audience: Arc<dyn Audience>) -> bool {
+    pub fn open(&self, id: u64, mut guest: Guest, audience: Arc<dyn Audience>) -> bool {
         let Some(outlet) = guest.call.outlet.clone() else {
             return false;
         };
+        // Python has the request, and a stream may stay for long. Only the answer of a read may be
+        // kept, by its request.
+        if !guest.call.read {
+            guest.lighten();
+        }
         self.open.lock().insert(id, guest);
         let there = outlet.attend(id, audience);
         if !there {
@@ -39,16 +44,21 @@ impl Streams {
 
     /// Sends one message to all of these. Returns those that are to wait, with their untaken bytes,
     /// and those that are gone.
-    pub fn send(&self, ids: &[u64], message: &Bytes) -> Vec<(u64, i64)> {
+    pub fn send(&self, ids: &[u64], body: &Bytes) -> Vec<(u64, i64)> {
         let mut bells: Vec<Arc<dyn Bell>> = Vec::new();
         let mut news = Vec::new();
         {
             let mut open = self.open.lock();
+            let mut message = None;
             for id in ids {
-                let guest = open.get(id);
-                let outlet = guest.and_then(|guest| guest.call.outlet.as_ref());
+                let outlet = open.get_mut(id).and_then(|guest| {
+                    guest.lighten(); // an answer of several messages is not kept
+                    guest.call.outlet.as_ref()
+                });
                 let sent = outlet.map_or(Sent::Gone, |outlet| {
-                    outlet.send(message, ids.len(), &mut bells)
+                    let message =
+                        message.get_or_insert_with(|| outlet.message(body.clone(), ids.len()));
+                    outlet.send(message, &mut bells)
                 });
                 match sent {
                     Sent::Taken => {}
@@ -90,5 +100,77 @@ impl Streams {
     pub fn close(&self) -> Vec<Guest> {
         let mut open = self.open.lock();
         open.drain().map(|(_, guest)| guest).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::queue::{Gate, Queue};
+    use super::*;
+    use crate::call::{Call, Message, Outlet};
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+
+    /// Takes everything.
+    struct Patient;
+
+    impl Outlet for Patient {
+        fn message(&self, body: Bytes, receivers: usize) -> Message {
+            Message { body, receivers }
+        }
+
+        fn send(&self, _: &Message, _: &mut Vec<Arc<dyn Bell>>) -> Sent {
+            Sent::Taken
+        }
+
+        fn finish(&self) {}
+
+        fn attend(&self, _: u64, _: Arc<dyn Audience>) -> bool {
+            true
+        }
+    }
+
+    fn guest(gate: &Arc<Gate>, read: bool) -> Guest {
+        let call = Call {
+            method: 1,
+            read,
+            body: Bytes::from_static(&[0; 60]),
+            deadline: Instant::now(),
+            answer: Box::new(drop),
+            outlet: Some(Arc::new(Patient)),
+        };
+        let pass = gate.enter(call.body.len()).unwrap();
+        Guest { call, pass }
+    }
+
+    #[test]
+    fn an_open_stream_keeps_its_place_but_not_its_request() {
+        let queue = Arc::new(Queue::new(0));
+        let gate = Gate::new(3, 100);
+        let whole = || gate.enter(100).is_some();
+        assert!(queue.streams.open(1, guest(&gate, false), queue.clone()));
+        assert!(whole(), "its bytes are free");
+        assert!(queue.streams.open(2, guest(&gate, true), queue.clone()));
+        assert!(!whole(), "its answer may be kept by its request");
+        assert_eq!(queue.streams.send(&[1, 2], &Bytes::from_static(b"x")), []);
+        assert!(whole());
+        assert_eq!(gate.calls(), 2);
+        queue.streams.end(1, None);
+        queue.streams.end(2, None);
+        assert_eq!(gate.calls(), 0);
+    }
+
+    #[test]
+    fn a_step_without_news_does_not_wait_for_who_sends() {
+        let queue = Arc::new(Queue::new(0));
+        let sending = queue.streams.open.lock();
+        let (tx, rx) = mpsc::sync_channel(1);
+        let stepping = queue.clone();
+        std::thread::spawn(move || {
+            let taken = stepping.take(1, Duration::ZERO).is_ok();
+            tx.send(taken)
+        });
+        assert_eq!(rx.recv_timeout(Duration::from_secs(10)), Ok(true));
+        drop(sending);
     }
 }

@@ -38,22 +38,28 @@ async fn moving<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -
     }
 }
 
-/// Sends a snapshot; returns the receiver's vote after it has installed it.
+fn head(vote: &Vote, snapshot: &Snapshot) -> Bytes {
+    let mut head = BytesMut::new();
+    put_vote(&mut head, vote);
+    head.put_slice(&snapshot.encode());
+    head.freeze()
+}
+
+/// Sends a snapshot from its opened file: the name may be gone by now. Returns the receiver's vote
+/// after it has installed it.
 pub async fn send(
     shared: &Shared,
     mut frames: Frames,
     vote: Vote,
     snapshot: &Snapshot,
+    file: std::fs::File,
 ) -> io::Result<Vote> {
     let limit = stall(shared);
-    let mut head = BytesMut::new();
-    put_vote(&mut head, &vote);
-    head.put_slice(&snapshot.encode());
-    let mut answer = moving(limit, frames.exchange(&head)).await?;
+    let mut answer = moving(limit, frames.exchange(&head(&vote, snapshot))).await?;
     if get_u8(&mut answer)? != WORKING {
         return Err(bad(String::from_utf8_lossy(&answer)));
     }
-    let mut file = File::open(&snapshot.path).await?;
+    let mut file = File::from_std(file);
     file.seek(SeekFrom::Start(get_u64(&mut answer)?)).await?;
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
@@ -206,12 +212,4 @@ async fn install(
         .await
         .map_err(io::Error::other)?;
     Ok(response.vote)
-}
-
-/// For the head of a transfer in tests and for reading what a node offers.
-pub fn head(vote: &Vote, snapshot: &Snapshot) -> Bytes {
-    let mut head = BytesMut::new();
-    put_vote(&mut head, vote);
-    head.put_slice(&snapshot.encode());
-    head.freeze()
 }

@@ -10,10 +10,10 @@ use super::grpc;
 use super::hot::Job;
 use super::limits::{
     CONNECTION_WINDOW, ENDED_STREAM, FORWARD_BUFFER, FRAME_BYTES, IDLE, Limits,
-    METADATA_HARD_FACTOR, OUTBOUND_BYTES, OUTBOUND_BYTES_OF_ONE, STREAM_WINDOW, TICK,
+    METADATA_HARD_FACTOR, STREAM_WINDOW, TICK,
 };
 use super::meter::{Metered, Verdict};
-use super::peer::{Answer, Command, Peer, Ticket, What};
+use super::peer::{Answer, Command, Cost, Peer, Ticket, What};
 use super::pulse::{Pulse, now};
 use super::shared::{Gauge, Shared};
 use super::stream::Stream;
@@ -408,7 +408,7 @@ fn reply_with(shared: &Shared, peer: &Arc<Peer>, entry: &mut Entry, reply: Reply
         Err(failure) => return entry.sender.fail(&failure),
     };
     // "Overloaded" says that nothing was done: of a write that would be a lie.
-    if entry.harmless && !peer.has_room(body.len(), OUTBOUND_BYTES, OUTBOUND_BYTES_OF_ONE) {
+    if entry.harmless && !peer.has_room(Cost::alone(body.len())) {
         return entry.sender.fail(&overfull(shared));
     }
     let totals = &shared.totals;

@@ -1,6 +1,7 @@
 //! What h2 is given to send: a gRPC message with its five byte head, or forwarded bytes.
-use super::peer::Peer;
+use super::peer::{Cost, Peer};
 use super::stream::Stream;
+use crate::call::Message;
 use bytes::{Buf, Bytes};
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -14,8 +15,7 @@ pub struct Frame {
     head_left: usize,
     body: Bytes,
     owner: Owner,
-    /// Bytes of memory that are counted for it: a message to many is counted in shares.
-    cost: usize,
+    cost: Cost,
 }
 
 enum Owner {
@@ -37,17 +37,27 @@ impl Owner {
 impl Frame {
     /// An uncompressed gRPC message: the answer to a unary call.
     pub fn message(body: Bytes, peer: &Arc<Peer>) -> Frame {
-        let cost = HEAD_BYTES + body.len();
+        let cost = Cost::alone(HEAD_BYTES + body.len());
         Frame::counted(body, Owner::Peer(peer.clone()), cost)
     }
 
-    /// The same as a part of a streamed answer, which so many get at once.
-    pub fn streamed(body: Bytes, stream: &Arc<Stream>, receivers: usize) -> Frame {
-        let cost = size_of::<Frame>() + body.len() / receivers.max(1);
-        Frame::counted(body, Owner::Stream(stream.clone()), cost)
+    /// The same as a part of a streamed answer.
+    pub fn streamed(message: &Message, stream: &Arc<Stream>) -> Frame {
+        let cost = Frame::cost_of(message);
+        Frame::counted(message.body.clone(), Owner::Stream(stream.clone()), cost)
     }
 
-    fn counted(body: Bytes, owner: Owner, cost: usize) -> Frame {
+    /// What a frame with this message costs one of those who get it.
+    pub fn cost_of(message: &Message) -> Cost {
+        let (own, body) = (size_of::<Frame>(), message.body.len());
+        Cost {
+            share: own + body / message.receivers.max(1),
+            whole: own + body,
+            own,
+        }
+    }
+
+    fn counted(body: Bytes, owner: Owner, cost: Cost) -> Frame {
         let length = u32::try_from(body.len()).expect("an answer is below 4 GiB");
         let mut head = [0; HEAD_BYTES];
         head[1..].copy_from_slice(&length.to_be_bytes());
@@ -72,7 +82,7 @@ impl Frame {
             head_left: 0,
             body,
             owner: Owner::Nobody,
-            cost: 0,
+            cost: Cost::default(),
         }
     }
 

@@ -61,9 +61,14 @@ pub const INBOUND_BYTES_OF_ONE: u64 = 64 << 20;
 /// came, or so much time passed: curl gets lost when an answer meets it still sending.
 pub const DISCARD_BYTES: usize = 64 << 10;
 pub const DISCARD: Duration = Duration::from_millis(200);
-/// Answers that the clients have not taken yet: in all, and of one connection.
+/// Answers that the clients have not taken yet: in all, and of one connection. A message to many
+/// streams counts once in all, and in shares on their connections.
 pub const OUTBOUND_BYTES: u64 = 256 << 20;
 pub const OUTBOUND_BYTES_OF_ONE: u64 = 64 << 20;
+/// What a connection may hold also when `OUTBOUND_BYTES` are in use, every message counted whole:
+/// few clients that do not read must not shut out those that do. As much as an equal part for each
+/// connection of the port; with it no more than 768 MiB can wait (256 connections on each side).
+pub const OUTBOUND_PART: u64 = 1 << 20;
 /// With this part of it in use streamed answers get no credit: one message at a time.
 pub const OUTBOUND_CROWDED: u64 = 4;
 /// Compressed messages are expanded by so many threads at once, each into at most one message.

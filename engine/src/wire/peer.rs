@@ -1,9 +1,10 @@
 //! The side of a connection that other threads touch: its outbox of answers, and its byte counts.
 use super::frame::Frame;
-use super::limits::{OUTBOUND_BYTES, OUTBOUND_BYTES_OF_ONE, OUTBOUND_CROWDED};
+use super::limits::{OUTBOUND_BYTES, OUTBOUND_BYTES_OF_ONE, OUTBOUND_CROWDED, OUTBOUND_PART};
 use super::shared::Totals;
 use super::stream::{Stream, Way};
 use crate::call::{Bell, Outlet, Reply};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -48,12 +49,55 @@ pub enum What {
     Touched,
 }
 
+/// Bytes of memory that are counted for a part of an answer.
+#[derive(Clone, Copy, Default)]
+pub struct Cost {
+    /// On its connection.
+    pub share: usize,
+    /// All that it keeps from being freed.
+    pub whole: usize,
+    /// In all; what is counted by a `Charged` is not in it.
+    pub own: usize,
+}
+
+impl Cost {
+    /// Of what belongs to nobody else.
+    pub fn alone(bytes: usize) -> Cost {
+        Cost {
+            share: bytes,
+            whole: bytes,
+            own: bytes,
+        }
+    }
+}
+
+/// Bytes that many parts of answers have together: counted once, until the last one is gone.
+struct Charged {
+    body: Bytes,
+    totals: Arc<Totals>,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl Drop for Charged {
+    fn drop(&mut self) {
+        let bytes = self.body.len() as u64;
+        self.totals.outbound.fetch_sub(bytes, Relaxed);
+    }
+}
+
 pub struct Peer {
     mailbox: Mutex<Mailbox>,
     totals: Arc<Totals>,
     inbound: AtomicU64,
     outbound: AtomicU64,
-    /// Of those, parts of streamed answers.
+    /// The same with every message counted whole.
+    held: AtomicU64,
+    /// Of `outbound`, parts of streamed answers.
     streamed: AtomicU64,
     /// Bytes of answers that have left, ever: tells a slow reader from one that stands still.
     progress: AtomicU64,
@@ -84,6 +128,7 @@ impl Peer {
             totals,
             inbound: AtomicU64::new(0),
             outbound: AtomicU64::new(0),
+            held: AtomicU64::new(0),
             streamed: AtomicU64::new(0),
             progress: AtomicU64::new(0),
         }
@@ -167,47 +212,57 @@ impl Peer {
         self.totals.inbound.fetch_sub(bytes as u64, Relaxed);
     }
 
-    pub fn queued(&self, bytes: usize) {
-        self.outbound.fetch_add(bytes as u64, Relaxed);
-        self.totals.outbound.fetch_add(bytes as u64, Relaxed);
+    pub fn queued(&self, cost: Cost) {
+        self.outbound.fetch_add(cost.share as u64, Relaxed);
+        self.held.fetch_add(cost.whole as u64, Relaxed);
+        self.totals.outbound.fetch_add(cost.own as u64, Relaxed);
     }
 
     /// The same for a part of a streamed answer.
-    pub fn queued_streamed(&self, bytes: usize) {
-        self.streamed.fetch_add(bytes as u64, Relaxed);
-        self.queued(bytes);
+    pub fn queued_streamed(&self, cost: Cost) {
+        self.streamed.fetch_add(cost.share as u64, Relaxed);
+        self.queued(cost);
     }
 
-    pub fn settled_streamed(&self, bytes: usize) {
-        self.streamed.fetch_sub(bytes as u64, Relaxed);
-        self.settled(bytes);
+    pub fn settled_streamed(&self, cost: Cost) {
+        self.streamed.fetch_sub(cost.share as u64, Relaxed);
+        self.settled(cost);
+    }
+
+    /// Counts what many are going to hold, in all.
+    pub fn charge(&self, body: Bytes) -> Bytes {
+        let totals = self.totals.clone();
+        totals.outbound.fetch_add(body.len() as u64, Relaxed);
+        Bytes::from_owner(Charged { body, totals })
     }
 
     pub fn sent(&self, bytes: usize) {
         self.progress.fetch_add(bytes as u64, Relaxed);
     }
 
-    pub fn settled(&self, bytes: usize) {
-        self.outbound.fetch_sub(bytes as u64, Relaxed);
-        self.totals.outbound.fetch_sub(bytes as u64, Relaxed);
+    pub fn settled(&self, cost: Cost) {
+        self.outbound.fetch_sub(cost.share as u64, Relaxed);
+        self.held.fetch_sub(cost.whole as u64, Relaxed);
+        self.totals.outbound.fetch_sub(cost.own as u64, Relaxed);
+    }
+
+    /// With `cost` this connection, and all together if it holds more than its part, stay within
+    /// one `nth` of what may wait.
+    fn within(&self, cost: Cost, nth: u64) -> bool {
+        let with = |count: &AtomicU64, more: usize| count.load(Relaxed) + more as u64;
+        with(&self.outbound, cost.share) <= OUTBOUND_BYTES_OF_ONE / nth
+            && (with(&self.held, cost.whole) <= OUTBOUND_PART
+                || with(&self.totals.outbound, cost.own) <= OUTBOUND_BYTES / nth)
     }
 
     /// So much waits for slow readers that each gets the next message only when it has the last.
     pub fn crowded(&self) -> bool {
-        self.outbound.load(Relaxed) > OUTBOUND_BYTES_OF_ONE / OUTBOUND_CROWDED
-            || self.totals.outbound.load(Relaxed) > OUTBOUND_BYTES / OUTBOUND_CROWDED
+        !self.within(Cost::default(), OUTBOUND_CROWDED)
     }
 
-    /// There is room for an answer of `bytes` to a client that may not read it.
-    pub fn has_room(&self, bytes: usize, most: u64, most_of_one: u64) -> bool {
-        let bytes = bytes as u64;
-        self.outbound.load(Relaxed) + bytes <= most_of_one
-            && self.totals.outbound.load(Relaxed) + bytes <= most
-    }
-
-    /// Not even that is enough.
-    pub fn overfull(&self) -> bool {
-        !self.has_room(0, OUTBOUND_BYTES, OUTBOUND_BYTES_OF_ONE)
+    /// There is room for a part of an answer to a client that may not read it.
+    pub fn has_room(&self, cost: Cost) -> bool {
+        self.within(cost, 1)
     }
 
     /// (bytes of answers that should be taken, bytes that have left). While not much waits, a
@@ -295,5 +350,41 @@ impl Drop for Ticket {
         if !self.answered {
             self.end(None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(totals: &Arc<Totals>) -> Peer {
+        Peer::new(totals.clone(), Command::Serve)
+    }
+
+    #[test]
+    fn few_that_do_not_read_leave_a_part_for_each_of_the_others() {
+        let totals = Arc::new(Totals::default());
+        let unread: Vec<Peer> = (0..4).map(|_| peer(&totals)).collect();
+        for one in &unread {
+            one.queued(Cost::alone(OUTBOUND_BYTES_OF_ONE as usize));
+            assert!(one.has_room(Cost::default()) && one.crowded());
+            assert!(!one.has_room(Cost::alone(1)));
+        }
+        assert_eq!(totals.outbound.load(Relaxed), OUTBOUND_BYTES);
+        let others: Vec<Peer> = (0..100).map(|_| peer(&totals)).collect();
+        for one in &others {
+            assert!(!one.crowded());
+            let part = Cost::alone(OUTBOUND_PART as usize);
+            assert!(one.has_room(part));
+            one.queued(part);
+            assert!(!one.has_room(Cost::alone(1)), "its part, and no more");
+        }
+        let most = OUTBOUND_BYTES + others.len() as u64 * OUTBOUND_PART;
+        assert_eq!(totals.outbound.load(Relaxed), most);
+        unread[0].settled(Cost::alone(OUTBOUND_BYTES_OF_ONE as usize));
+        for one in &unread[1..3] {
+            one.settled(Cost::alone(OUTBOUND_BYTES_OF_ONE as usize));
+        }
+        assert!(others[0].has_room(Cost::alone(1)));
     }
 }

@@ -5,7 +5,7 @@
 //! count of bytes that have been accepted and not been taken.
 use super::frame::Frame;
 use super::peer::{Answer, Peer, What};
-use crate::call::{Audience, Bell, Outlet, Sent};
+use crate::call::{Audience, Bell, Message, Outlet, Sent};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -114,18 +114,24 @@ impl Stream {
 pub struct Way(pub Arc<Stream>);
 
 impl Outlet for Way {
-    fn send(&self, message: &Bytes, receivers: usize, bells: &mut Vec<Arc<dyn Bell>>) -> Sent {
+    fn message(&self, body: Bytes, receivers: usize) -> Message {
+        let body = self.0.peer.charge(body);
+        Message { body, receivers }
+    }
+
+    fn send(&self, message: &Message, bells: &mut Vec<Arc<dyn Bell>>) -> Sent {
         let stream = &self.0;
         if stream.gone.load(SeqCst) {
             return Sent::Gone;
         }
-        let frame = Frame::streamed(message.clone(), stream, receivers);
-        if stream.peer.overfull() {
+        if !stream.peer.has_room(Frame::cost_of(message)) {
             if stream.complete() {
                 stream.peer.post(stream.to_mailbox(What::Overfull));
             }
             return Sent::Gone;
         }
+        // From here on it gives back what is added, by being sent or dropped.
+        let frame = Frame::streamed(message, stream);
         let sent = stream.add(frame.bytes());
         if stream.peer.push(stream.to_mailbox(What::Message(frame))) {
             bells.push(stream.peer.clone());
@@ -165,5 +171,77 @@ pub struct Lifeline(pub Arc<Stream>);
 impl Drop for Lifeline {
     fn drop(&mut self) {
         self.0.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::limits::{OUTBOUND_BYTES, OUTBOUND_BYTES_OF_ONE, OUTBOUND_PART};
+    use super::super::peer::{Command, Cost};
+    use super::super::shared::Totals;
+    use super::*;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    const BYTES_MAX: u64 = 1 << 20;
+
+    fn way(totals: &Arc<Totals>) -> Way {
+        let peer = Arc::new(Peer::new(totals.clone(), Command::Serve));
+        Way(Arc::new(Stream::new(peer, 1, 1, BYTES_MAX)))
+    }
+
+    fn body(bytes: usize) -> Bytes {
+        Bytes::from(vec![0; bytes])
+    }
+
+    #[test]
+    fn a_message_for_which_there_is_no_room_leaves_no_trace() {
+        let totals = Arc::default();
+        let way = way(&totals);
+        let full = Cost::alone(OUTBOUND_BYTES_OF_ONE as usize);
+        way.0.peer.queued(full);
+        let message = way.message(body(1_000), 1);
+        assert_eq!(way.send(&message, &mut Vec::new()), Sent::Gone);
+        assert_eq!(way.0.untaken.load(SeqCst), 0);
+        drop(message);
+        way.0.peer.settled(full);
+        assert_eq!(totals.outbound.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_message_to_many_counts_until_the_last_of_them_has_it() {
+        let totals = Arc::default();
+        let ways: Vec<Way> = (0..100).map(|_| way(&totals)).collect();
+        let message = ways[0].message(body(500_000), ways.len());
+        for way in &ways {
+            assert_eq!(way.send(&message, &mut Vec::new()), Sent::Taken);
+        }
+        drop(message);
+        let frames = |count: usize| (count * size_of::<Frame>()) as u64;
+        let counted = || totals.outbound.load(Relaxed);
+        assert_eq!(counted(), 500_000 + frames(100), "once");
+        for way in &ways[1..] {
+            way.0.peer.leave();
+        }
+        assert_eq!(counted(), 500_000 + frames(1), "as long as one holds it");
+        ways[0].0.peer.leave();
+        assert_eq!(counted(), 0);
+    }
+
+    #[test]
+    fn those_that_stand_still_cannot_hold_more_than_may_wait_by_holding_shares() {
+        let totals = Arc::default();
+        let stalled: Vec<Way> = (0..10).map(|_| way(&totals)).collect();
+        // Each message goes to many, of which one never takes it.
+        for n in 0..1_000 {
+            let stalled = &stalled[n % stalled.len()];
+            let message = stalled.message(body(500_000), 5_000);
+            stalled.send(&message, &mut Vec::new());
+        }
+        let most = OUTBOUND_BYTES + stalled.len() as u64 * OUTBOUND_PART;
+        let counted = totals.outbound.load(Relaxed);
+        assert!(
+            (OUTBOUND_BYTES - (1 << 20)..=most).contains(&counted),
+            "{counted}"
+        );
     }
 }

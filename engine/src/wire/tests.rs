@@ -41,7 +41,7 @@ impl Handler for Echo {
             return (call.answer)(Ok(call.body));
         };
         let mut bells = Vec::new();
-        outlet.send(&call.body, 1, &mut bells);
+        outlet.send(&outlet.message(call.body.clone(), 1), &mut bells);
         bells.iter().for_each(|bell| bell.ring());
         self.open.lock().push(call);
     }

@@ -46,9 +46,8 @@ impl Open {
 
     fn send(&self, body: &[u8]) -> Sent {
         let mut bells: Vec<Arc<dyn Bell>> = Vec::new();
-        let sent = self
-            .outlet()
-            .send(&Bytes::copy_from_slice(body), 1, &mut bells);
+        let message = self.outlet().message(Bytes::copy_from_slice(body), 1);
+        let sent = self.outlet().send(&message, &mut bells);
         bells.iter().for_each(|bell| bell.ring());
         sent
     }
@@ -255,9 +254,10 @@ async fn a_thousand_streams_of_one_connection_get_one_message() {
     let mut bells: Vec<Arc<dyn Bell>> = Vec::new();
     eventually("it sleeps, so that it has to be woken", || {
         let shared = Bytes::from_static(b"to all");
+        let shared = open[0].outlet().message(shared, open.len());
         bells.clear();
         for stream in &open {
-            let sent = stream.outlet().send(&shared, open.len(), &mut bells);
+            let sent = stream.outlet().send(&shared, &mut bells);
             assert_eq!(sent, Sent::Taken);
         }
         bells.iter().for_each(|bell| bell.ring());
