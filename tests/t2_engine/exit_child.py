@@ -51,8 +51,8 @@ def main(way: str, path: Path) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             threading.Event().wait()
         case "SIGINT":
-            os.kill(os.getpid(), signal.SIGINT)
-            threading.Event().wait()
+            # Sent to the process, another thread might take it, and this one wait for ever.
+            signal.raise_signal(signal.SIGINT)
         case "forget":
             del node.engine
         case "return":
