@@ -11,11 +11,12 @@ use super::members::Told;
 use super::options::Options;
 use super::propose::{Proposal, Proposer};
 use super::reads::{Read, Reader, Rounds};
-use super::shared::{FAILURES, Leader, Parts, Shared};
+use super::shared::{FAILURES, Parts, Shared};
 use super::snapshot::{Snapshot, Snapshots};
 use super::types::*;
 use crate::call::Failure;
 use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -443,9 +444,19 @@ async fn stand_early(shared: &Shared, raft: &Raft) {
     let slot = (shared.id % EARLY_SLOTS) as u32;
     tokio::time::sleep(beat + beat * slot / EARLY_SLOTS as u32).await;
     let until = Instant::now() + Duration::from_millis(shared.options.election_ms_min);
-    while Instant::now() < until && !shared.stopping() && shared.leader() == Leader::Nobody {
+    while Instant::now() < until && !shared.stopping() {
         let _ = raft.trigger().elect(true).await; // Raft has stopped: nothing to do here
         tokio::time::sleep(2 * beat).await;
+    }
+}
+
+/// Comes back when a leader is known, or Raft has stopped.
+async fn led(raft: &Raft) {
+    let mut metrics = raft.server_metrics();
+    while metrics.borrow_watched().current_leader.is_none() {
+        if metrics.changed().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -456,7 +467,6 @@ async fn build(shared: Arc<Shared>, config: Arc<openraft::Config>, machine: Mach
     match raft {
         Ok(raft) => {
             let membership = {
-                use openraft::async_runtime::watch::WatchReceiver;
                 raft.server_metrics()
                     .borrow_watched()
                     .membership_config
@@ -466,8 +476,12 @@ async fn build(shared: Arc<Shared>, config: Arc<openraft::Config>, machine: Mach
             shared.set_raft(raft.clone());
             if alone {
                 let _ = raft.trigger().elect(false).await; // nobody else is to be waited for
-            } else {
-                stand_early(&shared, &raft).await;
+            } else if membership.voter_ids().any(|id| id == shared.id) {
+                // Whoever has found a leader once waits for the next one like all others.
+                tokio::select! {
+                    () = led(&raft) => {}
+                    () = stand_early(&shared, &raft) => {}
+                }
             }
         }
         Err(fatal) if !shared.stopping() => {
