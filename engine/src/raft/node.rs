@@ -11,7 +11,7 @@ use super::members::Told;
 use super::options::Options;
 use super::propose::{Proposal, Proposer};
 use super::reads::{Read, Reader, Rounds};
-use super::shared::{FAILURES, Parts, Shared};
+use super::shared::{FAILURES, Leader, Parts, Shared};
 use super::snapshot::{Snapshot, Snapshots};
 use super::types::*;
 use crate::call::Failure;
@@ -444,19 +444,9 @@ async fn stand_early(shared: &Shared, raft: &Raft) {
     let slot = (shared.id % EARLY_SLOTS) as u32;
     tokio::time::sleep(beat + beat * slot / EARLY_SLOTS as u32).await;
     let until = Instant::now() + Duration::from_millis(shared.options.election_ms_min);
-    while Instant::now() < until && !shared.stopping() {
+    while Instant::now() < until && !shared.stopping() && shared.leader() == Leader::Nobody {
         let _ = raft.trigger().elect(true).await; // Raft has stopped: nothing to do here
         tokio::time::sleep(2 * beat).await;
-    }
-}
-
-/// Comes back when a leader is known, or Raft has stopped.
-async fn led(raft: &Raft) {
-    let mut metrics = raft.server_metrics();
-    while metrics.borrow_watched().current_leader.is_none() {
-        if metrics.changed().await.is_err() {
-            return;
-        }
     }
 }
 
@@ -477,11 +467,8 @@ async fn build(shared: Arc<Shared>, config: Arc<openraft::Config>, machine: Mach
             if alone {
                 let _ = raft.trigger().elect(false).await; // nobody else is to be waited for
             } else if membership.voter_ids().any(|id| id == shared.id) {
-                // Whoever has found a leader once waits for the next one like all others.
-                tokio::select! {
-                    () = led(&raft) => {}
-                    () = stand_early(&shared, &raft) => {}
-                }
+                // Who joined just now has heard of a leader.
+                stand_early(&shared, &raft).await;
             }
         }
         Err(fatal) if !shared.stopping() => {
