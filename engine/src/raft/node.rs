@@ -453,6 +453,7 @@ async fn stand_early(shared: &Shared, raft: &Raft) {
 /// Reads the log, brings the store up to what was committed, begins.
 async fn build(shared: Arc<Shared>, config: Arc<openraft::Config>, machine: Machine) {
     let factory = Factory(shared.clone());
+    let fresh = shared.log.extent().last.is_none();
     let raft = Raft::new(shared.id, config, factory, shared.log.clone(), machine).await;
     match raft {
         Ok(raft) => {
@@ -466,8 +467,8 @@ async fn build(shared: Arc<Shared>, config: Arc<openraft::Config>, machine: Mach
             shared.set_raft(raft.clone());
             if alone {
                 let _ = raft.trigger().elect(false).await; // nobody else is to be waited for
-            } else if membership.voter_ids().any(|id| id == shared.id) {
-                // Who joined just now has heard of a leader.
+            } else if !fresh {
+                // Who has yet to join will hear of a leader by that.
                 stand_early(&shared, &raft).await;
             }
         }
