@@ -40,7 +40,7 @@ rust: ## the Rust tests
 pytest: setup ## the Python tests; T="-k name" for some of them
 	$(PY) -m pytest $(T)
 
-bench: setup ## dfs beside etcd in one table, half an hour; B="--quick" for options of bench/run
+bench: setup ## dfs beside etcd in one table, three quarters of an hour; B="--quick" for options of bench/run
 	bench/run $(B)
 
 proto: setup ## the generated protobuf code

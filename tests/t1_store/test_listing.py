@@ -3,6 +3,7 @@ the general walk and the generated code make of them one by one."""
 
 import sys
 import threading
+from contextlib import closing
 from itertools import islice
 
 import pytest
@@ -52,7 +53,7 @@ def expected(view, key, recursive, after, limit, data_bytes_max, items_max):
 
 
 def answers(listing, items_max=LIST_ITEMS_MAX):
-    with listing:
+    with closing(listing):
         found = [listing.next(items_max)]
         while not listing.done and (answer := listing.next(items_max)) is not None:
             found.append(answer)

@@ -134,8 +134,8 @@ async def test_a_caller_that_does_not_read_slows_the_list_down(api, monkeypatch)
     assert found == [f"k{n:03}" for n in range(1, pieces)]
 
 
-async def test_a_caller_that_does_not_read_for_long_is_told_why_its_list_ends(api, monkeypatch):
-    monkeypatch.setattr("dfs.node.streams.PINNED_WAIT_MS", 50)
+def lists_without_end(api, monkeypatch):
+    """Has each list go on for ever; what is returned is done when one is ended."""
     ended = asyncio.get_running_loop().create_future()
 
     async def items(*_):
@@ -146,6 +146,12 @@ async def test_a_caller_that_does_not_read_for_long_is_told_why_its_list_ends(ap
             ended.set_result(True)
 
     lists(api, monkeypatch, items)
+    return ended
+
+
+async def test_a_caller_that_does_not_read_for_long_is_told_why_its_list_ends(api, monkeypatch):
+    monkeypatch.setattr("dfs.node.streams.PINNED_WAIT_MS", 50)
+    ended = lists_without_end(api, monkeypatch)
     call = api.files.List(pb.ListRequest())
     await call.read()
     async with asyncio.timeout(20):
@@ -162,16 +168,7 @@ async def test_a_caller_that_does_not_read_for_long_is_told_why_its_list_ends(ap
 
 
 async def test_a_list_that_is_left_halfway_is_ended(api, monkeypatch):
-    ended = asyncio.get_running_loop().create_future()
-
-    async def items(*_):
-        try:
-            while True:
-                yield one_item("k", bytes(1 << 20))
-        finally:
-            ended.set_result(True)
-
-    lists(api, monkeypatch, items)
+    ended = lists_without_end(api, monkeypatch)
     call = api.files.List(pb.ListRequest())
     await call.read()
     call.cancel()

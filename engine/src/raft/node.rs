@@ -457,12 +457,11 @@ async fn build(shared: Arc<Shared>, config: Arc<openraft::Config>, machine: Mach
     let raft = Raft::new(shared.id, config, factory, shared.log.clone(), machine).await;
     match raft {
         Ok(raft) => {
-            let membership = {
-                raft.server_metrics()
-                    .borrow_watched()
-                    .membership_config
-                    .clone()
-            };
+            let membership = raft
+                .server_metrics()
+                .borrow_watched()
+                .membership_config
+                .clone();
             let alone = membership.voter_ids().eq([shared.id]);
             shared.set_raft(raft.clone());
             if alone {

@@ -41,6 +41,11 @@ impl Snapshot {
         !self.path.as_os_str().is_empty()
     }
 
+    /// It can be read, and brings a reader up to `index` at least.
+    fn serves(&self, index: u64) -> bool {
+        self.is_file() && self.index() >= index
+    }
+
     /// What it is, without its bytes: the note on disk and the head of a transfer.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
@@ -150,16 +155,15 @@ impl Snapshots {
 
     /// The current one, if it is a file and not older than `index`.
     pub fn file(&self, index: u64) -> Option<Snapshot> {
-        self.current().filter(|s| s.is_file() && s.index() >= index)
+        self.current().filter(|s| s.serves(index))
     }
 
     /// The same with its file opened, which stays readable when a newer one replaces it.
     pub fn opened(&self, index: u64) -> io::Result<Option<(Snapshot, File)>> {
         let current = self.current.lock(); // so that it is not swept in between
-        let found = current
-            .as_ref()
-            .filter(|s| s.is_file() && s.index() >= index);
-        let Some(found) = found else { return Ok(None) };
+        let Some(found) = current.as_ref().filter(|s| s.serves(index)) else {
+            return Ok(None);
+        };
         Ok(Some((found.clone(), File::open(&found.path)?)))
     }
 

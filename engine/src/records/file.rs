@@ -268,14 +268,13 @@ fn sealed(key: &[u8], length: usize, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn file(data: &[u8]) -> File<'_> {
+impl<'a> File<'a> {
+    /// Some version of a file, for tests.
+    pub fn sample(key: &'a [u8], data: &'a [u8], inline: bool) -> File<'a> {
         File {
             revision: 9,
             sub: 2,
-            key: b"nd\0f",
+            key,
             time_ns: 5,
             mode: 0o644,
             mtime_ns: 5,
@@ -284,8 +283,17 @@ mod tests {
             sha256: &[7; 32],
             request_id: b"",
             data,
-            inline: true,
+            inline,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(data: &[u8]) -> File<'_> {
+        File::sample(b"nd\0f", data, true)
     }
 
     #[test]

@@ -78,20 +78,7 @@ mod tests {
     use super::*;
 
     fn file(data: &[u8], inline: bool) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
-        let file = File {
-            revision: 7,
-            sub: 0,
-            key: b"nk\0x",
-            time_ns: 5,
-            mode: 0,
-            mtime_ns: 0,
-            node: "a",
-            principal: "",
-            sha256: &[7; 32],
-            request_id: b"",
-            data,
-            inline,
-        };
+        let file = File::sample(b"nk\0x", data, inline);
         let value = file.pack(None).current;
         let at = CHECKSUM_BYTES + HEAD_BYTES;
         let record = value[at..value.len() - if inline { data.len() } else { 0 }].to_vec();

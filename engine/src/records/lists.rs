@@ -141,20 +141,7 @@ mod tests {
     use super::*;
 
     fn stored(key: &'static [u8], data: &[u8], inline: bool) -> Vec<u8> {
-        let file = File {
-            revision: 7,
-            sub: 0,
-            key,
-            time_ns: 5,
-            mode: 0,
-            mtime_ns: 0,
-            node: "a",
-            principal: "",
-            sha256: &[7; 32],
-            request_id: b"",
-            data,
-            inline,
-        };
+        let file = File::sample(key, data, inline);
         file.pack(None).current
     }
 

@@ -198,25 +198,38 @@ fn changed_gets<'py>(
     Ok(out)
 }
 
+type Answered<'py> = Vec<(Bound<'py, PyAny>, Bound<'py, PyBytes>)>;
+
+/// (number, answer) of those (number, …) whose value is there and of which `answer` makes one.
+fn answered<'py>(
+    py: Python<'py>,
+    gets: &Bound<'py, PyList>,
+    values: &Bound<'py, PyList>,
+    answer: impl Fn(&Bound<'py, PyAny>, &[u8]) -> PyResult<Option<Vec<u8>>>,
+) -> PyResult<Answered<'py>> {
+    let mut out = Vec::with_capacity(gets.len());
+    for (item, value) in gets.iter().zip(values.iter()) {
+        if value.is_none() {
+            continue;
+        }
+        if let Some(answer) = answer(&item, value.cast::<PyBytes>()?.as_bytes())? {
+            out.push((item.get_item(0)?, PyBytes::new(py, &answer)));
+        }
+    }
+    Ok(out)
+}
+
 /// (number, answer) of those (number, store key) that are small files; their values in order.
 #[pyfunction]
 fn get_answers<'py>(
     py: Python<'py>,
     gets: &Bound<'py, PyList>,
     values: &Bound<'py, PyList>,
-) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyBytes>)>> {
-    let mut out = Vec::with_capacity(gets.len());
-    for (item, value) in gets.iter().zip(values.iter()) {
-        if value.is_none() {
-            continue;
-        }
+) -> PyResult<Answered<'py>> {
+    answered(py, gets, values, |item, value| {
         let key = item.get_item(1)?;
-        let (key, value) = (key.cast::<PyBytes>()?, value.cast::<PyBytes>()?);
-        if let Some(answer) = get_answer(key.as_bytes(), value.as_bytes()) {
-            out.push((item.get_item(0)?, PyBytes::new(py, &answer)));
-        }
-    }
-    Ok(out)
+        Ok(get_answer(key.cast::<PyBytes>()?.as_bytes(), value))
+    })
 }
 
 type Listed<'py> = (
@@ -302,20 +315,12 @@ fn content_answers<'py>(
     py: Python<'py>,
     gets: &Bound<'py, PyList>,
     values: &Bound<'py, PyList>,
-) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyBytes>)>> {
-    let mut out = Vec::with_capacity(gets.len());
-    for (item, value) in gets.iter().zip(values.iter()) {
-        if value.is_none() {
-            continue;
-        }
+) -> PyResult<Answered<'py>> {
+    answered(py, gets, values, |item, value| {
         let (key, place) = (item.get_item(1)?, item.get_item(2)?);
         let (key, place) = (key.cast::<PyBytes>()?, place.cast::<PyBytes>()?);
-        let value = value.cast::<PyBytes>()?.as_bytes();
-        if let Some(answer) = content_answer(key.as_bytes(), place.as_bytes(), value) {
-            out.push((item.get_item(0)?, PyBytes::new(py, &answer)));
-        }
-    }
-    Ok(out)
+        Ok(content_answer(key.as_bytes(), place.as_bytes(), value))
+    })
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

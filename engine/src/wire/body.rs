@@ -1,6 +1,7 @@
 //! The body of a hot call: exactly one gRPC message, perhaps compressed, never above the limit.
 use super::frame::HEAD_BYTES;
 use super::grpc::Encoding;
+use super::head::Head;
 use super::limits::{DISCARD, DISCARD_BYTES, INBOUND_BYTES, INBOUND_BYTES_OF_ONE};
 use super::peer::Peer;
 use super::shared::Shared;
@@ -152,9 +153,7 @@ impl Room {
         self.bytes += bytes;
         Ok(())
     }
-}
 
-impl Room {
     fn give_back(&mut self) {
         self.peer.received(std::mem::take(&mut self.bytes));
     }
@@ -170,8 +169,7 @@ impl Drop for Room {
 /// until it is whole, so that what has come of it takes room here.
 pub struct Follow {
     most: usize,
-    head: [u8; HEAD_BYTES],
-    filled: usize,
+    head: Head<HEAD_BYTES>,
     left: usize,
     room: Room,
 }
@@ -181,8 +179,7 @@ impl Follow {
     pub fn new(most: usize, peer: Arc<Peer>) -> Follow {
         Follow {
             most,
-            head: [0; HEAD_BYTES],
-            filled: 0,
+            head: Head::default(),
             left: 0,
             room: Room { peer, bytes: 0 },
         }
@@ -200,13 +197,7 @@ impl Follow {
                 }
                 continue;
             }
-            let taken = (HEAD_BYTES - self.filled).min(bytes.len());
-            self.head[self.filled..][..taken].copy_from_slice(&bytes[..taken]);
-            self.filled += taken;
-            bytes = &bytes[taken..];
-            if self.filled == HEAD_BYTES {
-                self.filled = 0;
-                let [_, length @ ..] = self.head;
+            if let Some([_, length @ ..]) = self.head.take(&mut bytes) {
                 self.left = u32::from_be_bytes(length) as usize;
                 if self.left > self.most {
                     return Err(too_large(self.left, self.most));

@@ -5,6 +5,7 @@
 //! as well. So every frame is counted as its head comes in, before h2 sees it. Calls, their content
 //! and the answers that the client takes earn what frames cost: working clients never owe anything,
 //! however fast they are. What is earned by time alone is enough for pings now and then.
+use super::head::Head;
 use super::limits::{FRAME_COST, HEADERS_EARN, METER_EARNED_MS, METER_SAVED_MAX, RESET_COST};
 use super::pulse::now;
 use std::io::{self, IoSlice};
@@ -52,8 +53,7 @@ pub struct Metered<T> {
     account: Account,
     /// Bytes up to the next head of a frame.
     skip: usize,
-    head: [u8; HEAD_BYTES],
-    filled: usize,
+    head: Head<HEAD_BYTES>,
 }
 
 /// In bytes of content; see limits.rs.
@@ -93,8 +93,7 @@ impl<T> Metered<T> {
             verdict: verdict.clone(),
             account,
             skip: PREFACE_BYTES,
-            head: [0; HEAD_BYTES],
-            filled: 0,
+            head: Head::default(),
         };
         (metered, verdict)
     }
@@ -108,22 +107,17 @@ impl<T> Metered<T> {
             if bytes.is_empty() {
                 return true;
             }
-            let taken = (HEAD_BYTES - self.filled).min(bytes.len());
-            self.head[self.filled..][..taken].copy_from_slice(&bytes[..taken]);
-            self.filled += taken;
-            bytes = &bytes[taken..];
-            if self.filled == HEAD_BYTES {
-                self.filled = 0;
-                if !self.frame() {
-                    return false;
-                }
+            if let Some(head) = self.head.take(&mut bytes)
+                && !self.frame(head)
+            {
+                return false;
             }
         }
     }
 
     /// A head is complete.
-    fn frame(&mut self) -> bool {
-        let [a, b, c, kind, flags, ..] = self.head;
+    fn frame(&mut self, head: [u8; HEAD_BYTES]) -> bool {
+        let [a, b, c, kind, flags, ..] = head;
         let length = u32::from_be_bytes([0, a, b, c]);
         self.skip = length as usize;
         let (earned, cost) = match kind {

@@ -18,6 +18,7 @@ mod forward;
 mod frame;
 mod gathered;
 mod grpc;
+mod head;
 mod hot;
 mod limits;
 mod meter;

@@ -7,6 +7,7 @@ import resource
 import struct
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,8 @@ class Node:
     ) -> AsyncGenerator[bytes, None]:
         """Yields encoded ListResponses, all of one revision; at least one."""
         self._check()
-        with self._store.listing(key, recursive, after, limit, data_bytes_max) as listing:
+        found = self._store.listing(key, recursive, after, limit, data_bytes_max)
+        with closing(found) as listing:
             while not listing.done and (answer := await in_thread(listing.next)) is not None:
                 yield answer
 

@@ -8,7 +8,6 @@ at what the engine leaves: content that stands in history alone, and damage.
 from __future__ import annotations
 
 import sys
-from types import TracebackType
 
 from dfs._engine import list_items
 from dfs.kv import Record, Snapshot
@@ -27,7 +26,7 @@ from dfs.store.read import check_after, list_head, list_range, listed
 class Listing:
     """One list under way: encoded ListResponses, each of bounded size, all of one revision.
 
-    Any thread, but one at a time; `close` when done (or use `with`).
+    Any thread, but one at a time; `close` when done.
     """
 
     def __init__(
@@ -145,17 +144,6 @@ class Listing:
     def close(self) -> None:
         """Lets go of the frozen state. Idempotent."""
         self._source.close()
-
-    def __enter__(self) -> Listing:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Piece:

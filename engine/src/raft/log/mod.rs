@@ -107,9 +107,7 @@ impl Log {
     }
 
     pub fn last_index(&self) -> u64 {
-        let log = self.inner.read();
-        let last = log.as_ref().and_then(|l| l.log_state().last().cloned());
-        last.map_or(0, |l| l.0.index)
+        self.extent().last.map_or(0, |l| l.index)
     }
 
     /// What was known to be committed when entries were last written.
