@@ -51,7 +51,8 @@ def main(way: str, path: Path) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             threading.Event().wait()
         case "SIGINT":
-            # Sent to the process, another thread might take it, and this one wait for ever.
+            # As in a terminal: what a shell starts in the background ignores it from the start.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.raise_signal(signal.SIGINT)
         case "forget":
             del node.engine
