@@ -66,12 +66,22 @@ async def test_small_calls_do_not_wait_for_large_answers(cluster, monkeypatch):
     monkeypatch.setattr("dfs.node.hot.TURN_ANSWER_BYTES_MAX", 1)
     one = await cluster.start("node1")
     await one.put("k", bytes(LARGE))
+    step, asked, answered, before = one.engine.step, threading.Event(), [0], []
+
+    def counted(applied, propose, respond, *others):
+        asked.wait()
+        answered[0] += len(respond)
+        return step(applied, propose, respond, *others)
+
+    monkeypatch.setattr(one.engine, "step", counted)
     get = pb.GetRequest(key="k").SerializeToString()
-    large = [asyncio.ensure_future(one.call(2, get)) for _ in range(200)]
-    await asyncio.sleep(0)  # they have been asked
-    assert await one.put("small") > 0
-    assert sum(answer.done() for answer in large) < 100
-    assert all(len(answer) > LARGE for answer in await asyncio.gather(*large))
+    large = [one.engine.call(2, get) for _ in range(200)]
+    small = one.engine.call(1, pb.PutRequest(key="small").SerializeToString())
+    small.add_done_callback(lambda _: before.append(answered[0]))
+    asked.set()
+    found = await asyncio.gather(*map(asyncio.wrap_future, large))
+    assert all(len(answer) > LARGE for answer in found)
+    assert before[0] < 10
 
 
 async def test_lists_that_are_looked_at_in_vain_are_spread_over_turns(cluster, monkeypatch):
