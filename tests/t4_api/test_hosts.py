@@ -3,13 +3,14 @@
 import asyncio
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 
 import grpc
 import pytest
 
 from dfs.limits import STREAMS_PER_CONNECTION_MAX
 from dfs.proto import dfs_pb2 as pb
+from dfs.proto.dfs_pb2_grpc import ClusterServiceStub
 from dfs.status import TRAILER
 
 from .conftest import WIRE, refused
@@ -114,6 +115,19 @@ async def test_a_thousand_streams_on_one_connection(api):
 
     kept = await asyncio.gather(*map(keep, range(STREAMS)))
     assert kept == [b"%d" % number for number in range(STREAMS)]
+
+
+async def test_a_burst_of_calls_is_answered_whole(api):
+    """More than grpcio would let wait for Python by itself."""
+    async with AsyncExitStack() as stack:
+        connections = [
+            await stack.enter_async_context(api.dial([("grpc.use_local_subchannel_pool", 1)]))
+            for _ in range(4)
+        ]
+        stubs = [ClusterServiceStub(channel) for _, channel in connections]
+        calls = [stub.Status(pb.StatusRequest()) for stub in stubs for _ in range(STREAMS)]
+        answers = await asyncio.gather(*calls)
+    assert [len(answer.nodes) for answer in answers] == [1] * len(calls)
 
 
 async def test_streams_that_were_cancelled_leave_nothing(api):

@@ -41,9 +41,11 @@ pub async fn run(
     };
     let (head, body) = request.into_parts();
     let whole = body.is_end_stream();
+    // What was cancelled at once costs the server nothing.
     let opened = tokio::select! {
-        opened = upstream.send(outgoing(head), whole) => opened,
+        biased;
         _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
+        opened = upstream.send(outgoing(head), whole) => opened,
     };
     let (_lease, response, sender) = match opened {
         Ok(opened) => opened,

@@ -39,6 +39,10 @@ OPTIONS: Final = (
     ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
     # The engine's port forwards the calls of all its connections over few.
     ("grpc.max_concurrent_streams", WATCHES_MAX + STREAMS_PER_CONNECTION_MAX),
+    # Calls that Python has not looked at. From the first figure on some, from the second all end
+    # as CANCELLED, though nobody did; those that their callers did cancel count, too.
+    ("grpc.server.max_pending_requests", CALLS_WAITING_MAX),
+    ("grpc.server.max_pending_requests_hard_limit", 2 * CALLS_WAITING_MAX),
 )
 LEADER: Final = "dfs.Leader"
 
