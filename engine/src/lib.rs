@@ -7,4 +7,5 @@ pub mod raft;
 pub mod records;
 #[cfg(feature = "python")]
 mod seam;
+pub mod ticks;
 pub mod wire;

@@ -279,8 +279,7 @@ impl Node {
             .spawn(super::server::run(listener, shared.clone()));
         self.handle.spawn(proposer.run());
         self.handle.spawn(rounds.run());
-        let ticks = shared.ticks.clone();
-        self.handle.spawn(async move { ticks.run().await });
+        self.handle.spawn(shared.ticks.clone().run());
         self.handle.spawn(Housekeeper::new(shared.clone()).run());
     }
 

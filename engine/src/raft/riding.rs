@@ -8,53 +8,22 @@
 //! A request that others have overtaken is dropped: openraft takes the answers in order, and one to
 //! a later request settles all before it (`drain_acked` of its queue of requests in flight).
 use super::types::AppendRequest;
+use crate::ticks::{Tick, Ticks};
 use futures::stream::{FusedStream, Stream, StreamExt};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::Notify;
-use tokio::sync::futures::OwnedNotified;
 use tokio::time::Instant;
 
 /// So long a commit waits for entries, and at most one tick longer: about as long as a write takes
-/// on a fast disk.
-const WAIT: Duration = Duration::from_millis(1);
-/// The clock stops when nobody has asked for so many ticks: to start it costs a system call.
-const IDLE_TICKS: u32 = 20;
-
-/// The clock of all sessions. A timer for each commit would cost what is saved here.
-#[derive(Default)]
-pub struct Ticks {
-    tick: Arc<Notify>,
-    wanted: Notify,
-}
-
-impl Ticks {
-    fn next(&self) -> Pin<Box<OwnedNotified>> {
-        self.wanted.notify_one();
-        Box::pin(self.tick.clone().notified_owned())
-    }
-
-    /// Ticks every `WAIT` while somebody waits, for ever.
-    pub async fn run(&self) {
-        loop {
-            self.wanted.notified().await;
-            let mut idle = 0;
-            while idle < IDLE_TICKS {
-                tokio::time::sleep(WAIT).await;
-                self.tick.notify_waiters();
-                let wanted = std::pin::pin!(self.wanted.notified()).enable();
-                idle = if wanted { 0 } else { idle + 1 };
-            }
-        }
-    }
-}
+/// on a fast disk. From one tick to the next it is as long.
+pub const WAIT: Duration = Duration::from_millis(1);
 
 struct Held {
     request: AppendRequest,
     since: Instant,
-    tick: Pin<Box<OwnedNotified>>,
+    tick: Tick,
 }
 
 /// The requests of a session without those that need not be sent.
@@ -180,9 +149,8 @@ mod tests {
     fn session() -> (Sender<AppendRequest>, Requests) {
         let (tx, mut rx) = channel(4);
         let requests = futures::stream::poll_fn(move |cx| rx.poll_recv(cx));
-        let ticks = Arc::new(Ticks::default());
-        let clock = ticks.clone();
-        tokio::spawn(async move { clock.run().await });
+        let ticks = Ticks::new(WAIT);
+        tokio::spawn(ticks.clone().run());
         (tx, Box::pin(Riding::new(requests.fuse(), ticks)))
     }
 

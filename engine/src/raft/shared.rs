@@ -8,10 +8,11 @@ use super::progress::Progress;
 use super::propose::Proposal;
 use super::queue::{Gate, Queue};
 use super::reads::Read;
-use super::riding::Ticks;
+use super::riding::WAIT;
 use super::snapshot::Snapshots;
 use super::types::*;
 use crate::call::Failure;
+use crate::ticks::Ticks;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::RwLock;
@@ -116,7 +117,7 @@ impl Shared {
             plain: RwLock::default(),
             peers: Peers::default(),
             counters: Counters::default(),
-            ticks: Arc::default(),
+            ticks: Ticks::new(WAIT),
             proposals: parts.proposals,
             reads: parts.reads,
             stopping: AtomicBool::new(false),

@@ -45,7 +45,7 @@ pub async fn serve<T>(
 {
     let (socket, verdict) = Metered::new(socket);
     let hold = Hold::default();
-    let socket = Gathered::new(socket, hold.clone());
+    let socket = Gathered::new(socket, hold.clone(), shared.ticks.clone());
     let handshake = builder(&shared.limits).handshake::<_, Frame>(socket);
     let Ok(Ok(h2)) = timeout_at(by, handshake).await else {
         return;

@@ -2,7 +2,12 @@
 //!
 //! h2 hands larger frames to its socket one by one and flushes behind each. For messages to many
 //! streams of one connection that would be a system call for each of them.
+//!
+//! The answer to a ping (a pong) waits for what is written next, or for a tick: gRPC clients that
+//! measure the bandwidth (grpc-go) ping with every answer that they get, mostly beside their next
+//! call. Alone such a pong costs as much as the answer to that call, on both sides.
 use super::limits::GATHERED_BYTES;
+use crate::ticks::{Tick, Ticks};
 use bytes::{Buf, BytesMut};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -31,24 +36,35 @@ impl Hold {
     }
 }
 
+/// RFC 9113, section 6.7: a head of 9 bytes, with type and flags, before 8 that are given back.
+const PONG_BYTES: usize = 17;
+const PING_TYPE: u8 = 6;
+const ACK: u8 = 1;
+
 pub struct Gathered<T> {
     socket: T,
     hold: Hold,
     /// bounded: by GATHERED_BYTES
     waiting: BytesMut,
+    ticks: Arc<Ticks>,
+    /// Until when a pong that waits alone may do so; h2 flushes whenever its task is woken.
+    pong: Option<Tick>,
 }
 
 impl<T: AsyncWrite + Unpin> Gathered<T> {
-    pub fn new(socket: T, hold: Hold) -> Gathered<T> {
+    pub fn new(socket: T, hold: Hold, ticks: Arc<Ticks>) -> Gathered<T> {
         Gathered {
             socket,
             hold,
             waiting: BytesMut::new(),
+            ticks,
+            pong: None,
         }
     }
 
     /// Sends what waits.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.pong = None;
         while !self.waiting.is_empty() {
             let sent = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.waiting))?;
             if sent == 0 {
@@ -61,7 +77,8 @@ impl<T: AsyncWrite + Unpin> Gathered<T> {
 
     /// Whether `bytes` more are kept back. Makes room for them, or sends what is before them.
     fn poll_keep(&mut self, bytes: usize, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let keep = self.hold.holds() && bytes <= GATHERED_BYTES;
+        let gathers = self.hold.holds() || self.pong.take().is_some();
+        let keep = gathers && bytes <= GATHERED_BYTES;
         if !keep || self.waiting.len() + bytes > GATHERED_BYTES {
             ready!(self.poll_send(cx))?;
         }
@@ -95,7 +112,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let bytes = slices.iter().map(|slice| slice.len()).sum();
-        if !ready!(self.poll_keep(bytes, cx))? {
+        if self.waiting.is_empty() && is_pong(slices, bytes) {
+            self.pong = Some(self.ticks.next());
+        } else if !ready!(self.poll_keep(bytes, cx))? {
             return Pin::new(&mut self.socket).poll_write_vectored(cx, slices);
         }
         for slice in slices {
@@ -109,7 +128,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.hold.holds() {
+        let pong = self.pong.as_mut();
+        let early = pong.is_some_and(|tick| tick.as_mut().poll(cx).is_pending());
+        if self.hold.holds() || early {
             return Poll::Ready(Ok(()));
         }
         ready!(self.poll_send(cx))?;
@@ -122,10 +143,30 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
     }
 }
 
+fn is_pong(slices: &[IoSlice<'_>], bytes: usize) -> bool {
+    let head = slices.iter().find(|slice| !slice.is_empty());
+    bytes == PONG_BYTES
+        && head.is_some_and(|head| head.len() > 4 && head[3] == PING_TYPE && head[4] & ACK != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::limits::PONG_WAIT;
+    use std::future::poll_fn;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    fn ticks() -> Arc<Ticks> {
+        let ticks = Ticks::new(PONG_WAIT);
+        tokio::spawn(ticks.clone().run());
+        ticks
+    }
+
+    fn socket_and_hold() -> (Gathered<Writes>, Hold) {
+        let hold = Hold::default();
+        let socket = Gathered::new(Writes::default(), hold.clone(), ticks());
+        (socket, hold)
+    }
 
     /// Notes what each write brings.
     #[derive(Default)]
@@ -152,8 +193,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_held_leaves_together_and_in_order() {
-        let hold = Hold::default();
-        let mut socket = Gathered::new(Writes::default(), hold.clone());
+        let (mut socket, hold) = socket_and_hold();
         socket.write_all(b"at once").await.unwrap();
         hold.begin();
         for part in [b"1", b"2", b"3"] {
@@ -173,11 +213,53 @@ mod tests {
         assert_eq!(socket.socket.0[3..], [b"a".to_vec(), large]);
     }
 
+    fn frame(kind: u8, flags: u8) -> Vec<u8> {
+        [&[0, 0, 8, kind, flags, 0, 0, 0, 0], b"12345678".as_slice()].concat()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pong_waits_for_what_is_written_next_or_for_a_tick() {
+        let (mut socket, _hold) = socket_and_hold();
+        let pong = frame(PING_TYPE, ACK);
+        for (n, alone) in [frame(PING_TYPE, 0), frame(0, ACK)].iter().enumerate() {
+            socket.write_all(alone).await.unwrap();
+            assert_eq!(&socket.socket.0[n], alone, "it is no pong");
+        }
+        socket.socket.0.clear();
+        socket.write_all(&pong).await.unwrap();
+        socket.flush().await.unwrap();
+        assert!(socket.socket.0.is_empty());
+        socket.write_all(b"answer").await.unwrap();
+        socket.flush().await.unwrap();
+        assert_eq!(socket.socket.0, [[&pong, b"answer".as_slice()].concat()]);
+
+        socket.socket.0.clear();
+        let asked = tokio::time::Instant::now();
+        socket.write_all(&pong).await.unwrap();
+        poll_fn(|cx| {
+            let _ = Pin::new(&mut socket).poll_flush(cx).map(Result::unwrap);
+            match socket.socket.0.is_empty() {
+                true => Poll::Pending,
+                false => Poll::Ready(()),
+            }
+        })
+        .await;
+        assert!(asked.elapsed() <= 2 * PONG_WAIT, "{:?}", asked.elapsed());
+        assert_eq!(socket.socket.0, [pong.as_slice()]);
+
+        socket.socket.0.clear();
+        for _ in 0..3 {
+            socket.write_all(&pong).await.unwrap();
+        }
+        socket.flush().await.unwrap();
+        assert_eq!(socket.socket.0.concat(), pong.repeat(3), "one may wait");
+    }
+
     #[tokio::test]
     async fn a_slow_socket_loses_nothing() {
         let (near, mut far) = tokio::io::duplex(1_000);
         let hold = Hold::default();
-        let mut socket = Gathered::new(near, hold.clone());
+        let mut socket = Gathered::new(near, hold.clone(), ticks());
         let sent: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
         let expected = sent.clone();
         let writing = tokio::spawn(async move {

@@ -74,6 +74,8 @@ pub const OUTBOUND_CROWDED: u64 = 4;
 /// Compressed messages are expanded by so many threads at once, each into at most one message.
 pub const INFLATE_THREADS: usize = 2;
 
+/// The answer to a ping waits so long for something to leave with; see gathered.rs.
+pub const PONG_WAIT: Duration = Duration::from_millis(5);
 /// How often a connection looks at itself for the three rules below.
 pub const TICK: Duration = Duration::from_secs(5);
 /// A client that takes nothing of its waiting answers for so long is disconnected; streamed ones

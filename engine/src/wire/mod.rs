@@ -99,6 +99,7 @@ pub struct Counters {
 pub struct Wire {
     shared: Arc<Shared>,
     acceptors: Vec<AbortHandle>,
+    clock: AbortHandle,
     address: SocketAddr,
 }
 
@@ -154,9 +155,11 @@ pub fn start(rt: &Handle, config: Config, handler: Arc<dyn Handler>) -> io::Resu
         let accepting = rt.spawn(accept::run_local(local, shared.clone(), present));
         acceptors.push(accepting.abort_handle());
     }
+    let clock = rt.spawn(shared.ticks.clone().run()).abort_handle();
     Ok(Wire {
         shared,
         acceptors,
+        clock,
         address,
     })
 }
@@ -197,6 +200,7 @@ impl Wire {
             self.shared.abort_all();
         }
         self.shared.upstream_close();
+        self.clock.abort();
         let until = Instant::now() + limits::CLOSE_FORCED;
         self.shared.census.wait(until);
         if let Some(upstream) = &self.shared.upstream {
@@ -210,5 +214,6 @@ impl Drop for Wire {
         self.stop_accepting();
         self.shared.abort_all();
         self.shared.upstream_close();
+        self.clock.abort();
     }
 }

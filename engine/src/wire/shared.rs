@@ -5,6 +5,7 @@ use super::peer::{Command, Peer};
 use super::upstream::Upstream;
 use super::visitors::Visitors;
 use crate::call::{Failure, Handler, Route};
+use crate::ticks::Ticks;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ pub struct Shared {
     pub limits: Limits,
     pub insecure: bool,
     pub tls: Option<TlsAcceptor>,
+    /// Until when a pong may wait.
+    pub ticks: Arc<Ticks>,
     pub visitors: Arc<Visitors>,
     pub totals: Arc<Totals>,
     /// Connections and their tasks.
@@ -62,6 +65,7 @@ impl Shared {
             handler,
             insecure: config.insecure,
             tls: config.tls,
+            ticks: Ticks::new(super::limits::PONG_WAIT),
             visitors: Arc::default(),
             totals: Arc::default(),
             census: Arc::default(),

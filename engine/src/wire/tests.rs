@@ -74,6 +74,7 @@ fn shared(insecure: bool, limits: Limits) -> Arc<Shared> {
 /// A served connection: the client's end, its peer, and the task that serves it.
 fn pipe(refusal: Option<Failure>) -> (DuplexStream, Arc<Peer>, JoinHandle<()>) {
     let shared = shared(false, Limits::default());
+    tokio::spawn(shared.ticks.clone().run());
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
     let (_, peer) = shared.register().unwrap();
     let by = Instant::now() + shared.limits.handshake;
