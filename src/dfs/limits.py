@@ -100,7 +100,8 @@ SWITCH_INTERVAL_US: Final = 500
 HEARTBEAT_MS: Final = 50
 """Six of them fit into the shortest election timeout."""
 ELECTION_MS_MIN: Final = 300
-"""A killed leader is replaced in about a second, and a busy machine causes no election."""
+"""A leader that is heard no more is replaced in about a second, one whose process is gone at once;
+a busy machine causes no election."""
 ELECTION_MS_MAX: Final = 600
 """Twice the minimum: two candidates seldom start together."""
 SNAPSHOT_LOG_BYTES: Final = 16 << 20

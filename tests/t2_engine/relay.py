@@ -1,11 +1,12 @@
-"""A network between nodes that can hold one of them back: nothing is lost, nothing gets through."""
+"""A network between nodes that can hold one of them back: nothing is lost, nothing gets through. It
+can also break all connections, though everybody is there."""
 
 from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 HELLO_ID_AT = 4 + 8 + 2 + 1 + 4 + 16
 """Where a hello names its sender: behind length, magic, protocol, purpose and the cluster."""
@@ -17,6 +18,7 @@ class Network:
 
     def __init__(self) -> None:
         self.held: int | None = None
+        self.sockets: set[socket.socket] = set()
         self.changed = threading.Condition()
 
     def hold(self, node: int | None) -> None:
@@ -24,6 +26,24 @@ class Network:
         with self.changed:
             self.held = node
             self.changed.notify_all()
+
+    def cut(self) -> None:
+        """Ends all connections that there are."""
+        with self.changed:
+            for end in self.sockets:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    @contextmanager
+    def carrying(self, *ends: socket.socket) -> Iterator[None]:
+        """While these are one of its connections."""
+        with self.changed:
+            self.sockets.update(ends)
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.sockets.difference_update(ends)
 
     def pass_on(self, ends: set[int], source: socket.socket, target: socket.socket) -> None:
         """Carries one direction of a connection between two nodes until it ends."""
@@ -69,7 +89,7 @@ class Relay:
                 peer = socket.create_connection(self.target)
             except OSError:
                 return
-            with peer:
+            with peer, self.network.carrying(taken, peer):
                 caller = int.from_bytes(hello[HELLO_ID_AT : HELLO_ID_AT + 8], "big")
                 ends = {caller, self.node}
                 back = self.start(self.network.pass_on, ends, peer, taken)

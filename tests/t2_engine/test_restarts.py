@@ -1,4 +1,4 @@
-"""Nodes that are started again: how soon one leads, and that nobody is disturbed."""
+"""Nodes that are gone, or started again: how soon one leads, and that nobody is disturbed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from .nodes import Node, cluster, leader, same, wait_until
+from .relay import Network
 
 SLOW = {"election_ms_min": 60_000, "election_ms_max": 90_000}
 """Nobody is elected by a timeout while a test runs."""
@@ -52,3 +53,33 @@ def test_a_store_behind_its_log_is_brought_up_after_the_start(nodes: list[Node])
         node.start()
     assert leader(nodes).get("before") == "1"
     same(nodes)
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_a_leader_whose_process_is_gone_is_replaced_without_an_election_timeout(
+    tmp_path: Path, count: int
+) -> None:
+    """A leader whose process is gone is replaced at once; one that is heard no more, though its
+    machine may be there, when an election timeout is over."""
+    with cluster(tmp_path, count, **SLOW) as nodes:
+        nodes[0].put("before", "1")
+        nodes[0].close()
+        new = leader(nodes[1:])
+        assert new.get("before") == "1"
+        assert new.put("after", "1") > 0
+        assert new.status()["term"] == 2
+        same(nodes[1:])
+
+
+def test_a_leader_that_is_there_keeps_its_place_when_its_connections_break(
+    tmp_path: Path, network: Network
+) -> None:
+    with cluster(tmp_path, 3, **SLOW) as nodes:
+        nodes[0].put("before", "1")
+        term, sessions = nodes[0].status()["term"], nodes[0].status()["sessions"]
+        network.cut()
+        wait_until(lambda: nodes[0].status()["sessions"] > sessions + 1, what="new connections")
+        assert nodes[0].put("after", "1") > 0
+        same(nodes)
+        assert nodes[0].leads()
+        assert [node.status()["term"] for node in nodes] == [term] * 3

@@ -1,33 +1,11 @@
 """Rounds of reads: a leader answers only while a majority still holds to it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from .nodes import Node, Refused, cluster, leader, same, wait_until
-from .relay import Network, Relay
-
-
-@pytest.fixture
-def network() -> Iterator[Network]:
-    """Every node that is opened gets a relay in front of it."""
-    network, relays = Network(), []
-    original = Node.open
-
-    def opened(node: Node) -> None:
-        if not node.listen:
-            node.listen = node.addr
-            relays.append(Relay(network, node.id, node.listen))
-            node.addr = relays[-1].addr
-        original(node)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Node, "open", opened)
-        yield network
-    network.hold(None)
-    for relay in relays:
-        relay.close()
+from .relay import Network
 
 
 def by_raft(node: Node) -> int:

@@ -16,7 +16,7 @@
 //! machine, progress, snapshot: the state machine's side · queue: the meeting with Python ·
 //! answers: what reads need not ask there again · hello, peers, client, riding, server, transfer,
 //! forward: peers · calls, propose, reads, confirm, members: what is asked of Raft · housekeep,
-//! status, shared, node: one running node.
+//! status, stand, shared, node: one running node.
 pub mod answers;
 pub mod calls;
 pub mod client;
@@ -39,6 +39,7 @@ pub mod riding;
 pub mod server;
 pub mod shared;
 pub mod snapshot;
+pub mod stand;
 pub mod status;
 mod streams;
 pub mod transfer;

@@ -11,8 +11,9 @@ use super::members::Told;
 use super::options::Options;
 use super::propose::{Proposal, Proposer};
 use super::reads::{Read, Reader, Rounds};
-use super::shared::{FAILURES, Leader, Parts, Shared};
+use super::shared::{FAILURES, Parts, Shared};
 use super::snapshot::{Snapshot, Snapshots};
+use super::stand;
 use super::types::*;
 use crate::call::Failure;
 use bytes::Bytes;
@@ -36,9 +37,6 @@ const STATE_MACHINE_COMMANDS_MAX: u64 = 1 << 16;
 const READY_LIMIT: Duration = Duration::from_millis(500);
 const BLOCKED_LIMIT: Duration = Duration::from_secs(1);
 const RUNTIME_LIMIT: Duration = Duration::from_secs(1);
-
-/// Nodes that start together try to be elected at different times of a heartbeat interval.
-const EARLY_SLOTS: u64 = 16;
 
 /// What a node is opened with.
 pub struct Setup {
@@ -409,8 +407,8 @@ impl Node {
             let end = async { tokio::time::timeout(SHUTDOWN_LIMIT, raft.shutdown()).await };
             let _ = runtime.block_on(end);
         }
-        self.shared.peers.clear();
         runtime.shutdown_timeout(RUNTIME_LIMIT);
+        self.shared.peers.clear(); // until then a task may put a connection back
         self.shared.log.close();
         self.lock.lock().take();
     }
@@ -436,19 +434,6 @@ impl From<io::Error> for StartError {
     }
 }
 
-/// When all nodes have been started again, nobody leads, and an election timeout is a wait for
-/// nothing. Only by pre-votes: while a leader is heard by others, nothing comes of them.
-async fn stand_early(shared: &Shared, raft: &Raft) {
-    let beat = Duration::from_millis(shared.options.heartbeat_ms);
-    let slot = (shared.id % EARLY_SLOTS) as u32;
-    tokio::time::sleep(beat + beat * slot / EARLY_SLOTS as u32).await;
-    let until = Instant::now() + Duration::from_millis(shared.options.election_ms_min);
-    while Instant::now() < until && !shared.stopping() && shared.leader() == Leader::Nobody {
-        let _ = raft.trigger().elect(true).await; // Raft has stopped: nothing to do here
-        tokio::time::sleep(2 * beat).await;
-    }
-}
-
 /// Reads the log, brings the store up to what was committed, begins.
 async fn build(shared: Arc<Shared>, config: Arc<openraft::Config>, machine: Machine) {
     let factory = Factory(shared.clone());
@@ -467,7 +452,7 @@ async fn build(shared: Arc<Shared>, config: Arc<openraft::Config>, machine: Mach
                 let _ = raft.trigger().elect(false).await; // nobody else is to be waited for
             } else if !fresh {
                 // Who has yet to join will hear of a leader by that.
-                stand_early(&shared, &raft).await;
+                stand::after_start(&shared, &raft).await;
             }
         }
         Err(fatal) if !shared.stopping() => {

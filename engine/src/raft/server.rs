@@ -6,6 +6,7 @@ use super::hello::{self, FRAME_BYTES_MAX, Frames, Hello, Purpose, read_frame};
 use super::log::Log;
 use super::queue::WorkKind;
 use super::shared::Shared;
+use super::stand;
 use super::types::*;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
@@ -84,7 +85,11 @@ async fn serve(shared: &Arc<Shared>, hello: &Hello, frames: Frames) -> io::Resul
         return Ok(());
     };
     match hello.purpose {
-        Purpose::Append => append(raft, frames).await,
+        Purpose::Append => {
+            let ended = append(raft.clone(), frames).await;
+            stand::after_session(shared, &raft, hello.from_id).await;
+            ended
+        }
         Purpose::Control => control(shared, hello, raft, frames).await,
         Purpose::Forward => forward::serve(shared, frames).await,
         Purpose::Snapshot => super::transfer::receive(shared, frames, &raft).await,
