@@ -87,6 +87,17 @@ class Node:
         self.process.kill()
         self.process.wait()
 
+    def stand_still(self) -> None:
+        """SIGSTOP; returns when all its threads have stopped."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
     def stop(self) -> int:
         """SIGTERM; the exit code."""
         assert self.process is not None
@@ -102,6 +113,11 @@ class Node:
 
     def tail(self, lines: int = 40) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def complaints(self) -> list[str]:
+        """Lines of its log that no test expects."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return [line for line in lines if any(word in line for word in BROKEN_LOG_WORDS)]
 
     def client(self) -> dfs.Client:
         return dfs.connect(self.endpoint)
@@ -141,13 +157,7 @@ class Cluster:
                     if node.alive():
                         assert node.stop() == 0, node.tail()
                 for node in self.nodes:
-                    text = node.log.read_text(errors="replace")
-                    bad = [
-                        line
-                        for line in text.splitlines()
-                        if any(w in line for w in BROKEN_LOG_WORDS)
-                    ]
-                    assert not bad, f"{node.name}: {bad[:5]}"
+                    assert not (said := node.complaints()), f"{node.name}: {said[:5]}"
             else:
                 for node in self.nodes:
                     print(f"---- {node.name}\n{node.tail()}")

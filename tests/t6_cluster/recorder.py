@@ -1,0 +1,173 @@
+"""Clients that call a cluster at the same time, and what they did and saw."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import dfs
+from dfs.check import (
+    NEVER,
+    Call,
+    Kind,
+    Outcome,
+    Told,
+    badly_told,
+    not_linearizable,
+    out_of_order,
+)
+
+from .cluster import Cluster, wait_until
+
+CLIENTS = 6
+KEYS = 12
+"""Fewer than two for each client: they meet."""
+KINDS = (Kind.PUT, Kind.PUT, Kind.PUT, Kind.GET, Kind.GET, Kind.DELETE)
+SHORT_S = 0.25
+"""Of some calls: less than an election takes, so that their outcome stays unknown."""
+LONG_S = 5.0
+
+
+@dataclass
+class Recorder:
+    """Everything lies below one directory, which a watcher follows."""
+
+    cluster: Cluster
+    directory: str = "recorded"
+    calls: list[Call] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
+    told_after: int = 0
+    """The watch begins here, and has heard of all that came up to:"""
+    told_until: int = 0
+    values: dict[bytes, bytes] = field(default_factory=dict)
+    """By their SHA-256: events have no more."""
+    errors: list[BaseException] = field(default_factory=list)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Clients call and a watcher listens until the end of the block; then every key is read,
+        and the watcher hears of the last change."""
+        stop = threading.Event()
+        with self.cluster.client() as watching, watching.watch(self.directory) as watch:
+            threads = [
+                threading.Thread(target=self._guarded, args=(self._work, number, stop))
+                for number in range(CLIENTS)
+            ]
+            listener = threading.Thread(target=self._guarded, args=(self._listen, watch))
+            listener.start()
+            try:
+                wait_until("the watcher listens", lambda: self.told_after or self.errors)
+                for thread in threads:
+                    thread.start()
+                yield
+                stop.set()
+                for thread in threads:
+                    thread.join()
+                self._read_all()
+                last = self.progress()
+                wait_until("it has heard", lambda: self.told_until >= last or self.errors)
+            finally:
+                stop.set()
+                watch.close()
+                for thread in (listener, *threads):
+                    if thread.ident is not None:
+                        thread.join()
+        assert not self.errors, self.errors
+
+    def progress(self) -> int:
+        """The newest revision that any client was told."""
+        return max((call.revision for call in list(self.calls)), default=0)
+
+    def check(self) -> None:
+        """Nothing is wrong with what was seen, and enough was seen to tell."""
+        for found in (
+            not_linearizable(self.calls),
+            out_of_order(self.calls),
+            badly_told(
+                self.told, self.calls, self.told_after, self.told_until, self.directory
+            ),
+        ):
+            assert found is None, found
+        for kind in Kind:
+            for outcome in Outcome if kind is not Kind.GET else [Outcome.DONE]:
+                some = any(c.kind is kind and c.outcome is outcome for c in self.calls)
+                assert some, f"no {kind.value} was {outcome.value} in {len(self.calls)} calls"
+
+    def _guarded(self, work, *arguments) -> None:
+        try:
+            work(*arguments)
+        except BaseException as error:  # boundary: shown by `at_work`
+            self.errors.append(error)
+
+    def _listen(self, watch: dfs.Watch) -> None:
+        for update in watch:
+            for event in update.events:
+                value = None if event.deleted else self.values.get(event.stat.sha256, b"?")
+                if event.stat.is_file:
+                    self.told.append(Told(event.key, event.revision, value))
+            self.told_until = update.revision
+            self.told_after = self.told_after or update.revision
+
+    def _work(self, number: int, stop: threading.Event) -> None:
+        chance = random.Random(number)
+        seen: dict[str, int] = {}
+        with self.cluster.client() as client:
+            for count in range(1 << 30):
+                if stop.is_set():
+                    return
+                key = f"{self.directory}/{chance.randrange(KEYS)}"
+                kind = chance.choice(KINDS)
+                if kind is Kind.GET:
+                    seen[key] = self._get(client, key)
+                    continue
+                value = b"%d.%d" % (number, count) if kind is Kind.PUT else None
+                base = seen.get(key) if chance.random() < 0.3 else None
+                limit_s = SHORT_S if chance.random() < 0.5 else LONG_S
+                seen[key] = self._write(client, kind, key, value, base, limit_s)
+
+    def _write(
+        self, client: dfs.Client, kind: Kind, key: str, value: bytes | None, base: int | None,
+        limit_s: float,
+    ) -> int:
+        """The revision that the key has now, as far as this client knows."""
+        begin = time.monotonic_ns()
+        outcome, revision = Outcome.DONE, 0
+        try:
+            if value is None:
+                revision = client.delete(key, base_revision=base, timeout=limit_s)
+            else:
+                self.values[hashlib.sha256(value).digest()] = value
+                revision = client.put(key, value, base_revision=base, timeout=limit_s)
+        except (dfs.Conflict, dfs.NotFound):
+            outcome = Outcome.REFUSED
+        except (dfs.OutcomeUnknown, dfs.DeadlineExceeded):
+            outcome = Outcome.UNKNOWN
+        except dfs.Unavailable:
+            return 0
+        end = NEVER if outcome is Outcome.UNKNOWN else time.monotonic_ns()
+        self.calls.append(Call(kind, key, begin, end, outcome, value, revision, base))
+        return 0 if value is None else revision
+
+    def _get(self, client: dfs.Client, key: str) -> int:
+        begin = time.monotonic_ns()
+        value, revision = None, 0
+        try:
+            value, stat = client.read(key, timeout=LONG_S)
+            revision = stat.revision
+        except dfs.NotFound:
+            pass
+        except (dfs.Unavailable, dfs.DeadlineExceeded):
+            return 0
+        end = time.monotonic_ns()
+        self.calls.append(Call(Kind.GET, key, begin, end, value=value, revision=revision))
+        return revision
+
+    def _read_all(self) -> None:
+        with self.cluster.client() as client:
+            for number in range(KEYS):
+                self._get(client, f"{self.directory}/{number}")
