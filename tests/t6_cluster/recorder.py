@@ -27,9 +27,11 @@ from .cluster import Cluster, wait_until
 CLIENTS = 6
 KEYS = 12
 """Fewer than two for each client: they meet."""
-KINDS = (Kind.PUT, Kind.PUT, Kind.PUT, Kind.GET, Kind.GET, Kind.DELETE)
-SHORT_S = 0.25
-"""Of some calls: less than an election takes, so that their outcome stays unknown."""
+KINDS = (Kind.PUT, Kind.PUT, Kind.PUT, Kind.GET, Kind.GET, Kind.DELETE, Kind.DELETE)
+SHORT_S = 0.03
+"""Of most writes: less than it takes to replace a leader, so that each time some outcomes of both
+kinds stay unknown."""
+SHORT_CHANCE = 0.8
 LONG_S = 5.0
 
 
@@ -127,7 +129,7 @@ class Recorder:
                     continue
                 value = b"%d.%d" % (number, count) if kind is Kind.PUT else None
                 base = seen.get(key) if chance.random() < 0.3 else None
-                limit_s = SHORT_S if chance.random() < 0.5 else LONG_S
+                limit_s = SHORT_S if chance.random() < SHORT_CHANCE else LONG_S
                 seen[key] = self._write(client, kind, key, value, base, limit_s)
 
     def _write(
