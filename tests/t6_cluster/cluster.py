@@ -127,6 +127,10 @@ class Node:
         with self.client() as client:
             return client.status(local=True, timeout=2.0).nodes[0]
 
+    def leads(self) -> bool:
+        """It is the leader."""
+        return self.status().role == "leader"
+
 
 class Cluster:
     """Several nodes that share one peer list."""
@@ -193,25 +197,24 @@ class Cluster:
             for node in self.nodes:
                 if node.alive():
                     with contextlib.suppress(dfs.DfsError):
-                        if node.status().role == "leader":
+                        if node.leads():
                             return node
             return None
 
         return wait_until("a leader", find)
 
-    def same_state(self) -> dict[str, bytes]:
-        """Waits until all nodes have applied the same entries; name → state hash at that index."""
+    def agree(self) -> None:
+        """Waits until the cluster is whole and all nodes have applied the same entries: they must
+        have the same state hash then."""
 
-        def settled() -> dict[str, tuple[int, bytes]] | None:
-            seen = {}
-            for node in self.nodes:
-                status = node.status()
-                seen[node.name] = (status.applied, status.state_hash)
-            return seen if len({applied for applied, _ in seen.values()}) == 1 else None
+        def settled() -> dict[str, bytes] | None:
+            seen = {node.name: node.status() for node in self.nodes}
+            equal = len({status.applied for status in seen.values()}) == 1
+            return {name: status.state_hash for name, status in seen.items()} if equal else None
 
-        return {
-            name: digest for name, (_, digest) in wait_until("equal applied index", settled).items()
-        }
+        wait_until("the cluster is whole", self.complete)
+        hashes = wait_until("equal applied index", settled)
+        assert len(set(hashes.values())) == 1, hashes
 
 
 @contextlib.contextmanager

@@ -57,9 +57,7 @@ def _back_in_time(history: list[Call]) -> Iterator[str]:
             at += 1
             if newest is None or ended.revision > newest.revision:
                 newest = ended
-            if ended.revision > newest_of.get(ended.key, ended).revision or (
-                ended.key not in newest_of
-            ):
+            if ended.revision >= newest_of.get(ended.key, ended).revision:
                 newest_of[ended.key] = ended
         before = newest if call.writes else newest_of.get(call.key)
         if before is None:
