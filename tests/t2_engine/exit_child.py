@@ -11,8 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
-from ports import free_port
-
+from dfs.nemesis.ports import free_port
 from t2_engine.nodes import Node
 
 PUT, GET = 1, 2

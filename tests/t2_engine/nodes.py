@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ports import free_port
-
 from dfs import _engine
+from dfs.nemesis.ports import free_port
 
 WAIT_S = 10.0
 STAMP_BYTES = 9

@@ -7,9 +7,9 @@ from typing import Any
 
 import grpc
 import pytest
-from ports import free_port
 
 from dfs._engine import plain_head
+from dfs.nemesis.ports import free_port
 
 from .nodes import STAMP_BYTES, Node, cluster, encoded, wait_until
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import grpc
 import pytest
-from ports import free_port
 
 from dfs._engine import Engine
+from dfs.nemesis.ports import free_port
 
 from .nodes import Node, cluster, encoded, wait_until
 

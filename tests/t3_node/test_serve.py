@@ -7,11 +7,11 @@ import socket
 from contextlib import asynccontextmanager
 
 import pytest
-from ports import free_port
 
 from dfs.engine_memory import EngineError, MemoryEngine
 from dfs.errors import Misconfigured
 from dfs.kv import MemoryKV
+from dfs.nemesis.ports import free_port
 from dfs.serve import Backend, run, running_node
 
 from .conftest import Settings

@@ -21,13 +21,13 @@ import pytest
 from google.protobuf.any_pb2 import Any
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
-from ports import free_port
 
 import dfs
 from dfs.engine_memory import EngineError, MemoryEngine
 from dfs.errors import Misconfigured
 from dfs.kv import MemoryKV
 from dfs.limits import MESSAGE_BYTES_MAX
+from dfs.nemesis.ports import free_port
 from dfs.proto.dfs_pb2_grpc import ClusterServiceStub, FileServiceStub
 from dfs.serve import Backend, Running, real_backend, running_node
 

@@ -8,10 +8,10 @@ import threading
 from typing import Any
 
 import pytest
-from ports import free_port
 
 import dfs
 from dfs import errors
+from dfs.nemesis.ports import free_port
 
 from .fake_node import Node, Tree, failing, never, wait_until
 

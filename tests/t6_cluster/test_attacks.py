@@ -17,9 +17,8 @@ import pytest
 
 import dfs
 from dfs.limits import CONNECTIONS_PER_ADDRESS_MAX, VALUE_BYTES_MAX
+from dfs.nemesis.processes import Node, running, wait_until
 from dfs.proto import dfs_pb2 as pb
-
-from .cluster import Node, running, wait_until
 
 RSS_MAX = 1 << 30
 P99_S = 1.0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .cluster import running
+from dfs.nemesis.processes import running
 
 CLIENT = Path(__file__).parent.parent.parent / ".build" / "bin" / "conformance"
 

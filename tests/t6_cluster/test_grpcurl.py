@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from .cluster import Node, running
+from dfs.nemesis.processes import Node, running
 
 Done = subprocess.CompletedProcess[str]
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import dfs
-
-from .cluster import Cluster, running, wait_until
-from .recorder import Recorder
+from dfs.nemesis.processes import Cluster, running, wait_until
+from dfs.nemesis.recorder import Recorder
 
 KILLS = 10
 LOADERS = 96

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .cluster import Node, running, wait_until
-from .recorder import Recorder
+from dfs.nemesis.processes import Node, running, wait_until
+from dfs.nemesis.recorder import Recorder
 
 PAUSES = 6
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .cluster import Cluster, Node, wait_until
-from .disk import Disk
-from .recorder import Recorder
+from dfs.nemesis.disk import Disk
+from dfs.nemesis.processes import Cluster, Node, wait_until
+from dfs.nemesis.recorder import Recorder
 
 CUTS_OF_ALL = 4
 CUTS_OF_ONE = 4

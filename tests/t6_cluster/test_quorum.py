@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 import dfs
-
-from .cluster import Cluster, Node, running, wait_until
+from dfs.nemesis.processes import Cluster, Node, running, wait_until
 
 
 def leave_alone(cluster: Cluster) -> tuple[Node, list[Node]]:

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ports import free_ports
 
 import dfs
-
-from .cluster import wait_until
+from dfs.nemesis.ports import free_ports
+from dfs.nemesis.processes import wait_until
 
 SOURCE = str(Path(dfs.__file__).parents[1])
 ENDS_S = 20

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .cluster import Node, running, wait_until
+from dfs.nemesis.processes import Node, running, wait_until
 
 FILES = 300
 needs_fuse = pytest.mark.skipif(

@@ -6,12 +6,12 @@ import hashlib
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, Final
 
-import dfs
-from dfs.check import (
+from ..check import (
     NEVER,
     Call,
     Kind,
@@ -21,18 +21,20 @@ from dfs.check import (
     not_linearizable,
     out_of_order,
 )
+from ..client import Client, Watch
+from ..errors import Conflict, DeadlineExceeded, NotFound, OutcomeUnknown, Unavailable
+from .processes import Cluster
+from .waiting import require, wait_until
 
-from .cluster import Cluster, wait_until
-
-CLIENTS = 6
-KEYS = 12
+CLIENTS: Final = 6
+KEYS: Final = 12
 """Fewer than two for each client: they meet."""
-KINDS = (Kind.PUT, Kind.PUT, Kind.PUT, Kind.GET, Kind.GET, Kind.DELETE, Kind.DELETE)
-SHORT_S = 0.03
+KINDS: Final = (Kind.PUT, Kind.PUT, Kind.PUT, Kind.GET, Kind.GET, Kind.DELETE, Kind.DELETE)
+SHORT_S: Final = 0.03
 """Of most writes: less than it takes to replace a leader, so that each time some outcomes of both
 kinds stay unknown."""
-SHORT_CHANCE = 0.8
-LONG_S = 5.0
+SHORT_CHANCE: Final = 0.8
+LONG_S: Final = 5.0
 
 
 @dataclass
@@ -79,7 +81,7 @@ class Recorder:
                 for thread in (listener, *threads):
                     if thread.ident is not None:
                         thread.join()
-        assert not self.errors, self.errors
+        require(not self.errors, f"{self.errors}")
 
     def progress(self) -> int:
         """The newest revision that any client was told."""
@@ -94,19 +96,19 @@ class Recorder:
                 self.told, self.calls, self.told_after, self.told_until, self.directory
             ),
         ):
-            assert found is None, found
+            require(found is None, f"{found}")
         for kind in Kind:
             for outcome in Outcome if kind is not Kind.GET else [Outcome.DONE]:
                 some = any(c.kind is kind and c.outcome is outcome for c in self.calls)
-                assert some, f"no {kind.value} was {outcome.value} in {len(self.calls)} calls"
+                require(some, f"no {kind.value} was {outcome.value} in {len(self.calls)} calls")
 
-    def _guarded(self, work, *arguments) -> None:
+    def _guarded(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
             work(*arguments)
         except BaseException as error:  # boundary: shown by `at_work`
             self.errors.append(error)
 
-    def _listen(self, watch: dfs.Watch) -> None:
+    def _listen(self, watch: Watch) -> None:
         for update in watch:
             for event in update.events:
                 value = None if event.deleted else self.values.get(event.stat.sha256, b"?")
@@ -133,7 +135,7 @@ class Recorder:
                 seen[key] = self._write(client, kind, key, value, base, limit_s)
 
     def _write(
-        self, client: dfs.Client, kind: Kind, key: str, value: bytes | None, base: int | None,
+        self, client: Client, kind: Kind, key: str, value: bytes | None, base: int | None,
         limit_s: float,
     ) -> int:
         """The revision that the key has now, as far as this client knows."""
@@ -145,25 +147,25 @@ class Recorder:
             else:
                 self.values[hashlib.sha256(value).digest()] = value
                 revision = client.put(key, value, base_revision=base, timeout=limit_s)
-        except (dfs.Conflict, dfs.NotFound):
+        except (Conflict, NotFound):
             outcome = Outcome.REFUSED
-        except (dfs.OutcomeUnknown, dfs.DeadlineExceeded):
+        except (OutcomeUnknown, DeadlineExceeded):
             outcome = Outcome.UNKNOWN
-        except dfs.Unavailable:
+        except Unavailable:
             return 0
         end = NEVER if outcome is Outcome.UNKNOWN else time.monotonic_ns()
         self.calls.append(Call(kind, key, begin, end, outcome, value, revision, base))
         return 0 if value is None else revision
 
-    def _get(self, client: dfs.Client, key: str) -> int:
+    def _get(self, client: Client, key: str) -> int:
         begin = time.monotonic_ns()
         value, revision = None, 0
         try:
             value, stat = client.read(key, timeout=LONG_S)
             revision = stat.revision
-        except dfs.NotFound:
+        except NotFound:
             pass
-        except (dfs.Unavailable, dfs.DeadlineExceeded):
+        except (Unavailable, DeadlineExceeded):
             return 0
         end = time.monotonic_ns()
         self.calls.append(Call(Kind.GET, key, begin, end, value=value, revision=revision))

@@ -8,11 +8,12 @@ import struct
 import subprocess
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
-DISK_BYTES = 512 << 20
-EXT4_IOC_SHUTDOWN = 0x8004587D
+DISK_BYTES: Final = 512 << 20
+EXT4_IOC_SHUTDOWN: Final = 0x8004587D
 """fs/ext4/ext4.h: from here on every access fails, and nothing more reaches the device."""
-NO_LOG_FLUSH = 2
+NO_LOG_FLUSH: Final = 2
 """EXT4_GOING_FLAGS_NOLOGFLUSH: what was not synced is lost, names too."""
 
 
@@ -56,4 +57,5 @@ class Disk:
 
 def _run(*argv: str) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr.strip()}"
+    if done.returncode != 0:
+        raise OSError(f"{' '.join(argv)}: {done.stderr.strip()}")

@@ -1,4 +1,4 @@
-"""Ports for the servers of tests."""
+"""Free ports of loopback."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import contextlib
 import itertools
 import os
 import socket
+from typing import Final
 
-FIRST, LAST = 10_000, 32_000
+from ..config import LOOPBACK
+from ..errors import Misconfigured
+
+FIRST: Final = 10_000
+LAST: Final = 32_000
 """Below the range from which the kernel takes the ports of outgoing connections: one of those could
 come between the choice and the use."""
 
@@ -15,13 +20,13 @@ _candidates = itertools.count(os.getpid() * 61 % (LAST - FIRST))
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on and that no other call in this process got."""
+    """A port of loopback that nobody listens on and that no other call in this process got."""
     for number in itertools.islice(_candidates, LAST - FIRST):
         port = FIRST + number % (LAST - FIRST)
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+            probe.bind((LOOPBACK, port))
             return port
-    raise AssertionError("no free port")
+    raise Misconfigured("no free port on loopback")
 
 
 def free_ports(count: int) -> list[int]:
