@@ -8,7 +8,7 @@ from pathlib import Path
 
 import dfs
 from dfs.nemesis.processes import Cluster, running, wait_until
-from dfs.nemesis.recorder import Recorder
+from dfs.nemesis.recorder import Recorder, require_variety
 
 KILLS = 10
 LOADERS = 96
@@ -33,6 +33,7 @@ def test_kill_nodes_under_load(tmp_path: Path) -> None:
                 wait_until("the node is back", lambda v=victim: v.status().leader)
         cluster.agree()
         recorder.check()
+        require_variety(recorder.outcomes())
 
 
 @dataclass

@@ -46,6 +46,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "member": Command("cluster", (CLIENT,), "Add, promote or remove members."),
     "leader": Command("cluster", (CLIENT,), "Move leadership."),
     "bench": Command("bench", (CLIENT,), "Measure puts or gets."),
+    "nemesis": Command("nemesis", (), "Break a throw-away cluster in every way, and check it."),
     "config": Command("about", (NODE, AGENT, CLIENT), "Show each setting and where it is from."),
     "completion": Command("about", (), "Print a completion script for bash, zsh or tcsh."),
     "version": Command("about", (), "Print versions."),

@@ -21,6 +21,8 @@ class Place:
     """The command that starts a command there."""
     descriptors: Sequence[int] = ()
     """That this command needs."""
+    options: Sequence[str] = ()
+    """That a node needs there."""
     reachable: bool = True
     """`grpc` can be reached from here; otherwise the node's socket has to do."""
 

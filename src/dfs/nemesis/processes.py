@@ -38,6 +38,7 @@ class Node:
         self.mounts = mounts
         for directory in (self.data, self.cache, self.mount):
             directory.mkdir(parents=True, exist_ok=True)
+        self.program: tuple[str, ...] = ("-m", "dfs")
         self.environment: dict[str, str] = {}
         """Added to that of this process."""
         self.process: subprocess.Popen[bytes] | None = None
@@ -55,11 +56,12 @@ class Node:
     def start(self, *extra: str) -> None:
         """Starts the process; does not wait until it serves."""
         argv = [
-            *self.place.enter, sys.executable, "-P", "-m", "dfs", "serve", "-id", self.name,
+            *self.place.enter, sys.executable, "-P", *self.program, "serve", "-id", self.name,
             "-raft", self.place.raft, "-grpc", self.place.grpc, "-data", str(self.data),
             "-cache", str(self.cache) if self.mounts else "",
             "-mount", str(self.mount) if self.mounts else "",
         ]
+        argv += self.place.options
         if self.peers:
             argv += ["-peers", self.peers]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}

@@ -6,9 +6,11 @@ import hashlib
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
 from ..check import (
@@ -50,6 +52,12 @@ class Recorder:
     told_until: int = 0
     values: dict[bytes, bytes] = field(default_factory=dict)
     """By their SHA-256: events have no more."""
+    tried: set[str] = field(default_factory=set)
+    """Keys that were added once each and never touched again; of these:"""
+    added: set[str] = field(default_factory=set)
+    """those that were acknowledged, and"""
+    listed: set[str] = field(default_factory=set)
+    """those that stand there at the end."""
     errors: list[BaseException] = field(default_factory=list)
 
     @contextmanager
@@ -62,6 +70,7 @@ class Recorder:
                 threading.Thread(target=self._guarded, args=(self._work, number, stop))
                 for number in range(CLIENTS)
             ]
+            threads.append(threading.Thread(target=self._guarded, args=(self._add, stop)))
             listener = threading.Thread(target=self._guarded, args=(self._listen, watch))
             listener.start()
             try:
@@ -87,8 +96,26 @@ class Recorder:
         """The newest revision that any client was told."""
         return max((call.revision for call in list(self.calls)), default=0)
 
+    def last_ns(self) -> int:
+        """When a write was acknowledged most recently."""
+        return max(self._acknowledged(), default=0)
+
+    def gaps(self, begin_ns: int, healed_ns: int) -> tuple[float, float]:
+        """(from the second time to the next acknowledged write, longest time without one from the
+        first time until then), in seconds."""
+        times = sorted(end for end in self._acknowledged() if end > begin_ns)
+        first = next(end for end in times if end > healed_ns)
+        until = [begin_ns, *(end for end in times if end <= first)]
+        outage = max(later - earlier for earlier, later in pairwise(until))
+        return (first - healed_ns) / 1e9, outage / 1e9
+
+    def _acknowledged(self) -> list[int]:
+        return [
+            call.end for call in list(self.calls) if call.writes and call.outcome is Outcome.DONE
+        ]
+
     def check(self) -> None:
-        """Nothing is wrong with what was seen, and enough was seen to tell."""
+        """Raises Violation when something is wrong with what was seen."""
         for found in (
             not_linearizable(self.calls),
             out_of_order(self.calls),
@@ -97,10 +124,14 @@ class Recorder:
             ),
         ):
             require(found is None, f"{found}")
-        for kind in Kind:
-            for outcome in Outcome if kind is not Kind.GET else [Outcome.DONE]:
-                some = any(c.kind is kind and c.outcome is outcome for c in self.calls)
-                require(some, f"no {kind.value} was {outcome.value} in {len(self.calls)} calls")
+        lost = sorted(self.added - self.listed)
+        require(not lost, f"{len(lost)} keys were added and are not listed, such as {lost[:3]}")
+        made_up = sorted(self.listed - self.tried)
+        require(not made_up, f"nobody added these keys, which are listed: {made_up[:3]}")
+
+    def outcomes(self) -> Counter[tuple[Kind, Outcome]]:
+        """How many calls of each kind had which outcome."""
+        return Counter((call.kind, call.outcome) for call in self.calls)
 
     def _guarded(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -171,7 +202,34 @@ class Recorder:
         self.calls.append(Call(Kind.GET, key, begin, end, value=value, revision=revision))
         return revision
 
+    def _add(self, stop: threading.Event) -> None:
+        """Adds key after key, each in a directory beside the one that is watched."""
+        with self.cluster.client() as client:
+            while not stop.is_set():
+                key = f"{self._beside}/{len(self.tried)}"
+                self.tried.add(key)
+                try:
+                    client.put(key, b"", timeout=LONG_S)
+                    self.added.add(key)
+                except (OutcomeUnknown, DeadlineExceeded, Unavailable):
+                    pass  # it may be there
+
+    @property
+    def _beside(self) -> str:
+        return f"{self.directory}-added"
+
     def _read_all(self) -> None:
         with self.cluster.client() as client:
             for number in range(KEYS):
                 self._get(client, f"{self.directory}/{number}")
+            self.listed.update(item.key for item in client.list(self._beside))
+
+
+def require_variety(outcomes: Counter[tuple[Kind, Outcome]]) -> None:
+    """Raises Violation when some kind of call never had some outcome: too little was tried."""
+    for kind in Kind:
+        for outcome in Outcome if kind is not Kind.GET else [Outcome.DONE]:
+            count = outcomes.total()
+            require(
+                outcomes[kind, outcome], f"no {kind.value} was {outcome.value} in {count} calls"
+            )

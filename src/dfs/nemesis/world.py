@@ -1,0 +1,199 @@
+"""A throw-away cluster, and all that faults take away from it and give back."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from ..errors import DfsError, Misconfigured
+from .disk import Disk
+from .network import Direction, Network
+from .node import LIMITS
+from .processes import Cluster, Node
+from .switch import Rule
+from .waiting import require, wait_until
+
+SMALL: Final[Mapping[str, int]] = {
+    "SNAPSHOT_LOG_BYTES": 64 << 10, "LOG_KEEP_BYTES": 32 << 10, "FLUSH_INTERVAL_MS": 200,
+    "STATE_HASH_INTERVAL_MS": 1_000,
+}
+"""Limits with which the log is cut all the time, so that members that were away need snapshots."""
+PROGRAM: Final = ("-m", "dfs.nemesis.node")
+
+
+class NoTarget(Exception):
+    """There is nothing left that this fault could hit: others have it already."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a cluster is made of."""
+
+    nodes: int = 3
+    network: bool = True
+    """Namespaces with a network that can be cut. Needs root."""
+    disks: bool = True
+    """A disk of its own for each node. Needs root and loop devices."""
+    small: bool = True
+    """With the limits of SMALL."""
+
+    def check(self) -> None:
+        """Raises Misconfigured where this cannot be had here."""
+        if (self.network or self.disks) and os.geteuid() != 0:
+            raise Misconfigured(
+                "networks and disks that break need root: run it as root, or choose faults that"
+                " need neither (--faults kill,kill-all,pause)"
+            )
+        if not 1 <= self.nodes <= 7:
+            raise Misconfigured(f"{self.nodes} nodes: one to seven can be had")
+
+
+@dataclass
+class World:
+    """The cluster runs while the block lasts. What is hit stands in `hit` until it is mended."""
+
+    root: Path
+    setting: Setting
+    chance: random.Random
+    cluster: Cluster = field(init=False)
+    network: Network | None = None
+    disks: dict[str, Disk] = field(default_factory=dict)
+    hit: set[str] = field(default_factory=set)
+    """Names of nodes that are down, stand still, or are apart from the others."""
+    choices: int = 0
+    """Of targets, so far."""
+    terms: set[int] = field(default_factory=set)
+    """In which somebody led."""
+    _rules: list[dict[Direction, Rule]] = field(default_factory=list)
+    _stack: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> World:
+        self.setting.check()
+        try:
+            self._open()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def _open(self) -> None:
+        places = None
+        if self.setting.network:
+            network = Network(self.setting.nodes, self.chance.randrange(1 << 32))
+            self.network = self._stack.enter_context(network)
+            places = self.network.places
+        self.cluster = Cluster(self.root, self.setting.nodes, places=places)
+        for node in self.cluster.nodes:
+            if self.setting.disks:
+                disk = Disk(node.root / "image", node.root / "disk")
+                self.disks[node.name] = self._stack.enter_context(disk)
+                node.data = disk.mount / "data"
+                node.data.mkdir()
+            if self.setting.small:
+                node.program = PROGRAM
+                node.environment[LIMITS] = json.dumps(dict(SMALL))
+        self._stack.enter_context(self.cluster)
+
+    # ---- targets ---------------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All of them."""
+        return self.cluster.nodes
+
+    @property
+    def unhurt(self) -> list[Node]:
+        """Those that no fault has now."""
+        return [node for node in self.nodes if node.name not in self.hit]
+
+    def number(self, node: Node) -> int:
+        """Its number in the network."""
+        return self.nodes.index(node)
+
+    def alive_majority(self) -> bool:
+        """Enough are unhurt for writes to go on."""
+        return 2 * len(self.unhurt) > len(self.nodes)
+
+    def leads(self, node: Node) -> bool:
+        """It says that it is the leader."""
+        try:
+            return node.leads()
+        except DfsError:
+            return False
+
+    def choose(self, count: int = 1) -> list[Node]:
+        """Nodes that no fault has yet; the leader is among them every other time. Raises
+        NoTarget."""
+        free = self.unhurt
+        if len(free) < count:
+            raise NoTarget
+        self.chance.shuffle(free)
+        self.choices += 1
+        if self.choices % 2:
+            free.sort(key=self.leads, reverse=True)
+        return free[:count]
+
+    @contextmanager
+    def hurt(self, nodes: Iterable[Node]) -> Iterator[None]:
+        """They are hit while the block lasts."""
+        names = {node.name for node in nodes}
+        self.hit |= names
+        try:
+            yield
+        finally:
+            self.hit -= names
+
+    # ---- network ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def links(self, rules: dict[Direction, Rule]) -> Iterator[None]:
+        """Rules while the block lasts; where others are in force, those that came last count."""
+        self._rules.append(rules)
+        self._apply_rules()
+        try:
+            yield
+        finally:
+            self._rules.remove(rules)
+            self._apply_rules()
+
+    def relink(self, rules: dict[Direction, Rule], instead: dict[Direction, Rule]) -> None:
+        """Changes rules that are in force."""
+        rules.clear()
+        rules.update(instead)
+        self._apply_rules()
+
+    def _apply_rules(self) -> None:
+        if self.network is None:
+            raise ValueError("this cluster has no network of its own")
+        merged: dict[Direction, Rule] = {}
+        for rules in self._rules:
+            merged.update(rules)
+        self.network.rule(merged)
+
+    # ---- health ----------------------------------------------------------------------------------
+
+    def all_follow(self) -> bool:
+        """Every node runs and knows a leader."""
+        found = [node.status() for node in self.nodes]
+        self.terms |= {status.term for status in found}
+        return all(status.leader for status in found)
+
+    def settle(self) -> None:
+        """Every node is back; none has said what it should not. Raises Violation."""
+        for node in self.nodes:
+            require(node.alive(), f"{node.name} ended by itself:\n{node.tail()}")
+            require(not (said := node.complaints()), f"{node.name}: {said[:5]}")
+        wait_until("every node follows a leader", self.all_follow)
