@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from dfs.nemesis.campaign import Campaign, Plan, Report
-from dfs.nemesis.world import Setting
+from dfs.nemesis.network import everyone
+from dfs.nemesis.switch import Rule
+from dfs.nemesis.waiting import wait_until
+from dfs.nemesis.world import Setting, World
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes networks and disks: needs root")
 
@@ -50,6 +55,23 @@ def test_bad_networks(tmp_path: Path) -> None:
     report = campaign(tmp_path, 3, (*BAD_NETWORKS, "kill"), 12)
     for what in ("lost", "repeated", "delayed"):
         assert report.packets[what] > 20, report.packets
+
+
+def test_a_leader_is_replaced_where_each_answer_takes_a_quarter_of_a_second(
+    tmp_path: Path,
+) -> None:
+    """An election needs answers within 0.3 s, and a new connection three of them."""
+    slow = Rule(delay_ms=120)
+    with ExitStack() as stack:
+        world = stack.enter_context(World(tmp_path, Setting(disks=False), random.Random(1)))
+        stack.enter_context(world.links(dict.fromkeys(everyone(3), slow)))
+        for _ in range(2):
+            old = world.cluster.leader()
+            old.stand_still()
+            others = [node for node in world.nodes if node is not old]
+            wait_until("another leads", lambda o=others: any(map(world.leads, o)), 10)
+            old.go_on()
+            wait_until("it follows", lambda n=old: n.status().leader not in ("", n.name))
 
 
 def test_two_faults_at_once(tmp_path: Path) -> None:

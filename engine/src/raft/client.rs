@@ -25,7 +25,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 /// Requests on a control connection.
@@ -35,7 +35,7 @@ pub const PRE_VOTE: u8 = 3;
 pub const TRANSFER: u8 = 4;
 pub const CONFIRM: u8 = 5;
 
-const DIAL_LIMIT: Duration = Duration::from_millis(500);
+const DIAL_LIMIT: Duration = Duration::from_secs(1);
 /// Pause after a failed dial; doubles up to the second. openraft calls again at once.
 const PAUSE_MS_MIN: u64 = 20;
 const PAUSE_MS_MAX: u64 = 640;
@@ -48,6 +48,7 @@ const BYTES_PER_MS_MIN: u64 = 4 << 10;
 pub struct Factory(pub Arc<Shared>);
 
 /// Requests to one peer.
+#[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
     target: u64,
@@ -217,6 +218,25 @@ impl Client {
         result
     }
 
+    /// A new control connection. To make one takes longer than to be answered on it: where the
+    /// network is slow nobody may wait so long, and it is there for the next request.
+    async fn connection(&self) -> io::Result<Frames> {
+        let peers = &self.shared.peers;
+        if !peers.begin_dial(self.target) {
+            return self.dial(Purpose::Control, DIAL_LIMIT).await;
+        }
+        let (client, (give, take)) = (self.clone(), oneshot::channel());
+        tokio::spawn(async move {
+            let dialled = client.dial(Purpose::Control, DIAL_LIMIT).await;
+            let peers = &client.shared.peers;
+            peers.end_dial(client.target);
+            if let Err(Ok(frames)) = give.send(dialled) {
+                peers.keep_idle(client.target, frames);
+            }
+        });
+        take.await.map_err(io::Error::other)?
+    }
+
     /// One request and its answer on a control connection.
     async fn ask(&self, message: &[u8], limit: Duration) -> Result<Bytes, RpcError> {
         let peers = &self.shared.peers;
@@ -228,7 +248,7 @@ impl Client {
                 peers.drop_idle(self.target); // the peer has restarted: its siblings are dead too
             }
             let mut frames = self
-                .dial(Purpose::Control, limit.min(DIAL_LIMIT))
+                .connection()
                 .await
                 .map_err(|e| unreachable(hello::reason(&e)))?;
             let answer = frames

@@ -8,12 +8,15 @@ use tokio::sync::watch;
 /// Idle control connections kept for each peer: heartbeats and, at once, a round of reads for each
 /// node that asks this leader.
 const IDLE_MAX: usize = 8;
+/// Connections to a peer that are made also when nobody waits for them any more.
+const DIALS_MAX: usize = 2;
 
 struct Peer {
     heard: Option<Instant>,
     /// The last error and since when there has been nothing but errors.
     error: Option<(String, Instant)>,
     idle: Vec<Frames>,
+    dials: usize,
     /// How long it took to confirm the leader when it was last asked.
     pace: Duration,
     /// Raised to make the append session begin anew.
@@ -26,6 +29,7 @@ impl Default for Peer {
             heard: None,
             error: None,
             idle: Vec::new(),
+            dials: 0,
             pace: Duration::ZERO,
             session: watch::channel(0).0,
         }
@@ -91,6 +95,19 @@ impl Peers {
                 p.idle.push(frames);
             }
         });
+    }
+
+    /// Whether one more connection may be made that outlives its asker; then `end_dial` follows.
+    pub fn begin_dial(&self, id: u64) -> bool {
+        self.with(id, |p| {
+            let few = p.dials < DIALS_MAX;
+            p.dials += usize::from(few);
+            few
+        })
+    }
+
+    pub fn end_dial(&self, id: u64) {
+        self.with(id, |p| p.dials = p.dials.saturating_sub(1));
     }
 
     /// Idle connections to a peer that broke one are broken too.

@@ -145,7 +145,7 @@ class Campaign:
         with ExitStack() as stack:
             struck = self._strike(world, stack)
             time.sleep(self._chance.uniform(*HOLD_S))
-            if world.alive_majority() and self.report.rounds // 2 % 2 == 0:
+            if world.has_majority() and self.report.rounds // 2 % 2 == 0:
                 seen = recorder.progress()
                 wait_until(
                     f"writes go on beside {struck}", lambda: recorder.progress() > seen, GOING_ON_S

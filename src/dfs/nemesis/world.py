@@ -123,9 +123,15 @@ class World:
         """Its number in the network."""
         return self.nodes.index(node)
 
-    def alive_majority(self) -> bool:
-        """Enough are unhurt for writes to go on."""
-        return 2 * len(self.unhurt) > len(self.nodes)
+    def has_majority(self) -> bool:
+        """Writes can go on: some unhurt node and those that it reaches are a majority."""
+        cut = {link for rules in self._rules for link, rule in rules.items() if rule.blocked}
+        free = [self.number(node) for node in self.unhurt]
+
+        def reached(node: int) -> int:
+            return sum(1 for other in free if not {(node, other), (other, node)} & cut)
+
+        return any(2 * reached(node) > len(self.nodes) for node in free)
 
     def leads(self, node: Node) -> bool:
         """It says that it is the leader."""
@@ -160,7 +166,7 @@ class World:
 
     @contextmanager
     def links(self, rules: dict[Direction, Rule]) -> Iterator[None]:
-        """Rules while the block lasts; where others are in force, those that came last count."""
+        """Rules while the block lasts; a cut link stays cut, else those that came last count."""
         self._rules.append(rules)
         self._apply_rules()
         try:
@@ -180,7 +186,9 @@ class World:
             raise ValueError("this cluster has no network of its own")
         merged: dict[Direction, Rule] = {}
         for rules in self._rules:
-            merged.update(rules)
+            for link, rule in rules.items():
+                if rule.blocked or link not in merged or not merged[link].blocked:
+                    merged[link] = rule
         self.network.rule(merged)
 
     # ---- health ----------------------------------------------------------------------------------
