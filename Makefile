@@ -1,6 +1,6 @@
 # What people and CI type. Each target prepares what it needs; nothing has to be installed before but
 # Python, cargo and a C compiler.
-.PHONY: help setup test quick lint format rust pytest soak bench proto tables lock clean
+.PHONY: help setup test quick lint format rust pytest soak mutants bench proto tables lock clean
 
 PY := .venv/bin/python
 CARGO := cargo
@@ -42,6 +42,9 @@ pytest: setup ## the Python tests; T="-k name" for some of them
 
 soak: setup ## campaigns of faults, as root; S=20 minutes each
 	tools/soak $(S)
+
+mutants: setup ## bugs that the tests must notice, an hour; M="no-read-barrier" for some of them
+	PYTHONPATH=tests $(PY) -m mutants $(M)
 
 bench: setup ## dfs beside etcd in one table, three quarters of an hour; B="--quick" for options of bench/run
 	bench/run $(B)

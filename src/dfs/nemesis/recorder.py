@@ -40,16 +40,35 @@ LONG_S: Final = 5.0
 
 
 @dataclass
+class Heard:
+    """What a watcher was told."""
+
+    told: list[Told] = field(default_factory=list)
+    after: int = 0
+    """The watch begins here, and has heard of all that came up to:"""
+    until: int = 0
+
+    def listen(self, watch: Watch, values: dict[bytes, bytes]) -> None:
+        """Until the watch is closed. `values`: content by its SHA-256; events have no more."""
+        for update in watch:
+            for event in update.events:
+                value = None if event.deleted else values.get(event.stat.sha256, b"?")
+                if event.stat.is_file:
+                    self.told.append(Told(event.key, event.revision, value))
+            self.until = update.revision
+            self.after = self.after or update.revision
+
+
+@dataclass
 class Recorder:
-    """Everything lies below one directory, which a watcher follows."""
+    """Everything lies below one directory, which a watcher follows, and another one once more when
+    all is over."""
 
     cluster: Cluster
     directory: str = "recorded"
     calls: list[Call] = field(default_factory=list)
-    told: list[Told] = field(default_factory=list)
-    told_after: int = 0
-    """The watch begins here, and has heard of all that came up to:"""
-    told_until: int = 0
+    live: Heard = field(default_factory=Heard)
+    late: Heard = field(default_factory=Heard)
     values: dict[bytes, bytes] = field(default_factory=dict)
     """By their SHA-256: events have no more."""
     tried: set[str] = field(default_factory=set)
@@ -71,10 +90,12 @@ class Recorder:
                 for number in range(CLIENTS)
             ]
             threads.append(threading.Thread(target=self._guarded, args=(self._add, stop)))
-            listener = threading.Thread(target=self._guarded, args=(self._listen, watch))
+            listener = threading.Thread(
+                target=self._guarded, args=(self.live.listen, watch, self.values)
+            )
             listener.start()
             try:
-                wait_until("the watcher listens", lambda: self.told_after or self.errors)
+                wait_until("the watcher listens", lambda: self.live.after or self.errors)
                 for thread in threads:
                     thread.start()
                 yield
@@ -83,7 +104,8 @@ class Recorder:
                     thread.join()
                 self._read_all()
                 last = self.progress()
-                wait_until("it has heard", lambda: self.told_until >= last or self.errors)
+                wait_until("it has heard", lambda: self.live.until >= last or self.errors)
+                self._listen_late(last)
             finally:
                 stop.set()
                 watch.close()
@@ -119,8 +141,9 @@ class Recorder:
         for found in (
             not_linearizable(self.calls),
             out_of_order(self.calls),
-            badly_told(
-                self.told, self.calls, self.told_after, self.told_until, self.directory
+            *(
+                badly_told(heard.told, self.calls, heard.after, heard.until, self.directory)
+                for heard in (self.live, self.late)
             ),
         ):
             require(found is None, f"{found}")
@@ -139,14 +162,18 @@ class Recorder:
         except BaseException as error:  # boundary: shown by `at_work`
             self.errors.append(error)
 
-    def _listen(self, watch: Watch) -> None:
-        for update in watch:
-            for event in update.events:
-                value = None if event.deleted else self.values.get(event.stat.sha256, b"?")
-                if event.stat.is_file:
-                    self.told.append(Told(event.key, event.revision, value))
-            self.told_until = update.revision
-            self.told_after = self.told_after or update.revision
+    def _listen_late(self, last: int) -> None:
+        """One more watcher hears of the same, all from history."""
+        self.late.after = self.live.after
+        with self.cluster.client() as client:
+            watch = client.watch(self.directory, after_revision=self.live.after)
+            listener = threading.Thread(
+                target=self._guarded, args=(self.late.listen, watch, self.values)
+            )
+            with watch:
+                listener.start()
+                wait_until("history is read", lambda: self.late.until >= last or self.errors)
+            listener.join()
 
     def _work(self, number: int, stop: threading.Event) -> None:
         chance = random.Random(number)

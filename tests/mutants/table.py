@@ -1,0 +1,199 @@
+"""The bugs. Each is a change of one place, and names the tests that have to fail of it.
+
+Most were made by somebody once: the comments name where.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Mutant(NamedTuple):
+    """One bug."""
+
+    name: str
+    file: str
+    before: str
+    """Occurs once in the file."""
+    after: str
+    tests: tuple[str, ...]
+    """Arguments of pytest; or, behind "rust", a filter of cargo test."""
+
+
+def kills(text: str) -> tuple[str, ...]:
+    """A test of whole clusters."""
+    return (f"tests/t6_cluster/{text}",)
+
+
+POWER: Final = kills("test_nemesis.py::test_power_cuts")
+PAUSES: Final = kills("test_nemesis.py::test_processes_that_stand_still")
+PARTITIONS: Final = kills("test_nemesis.py::test_partitions")
+KILLS: Final = kills("test_kills.py::test_kill_nodes_under_load")
+STORE: Final = ("tests/t1_store",)
+NODE: Final = ("tests/t3_node",)
+CLIENT: Final = ("tests/t4_api", "-k", "client")
+
+MUTANTS: Final = (
+    # ---- agreement and its log -------------------------------------------------------------------
+    Mutant(  # openraft's default: a killed leader goes on with a shorter log
+        "leader-restore", "engine/src/raft/node.rs",
+        "enable_leader_restore: Some(false)", "enable_leader_restore: Some(true)", KILLS,
+    ),
+    Mutant(  # nodedb 161: two votes in one term
+        "vote-not-saved", "engine/src/raft/log/mod.rs",
+        "        self.writing(|log| log.save_vote(StoredVote(*vote)))?;\n        self.sync().await",
+        "        let _ = vote;\n        Ok(())",
+        ("rust", "only_the_vote_that_was_saved_last_is_confirmed"),
+    ),
+    Mutant(  # etcd 14370
+        "acknowledged-before-sync", "engine/src/raft/log/mod.rs",
+        "            log.flush(true, Some(Flushed::Raft(callback)))",
+        "            callback.io_completed(Ok(()));\n            Ok(())",
+        POWER,
+    ),
+    Mutant(
+        "failed-sync-ignored", "engine/src/raft/log/stored.rs",
+        "Flushed::Raft(callback) => callback.io_completed(result)",
+        "Flushed::Raft(callback) => callback.io_completed(result.or(Ok(())))",
+        kills("test_disks.py"),
+    ),
+    Mutant(  # qdrant 1329: the last entry of a conflict stays
+        "truncated-too-little", "engine/src/raft/log/mod.rs",
+        "let at = last.map_or(0, |l| l.index + 1);", "let at = last.map_or(0, |l| l.index + 2);",
+        PARTITIONS,
+    ),
+    Mutant(
+        "purged-before-durable", "engine/src/raft/housekeep.rs",
+        "snapshot.min(known).min(self.shared.log.extent().durable)", "snapshot.min(known)",
+        POWER,
+    ),
+    # ---- reads -----------------------------------------------------------------------------------
+    Mutant(  # etcd, TiKV 9239
+        "no-read-barrier", "engine/src/raft/reads.rs",
+        "Leader::Me => own_round(&self.shared).await,",
+        "Leader::Me => Some(self.shared.progress.applied()),", PAUSES,
+    ),
+    Mutant(
+        "barrier-not-awaited", "engine/src/raft/reads.rs",
+        "        self.shared.when_applied(index, deadline, together);",
+        "        self.shared.when_applied(0, deadline, together);", KILLS,
+    ),
+    Mutant(
+        "half-is-a-majority", "engine/src/raft/confirm.rs",
+        "config.intersection(ids).count() > config.len() / 2",
+        "config.intersection(ids).count() >= config.len() / 2", PARTITIONS,
+    ),
+    Mutant(
+        "any-vote-confirms", "engine/src/raft/server.rs",
+        "Ok(log.saved_vote() == Some(get_vote(request)?))",
+        "get_vote(request)?;\n    Ok(log.saved_vote().is_some())", PARTITIONS,
+    ),
+    Mutant(  # d-engine 390: a lease by the clock
+        "lease-of-three-seconds", "engine/src/raft/reads.rs",
+        "        if let Some(index) = confirmed_index(shared).await {\n"
+        "            return Some(index);\n        }",
+        "        static LEASE: std::sync::Mutex<Option<Instant>> = std::sync::Mutex::new(None);\n"
+        "        let held = *LEASE.lock().unwrap();\n"
+        "        if held.is_some_and(|since| since.elapsed() < Duration::from_secs(3)) {\n"
+        "            return Some(shared.progress.applied());\n        }\n"
+        "        if let Some(index) = confirmed_index(shared).await {\n"
+        "            *LEASE.lock().unwrap() = Some(Instant::now());\n"
+        "            return Some(index);\n        }",
+        PAUSES,
+    ),
+    Mutant(
+        "kept-answers-stay", "src/dfs/node/hot.py",
+        "        self._changed = self._codec.changed(changed)\n",
+        "        self._changed = []\n", KILLS,
+    ),
+    # ---- identity --------------------------------------------------------------------------------
+    Mutant(  # TigerBeetle 2767: an empty disk votes under its old name
+        "wiped-node-under-its-id", "engine/src/raft/hello.rs",
+        "if hello.to_id != 0 && hello.to_id != shared.id {",
+        "if false && hello.to_id != shared.id {", ("tests/t2_engine",),
+    ),
+    Mutant(
+        "foreign-cluster-is-heard", "engine/src/raft/hello.rs",
+        "    if foreign {\n", "    if foreign && false {\n", ("tests/t2_engine",),
+    ),
+    # ---- outcomes --------------------------------------------------------------------------------
+    Mutant(
+        "unknown-is-called-undone", "engine/src/raft/queue.rs",
+        'Outcome::Unknown(why) => Err(self.failure("outcome_unknown").with(why)),',
+        'Outcome::Unknown(why) => Err(self.failure("no_leader").with(why)),', KILLS,
+    ),
+    Mutant(  # FoundationDB's commit_unknown_result
+        "requests-are-not-remembered", "src/dfs/store/operations.py",
+        "    if done is not None:\n        return done\n    outcome", "    outcome", STORE,
+    ),
+    Mutant(
+        "client-takes-new-ids", "src/dfs/client/calls.py",
+        "    return given\n", "    return uuid7()\n", CLIENT,
+    ),
+    Mutant(
+        "client-forgets-earlier-attempts", "src/dfs/client/faults.py",
+        "        self._unknown = self._unknown or unknown\n",
+        "        self._unknown = unknown\n", CLIENT,
+    ),
+    Mutant(
+        "client-forgets-what-it-saw", "src/dfs/client/session.py",
+        "            if revision > self._seen:\n                self._seen = revision\n",
+        "", CLIENT,
+    ),
+    # ---- state -----------------------------------------------------------------------------------
+    Mutant(  # etcd 3.5: the applied index in another write than the data
+        "applied-index-apart", "src/dfs/store/core.py",
+        "        batch.changes[META_KEY] = batch.meta.pack()\n"
+        "        self._kv.write(batch.changes)\n",
+        "        self._kv.write(batch.changes)\n"
+        "        self._kv.write({META_KEY: batch.meta.pack()})\n", STORE,
+    ),
+    Mutant(
+        "condition-of-a-write-ignored", "src/dfs/store/operations.py",
+        "    expected, found = request.base_revision, old.revision if old else 0\n",
+        "    expected = found = request.base_revision\n", KILLS,
+    ),
+    Mutant(
+        "hash-forgets-deletions", "src/dfs/store/batch.py",
+        "        self.meta.keys -= 1\n        self._uncount(old)\n",
+        "        self.meta.keys -= 1\n", STORE,
+    ),
+    Mutant(  # jgroups-raft 301: deleted keys come back with a snapshot
+        "snapshot-is-merged", "src/dfs/kv/memory.py",
+        "        fresh = SortedDict(records)\n",
+        "        fresh = SortedDict(self._map)\n        fresh.update(records)\n", STORE,
+    ),
+    Mutant(
+        "snapshot-digest-unread", "src/dfs/store/snapshot.py",
+        "if self._file.read(_DIGEST_BYTES + 1) != digest or written != count:",
+        "if written != count:", STORE,
+    ),
+    Mutant(
+        "durable-before-it-is", "src/dfs/store/core.py",
+        "        self._kv.flush()\n        return applied",
+        "        return applied", POWER,
+    ),
+    Mutant(
+        "floor-takes-the-newest", "src/dfs/store/batch.py",
+        "        if event.previous:\n            self.changes[history_key(event.previous, "
+        "event.previous_sub)] = None\n",
+        "        self.changes[store_key] = None\n", STORE,
+    ),
+    # ---- watches ---------------------------------------------------------------------------------
+    Mutant(  # etcd 17529: events are lost when the watcher is slow
+        "slow-watchers-lose", "src/dfs/node/watch/watcher.py",
+        "        self.collect()\n        self.behind = True\n", "        self.collect()\n", NODE,
+    ),
+    Mutant(
+        "watchers-skip-deletions", "src/dfs/node/watch/watcher.py",
+        "            concerns = self._wanted.key in above(change.key)\n",
+        "            concerns = self._wanted.key in above(change.key) and not change.deleted\n",
+        KILLS,
+    ),
+    # ---- files -----------------------------------------------------------------------------------
+    Mutant(
+        "objects-are-not-verified", "src/dfs/cache/objects.py",
+        'right = hashlib.file_digest(file, "sha256").digest() == sha256', "right = True",
+        ("tests/t5_mount",),
+    ),
+)
