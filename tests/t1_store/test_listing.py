@@ -17,6 +17,7 @@ from dfs.limits import (
     LIST_HOT_ITEMS_MAX,
     LIST_ITEMS_MAX,
     SMALL_VALUE_BYTES_MAX,
+    STORE_SCAN_RECORDS_MIN,
     STREAM_CHUNK_BYTES_MAX,
 )
 from dfs.proto.dfs_pb2 import Item, ListResponse
@@ -83,6 +84,18 @@ def compare(store, *wanted, items_max=LIST_ITEMS_MAX):
     elif small is not None:
         assert found == [small] or items_max < LIST_HOT_ITEMS_MAX
     return found
+
+
+def test_a_small_list_counts_items_and_not_what_lies_below_them(writer):
+    """The records that it may fetch are used up by children of the last directory, just where the
+    limit seems to be reached: it ended there, with fewer items than there are."""
+    for number in range(LIST_HOT_ITEMS_MAX - STORE_SCAN_RECORDS_MIN):
+        writer.put(f"a{number:03}")
+    for number in range(2 * STORE_SCAN_RECORDS_MIN):
+        writer.put(f"b/{number:03}")
+        writer.put(f"c{number:03}")
+    [found] = compare(writer.store, "", False, "", LIST_HOT_ITEMS_MAX, 0)
+    assert len(ListResponse.FromString(found).items) == LIST_HOT_ITEMS_MAX
 
 
 @pytest.fixture

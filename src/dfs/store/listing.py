@@ -88,9 +88,10 @@ class Listing:
         while piece.items_max and self._fetched(min(piece.items_max, records_max)):
             found = len(self._records)
             records_max -= found
-            if not records_max and not self._last and self._left > piece.count + found:
-                return None
             if self._take_usual(piece) or self._at < found:
+                return None
+            # Not every record was an item: what is below a child is passed over.
+            if not records_max and not self._last and self._left > piece.count:
                 return None
         return list_answer(piece.items, self._revision)
 
