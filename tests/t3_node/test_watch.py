@@ -4,9 +4,11 @@ import asyncio
 
 import pytest
 
-from dfs.errors import Overloaded
+from dfs.errors import OutOfRange, Overloaded, Unavailable
+from dfs.kv import MemoryKV
 from dfs.limits import STREAM_CHUNK_BYTES_MAX, WATCH_EVENTS_MAX
 from dfs.node.watch import Pieces
+from dfs.store import Store
 
 from .feed import Feed, collect
 
@@ -22,6 +24,21 @@ async def test_a_slow_watcher_gets_every_change_once_though_its_queue_overflows(
         live = feed.put("live")
         assert await collect(updates, live) == [live]
     assert not feed.watched
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+async def test_a_node_without_any_state_begins_no_watch(snapshot):
+    """Who was told revision 0 and resumed after it would be told what comes from then on only."""
+    feed = Feed()
+    feed.store = Store(MemoryKV())
+
+    async def not_applied(revision):
+        raise OutOfRange(f"revision {revision} does not exist here yet")
+
+    feed.watches._wait_for = not_applied
+    async with feed.follow(snapshot=snapshot) as updates:
+        with pytest.raises(Unavailable, match="watch at another one"):
+            await anext(updates)
 
 
 async def test_bytes_overflow_as_well_as_counts(monkeypatch):
