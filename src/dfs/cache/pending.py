@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
@@ -35,6 +34,11 @@ HINT: Final = 8
 """Created, linked, truncated: a close usually follows."""
 SCANNED: Final = 16
 """Found by a scan: nobody knows when it came."""
+
+
+def now_s() -> float:
+    """Seconds of the event loop's clock, which never goes back."""
+    return asyncio.get_running_loop().time()
 
 
 @dataclass(slots=True)
@@ -80,7 +84,7 @@ class Pending:
     def changed(self, path: str, why: int) -> Drop:
         """Something happened to `path`; it gets or keeps a turn."""
         drop = self.drops.get(path)
-        now = time.monotonic()
+        now = now_s()
         if drop is None:
             drop = self.drops[path] = Drop(path, why, now + self._quiet_s(path, why, now))
             self._queue(drop, now)
@@ -108,7 +112,7 @@ class Pending:
             while self._ready:
                 drop = self._ready.popleft()
                 mine = self.drops.get(drop.path) is drop and not drop.running
-                if mine and drop.due <= time.monotonic():
+                if mine and drop.due <= now_s():
                     drop.running, drop.again = True, False
                     return drop
             waiting = asyncio.get_running_loop().create_future()
@@ -118,7 +122,7 @@ class Pending:
     def done(self, drop: Drop) -> None:
         """Dealt with; if it changed meanwhile it gets another turn."""
         drop.running = False
-        now = time.monotonic()
+        now = now_s()
         rhythm = self._rhythms.pop(drop.path, None) or _Rhythm()
         rhythm.taken = now
         self._rhythms[drop.path] = rhythm
@@ -134,18 +138,18 @@ class Pending:
         """Its turn comes again at the monotonic time `due`."""
         drop.running = False
         drop.due = due
-        self._queue(drop, time.monotonic())
+        self._queue(drop, now_s())
 
     def busy(self, drop: Drop) -> None:
         """A writer has it open."""
         drop.busy_ms = min(max(2 * drop.busy_ms, LEASE_RETRY_MS), LEASE_RETRY_MS_MAX)
         wait_ms = LEASE_RETRY_MS if drop.again else drop.busy_ms
-        self.later(drop, time.monotonic() + wait_ms / 1000)
+        self.later(drop, now_s() + wait_ms / 1000)
 
     async def tick(self) -> None:
         """Gives drops their turn when their time has come; for ever."""
         while True:
-            now = time.monotonic()
+            now = now_s()
             while self._timers and self._timers[0][0] <= now:
                 drop = heapq.heappop(self._timers)[2]
                 if self.drops.get(drop.path) is drop and not drop.running:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from ..client.calls import uuid7
 from ..client.values import Kind, Stat
@@ -39,7 +38,7 @@ from ..paths import check_key
 from . import conflicts
 from .feeder import Feeder
 from .journal import Journal, Row, row_of
-from .pending import MOVED, SCANNED, TOUCHED, Drop, Pending
+from .pending import MOVED, SCANNED, TOUCHED, Drop, Pending, now_s
 from .ports import Client
 from .problems import Problems
 from .reader import Reader
@@ -66,15 +65,33 @@ class Counts:
     conflicts: int = 0
 
 
+class Takes(Protocol):
+    """What is asked of a `Reader`."""
+
+    root: int
+    """Descriptor of the cache directory."""
+
+    def take(self, path: str, bytes_max: int) -> Awaitable[Taken | None]:
+        """See `take.take`, which says what it raises."""
+        ...
+
+    def close(self) -> None:
+        """Reads no more."""
+        ...
+
+
 class Uploader:
     """Stores drops in the tree."""
 
     def __init__(
-        self, client: Client, feeder: Feeder, journal: Journal, problems: Problems, node: str
+        self, client: Client, feeder: Feeder, journal: Journal, problems: Problems, node: str,
+        reader: Takes | None = None, new_id: Callable[[], bytes] = uuid7,
     ) -> None:
+        """`reader`: of the cache directory; None = `Reader`. `new_id`: a fresh request id."""
         self.counts = Counts()
         self.pending = Pending()
-        self.reader = Reader(journal.unchanged)
+        self.reader: Takes = reader or Reader(journal.unchanged)
+        self._new_id = new_id
         self._client, self._feeder = client, feeder
         self._journal, self._problems, self._node = journal, problems, node
         self._blocked: dict[str, bool] = {}
@@ -132,7 +149,7 @@ class Uploader:
         while True:
             drop = await self.pending.next()
             # While the cluster takes nothing, all workers together wait and try again.
-            await asyncio.sleep(max(self._retry_at - time.monotonic(), 0.0))
+            await asyncio.sleep(max(self._retry_at - now_s(), 0.0))
             try:
                 due = await self._one(drop)
             except Busy:
@@ -209,9 +226,9 @@ class Uploader:
         path, client = drop.path, self._client
         if taken.kind is Kind.DIRECTORY:
             return await client.mkdir(path, mode=taken.mode)
-        now = time.monotonic()
+        now = now_s()
         if not drop.request_id or now - drop.request_id_s > REQUEST_ID_AGE_S:
-            drop.request_id, drop.request_id_s = uuid7(), now
+            drop.request_id, drop.request_id_s = self._new_id(), now
         if taken.kind is Kind.SYMLINK:
             return await client.symlink(
                 path, taken.target, mtime_ns=taken.mtime_ns, base_revision=drop.base,
@@ -238,7 +255,7 @@ class Uploader:
 
     def _later(self, drop: Drop, error: DfsError) -> float:
         """Nothing can be stored now: everything waits, and what it replaces is remembered."""
-        now = time.monotonic()
+        now = now_s()
         if not self._retry_ms:
             self._problems.set(
                 "(upload)", f"drops wait here and go when the cluster takes them: {error}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import random
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import grpc
 import grpc.aio
@@ -15,7 +15,7 @@ from ..errors import DfsError, Unavailable
 from ..limits import CLIENT_LEARN_MS_MAX
 from ..proto import dfs_pb2 as pb
 from . import calls, streams
-from .calls import Call, Message
+from .calls import Call, Message, uuid7
 from .faults import Fault, fault
 from .session import TIMEOUT_S, Session, channel_options
 from .streams import WATCH_SILENCE_S, Lost, Watching
@@ -25,6 +25,29 @@ from .values import Event, Item, Stat, Update
 R = TypeVar("R")
 
 
+class Surroundings(NamedTuple):
+    """What a client takes from the world around it but the time, which is its event loop's. A
+    simulation has surroundings of its own."""
+
+    connect: Callable[[str], Any]
+    """Endpoint → a grpc.aio.Channel, or what has its `unary_unary` and `unary_stream`."""
+    chance: random.Random | None
+    """For pauses that are not the same for all clients; None = each client has its own."""
+    new_id: Callable[[], bytes]
+    """A fresh request id."""
+
+
+def _connect(endpoint: str) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(endpoint, options=channel_options(endpoint))
+
+
+REAL: Final = Surroundings(_connect, None, uuid7)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
 class AsyncClient:
     """`Client` for asyncio, best with `async with`.
 
@@ -32,10 +55,14 @@ class AsyncClient:
     """
 
     def __init__(
-        self, *endpoints: str, timeout: float = TIMEOUT_S, learn: bool = True
+        self, *endpoints: str, timeout: float = TIMEOUT_S, learn: bool = True,
+        surroundings: Surroundings = REAL,
     ) -> None:
         """See `Client`. Does not need a running loop."""
-        self._session = Session(endpoints, timeout, learn)
+        self._session = Session(
+            endpoints, timeout, learn, surroundings.chance, surroundings.new_id
+        )
+        self._connect = surroundings.connect
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._methods: dict[tuple[str, str], Any] = {}
         self._learning: asyncio.Task[None] | None = None
@@ -78,7 +105,8 @@ class AsyncClient:
     ) -> int:
         """See `Client.put`."""
         return await self._call(
-            calls.put(key, data, mode, mtime_ns, base_revision, request_id), timeout
+            calls.put(key, data, mode, mtime_ns, base_revision, self._session.id_of(request_id)),
+            timeout,
         )
 
     async def get(
@@ -110,14 +138,18 @@ class AsyncClient:
         request_id: bytes | None = None, timeout: float | None = None,
     ) -> int:
         """See `Client.delete`."""
-        return await self._call(calls.delete(key, recursive, base_revision, request_id), timeout)
+        return await self._call(
+            calls.delete(key, recursive, base_revision, self._session.id_of(request_id)), timeout
+        )
 
     async def mkdir(
         self, key: str, *, mode: int | None = None, mtime_ns: int | None = None,
         request_id: bytes | None = None, timeout: float | None = None,
     ) -> int:
         """See `Client.mkdir`."""
-        return await self._call(calls.mkdir(key, mode, mtime_ns, request_id), timeout)
+        return await self._call(
+            calls.mkdir(key, mode, mtime_ns, self._session.id_of(request_id)), timeout
+        )
 
     async def symlink(
         self, key: str, target: str, *, mode: int | None = None, mtime_ns: int | None = None,
@@ -126,7 +158,10 @@ class AsyncClient:
     ) -> int:
         """See `Client.symlink`."""
         return await self._call(
-            calls.symlink(key, target, mode, mtime_ns, base_revision, request_id), timeout
+            calls.symlink(
+                key, target, mode, mtime_ns, base_revision, self._session.id_of(request_id)
+            ),
+            timeout,
         )
 
     async def list(
@@ -142,7 +177,7 @@ class AsyncClient:
         async for answer in self._stream(
             streams.LIST, request, pb.ListResponse.FromString, timeout
         ):
-            self._session.answered(answer.revision, time.monotonic())
+            self._session.answered(answer.revision, _now_s())
             for part in streams.items_of(answer):
                 yield part
 
@@ -165,7 +200,9 @@ class AsyncClient:
         data_bytes_max: int = 0, on_lost: Lost | None = None,
     ) -> AsyncIterator[Update]:
         """See `Client.watch`. Leave it with `aclose` or by cancelling the task."""
-        watching = Watching(key, after_revision, snapshot, data_bytes_max)
+        watching = Watching(
+            key, after_revision, snapshot, data_bytes_max, self._session.chance
+        )
         while not self._is_closed():
             endpoint = self._session.current()
             method = self._method(
@@ -179,7 +216,7 @@ class AsyncClient:
                     if answer is grpc.aio.EOF:
                         why = Fault(Unavailable(f"{endpoint} ended the watch"), 0.0, True)
                         break
-                    self._session.answered(answer.revision, time.monotonic())
+                    self._session.answered(answer.revision, _now_s())
                     yield watching.take(answer)
             except TimeoutError:
                 text = f"nothing heard from {endpoint} for {WATCH_SILENCE_S:.0f} s"
@@ -232,19 +269,19 @@ class AsyncClient:
     # ---- sending ---------------------------------------------------------------------------------
     async def _call(self, call: Call[R], timeout: float | None) -> R:
         session = self._session
-        attempts = session.attempts(call, timeout, time.monotonic())
+        attempts = session.attempts(call, timeout, _now_s())
         failed: set[str] = set()
         while True:
             endpoint = session.current()
             method = self._method(endpoint, call.method, call.parse, "unary_unary")
-            limit_s = attempts.timeout_s(time.monotonic(), len(session.endpoints))
+            limit_s = attempts.timeout_s(_now_s(), len(session.endpoints))
             try:
                 answer = await method(call.request, timeout=limit_s)
             except grpc.aio.AioRpcError as error:
                 why = fault_of(error, endpoint, call.write)
             else:
                 revision = call.revision(answer) if call.revision else 0
-                if session.answered(revision, time.monotonic()) and self._learning is None:
+                if session.answered(revision, _now_s()) and self._learning is None:
                     self._learning = asyncio.ensure_future(self._learn(endpoint))
                 return call.read(answer)
             await self._wait(attempts.failed, why, endpoint, failed)
@@ -259,7 +296,7 @@ class AsyncClient:
         fresh = session.current() not in failed
         # The gRPC exception is no news for the user: its text is in ours.
         try:
-            wait_s = next_attempt(time.monotonic(), why, contact=session.contact, fresh=fresh)
+            wait_s = next_attempt(_now_s(), why, contact=session.contact, fresh=fresh)
         except DfsError as error:
             raise error from None
         if wait_s:
@@ -272,7 +309,7 @@ class AsyncClient:
         session.failed(endpoint, why)
         try:
             wait_s = watching.failed(
-                why, session.contact, time.monotonic(), len(session.endpoints)
+                why, session.contact, _now_s(), len(session.endpoints)
             )
         except DfsError as error:
             raise error from None
@@ -286,12 +323,12 @@ class AsyncClient:
         """A stream of answers; repeated elsewhere only as long as nothing has come."""
         session = self._session
         call: Call[Any] = Call(name, request, parse, lambda a: a, None, False, True)
-        attempts = session.attempts(call, timeout, time.monotonic())
+        attempts = session.attempts(call, timeout, _now_s())
         failed: set[str] = set()
         while True:
             endpoint = session.current()
             method = self._method(endpoint, name, parse, "unary_stream")
-            left_s = None if timeout is None else max(attempts.end_s - time.monotonic(), 0.001)
+            left_s = None if timeout is None else max(attempts.end_s - _now_s(), 0.001)
             stream, count = method(request, timeout=left_s), 0
             try:
                 async for answer in stream:
@@ -317,8 +354,7 @@ class AsyncClient:
             raise ValueError("this client is closed")
         channel = self._channels.get(endpoint)
         if channel is None:
-            channel = grpc.aio.insecure_channel(endpoint, options=channel_options(endpoint))
-            self._channels[endpoint] = channel
+            channel = self._channels[endpoint] = self._connect(endpoint)
         made = getattr(channel, shape)(
             name, request_serializer=encode, response_deserializer=parse
         )

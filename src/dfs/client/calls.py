@@ -54,9 +54,7 @@ def uuid7() -> bytes:
     return number.to_bytes(16, "big")
 
 
-def _request_id(given: bytes | None) -> bytes:
-    if given is None:
-        return uuid7()
+def _request_id(given: bytes) -> bytes:
     if len(given) != REQUEST_ID_BYTES:
         raise InvalidArgument(f"request_id has {len(given)} bytes, not {REQUEST_ID_BYTES}")
     return given
@@ -104,7 +102,7 @@ def _write(name: str, request: Any, parse: Callable[[bytes], Any]) -> Call[int]:
 
 def put(
     key: str, data: bytes | bytearray | memoryview, mode: int | None, mtime_ns: int | None,
-    base_revision: int | None, request_id: bytes | None,
+    base_revision: int | None, request_id: bytes,
 ) -> Call[int]:
     """Store a file."""
     return _write("Put", pb.PutRequest(
@@ -114,7 +112,7 @@ def put(
 
 
 def delete(
-    key: str, recursive: bool, base_revision: int | None, request_id: bytes | None
+    key: str, recursive: bool, base_revision: int | None, request_id: bytes
 ) -> Call[int]:
     """Remove a key or a subtree."""
     return _write("Delete", pb.DeleteRequest(
@@ -124,7 +122,7 @@ def delete(
 
 
 def mkdir(
-    key: str, mode: int | None, mtime_ns: int | None, request_id: bytes | None
+    key: str, mode: int | None, mtime_ns: int | None, request_id: bytes
 ) -> Call[int]:
     """Make a directory that stays."""
     return _write("MakeDir", pb.MakeDirRequest(
@@ -134,7 +132,7 @@ def mkdir(
 
 def symlink(
     key: str, target: str, mode: int | None, mtime_ns: int | None, base_revision: int | None,
-    request_id: bytes | None,
+    request_id: bytes,
 ) -> Call[int]:
     """Store a symbolic link."""
     return _write("Symlink", pb.SymlinkRequest(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from ..config import join_address, split_address
@@ -22,7 +22,7 @@ from ..limits import (
     MESSAGE_BYTES_MAX,
 )
 from ..proto import dfs_pb2 as pb
-from .calls import Call
+from .calls import Call, uuid7
 from .faults import LOST, Attempts, Fault
 
 TIMEOUT_S: Final = DEADLINE_MS_DEFAULT / 1000
@@ -66,7 +66,10 @@ def target(endpoint: str) -> str:
 class Session:
     """State of one client."""
 
-    def __init__(self, endpoints: Iterable[str], timeout_s: float, learn: bool) -> None:
+    def __init__(
+        self, endpoints: Iterable[str], timeout_s: float, learn: bool,
+        chance: random.Random | None = None, new_id: Callable[[], bytes] = uuid7,
+    ) -> None:
         self._seeds = list(dict.fromkeys(target(e) for e in endpoints)) or [target("localhost")]
         self.timeout_s, self.learns = timeout_s, learn
         self._all = list(self._seeds)
@@ -75,7 +78,9 @@ class Session:
         self._seen = 0
         self._calls = 0
         self._learn_at_s = 0.0
-        self._chance = random.Random()
+        self.chance = chance or random.Random()
+        """For pauses that are not the same for all clients."""
+        self._new_id = new_id
         self.contact = False
         """A node has answered at some time."""
 
@@ -131,9 +136,13 @@ class Session:
         """
         return min_revision if min_revision is not None else self._seen if local else 0
 
+    def id_of(self, given: bytes | None) -> bytes:
+        """The id of a write: its caller's, or a fresh one."""
+        return self._new_id() if given is None else given
+
     def attempts(self, call: Call[Any], timeout_s: float | None, now_s: float) -> Attempts:
         """The way of a call that begins now."""
         return Attempts(
             now_s, self.timeout_s if timeout_s is None else timeout_s, write=call.write,
-            repeatable=call.repeatable, request_id=call.request_id, chance=self._chance,
+            repeatable=call.repeatable, request_id=call.request_id, chance=self.chance,
         )

@@ -65,7 +65,8 @@ class Watching:
     """Where one watch is: what to ask next time, and what of an answer is new."""
 
     def __init__(
-        self, key: str, after_revision: int, snapshot: bool, data_bytes_max: int
+        self, key: str, after_revision: int, snapshot: bool, data_bytes_max: int,
+        chance: random.Random,
     ) -> None:
         _not_negative(after_revision=after_revision, data_bytes_max=data_bytes_max)
         self._key, self._data_bytes_max = text(key), data_bytes_max
@@ -74,7 +75,7 @@ class Watching:
         self._begin = snapshot
         self._failures = 0
         self._first_failure_s = 0.0
-        self._chance = random.Random()
+        self._chance = chance
 
     def request(self) -> pb.WatchRequest:
         """For a new stream. A snapshot that did not come to its end is taken anew."""

@@ -110,7 +110,8 @@ class Client:
         unknown can be repeated even by another process.
         """
         return self._call(
-            calls.put(key, data, mode, mtime_ns, base_revision, request_id), timeout
+            calls.put(key, data, mode, mtime_ns, base_revision, self._session.id_of(request_id)),
+            timeout,
         )
 
     def get(
@@ -146,14 +147,18 @@ class Client:
         request_id: bytes | None = None, timeout: float | None = None,
     ) -> int:
         """Removes a file, a symlink or an empty directory, or a whole subtree; see `put`."""
-        return self._call(calls.delete(key, recursive, base_revision, request_id), timeout)
+        return self._call(
+            calls.delete(key, recursive, base_revision, self._session.id_of(request_id)), timeout
+        )
 
     def mkdir(
         self, key: str, *, mode: int | None = None, mtime_ns: int | None = None,
         request_id: bytes | None = None, timeout: float | None = None,
     ) -> int:
         """Makes a directory that stays when it is empty; one that exists is no error."""
-        return self._call(calls.mkdir(key, mode, mtime_ns, request_id), timeout)
+        return self._call(
+            calls.mkdir(key, mode, mtime_ns, self._session.id_of(request_id)), timeout
+        )
 
     def symlink(
         self, key: str, target: str, *, mode: int | None = None, mtime_ns: int | None = None,
@@ -162,7 +167,10 @@ class Client:
     ) -> int:
         """Stores a symbolic link; the target is kept as given."""
         return self._call(
-            calls.symlink(key, target, mode, mtime_ns, base_revision, request_id), timeout
+            calls.symlink(
+                key, target, mode, mtime_ns, base_revision, self._session.id_of(request_id)
+            ),
+            timeout,
         )
 
     def list(
@@ -209,7 +217,11 @@ class Client:
         A lost node is replaced by another, as long as it takes; `on_lost` is told each time. Raises
         OutOfRange when the changes wanted are not retained any more. See `Update`.
         """
-        return Watch(self, Watching(key, after_revision, snapshot, data_bytes_max), on_lost)
+        return Watch(
+            self,
+            Watching(key, after_revision, snapshot, data_bytes_max, self._session.chance),
+            on_lost,
+        )
 
     # ---- cluster ---------------------------------------------------------------------------------
     def status(

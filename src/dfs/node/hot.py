@@ -108,6 +108,9 @@ class HotLoop:
         self._streams: list[Call] = []
         """Calls of this turn that the asyncio side answers."""
         self._outbox: list[tuple[Callable[[Any], None], Any]] = []
+        self._applied: list[tuple[int, Sequence[Result | None]]] = []
+        self._propose: list[tuple[int, bytes]] = []
+        """What the next `step` is told of the last turn."""
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="dfs-hot", daemon=True)
@@ -116,8 +119,12 @@ class HotLoop:
 
     def start(self) -> None:
         """Starts the thread; call it inside the event loop that shall hear of everything."""
-        self._loop = asyncio.get_running_loop()
+        self.begin()
         self._thread.start()
+
+    def begin(self) -> None:
+        """The same for somebody who calls `turn` without a thread."""
+        self._loop = asyncio.get_running_loop()
         with self._refusing:
             self._admit()
 
@@ -201,28 +208,30 @@ class HotLoop:
         self.marks.append((self._store.applied, self._store.state_hash + self._store.chain))
 
     def _run(self) -> None:
-        applied: list[tuple[int, Sequence[Result | None]]] = []
-        propose: list[tuple[int, bytes]] = []
         try:
             while not self._stopping:
-                # Small calls that come now are not kept waiting by large answers.
-                more = STEP_ITEMS_MAX - len(self._later)
-                wait_ms = 0 if self._later else STEP_WAIT_MS
-                calls, batches, done, work, flow = self._engine.step(
-                    applied, propose, self._respond, self._changed, self._keep, more, wait_ms
-                )
-                self._respond, self._changed, self._keep = [], [], []
-                applied = self._apply(batches) if batches else []
-                calls = self._later + calls
-                propose = self._answer(calls) if calls else []
-                if self._streams or flow:
-                    self.post(self._on_streams, (self._streams, flow))
-                    self._streams = []
-                self._finish_turn(done, work)
+                self.turn()
         except OutOfSpace as error:
             self._die(f"the store cannot be written, so this node stops: {error}")
         except BaseException as error:  # boundary: ends the process
             self._die(f"this node stops, going on could serve wrong data: {error}")
+
+    def turn(self) -> None:
+        """One turn: results of the last one in, the next batch out. Hot thread only."""
+        # Small calls that come now are not kept waiting by large answers.
+        more = STEP_ITEMS_MAX - len(self._later)
+        wait_ms = 0 if self._later else STEP_WAIT_MS
+        calls, batches, done, work, flow = self._engine.step(
+            self._applied, self._propose, self._respond, self._changed, self._keep, more, wait_ms
+        )
+        self._respond, self._changed, self._keep = [], [], []
+        self._applied = self._apply(batches) if batches else []
+        calls = self._later + calls
+        self._propose = self._answer(calls) if calls else []
+        if self._streams or flow:
+            self.post(self._on_streams, (self._streams, flow))
+            self._streams = []
+        self._finish_turn(done, work)
 
     def _apply(self, batches: list[Batch]) -> list[tuple[int, Sequence[Result | None]]]:
         failure = self._codec.failure
