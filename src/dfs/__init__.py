@@ -31,6 +31,7 @@ from .errors import (
     OutOfSpace,
     Overloaded,
     PermissionDenied,
+    RequestTooOld,
     TooLarge,
     Unavailable,
     Unimplemented,
@@ -56,8 +57,8 @@ __all__ = [
     "AsyncClient", "Cancelled", "Client", "Conflict", "DataLoss", "DeadlineExceeded", "DfsError",
     "Event", "FailedPrecondition", "Internal", "InvalidArgument", "IsADirectory", "Item", "Kind",
     "Lost", "Misconfigured", "NotADirectory", "NotAMember", "NotEmpty", "NotFound", "OutOfRange",
-    "OutOfSpace", "OutcomeUnknown", "Overloaded", "PermissionDenied", "Stat", "TooLarge",
-    "Unavailable", "Unimplemented", "Update", "Watch", "__version__", "connect",
+    "OutOfSpace", "OutcomeUnknown", "Overloaded", "PermissionDenied", "RequestTooOld", "Stat",
+    "TooLarge", "Unavailable", "Unimplemented", "Update", "Watch", "__version__", "connect",
 ]
 
 _CLIENT = frozenset(

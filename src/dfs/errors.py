@@ -8,6 +8,7 @@ DfsError
 │   ├── IsADirectory (IsADirectoryError)
 │   ├── NotADirectory (NotADirectoryError)
 │   ├── NotEmpty (OSError)
+│   ├── RequestTooOld                   its id is older than history: done long ago, or never
 │   └── NotAMember                      cluster operations: wrong name, wrong state
 ├── OutOfRange                          a revision below the floor or in the future
 ├── TooLarge                            over a limit; names it and its knob
@@ -103,6 +104,13 @@ class NotEmpty(FailedPrecondition, OSError):
     row = Row("NOT_EMPTY", 9, errno.ENOTEMPTY, 409, 4, False)
 
 
+class RequestTooOld(FailedPrecondition):
+    """The request's id is older than the retained history, by which it would be known if it was
+    done before."""
+
+    row = Row("REQUEST_TOO_OLD", 9, errno.ESTALE, 412, 4, False)
+
+
 class NotAMember(FailedPrecondition):
     """A cluster operation names a node that is not, or is already, what it should become."""
 
@@ -189,6 +197,7 @@ class Misconfigured(DfsError):
 
 ALL: tuple[type[DfsError], ...] = (
     InvalidArgument, NotFound, FailedPrecondition, Conflict, IsADirectory, NotADirectory, NotEmpty,
-    NotAMember, OutOfRange, TooLarge, Overloaded, OutOfSpace, Unavailable, OutcomeUnknown,
-    DeadlineExceeded, PermissionDenied, Cancelled, Unimplemented, DataLoss, Internal, Misconfigured,
+    RequestTooOld, NotAMember, OutOfRange, TooLarge, Overloaded, OutOfSpace, Unavailable,
+    OutcomeUnknown, DeadlineExceeded, PermissionDenied, Cancelled, Unimplemented, DataLoss,
+    Internal, Misconfigured,
 )

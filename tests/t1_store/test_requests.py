@@ -3,7 +3,7 @@
 import pytest
 from t1_store.building import START_NS, Writer, dump, entry
 
-from dfs.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
+from dfs.errors import Conflict, InvalidArgument, NotFound, RequestTooOld
 from dfs.kv import MemoryKV, RocksKV
 
 ID = b"0123456789abcdef"
@@ -110,7 +110,7 @@ def test_an_id_older_than_history_is_refused(writer):
     fresh = uuid7(writer.now + 2_000_000)
     floor = writer.put("x")
     writer.set_floor(floor)
-    with pytest.raises(FailedPrecondition, match="older than the retained history"):
+    with pytest.raises(RequestTooOld, match="older than the retained history"):
         writer.put("a", b"1", request_id=old)
     assert writer.put("a", b"2", request_id=fresh) == writer.index
     assert writer.put("a", b"3", request_id=bytes(15) + b"4") == writer.index, "no UUIDv7, no age"

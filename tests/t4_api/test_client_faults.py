@@ -90,6 +90,16 @@ def test_the_error_is_true_of_all_attempts() -> None:
         reading.failed(110.0, AWAY, contact=True, fresh=True)
 
 
+def test_an_id_that_history_has_forgotten_says_nothing_of_earlier_attempts() -> None:
+    forgotten = Fault(dfs.RequestTooOld("older than history"), 0.0, True)
+    with pytest.raises(dfs.RequestTooOld):
+        attempts().failed(100.0, forgotten, contact=True, fresh=True)
+    tried = attempts()
+    tried.failed(100.0, LOST, contact=True, fresh=True)
+    with pytest.raises(dfs.OutcomeUnknown, match="older than history; an earlier attempt may"):
+        tried.failed(101.0, forgotten, contact=True, fresh=True)
+
+
 def test_a_client_that_never_met_a_node_gives_up_soon() -> None:
     tried = attempts(60.0)
     tried.failed(100.5, AWAY, contact=False, fresh=False)

@@ -155,7 +155,9 @@ class Attempts:
 
     def _verdict(self, error: DfsError) -> DfsError:
         """The error that is true of the call as a whole."""
-        if self.write and self._unknown and error.row.retry:
+        if self.write and self._unknown and (
+            error.row.retry or isinstance(error, errors.RequestTooOld)
+        ):
             # "Nothing was done" holds for the last attempt only.
             error = errors.OutcomeUnknown(f"{error.text}; an earlier attempt may have succeeded")
         if isinstance(error, errors.OutcomeUnknown | errors.DeadlineExceeded):

@@ -17,12 +17,12 @@ from dfs import commands
 from dfs.errors import (
     Conflict,
     DataLoss,
-    FailedPrecondition,
     InvalidArgument,
     IsADirectory,
     NotADirectory,
     NotEmpty,
     NotFound,
+    RequestTooOld,
     TooLarge,
 )
 from dfs.limits import DELETE_KEYS_MAX, VALUE_BYTES_MAX
@@ -398,7 +398,7 @@ def _done_before(batch: Batch, request_id: bytes, fingerprint: int) -> Outcome |
         return done.revision, done.deleted
     made_ns = _uuid7_ns(request_id)
     if made_ns and made_ns < batch.meta.floor_time_ns:
-        raise FailedPrecondition(
+        raise RequestTooOld(
             f"the request id {request_id.hex()} is older than the retained history, so whether it"
             " was applied can no longer be told; for a new request check the client's clock"
         )
