@@ -193,6 +193,10 @@ DROP_READERS: Final = 2
 """Threads that read and hash drops: hashing leaves the interpreter lock, more only wait for it."""
 READ_BATCH_MAX: Final = 16
 """Drops that one of them reads in one go, at most UPLOAD_BIG_BYTES each."""
+DROP_ATTEMPTS_MAX: Final = 8
+"""Former requests of one drop by which a version is recognised as its own. One whose outcome stays
+unknown may be done until its deadline; a drop that changes more often meanwhile may be kept as a
+conflict copy beside its former content."""
 DROP_QUIET_MS_MAX: Final = 5_000
 """The quiet time doubles up to here for a file that is written again and again."""
 DROP_SETTLE_MS: Final = 20

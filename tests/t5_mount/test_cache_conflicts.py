@@ -12,6 +12,7 @@ import pytest
 from dfs.cache import conflicts
 from dfs.cache.agent import Agent, Options
 from dfs.cache.twin import MemoryNode, MemoryTree
+from dfs.errors import RequestTooOld
 from dfs.limits import COMPONENT_BYTES_MAX
 
 from .cache_rig import Rig, wait_until
@@ -155,6 +156,71 @@ async def test_a_lost_answer_is_retried_and_applied_once(tmp_path: Path) -> None
         await rig.settled()
         assert rig.versions("file") == [b"data"]
         assert rig.problems() == ""
+
+
+@pytest.mark.allow_logs(WAITING)
+async def test_what_changes_after_a_lost_answer_is_another_request(tmp_path: Path) -> None:
+    """The first attempt was done: the later content replaces it, though it goes with the base of
+    the first, and neither is refused nor kept as a conflict with itself."""
+    async with Rig(tmp_path) as rig:
+        file = rig.drop("file", b"base")
+        rig.drop("mode", b"base")
+        await rig.settled()
+        rig.node.lose_answers = 2
+        rig.drop("file", b"first")
+        mode = rig.drop("mode", b"first")
+        await wait_until("both were done", lambda: not rig.node.lose_answers)
+        rig.node.away = True
+        file.write_bytes(b"second")
+        mode.chmod(0o600)
+        rig.node.away = False
+        await rig.shown("file", b"second")
+        await rig.settled()
+        assert rig.versions("file") == [b"base", b"first", b"second"]
+        assert rig.node.records["mode"].mode == 0o600
+        assert copies(rig.node) == []
+        assert rig.problems() == ""
+
+
+@pytest.mark.allow_logs(WAITING)
+async def test_a_drop_whose_id_is_older_than_history_goes_with_another(tmp_path: Path) -> None:
+    ids: list[bytes | None] = []
+
+    class Forgetful(MemoryNode):
+        async def put(self, key, data, *, request_id=None, **rest):
+            ids.append(request_id)
+            if len(ids) == 1:
+                raise RequestTooOld("the request id is older than the retained history")
+            return await super().put(key, data, request_id=request_id, **rest)
+
+    async with Rig(tmp_path, Forgetful()) as rig:
+        rig.drop("file", b"data")
+        await rig.shown("file", b"data")
+        await rig.settled()
+        assert len(set(ids)) == 2
+        assert rig.problems() == ""
+
+
+@pytest.mark.allow_logs(LOST)
+async def test_a_change_during_an_upload_does_not_overwrite_what_came_meanwhile(
+    tmp_path: Path,
+) -> None:
+    """It was made before the other version was known here, as much as the content under way."""
+    async with Rig(tmp_path) as rig:
+        rig.drop("file", b"base")
+        await rig.settled()
+        rig.node.hold = asyncio.Event()
+        rig.drop("file", b"first")
+        await wait_until("it is under way", lambda: rig.node.calls.count(("put", "file")) == 2)
+        rig.drop("file", b"second")
+        await wait_until("it is noticed", lambda: rig.agent.uploader.pending.drops["file"].again)
+        await rig.node.put_elsewhere("file", b"elsewhere")
+        await rig.shown("file", b"elsewhere")
+        rig.node.hold.set()
+        await rig.settled()
+        assert rig.versions("file") == [b"base", b"elsewhere"]
+        kept = {rig.node.contents[key, rig.node.records[key].revision] for key in copies(rig.node)}
+        assert kept == {b"first", b"second"}
 
 
 @pytest.mark.allow_logs(WAITING)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..limits import (
+    DROP_ATTEMPTS_MAX,
     DROP_QUIET_MS,
     DROP_QUIET_MS_MAX,
     DROP_RECENT_MS,
@@ -54,9 +55,23 @@ class Drop:
     running: bool = False
     again: bool = False
     """Changed while it was running."""
+    next_base: int | None = None
+    """The revision that this change replaces: what was known when it happened, or what is stored
+    by the time that it has its turn."""
     busy_ms: int = 0
     request_id: bytes = b""
+    """Of the attempt to store it, and of those that repeat it unchanged."""
     request_id_s: float = 0.0
+    request: object = None
+    """What it asks for: when that changes, it is another request."""
+    attempts: tuple[bytes, ...] = ()
+    """Ids of former requests for it, each of which may have been done, or may be yet."""
+
+    def end_request(self) -> None:
+        """What is asked for next gets an id of its own."""
+        if self.request_id:
+            self.attempts = (*self.attempts, self.request_id)[-DROP_ATTEMPTS_MAX:]
+        self.request_id = b""
 
 
 @dataclass(slots=True)
@@ -130,7 +145,9 @@ class Pending:
         if not drop.again:
             self.drops.pop(drop.path, None)
             return
-        drop.why, drop.base, drop.request_id, drop.busy_ms = drop.why & TOUCHED, None, b"", 0
+        drop.why, drop.request_id, drop.busy_ms = drop.why & TOUCHED, b"", 0
+        drop.attempts = ()
+        drop.base, drop.next_base = drop.next_base, None
         drop.due = now + self._quiet_s(drop.path, CLOSED, now)
         self._queue(drop, now)
 

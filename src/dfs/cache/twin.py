@@ -22,6 +22,7 @@ from ..errors import (
     Conflict,
     DeadlineExceeded,
     DfsError,
+    InvalidArgument,
     IsADirectory,
     NotADirectory,
     NotFound,
@@ -187,7 +188,8 @@ class MemoryNode:
         """So many reads give wrong bytes."""
         self.hold: asyncio.Event | None = None
         """Reads and writes wait for it."""
-        self._done: dict[bytes, int] = {}
+        self._done: dict[bytes, tuple[int, tuple[str, str, bytes, str]]] = {}
+        """By request id: the revision, and what was asked for."""
         self._above: Counter[str] = Counter()
         """How many records each directory has below it."""
         self._news = asyncio.Condition()
@@ -204,6 +206,12 @@ class MemoryNode:
         stat = _stat(Kind.FILE, len(data), hashlib.sha256(data).digest(),
                      0o644 if mode is None else mode, mtime_ns)
         return await self._write("put", key, stat, data, base_revision, request_id)
+
+    async def put_elsewhere(self, key: str, data: bytes) -> None:
+        """A put of somebody else, which passes those that wait for `hold`."""
+        stat = _stat(Kind.FILE, len(data), hashlib.sha256(data).digest(), 0o644, None)
+        self._commit(key, stat, data, None)
+        await self._tell()
 
     async def mkdir(
         self, key: str, *, mode: int | None = None, timeout: float | None = None
@@ -245,11 +253,17 @@ class MemoryNode:
         await asyncio.sleep(0)
         if self.away:
             raise Unavailable("no leader: node2 and node3 are silent")
+        asked = verb, key, stat.sha256, stat.target
         if request_id in self._done:
-            return self._done[request_id]
+            revision, before = self._done[request_id]
+            if asked != before:
+                raise InvalidArgument("the request id was used for another request")
+            return revision
+        if request_id is not None:
+            stat = stat._replace(request_id=request_id)
         revision = self._commit(key, stat, data, base)
         if request_id is not None:
-            self._done[request_id] = revision
+            self._done[request_id] = revision, asked
         await self._tell()
         if self.lose_answers:
             self.lose_answers -= 1

@@ -23,6 +23,7 @@ from ..errors import (
     OutcomeUnknown,
     OutOfSpace,
     Overloaded,
+    RequestTooOld,
     Unavailable,
 )
 from ..limits import (
@@ -46,7 +47,9 @@ from .take import Big, Busy, Skip, Taken, check_name
 
 log = logging.getLogger(__name__)
 
-LATER: Final = (Unavailable, OutcomeUnknown, DeadlineExceeded, Overloaded, OutOfSpace)
+LATER: Final = (
+    Unavailable, OutcomeUnknown, DeadlineExceeded, Overloaded, OutOfSpace, RequestTooOld
+)
 """Errors that pass by themselves; all others need the user."""
 REQUEST_ID_AGE_S: Final = 3_600
 """A retry so late gets a new id: the cluster refuses ids that are older than its history."""
@@ -108,10 +111,15 @@ class Uploader:
     def changed(self, path: str, why: int) -> None:
         """Something happened to `path`."""
         drop = self.pending.changed(path, why)
-        if drop.base is None and self._feeder.ready.is_set():
+        if not self._feeder.ready.is_set():
+            return
+        if drop.base is None:
             drop.base = self._base(path)
             if self._retry_ms:
                 self._journal.wait(path, drop.base)
+        if drop.running and drop.next_base is None:
+            seen = self.committed(path)
+            drop.next_base = seen.revision if seen is not None else 0
 
     def gone(self, path: str) -> None:
         """It was removed from the cache directory: evicted, not deleted."""
@@ -201,6 +209,7 @@ class Uploader:
         if seen is not None and _equal(seen, taken, touched):
             self.counts.equal += 1
             self._done(path, taken, seen.revision)
+            _follow_on(drop, seen.revision)
             return None
         row = self._journal.rows.get(path)
         if drop.why == MOVED | SCANNED and row is not None and _equal(row, taken, missed):
@@ -216,10 +225,14 @@ class Uploader:
             revision = await self._store(drop, taken)
         except Conflict:
             return await self._conflict(drop, taken)
+        except RequestTooOld as error:
+            drop.end_request()  # The base sees to it that it is not stored twice.
+            return self._later(drop, error)
         except LATER as error:
             return self._later(drop, error)
         self.counts.stored += 1
         self._done(path, taken, revision)
+        _follow_on(drop, revision)
         return None
 
     async def _store(self, drop: Drop, taken: Taken) -> int:
@@ -227,8 +240,12 @@ class Uploader:
         if taken.kind is Kind.DIRECTORY:
             return await client.mkdir(path, mode=taken.mode)
         now = now_s()
-        if not drop.request_id or now - drop.request_id_s > REQUEST_ID_AGE_S:
+        request = taken.kind, taken.sha256, taken.target, taken.mode, taken.mtime_ns
+        if request != drop.request or now - drop.request_id_s > REQUEST_ID_AGE_S:
+            drop.end_request()
+        if not drop.request_id:
             drop.request_id, drop.request_id_s = self._new_id(), now
+            drop.request = request
         if taken.kind is Kind.SYMLINK:
             return await client.symlink(
                 path, taken.target, mtime_ns=taken.mtime_ns, base_revision=drop.base,
@@ -278,7 +295,13 @@ class Uploader:
         try:
             winner = await conflicts.winner(self._client, path)
             if winner is None:
-                drop.base, drop.request_id = 0, b""  # Deleted meanwhile: a change outlives that.
+                drop.base = 0  # Deleted meanwhile: a change outlives that.
+                drop.end_request()
+                return 0.0
+            if winner.request_id and winner.request_id in drop.attempts:
+                # No conflict: an earlier attempt of ours, with what the file held then.
+                drop.base = winner.revision
+                drop.end_request()
                 return 0.0
             if not _equal(winner, taken, False):
                 kept = await conflicts.keep(self._client, path, taken, self._node, self._copies)
@@ -326,6 +349,12 @@ class Uploader:
             return False
         mine = row is not None and row.revision == seen.revision
         return not mine and seen.time_ns > taken.signature.ctime_ns
+
+
+def _follow_on(drop: Drop, revision: int) -> None:
+    """Ours is stored as `revision`: a change that came meanwhile replaces it, or what is newer."""
+    if drop.next_base is not None:
+        drop.next_base = max(drop.next_base, revision)
 
 
 def _equal(seen: Stat | Row, taken: Taken, touched: bool) -> bool:
