@@ -81,7 +81,7 @@ def test_time_is_left_for_another_endpoint() -> None:
 def test_the_error_is_true_of_all_attempts() -> None:
     tried = attempts()
     tried.failed(100.0, LOST, contact=True, fresh=True)
-    with pytest.raises(dfs.OutcomeUnknown, match="earlier attempt may have succeeded") as caught:
+    with pytest.raises(dfs.OutcomeUnknown, match="earlier attempt may succeed yet") as caught:
         tried.failed(110.0, AWAY, contact=True, fresh=True)
     assert caught.value.metadata["request_id"] == (b"i" * 16).hex()
     reading = attempts(write=False)
@@ -98,6 +98,22 @@ def test_an_id_that_history_has_forgotten_says_nothing_of_earlier_attempts() -> 
     tried.failed(100.0, LOST, contact=True, fresh=True)
     with pytest.raises(dfs.OutcomeUnknown, match="older than history; an earlier attempt may"):
         tried.failed(101.0, forgotten, contact=True, fresh=True)
+
+
+@pytest.mark.parametrize("refusal", [dfs.Conflict("at 7"), dfs.NotFound("x"), dfs.NotEmpty("d")])
+def test_a_refusal_after_a_lost_attempt_is_no_last_word(refusal: dfs.DfsError) -> None:
+    """The lost one may be on its way, and be done when the key is what it asks for again."""
+    with pytest.raises(type(refusal)):
+        attempts().failed(100.0, Fault(refusal, 0.0, True), contact=True, fresh=True)
+    tried = attempts()
+    tried.failed(100.0, LOST, contact=True, fresh=True)
+    with pytest.raises(dfs.OutcomeUnknown):
+        tried.failed(101.0, Fault(refusal, 0.0, True), contact=True, fresh=True)
+    tried = attempts()
+    tried.failed(100.0, LOST, contact=True, fresh=True)
+    with pytest.raises(dfs.InvalidArgument):
+        wrong = Fault(dfs.InvalidArgument("never possible"), 0.0, True)
+        tried.failed(101.0, wrong, contact=True, fresh=True)
 
 
 def test_a_client_that_never_met_a_node_gives_up_soon() -> None:

@@ -25,6 +25,8 @@ LOST: Final = (
 )
 """What says more of the node or the way to it than of the call: another node may do better."""
 
+_OF_THE_STATE: Final = (errors.NotFound, errors.FailedPrecondition)
+"""Refusals that another moment would not have brought."""
 _BY_REASON: dict[str, type[DfsError]] = {kind.row.reason: kind for kind in errors.ALL}
 _BY_CODE: dict[int, type[DfsError]] = {
     1: errors.Cancelled, 3: errors.InvalidArgument, 4: errors.DeadlineExceeded,
@@ -155,11 +157,10 @@ class Attempts:
 
     def _verdict(self, error: DfsError) -> DfsError:
         """The error that is true of the call as a whole."""
-        if self.write and self._unknown and (
-            error.row.retry or isinstance(error, errors.RequestTooOld)
-        ):
-            # "Nothing was done" holds for the last attempt only.
-            error = errors.OutcomeUnknown(f"{error.text}; an earlier attempt may have succeeded")
+        if self.write and self._unknown and (error.row.retry or isinstance(error, _OF_THE_STATE)):
+            # "Nothing was done" holds for the last attempt only. One before may still be on its
+            # way, and find a state that does not forbid it any more.
+            error = errors.OutcomeUnknown(f"{error.text}; an earlier attempt may succeed yet")
         if isinstance(error, errors.OutcomeUnknown | errors.DeadlineExceeded):
             error.metadata["request_id"] = self.request_id.hex()
         return error
