@@ -1,6 +1,6 @@
 # What people and CI type. Each target prepares what it needs; nothing has to be installed before but
 # Python, cargo and a C compiler.
-.PHONY: help setup test quick lint format rust pytest soak mutants bench proto tables lock clean
+.PHONY: help setup test quick lint format rust pytest sim soak mutants bench proto tables lock clean
 
 PY := .venv/bin/python
 CARGO := cargo
@@ -39,6 +39,10 @@ rust: ## the Rust tests
 
 pytest: setup ## the Python tests; T="-k name" for some of them
 	$(PY) -m pytest $(T)
+
+sim: setup ## thousands of faults on one thread, by seeds; SEED=17 replays one, N=5000 runs so many
+	@PYTHONPATH=tests $(PY) -m sim $(if $(SEED),--seed $(SEED)) $(if $(N),--count $(N)) \
+	    $(if $(FIRST),--first $(FIRST))
 
 soak: setup ## campaigns of faults, as root; S=20 minutes each
 	tools/soak $(S)

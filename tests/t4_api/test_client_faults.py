@@ -111,8 +111,8 @@ def test_a_refusal_after_a_lost_attempt_is_no_last_word(refusal: dfs.DfsError) -
         tried.failed(101.0, Fault(refusal, 0.0, True), contact=True, fresh=True)
     tried = attempts()
     tried.failed(100.0, LOST, contact=True, fresh=True)
+    wrong = Fault(dfs.InvalidArgument("never possible"), 0.0, True)
     with pytest.raises(dfs.InvalidArgument):
-        wrong = Fault(dfs.InvalidArgument("never possible"), 0.0, True)
         tried.failed(101.0, wrong, contact=True, fresh=True)
 
 
