@@ -137,6 +137,8 @@ class Agent:
         self._tasks: list[asyncio.Task[Any]] = []
         self._count = self._inodes = 0
         self._life = 0
+        self._scans = 0
+        """Still to come."""
 
     # ---- the agent -------------------------------------------------------------------------------
     def start(self) -> None:
@@ -165,6 +167,7 @@ class Agent:
         self._tasks = [
             world.begin(work) for work in (self.feeder.run(), self.uploader.run(), self._house())
         ]
+        self._scans = 1
         world.later(chance.uniform(0, 0.05), self._scan, self._life)
 
     def crash(self, loses_journal: bool) -> None:
@@ -187,7 +190,7 @@ class Agent:
     def idle(self) -> bool:
         """It has dealt with everything, and shows everything."""
         return (
-            self.up and not self.events and not self.uploader.waiting
+            self.up and not self._scans and not self.events and not self.uploader.waiting
             and self.feeder.ready.is_set() and self.feeder.revision >= self.raft.last()
         )
 
@@ -200,6 +203,7 @@ class Agent:
         if self.world.fault(0.02):
             self.world.count("events overflow", self.me)
             self.events.clear()
+            self._scans += 1
             self.world.later(self.world.chance.uniform(0, 0.2), self._scan, self._life)
             return
         self.world.later(self.world.chance.uniform(*EVENT_S), self._read_events, self._life)
@@ -231,6 +235,7 @@ class Agent:
         """As the watcher's: compares everything with the journal."""
         if life != self._life or not self.up:
             return
+        self._scans -= 1
         self.world.counts["scans"] += 1
         began = self.world.wall_ns()
         for path, file in list(self.files.items()):

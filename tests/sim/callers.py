@@ -31,7 +31,7 @@ UNKNOWN: Final = (errors.OutcomeUnknown, errors.DeadlineExceeded)
 FORGOTTEN: Final = errors.RequestTooOld
 """Of a write, where it is no other refusal: the id is older than history, so the answer to an
 earlier attempt is gone."""
-SURE: Final = (errors.Unavailable, errors.Overloaded)
+SURE: Final = (errors.Unavailable, errors.Overloaded, errors.OutOfSpace)
 """Nothing was done, says the client."""
 LIMITS_S: Final = (0.05, 0.15, 0.5, 5.0)
 """Of writes: most are given up while their outcome is unknown."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dfs.errors import OutOfSpace
+
 from .agents import Agent
 from .network import Network
 from .node import Machine
@@ -27,6 +29,7 @@ class Storm:
             (self._crash, 4), (self._crash_all, 1), (self._stop, 2), (self._isolate, 3),
             (self._swizzle, 1), (self._cut_caller, 3), (self._elect, 3), (self._weather, 4),
             (self._clock, 2), (self._snapshot, 4), (self._purge, 2), (self._leave_behind, 3),
+            (self._fill_disk, 3),
             *(((self._crash_agent, 4),) if agents else ()),
         )
 
@@ -54,6 +57,7 @@ class Storm:
             self.network.heal(*cut)
         for machine in self.machines:
             machine.skew_ns = 0
+            machine.node._hot.fill(None)
         world.note("calm")
         await world.wait_until(
             "all machines are up",
@@ -134,6 +138,16 @@ class Storm:
         if self.raft.purged < self.raft.snapshot.index:
             self.raft.purged = self.raft.snapshot.index
             self.world.count("log purged", str(self.raft.purged))
+
+    def _fill_disk(self) -> None:
+        """A member takes no writes that need space, until there is some."""
+        machine = self._some()
+        if machine is None:
+            return
+        self.world.count("disk full", machine.name)
+        hot = machine.node._hot
+        hot.fill(OutOfSpace("the disk has 1 MiB left"))
+        self.world.later(self.world.chance.uniform(0.1, 2.0), hot.fill, None)
 
     def _leave_behind(self) -> None:
         """A member that serves its callers hears nothing of the others, until there is a snapshot

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
@@ -39,18 +40,14 @@ def mutant(wrong: Callable[[], AbstractContextManager[Any]]) -> Mutant:
 
 
 def seeds_needed(name: str, seeds_max: int, first: int = 1) -> int:
-    """How many seeds it takes until something is found to be wrong; 0: it is not found."""
-    kind = "drops" if "drop" in name else None
-    count = 0
+    """How many seeds of its kind it takes until something is found to be wrong; 0: more than
+    `seeds_max`."""
+    kind = "drops" if "drop" in name and "queue" not in name else "calls"
+    seeds = (seed for seed in itertools.count(first) if kind_of(seed) == kind)
     with MUTANTS[name]():
-        for seed in range(first, first + 4 * seeds_max):
-            if kind not in (None, kind_of(seed)):
-                continue
-            count += 1
+        for count, seed in enumerate(itertools.islice(seeds, seeds_max), 1):
             if run(seed).wrong is not None:
                 return count
-            if count == seeds_max:
-                break
     return 0
 
 

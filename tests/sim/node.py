@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from dfs.errors import DfsError
 from dfs.identity import Identity
 from dfs.kv import MemoryKV
 from dfs.node import Node
 from dfs.node.keeping import Floor
-from dfs.node.ports import Myself
+from dfs.node.ports import Myself, Refused
 from dfs.server import hot
 from dfs.server.files import FileService
 from dfs.store import Store
@@ -105,6 +107,7 @@ class SimNode(Node):
 
     async def start(self) -> None:
         """As the real one, but for what looks at the machine or asks other nodes."""
+        self.failed = asyncio.get_running_loop().create_future()
         self._engine.start(self._store.log_id, self._store.membership)
         self._hot.begin()
 
@@ -213,10 +216,16 @@ class Machine:
 
         self.world.later(self.world.chance.uniform(*FLUSH_S), flush)
 
+    async def _move_floor(self) -> None:
+        try:
+            await self.node.move_floor()
+        except (DfsError, Refused):
+            self.world.count("floor not moved", self.name)
+
     def _move_floor_later(self, engine: SimEngine) -> None:
         def move() -> None:
             if not engine.dead:
-                self.node._begin(self.node.move_floor())
+                self.node._begin(self._move_floor())
                 self._move_floor_later(engine)
 
         self.world.later(self.world.chance.uniform(*FLOOR_S), move)

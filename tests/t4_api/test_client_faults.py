@@ -100,9 +100,12 @@ def test_an_id_that_history_has_forgotten_says_nothing_of_earlier_attempts() -> 
         tried.failed(101.0, forgotten, contact=True, fresh=True)
 
 
-@pytest.mark.parametrize("refusal", [dfs.Conflict("at 7"), dfs.NotFound("x"), dfs.NotEmpty("d")])
+@pytest.mark.parametrize("refusal", [
+    dfs.Conflict("at 7"), dfs.NotFound("x"), dfs.OutOfSpace("full"), dfs.DataLoss("condemned"),
+])
 def test_a_refusal_after_a_lost_attempt_is_no_last_word(refusal: dfs.DfsError) -> None:
-    """The lost one may be on its way, and be done when the key is what it asks for again."""
+    """The lost one may have been done before the disk of the next node was full, or be on its way,
+    and be done when the key is what it asks for again."""
     with pytest.raises(type(refusal)):
         attempts().failed(100.0, Fault(refusal, 0.0, True), contact=True, fresh=True)
     tried = attempts()

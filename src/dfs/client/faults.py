@@ -25,8 +25,10 @@ LOST: Final = (
 )
 """What says more of the node or the way to it than of the call: another node may do better."""
 
-_OF_THE_STATE: Final = (errors.NotFound, errors.FailedPrecondition)
-"""Refusals that another moment would not have brought."""
+_UNKNOWN: Final = (errors.OutcomeUnknown, errors.DeadlineExceeded)
+"""Of a write: it was done, or not, or will be."""
+_NEVER_POSSIBLE: Final = (errors.InvalidArgument, errors.TooLarge)
+"""Refusals that hold for every attempt; all others are of a moment, or of one node."""
 _BY_REASON: dict[str, type[DfsError]] = {kind.row.reason: kind for kind in errors.ALL}
 _BY_CODE: dict[int, type[DfsError]] = {
     1: errors.Cancelled, 3: errors.InvalidArgument, 4: errors.DeadlineExceeded,
@@ -138,7 +140,7 @@ class Attempts:
         an endpoint that has not failed in this call yet.
         """
         error = fault.error
-        unknown = isinstance(error, errors.OutcomeUnknown | errors.DeadlineExceeded)
+        unknown = isinstance(error, _UNKNOWN)
         self._unknown = self._unknown or unknown
         self.count += 1
         wanted = error.row.retry or (
@@ -157,10 +159,10 @@ class Attempts:
 
     def _verdict(self, error: DfsError) -> DfsError:
         """The error that is true of the call as a whole."""
-        if self.write and self._unknown and (error.row.retry or isinstance(error, _OF_THE_STATE)):
-            # "Nothing was done" holds for the last attempt only. One before may still be on its
-            # way, and find a state that does not forbid it any more.
+        if self.write and self._unknown and not isinstance(error, _UNKNOWN + _NEVER_POSSIBLE):
+            # "Nothing was done" holds for the last attempt only. One before may have been, or still
+            # be on its way, and find a state and a node that do not forbid it.
             error = errors.OutcomeUnknown(f"{error.text}; an earlier attempt may succeed yet")
-        if isinstance(error, errors.OutcomeUnknown | errors.DeadlineExceeded):
+        if isinstance(error, _UNKNOWN):
             error.metadata["request_id"] = self.request_id.hex()
         return error
