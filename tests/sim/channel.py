@@ -149,11 +149,16 @@ class Exchange:
         world.later(world.chance.uniform(0, COPY_S_MAX), arrive)
 
     def _back(self, engine: SimEngine, token: int, result: Result) -> None:
+        world = self.world
+        applied = isinstance(result, bytes) and ROUTES.get(self.name, (0,))[0] in WRITES_WITH_ID
+        if applied and not engine.dead and world.fault(world.knobs.dies_answering):
+            world.count("node dies as it answers", engine.name)
+            world.later(0, world.kill, engine.name)
+            return
         engine.breaks.pop(token, None)
         if engine.dead:
             return
         if self.channel.lost(back=True):
-            applied = isinstance(result, bytes) and ROUTES.get(self.name, (0,))[0] in WRITES_WITH_ID
             self.world.count("answer lost, applied" if applied else "answer lost")
             self._break_later()
             return

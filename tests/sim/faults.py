@@ -24,6 +24,7 @@ class Storm:
         self.world, self.network, self.raft = world, network, raft
         self.machines, self.others = machines, others
         self._agents = agents
+        world.kill = self._kill_named
         self._starting: set[str] = set()
         self._kinds = (
             (self._crash, 4), (self._crash_all, 1), (self._stop, 2), (self._isolate, 3),
@@ -96,6 +97,11 @@ class Storm:
         self.world.count(f"{leads} crashes", machine.name)
         machine.crash()
         self.world.later(self.world.chance.uniform(0.05, 3.0), self._start, machine)
+
+    def _kill_named(self, name: str) -> None:
+        machine = self.machines[self.raft.names.index(name)]
+        if machine.up:
+            self._kill(machine)
 
     def _stop(self) -> None:
         machine = self._some()

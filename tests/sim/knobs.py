@@ -60,6 +60,8 @@ class Knobs:
     """Of requests that change something, so many arrive twice."""
     resets: float
     """Of streams, so many break by themselves."""
+    dies_answering: float
+    """Of answers to writes, so many are the last thing that a member would have done."""
     history_revisions: int
     history_age_s: int
     bounds: dict[str, int]
@@ -78,6 +80,7 @@ def choose(chance: random.Random) -> Knobs:
         stream_bytes=bound((1, 300, MIB)), slow_turn=chance.choice((0.0, 0.02, 0.1)),
         keys=chance.choice((1, 2, 4)),
         copies=chance.choice((0.0, 0.15, 0.4)), resets=chance.choice((0.0, 0.4, 0.9)),
+        dies_answering=chance.choice((0.0, 0.0, 0.1, 0.25)),
         history_revisions=chance.choice((4, 12, 40, 1_000_000)),
         history_age_s=chance.choice((1, 4, 86_400)),
         bounds={name: bound(values) for name, _, values in _BOUNDS},

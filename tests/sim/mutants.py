@@ -231,6 +231,11 @@ def a_lost_answer_is_called_a_failure() -> AbstractContextManager[Any]:
 
 
 @mutant
+def a_refusal_hides_that_an_earlier_attempt_was_done() -> AbstractContextManager[Any]:
+    return patch.object(dfs.client.faults.Attempts, "_verdict", lambda _, error: error)
+
+
+@mutant
 def what_was_seen_is_not_asked_for() -> AbstractContextManager[Any]:
     return patch.object(dfs.client.session.Session, "least", lambda *_: 0)
 

@@ -33,6 +33,8 @@ class World:
         """Of each kind of fault and outcome, how many."""
         self.lines: deque[str] = deque(maxlen=TRACE_LINES_MAX)
         self.wrong: Wrong | None = None
+        self.kill: Callable[[str], None] = lambda _: None
+        """Ends the member of that name."""
         self.calm = False
         """The faults are over: from here on everything must come to its end."""
         self.copied: set[bytes] = set()

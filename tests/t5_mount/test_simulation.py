@@ -24,7 +24,7 @@ HAPPEN = (
     "follower crashes", "forwarded write comes late", "leader change", "leader crashes",
     "log purged", "member cut off both ways", "member cut off deaf", "member cut off mute",
     "member left behind", "member stays away", "message cut off", "message lost",
-    "node died during a call", "request duplicated", "request lost",
+    "node died during a call", "node dies as it answers", "request duplicated", "request lost",
     "result of a forwarded write lost", "snapshot installed", "snapshot written", "stop in order",
     "stream died", "stream full", "stream reset", "swizzle", "unflushed writes lost in a crash",
     "weather",
