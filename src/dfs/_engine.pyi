@@ -59,6 +59,9 @@ WORK_INSTALL: Final[int]
 class EngineError(Exception):
     """The log, a snapshot or the transport is in a state that needs a person; says what to do."""
 
+# (id, name, peer address, public address, has a vote): a member
+Row = tuple[int, str, str, str, bool]
+
 # (method, body of a request, its answer now or None if that is not known)
 Changed = tuple[int, bytes, bytes | None]
 
@@ -202,6 +205,7 @@ class Engine:
 
         {"id", "term", "leader": id or 0, "role": "leader" | "follower" | "candidate" | "learner" |
         "fresh", "last_log", "committed", "applied", "purged", "snapshot", "durable", "log_bytes",
+        "config": index of the entry that says who the members are,
         "snapshots_sent", "snapshots_installed", "elections", "sessions", "dials" (to peers),
         "snapshot" is the index of the newest mark or file: behind it the log may be cut.
         "rounds": of reads as leader, "rounds_by_raft": those that saved votes did not confirm,
@@ -221,11 +225,15 @@ class Engine:
         Python gave to WORK_ASK. Raises ConnectionError / TimeoutError with the address and cause;
         EngineError with the remote's text when it answered with a Failure."""
 
-    def add_learner(self, node_id: int, name: str, raft: str, grpc: str, timeout_ms: int) -> None:
-        """Leader only. Returns when the change is committed; idempotent. Raises EngineError."""
+    def change(self, config: int, members: Sequence[Row], timeout_ms: int) -> int:
+        """Leader only: from now on these are all members, if those until now are the ones of log
+        entry `config` (see `status`).
 
-    def promote(self, node_id: int, timeout_ms: int) -> None: ...
-    def remove(self, node_id: int, timeout_ms: int) -> None: ...
+        One entry of the log, so it is made or not, never half; therefore at most one vote more or
+        less at a time, and addresses of members change with nothing else. Returns the index of that
+        entry when it is applied here, or `config` when there was nothing to change. Raises
+        EngineError: surely nothing was changed; TimeoutError: the change may yet be committed."""
+
     def transfer_leader(self, node_id: int, timeout_ms: int) -> None:
         """Leader only; 0 = the voter that has caught up furthest. Returns when another leads."""
 

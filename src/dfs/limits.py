@@ -303,7 +303,12 @@ PROMOTE_RETRY_MS: Final = 250
 ASK_MS_MAX: Final = 2_000
 """For one question to one member."""
 CLUSTER_MS_MAX: Final = 10_000
-"""For one change of the membership, its two log entries and the catching up in between."""
+"""For one change of the membership, or of the leader."""
+CHANGES_WAITING_MAX: Final = 16
+"""Changes of the membership that wait at the leader for the one under way: more than anybody asks
+for on purpose."""
+VOTERS_ADVISED_MAX: Final = 7
+"""More voters bear more failures than happen at once, and each write waits for half of them."""
 CLUSTER_THREADS_MAX: Final = 16
 """Questions to other nodes under way at once: they block threads."""
 DRAIN_MS_MAX: Final = 5_000

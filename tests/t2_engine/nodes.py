@@ -293,11 +293,26 @@ class Node:
 
     def admit(self, other: Node, promote: bool = True) -> None:
         """Makes another node a member; this one leads."""
-        self.engine.add_learner(other.id, other.name, other.addr, other.grpc, 5_000)
+        known = self.member(other)
+        row = (other.id, other.name, other.addr, other.grpc, bool(known and known["voter"]))
+        self.change(other.id, row)
         if promote:
             last = self.status()["last_log"]
             wait_until(lambda: self.member(other)["matched"] >= last, what="caught up")
-            self.engine.promote(other.id, 5_000)
+            self.change(other.id, (*row[:4], True))
+
+    def remove(self, other: Node) -> None:
+        """Another node is no member any more; this one leads."""
+        self.change(other.id)
+
+    def change(self, number: int, *rows: tuple[int, str, str, str, bool]) -> int:
+        """Puts these rows in the place of the member with that id."""
+        status = self.status()
+        members = [
+            (m["id"], m["name"], m["raft"], m["grpc"], m["voter"])
+            for m in status["members"] if m["id"] != number
+        ]
+        return self.engine.change(status["config"], [*members, *rows], 5_000)
 
 
 @contextmanager

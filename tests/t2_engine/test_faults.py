@@ -69,7 +69,7 @@ def silent() -> Iterator[Silent]:
 
 def test_a_peer_that_owes_an_answer_gets_a_new_session(tmp_path: Path, silent: Silent) -> None:
     with cluster(tmp_path, 1, answer_ms_max=200) as (node,):
-        node.engine.add_learner(77, "silent", silent.addr, "", 5_000)
+        node.change(77, (77, "silent", silent.addr, "", False))
         before = node.status()["sessions"]
         node.put("a", "1")
         wait_until(lambda: node.status()["sessions"] >= before + 2, what="new sessions")
@@ -84,7 +84,7 @@ def test_a_peer_that_lives_but_accepts_nothing_gets_a_new_session(tmp_path: Path
     peer = Silent(alive=True)
     try:
         with cluster(tmp_path, 1, answer_ms_max=60_000, progress_ms_max=300) as (node,):
-            node.engine.add_learner(77, "idle", peer.addr, "", 5_000)
+            node.change(77, (77, "idle", peer.addr, "", False))
             node.put("a", "1")
             wait_until(lambda: node.status()["sessions"] >= 3, what="new sessions")
             (found,) = [m for m in node.status()["members"] if m["id"] == 77]
@@ -95,7 +95,7 @@ def test_a_peer_that_lives_but_accepts_nothing_gets_a_new_session(tmp_path: Path
 
 def test_a_silent_peer_costs_few_dials(tmp_path: Path, silent: Silent) -> None:
     with cluster(tmp_path, 1, answer_ms_max=200) as (node,):
-        node.engine.add_learner(77, "silent", silent.addr, "", 5_000)
+        node.change(77, (77, "silent", silent.addr, "", False))
         wait_until(lambda: node.status()["dials"] > 5)
         before = node.status()["dials"]
         for i in range(100):
@@ -132,7 +132,7 @@ def test_noise_on_the_peer_port_is_answered_or_closed(tmp_path: Path) -> None:
 def test_a_leader_may_remove_itself(tmp_path: Path) -> None:
     with cluster(tmp_path, 3) as nodes:
         nodes[0].put("a", "1")
-        nodes[0].engine.remove(nodes[0].id, 5_000)
+        nodes[0].remove(nodes[0])
         others = nodes[1:]
         assert leader(others).get("a") == "1"
         assert others[0].put("b", "1") > 0
@@ -143,9 +143,9 @@ def test_a_leader_may_remove_itself(tmp_path: Path) -> None:
 def test_the_last_voter_stays(tmp_path: Path) -> None:
     with (
         cluster(tmp_path, 1) as (node,),
-        pytest.raises(_engine.EngineError, match="node1 is the only voter"),
+        pytest.raises(_engine.EngineError, match="without a voter there is no cluster"),
     ):
-        node.engine.remove(node.id, 1_000)
+        node.remove(node)
 
 
 def test_a_log_that_cannot_be_written_stops_the_engine(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_round_counts_the_voters_of_now(tmp_path: Path) -> None:
                 nodes[0].barrier(timeout_ms=1_000)
             nodes[1].start()
             assert leader([nodes[0], nodes[1], nodes[2]]).get("a") == "4"
-            leader(nodes).engine.remove(other.id, 5_000)
+            leader(nodes).remove(other)
             nodes[1].close()
             assert leader([nodes[0], nodes[2]]).get("a") == "4"
             nodes[1].start()

@@ -138,12 +138,12 @@ def test_a_member_is_added_promoted_and_removed(nodes: list[Node], tmp_path: Pat
         nodes[0].put("a", "1")
         wait_until(lambda: other.disk.data.get("a") == "1")
         assert other.status()["role"] == "learner"
-        nodes[0].engine.promote(other.id, 5_000)
+        nodes[0].admit(other)
         assert nodes[0].member(other)["voter"]
         assert other.put("b", "1") > 0
-        nodes[0].engine.remove(other.id, 5_000)
+        nodes[0].remove(other)
         assert not nodes[0].member(other)
-        nodes[0].engine.remove(other.id, 5_000)
+        nodes[0].remove(other)
     finally:
         other.close()
 
@@ -161,7 +161,7 @@ def test_a_member_may_move_to_another_address(nodes: list[Node]) -> None:
 def test_a_name_belongs_to_one_data_directory(nodes: list[Node], tmp_path: Path) -> None:
     twin = Node(tmp_path / "elsewhere", "node2").start()
     try:
-        with pytest.raises(_engine.EngineError, match="remove the member node2 first"):
+        with pytest.raises(_engine.EngineError, match="two members would have one name"):
             nodes[0].admit(twin)
     finally:
         twin.close()
@@ -181,7 +181,7 @@ def test_a_wiped_node_neither_votes_nor_appends(nodes: list[Node], tmp_path: Pat
         assert wiped.status()["last_log"] == 0
         assert wiped.status()["term"] == 0
         wiped.engine.set_cluster(CLUSTER)
-        nodes[0].engine.remove(nodes[2].id, 5_000)
+        nodes[0].remove(nodes[2])
         nodes[0].admit(wiped)
         assert wiped.get("b") == "1"
     finally:
@@ -194,7 +194,7 @@ def test_another_cluster_is_refused_with_a_sentence(nodes: list[Node], tmp_path:
     try:
         with pytest.raises(_engine.EngineError, match="node1 belongs to cluster 00010203-0405"):
             foreign.engine.ask(nodes[0].addr, b"x", 2_000)
-        nodes[0].engine.add_learner(foreign.id, "foreign", foreign.addr, "", 5_000)
+        nodes[0].admit(foreign, promote=False)
         wait_until(lambda: "foreign belongs to cluster" in nodes[0].member(foreign)["error"])
         assert foreign.status()["last_log"] == 0
     finally:

@@ -3,7 +3,9 @@ use super::shared::{Leader, Shared};
 use super::types::*;
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::entry::RaftPayload;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::raft::Precondition;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +16,44 @@ const TRANSFER_TRY: Duration = Duration::from_millis(1_500);
 
 /// What an operation says when it fails: a sentence for the user.
 pub type Told<T> = Result<T, String>;
+
+/// Why there are not other members now, for the user.
+#[derive(Debug)]
+pub enum NotChanged {
+    Surely(String),
+    MayBe(String),
+}
+
+/// The entry that makes a change.
+enum Write {
+    /// Of members that are known, who stay what they are.
+    Addresses(BTreeMap<u64, Member>),
+    Members(Membership),
+}
+
+/// How to come from what is stored to these members; `None` = they are the same.
+fn next(stored: &StoredMembership, members: &[(u64, Member, bool)]) -> Told<Option<Write>> {
+    let all = members.iter().map(|(id, member, _)| (*id, member.clone()));
+    let all: BTreeMap<u64, Member> = all.collect();
+    let voters: BTreeSet<u64> = members.iter().filter(|m| m.2).map(|m| m.0).collect();
+    let now: BTreeMap<u64, Member> = stored.nodes().map(|(id, m)| (*id, m.clone())).collect();
+    let same_roles = *stored.membership().get_joint_config() == [voters.clone()];
+    if same_roles && all == now {
+        return Ok(None);
+    }
+    if same_roles && all.keys().eq(now.keys()) {
+        return Ok(Some(Write::Addresses(all)));
+    }
+    if voters.is_empty() {
+        return Err("without a voter there is no cluster".into());
+    }
+    let names: BTreeSet<&String> = all.values().map(|m| &m.name).collect();
+    if names.len() < all.len() {
+        return Err("two members would have one name".into());
+    }
+    let membership = Membership::new(vec![voters], all).map_err(|e| e.to_string())?;
+    Ok(Some(Write::Members(membership)))
+}
 
 async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = Told<T>>) -> Told<T> {
     match tokio::time::timeout(limit, work).await {
@@ -37,24 +77,6 @@ impl Shared {
                 self.me.name, member.name
             )),
             Leader::Nobody => Err(format!("there is no leader: {}", self.no_leader())),
-        }
-    }
-
-    async fn change(&self, change: ChangeMembers<u64, Member>, retain: bool) -> Told<()> {
-        loop {
-            let raft = self.leading_raft()?;
-            match raft.change_membership(change.clone(), retain).await {
-                Ok(_) => return Ok(()),
-                // One change at a time: this one waits for the other.
-                Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
-                    ChangeMembershipError::InProgress(_)
-                    | ChangeMembershipError::UncommittedLeaderLog(_),
-                ))) => tokio::time::sleep(POLL).await,
-                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
-                    return Err(format!("{} is no longer the leader", self.me.name));
-                }
-                Err(e) => return Err(e.to_string()),
-            }
         }
     }
 
@@ -91,53 +113,88 @@ impl Shared {
         within(limit, "the first configuration", work).await
     }
 
-    /// Adds a learner, or renews what is known of a member. Idempotent.
-    pub async fn add_learner(&self, id: u64, member: Member, limit: Duration) -> Told<()> {
-        self.leading_raft()?;
-        let same = |m: &&(u64, Member)| m.0 != id && m.1.name == member.name;
-        if self.members().iter().find(same).is_some() {
-            return Err(format!(
-                "{0} is a member already, with another data directory: remove the member {0} \
-                 first, then let it join again",
-                member.name
-            ));
-        }
-        let change = match self.known(id) {
-            Some((known, _)) if known == member => return Ok(()),
-            Some(_) => ChangeMembers::SetNodes(BTreeMap::from([(id, member)])),
-            None => ChangeMembers::AddNodes(BTreeMap::from([(id, member)])),
-        };
-        within(limit, "the new member", self.change(change, true)).await
-    }
-
-    pub async fn promote(&self, id: u64, limit: Duration) -> Told<()> {
-        self.leading_raft()?;
-        match self.known(id) {
-            None => Err("there is no such member".into()),
-            Some((_, true)) => Ok(()),
-            Some((_, false)) => {
-                let change = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
-                within(limit, "the promotion", self.change(change, true)).await
-            }
+    /// From now on these are the members, with id and whether they vote, if those until now are the
+    /// ones of the entry `config`. Returns the index of the entry that says so, once it is applied.
+    ///
+    /// It is one entry, so nobody ever finds half a change: at most one vote more or less than now.
+    pub async fn change(
+        &self,
+        config: u64,
+        members: Vec<(u64, Member, bool)>,
+        limit: Duration,
+    ) -> Result<u64, NotChanged> {
+        let unknown = |why: String| NotChanged::MayBe(format!("{why}; it may still be"));
+        match tokio::time::timeout(limit, self.try_change(config, &members)).await {
+            Ok(result) => result,
+            Err(_) if self.leader() == Leader::Me => Err(unknown(format!(
+                "the change has not been committed within {} ms: {}",
+                limit.as_millis(),
+                self.no_leader()
+            ))),
+            Err(_) => Err(unknown(format!(
+                "{} is no longer the leader, and the change was not committed before",
+                self.me.name
+            ))),
         }
     }
 
-    pub async fn remove(&self, id: u64, limit: Duration) -> Told<()> {
-        self.leading_raft()?;
-        let ids = BTreeSet::from([id]);
-        match self.known(id) {
-            None => Ok(()),
-            Some((_, false)) => {
-                let change = ChangeMembers::RemoveNodes(ids);
-                within(limit, "the removal", self.change(change, true)).await
+    async fn try_change(
+        &self,
+        config: u64,
+        members: &[(u64, Member, bool)],
+    ) -> Result<u64, NotChanged> {
+        loop {
+            let raft = self.leading_raft().map_err(NotChanged::Surely)?;
+            let stored = raft
+                .server_metrics()
+                .borrow_watched()
+                .membership_config
+                .clone();
+            let now = stored.log_id().map_or(0, |l| l.index);
+            if now != config {
+                return Err(NotChanged::Surely(format!(
+                    "the members are those of entry {now}, not of {config} any more"
+                )));
             }
-            Some((member, true)) => {
-                let others = self.voters().into_iter().filter(|v| *v != id).count();
-                if others == 0 {
-                    return Err(format!("{} is the only voter", member.name));
+            let Some(write) = next(&stored, members).map_err(NotChanged::Surely)? else {
+                return Ok(now);
+            };
+            let only_if = [Precondition::LastMembershipLogId {
+                last_membership_log_id: *stored.log_id(),
+            }];
+            let written = match write {
+                Write::Addresses(nodes) => {
+                    let change = ChangeMembers::SetNodes(nodes);
+                    raft.change_membership_if(change, true, only_if).await
                 }
-                let change = ChangeMembers::RemoveVoters(ids);
-                within(limit, "the removal", self.change(change, false)).await
+                Write::Members(membership) => {
+                    let blank = Payload::blank();
+                    raft.append_membership(membership, blank, only_if).await
+                }
+            };
+            match written {
+                Ok(response) => return Ok(response.log_id.index),
+                // What a leader has found in the log is committed first.
+                Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                    ChangeMembershipError::InProgress(_)
+                    | ChangeMembershipError::UncommittedLeaderLog(_),
+                ))) => tokio::time::sleep(POLL).await,
+                Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
+                    return Err(NotChanged::MayBe(format!(
+                        "{} was replaced as leader; the change may still be committed",
+                        self.me.name
+                    )));
+                }
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                    return Err(NotChanged::Surely(format!(
+                        "{} is no longer the leader",
+                        self.me.name
+                    )));
+                }
+                Err(RaftError::APIError(error)) => {
+                    return Err(NotChanged::Surely(error.to_string()));
+                }
+                Err(fatal) => return Err(NotChanged::MayBe(fatal.to_string())),
             }
         }
     }

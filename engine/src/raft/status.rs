@@ -31,6 +31,8 @@ pub struct Status {
     pub purged: u64,
     pub snapshot: u64,
     pub durable: u64,
+    /// Index of the entry that says who the members are.
+    pub config: u64,
     pub log_bytes: u64,
     pub snapshots_sent: u64,
     pub snapshots_installed: u64,
@@ -57,7 +59,7 @@ fn role(metrics: &openraft::RaftMetrics<Types>) -> &'static str {
 
 impl Status {
     /// The plain figures by name.
-    pub fn numbers(&self) -> [(&'static str, u64); 18] {
+    pub fn numbers(&self) -> [(&'static str, u64); 19] {
         [
             ("id", self.id),
             ("term", self.term),
@@ -68,6 +70,7 @@ impl Status {
             ("purged", self.purged),
             ("snapshot", self.snapshot),
             ("durable", self.durable),
+            ("config", self.config),
             ("log_bytes", self.log_bytes),
             ("snapshots_sent", self.snapshots_sent),
             ("snapshots_installed", self.snapshots_installed),
@@ -138,6 +141,7 @@ impl Shared {
             purged: index(extent.purged),
             snapshot: self.snapshots.current().map_or(0, |s| s.index()),
             durable: extent.durable,
+            config: index(*metrics.membership_config.log_id()),
             log_bytes: self.log.bytes(),
             snapshots_sent: count(&self.counters.snapshots_sent),
             snapshots_installed: self.progress.installs(),

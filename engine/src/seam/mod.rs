@@ -4,7 +4,7 @@ mod turn;
 use crate::call::Route;
 use crate::door::Door;
 use crate::raft::calls::Plain;
-use crate::raft::members::Told;
+use crate::raft::members::{NotChanged, Told};
 use crate::raft::node::{Node, Setup, StartError};
 use crate::raft::options::Options;
 use crate::raft::queue::WorkKind;
@@ -33,6 +33,9 @@ create_exception!(
 const CLUSTER_BYTES: usize = 16;
 /// A message to so many is sent faster than the interpreter lock is given back and taken again.
 const RECEIVERS_AT_ONCE: usize = 64;
+
+/// A member: id, name, peer address, public address, whether it votes.
+type Row = (u64, String, String, String, bool);
 
 fn ms(value: u64) -> Duration {
     Duration::from_millis(value)
@@ -343,31 +346,25 @@ impl Engine {
         }
     }
 
-    fn add_learner(
+    fn change(
         &self,
         py: Python<'_>,
-        node_id: u64,
-        name: String,
-        raft: String,
-        grpc: String,
+        config: u64,
+        members: Vec<Row>,
         timeout_ms: u64,
-    ) -> PyResult<()> {
-        let member = Member { name, raft, grpc };
+    ) -> PyResult<u64> {
+        let members = members
+            .into_iter()
+            .map(|(id, name, raft, grpc, voter)| (id, Member { name, raft, grpc }, voter))
+            .collect();
         let shared = &self.node.shared;
-        told(py.detach(|| {
-            self.node
-                .operate(shared.add_learner(node_id, member, ms(timeout_ms)))
-        }))
-    }
-
-    fn promote(&self, py: Python<'_>, node_id: u64, timeout_ms: u64) -> PyResult<()> {
-        let shared = &self.node.shared;
-        told(py.detach(|| self.node.operate(shared.promote(node_id, ms(timeout_ms)))))
-    }
-
-    fn remove(&self, py: Python<'_>, node_id: u64, timeout_ms: u64) -> PyResult<()> {
-        let shared = &self.node.shared;
-        told(py.detach(|| self.node.operate(shared.remove(node_id, ms(timeout_ms)))))
+        let work = shared.change(config, members, ms(timeout_ms));
+        match py.detach(|| self.node.block(work)) {
+            Some(Ok(config)) => Ok(config),
+            Some(Err(NotChanged::Surely(text))) => Err(EngineError::new_err(text)),
+            Some(Err(NotChanged::MayBe(text))) => Err(PyTimeoutError::new_err(text)),
+            None => Err(PyTimeoutError::new_err("the engine was closed meanwhile")),
+        }
     }
 
     fn transfer_leader(&self, py: Python<'_>, node_id: u64, timeout_ms: u64) -> PyResult<()> {

@@ -451,6 +451,7 @@ class MemoryEngine(Membership):
                 "id": self.node_id, "term": log.term if log.log else 0, "role": role,
                 "leader": 0 if self._cut_off() else log.leader, "last_log": last,
                 "committed": last, "applied": self.applied, "purged": log.purged,
+                "config": log.config,
                 "snapshot": log.snapshot[1], "durable": self.durable_index, "elections": log.term,
                 "calls": len(self._bodies), **dict.fromkeys(zeros, 0),
                 "members": [self._member_status(m, role == "leader") for m in log.members.values()],

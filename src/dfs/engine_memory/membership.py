@@ -1,5 +1,6 @@
 """Who belongs to a cluster in memory, and who leads it: the verbs that change it."""
 
+from collections.abc import Sequence
 from threading import Condition
 
 from .network import Cluster, MemoryNetwork, member
@@ -38,30 +39,29 @@ class Membership:
                 cluster.append_membership()
             self._changed.notify_all()
 
-    def add_learner(self, node_id: int, name: str, raft: str, grpc: str, timeout_ms: int) -> None:
-        """Leader only; the engine at `raft` receives the log from here on."""
+    def change(
+        self, config: int, members: Sequence[tuple[int, str, str, str, bool]], timeout_ms: int
+    ) -> int:
+        """Leader only: these are the members from here on, if `config` still says who they were."""
         with self._changed:
             log = self._leading()
-            if node_id not in log.members:
-                log.members[node_id] = member(node_id, name, raft, grpc, False)
-                other = self.network.engines.get(raft)
-                if other is not None and other.node_id == node_id:
+            if config != log.config:
+                raise EngineError(f"the members are those of entry {log.config}, not of {config}")
+            to_be = {row[0]: member(*row) for row in members}
+            if to_be == log.members:
+                return config
+            votes = {i for i, m in to_be.items() if m["voter"]}
+            now = {i for i, m in log.members.items() if m["voter"]}
+            if len(votes ^ now) > 1 or not votes:
+                raise EngineError("one vote more or less at a time, and never none")
+            log.members = to_be
+            for row in to_be.values():
+                other = self.network.engines.get(row["raft"])
+                if other is not None and other.node_id == row["id"]:
                     other.cluster_log = log
-                self._await(log.append_membership(), timeout_ms)
-
-    def promote(self, node_id: int, timeout_ms: int) -> None:
-        """Leader only: a learner becomes a voter."""
-        with self._changed:
-            log = self._leading()
-            log.members[node_id]["voter"] = True
-            self._await(log.append_membership(), timeout_ms)
-
-    def remove(self, node_id: int, timeout_ms: int) -> None:
-        """Leader only: the member receives nothing from here on."""
-        with self._changed:
-            log = self._leading()
-            log.members.pop(node_id, None)
-            self._await(log.append_membership(), timeout_ms)
+            index = log.append_membership()
+            self._await(index, timeout_ms)
+            return index
 
     def transfer_leader(self, node_id: int, timeout_ms: int) -> None:  # noqa: ARG002
         """Leader only: another voter leads."""
@@ -82,7 +82,7 @@ class Membership:
     def _await(self, index: int, timeout_ms: int) -> None:
         self._changed.notify_all()
         if not self._changed.wait_for(lambda: self.applied >= index, timeout_ms / 1000):
-            raise EngineError(f"the change was not applied within {timeout_ms} ms")
+            raise TimeoutError(f"the change was not applied within {timeout_ms} ms")
 
     def _reachable(self, node_id: int) -> bool:
         assert self.cluster_log is not None

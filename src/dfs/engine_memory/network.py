@@ -28,6 +28,8 @@ class Cluster:
 
     log: list[LogItem] = field(default_factory=list)
     members: dict[int, dict[str, Any]] = field(default_factory=dict)
+    config: int = 0
+    """Index of the entry that says who the members are."""
     leader: int = 0
     term: int = 1
     purged: int = 0
@@ -37,7 +39,8 @@ class Cluster:
     def append_membership(self) -> int:
         """Logs who the members are now; returns the index."""
         self.log.append(LogItem(b"", json.dumps(list(self.members.values())).encode(), None))
-        return len(self.log)
+        self.config = len(self.log)
+        return self.config
 
 
 @dataclass

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import DfsError, Misconfigured, NotAMember, Unavailable
+from ..errors import DfsError, FailedPrecondition, Misconfigured, NotAMember, Unavailable
 from ..identity import Identity
 from ..limits import CLUSTER_MS_MAX, JOIN_RETRY_MS, PROMOTE_RETRY_MS
 from .cluster import Answer, Cluster, led
@@ -176,6 +176,8 @@ class Joining:
                 self._identity.offered = False
                 raise Misconfigured(error.text) from None
             except DfsError as error:
+                # It is another's place, which somebody has to give to this node.
+                self._identity.offered = not isinstance(error, FailedPrecondition)
                 missing.append(f"{answer['name']} to take this node in ({error})")
                 continue
             self._belong(bytes.fromhex(found["cluster"]))

@@ -73,11 +73,9 @@ class Engine(Protocol):
     def status(self) -> dict[str, Any]: ...  # noqa: D102
     def initialize(self, timeout_ms: int) -> None: ...  # noqa: D102
     def ask(self, addr: str, body: bytes, timeout_ms: int) -> bytes: ...  # noqa: D102
-    def add_learner(  # noqa: D102
-        self, node_id: int, name: str, raft: str, grpc: str, timeout_ms: int
-    ) -> None: ...
-    def promote(self, node_id: int, timeout_ms: int) -> None: ...  # noqa: D102
-    def remove(self, node_id: int, timeout_ms: int) -> None: ...  # noqa: D102
+    def change(  # noqa: D102
+        self, config: int, members: Sequence[tuple[int, str, str, str, bool]], timeout_ms: int
+    ) -> int: ...
     def transfer_leader(self, node_id: int, timeout_ms: int) -> None: ...  # noqa: D102
     def drain(self, timeout_ms: int) -> None: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
