@@ -189,6 +189,9 @@ class Engine:
         """From now on the engine itself proposes calls of that method which `plain_head` has a head
         for; `writer` empty = all go to `step`, as at first. Any thread."""
 
+    def refuse(self, failure: Failure | None) -> None:
+        """Every call that comes from now on is answered with this, until None. Any thread."""
+
     def wake(self) -> None:
         """Makes a waiting `step` return."""
 

@@ -132,8 +132,8 @@ def _open(directory: Path, name: str) -> Identity:
         if left:
             raise Misconfigured(
                 f"{directory} has {' and '.join(left)} but no {FILE}: put that file back, or choose"
-                " an empty data directory (a member that lost its data has to be removed first:"
-                f" dfs member remove {name})"
+                " an empty data directory (with one, it takes the place of the member that lost its"
+                f" data by: dfs member replace {name})"
             )
         before = frozenset(os.listdir(directory))
         number = secrets.randbits(ID_BITS) or 1

@@ -298,6 +298,8 @@ REMOVAL_CHECK_MS: Final = 2_000
 """Between two questions of a node that hears no leader, whether it was removed."""
 LEADER_POLL_MS: Final = 20
 """Between two looks for the new leader while leadership moves."""
+VOTE_CHECK_MS: Final = 1_000
+"""Between two looks of a voter whether it still is one: it may be removed and added again."""
 PROMOTE_RETRY_MS: Final = 250
 """Between two looks whether a learner has caught up."""
 ASK_MS_MAX: Final = 2_000

@@ -177,7 +177,7 @@ def test_a_wiped_node_neither_votes_nor_appends(nodes: list[Node], tmp_path: Pat
     wiped.start()
     try:
         nodes[0].put("b", "1")
-        wait_until(lambda: "remove the old member" in nodes[0].member(nodes[2])["error"])
+        wait_until(lambda: "dfs member replace node3" in nodes[0].member(nodes[2])["error"])
         assert wiped.status()["last_log"] == 0
         assert wiped.status()["term"] == 0
         wiped.engine.set_cluster(CLUSTER)

@@ -22,6 +22,7 @@ from dfs.kv import MemoryKV
 from dfs.proto import dfs_pb2 as pb
 from dfs.serve import Backend, Running, real_backend, running_node
 
+REMOVED = "is no member of its cluster any more, it was removed: stop it"
 WAIT_S = 30.0
 POLL_S = 0.01
 

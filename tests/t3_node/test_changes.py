@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from dfs.errors import FailedPrecondition, NotAMember, Unavailable
+from dfs.proto import dfs_pb2 as pb
 
-from .conftest import wait_until
+from .conftest import REMOVED, wait_until
 
 
 def join(member, **fields):
@@ -98,6 +99,7 @@ async def test_what_is_to_be_replaced_and_by_what_has_to_be_there(any_cluster):
         await one.node.operate({"op": "replace", "name": "node2"})
 
 
+@pytest.mark.allow_logs(REMOVED)
 async def test_a_living_member_is_replaced_when_told_so(any_cluster):
     one, two, _ = await any_cluster.three()
     four = await waiting(any_cluster, "node4", "node9")
@@ -125,6 +127,7 @@ async def test_a_change_for_other_members_than_those_there_is_refused(any_cluste
     assert len(ids(one)) == 4
 
 
+@pytest.mark.allow_logs(REMOVED)
 async def test_changes_at_once_are_made_one_after_the_other(any_cluster):
     """Changes that are asked for at the same time are made one after the other, and each is planned
     on what it finds; of those that name the same configuration one alone is made."""
@@ -147,6 +150,7 @@ async def test_changes_at_once_are_made_one_after_the_other(any_cluster):
     assert len(ids(one)) == 3
 
 
+@pytest.mark.allow_logs(REMOVED)
 async def test_a_removal_that_is_asked_for_twice_is_done_once(any_cluster):
     one, two, three = await any_cluster.three()
     number = three.running.identity.id
@@ -168,3 +172,26 @@ async def test_a_removal_that_would_end_the_majority_is_refused(any_cluster):
         ):
             await two.node.operate({"op": "remove", "name": name})
     assert await one.put("still") > 0
+
+
+@pytest.mark.allow_logs(REMOVED)
+async def test_a_node_that_was_removed_answers_nobody_any_more(any_cluster):
+    """A node that was removed is told so: it refuses every call with what to do, and its callers go
+    on at a member. When it is added again, with its data, it answers again."""
+    one, _, three = await any_cluster.three()
+    await one.put("k", b"old")
+    await one.node.operate({"op": "remove", "name": "node3"})
+    assert not three.node.ready()
+    await one.put("k", b"new")
+    request = pb.GetRequest(key="k").SerializeToString()
+    for found in (
+        await three.node.read(2, request, False, 5_000),
+        await three.node.read(2, request, True, 5_000),
+        await three.node.write(1, pb.PutRequest(key="x").SerializeToString(), 5_000),
+    ):
+        assert found[0] == 14, found
+        assert "node3 is no member of its cluster any more, it was removed: stop it" in found[1]
+    await one.node.operate({"op": "add", "raft": three.raft, "promote": True})
+    await wait_until(three.node.ready)
+    assert await three.get("k") == b"new"
+    await wait_until(three.votes)

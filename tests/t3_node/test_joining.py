@@ -7,7 +7,7 @@ import pytest
 
 from dfs.errors import FailedPrecondition, Misconfigured, NotAMember, Unavailable
 
-from .conftest import wait_until
+from .conftest import REMOVED, wait_until
 
 LIST = ("node1", "node2", "node3")
 
@@ -207,6 +207,7 @@ async def test_a_stop_between_membership_and_identity_is_made_good(any_cluster):
         assert again.node.cluster.hex() == lost["cluster"]
 
 
+@pytest.mark.allow_logs(REMOVED)
 async def test_operations_are_forwarded_to_the_leader(any_cluster):
     one, two, three = await any_cluster.three()
     assert one.role() == "leader"
@@ -219,6 +220,7 @@ async def test_operations_are_forwarded_to_the_leader(any_cluster):
         await two.node.operate({"op": "remove", "name": "node1"})
 
 
+@pytest.mark.allow_logs(REMOVED)
 async def test_the_leader_can_be_removed_through_any_node(any_cluster):
     """Changes of the membership can be asked of any node, the removal of the leader included."""
     one, two, _ = await any_cluster.three()
@@ -346,7 +348,7 @@ async def test_a_learner_that_is_silent_gets_no_vote(any_cluster, monkeypatch):
     assert await one.put("still") > 0
 
 
-@pytest.mark.allow_logs("node3 is no member of its cluster any more, it was removed: stop it")
+@pytest.mark.allow_logs(REMOVED)
 async def test_a_node_that_was_removed_says_so(any_cluster, monkeypatch):
     monkeypatch.setattr("dfs.node.node.REMOVAL_CHECK_MS", 100)
     one, _, three = await any_cluster.three()

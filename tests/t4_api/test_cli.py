@@ -18,6 +18,7 @@ import pytest
 
 import dfs
 from dfs.cli import main, output
+from dfs.cli.cluster import show_plan
 from dfs.cli.shared import troubles
 from dfs.config import load
 from dfs.engine_memory import EngineError, MemoryEngine
@@ -239,7 +240,45 @@ def test_members(node: Served, cli: Cli) -> None:
     assert cli("member", "remove", "nobody").code == 4
     assert cli("member", "promote", "nobody").code == 4
     assert cli("member", "add", "127.0.0.1:1x").code == 2
+    assert cli("member", "replace", "nobody").code == 4
+    assert cli("member", "replace", "node1", "a:b").code == 2
     assert cli("leader", "move").code == 4
+    ran = cli("member", "promote", "node1", "-endpoint", node.endpoint)
+    assert ran == cli("member", "-endpoint", node.endpoint, "promote", "node1")
+    assert (ran.code, ran.err) == (0, "nothing to do\n")
+    said, columns, now = ran.out.splitlines()
+    config = cli("status", "-o", "json").json["config"]
+    assert said == f"node1 is a voter already (configuration {config})"
+    assert columns.split() == ["WHEN", "MEMBERS", "VOTERS", "TOLERATES", "SPARE"]
+    assert now.split() == ["now", "node1", "leads", "1", "0", "0"]
+    found = cli("member", "promote", "node1", "--dry-run", "-o", "json").json
+    assert (found["done"], found["config"], found["plan"]["config"]) == (False, config, config)
+    (voter,) = found["plan"]["stages"][0]["members"]
+    assert (voter["name"], voter["leader"], isinstance(voter["id"], int)) == ("node1", True, True)
+
+
+def test_a_plan_is_shown_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    def row(number: int, **more: Any) -> pb.Member:
+        return pb.Member(id=number, name=f"node{number}", **more)
+
+    two = [row(1, voter=True), row(2, voter=True, leader=True)]
+    show_plan(pb.MembershipPlan(
+        summary="it is done", config=17, warnings=["beware"], leader_moves=True,
+        stages=[
+            pb.MembershipStage(
+                when="now", members=[*two, row(3, voter=True, silent=True)], voters=3, may_fail=1
+            ),
+            pb.MembershipStage(when="then", members=[*two, row(4)], voters=2),
+        ],
+    ))
+    assert capsys.readouterr().out.splitlines() == [
+        "it is done (configuration 17)",
+        "it leads: another voter takes over first",
+        "WHEN  MEMBERS                            VOTERS  TOLERATES  SPARE",
+        "now   node1, node2 leads, node3 silent        3          1      0",
+        "then  node1, node2 leads, node4 learner       2          0      0",
+        "warning: beware",
+    ]
 
 
 def test_what_is_wrong_with_a_cluster_is_said_below_the_table() -> None:

@@ -140,19 +140,46 @@ def test_what_is_learned_comes_behind_what_was_given() -> None:
     session = Session(["a:1"], 1.0, True)
     assert session.learn(members("b:1", "c:1")) == []
     assert session.endpoints == ["a:1", "b:1", "c:1"]
-    session.failed("a:1", AWAY)
+    session.failed("a:1", AWAY, 0.0)
     assert session.current() == "b:1"
-    session.failed("a:1", AWAY)
+    session.failed("a:1", AWAY, 0.0)
     assert session.current() == "b:1"
     assert session.learn(members("c:1", "d:1")) == []
     assert session.endpoints == ["a:1", "c:1", "d:1", "b:1"]
     assert session.current() == "b:1"
-    session.failed("b:1", AWAY)
+    session.failed("b:1", AWAY, 0.0)
     assert session.learn(members("c:1", "d:1")) == ["b:1"]
 
 
-def members(*endpoints: str) -> pb.MembersResponse:
-    return pb.MembersResponse(members=[pb.Member(grpc=e) for e in endpoints])
+def members(*endpoints: str, config: int = 0, cluster: bytes = b"") -> pb.MembersResponse:
+    found = [pb.Member(grpc=e) for e in endpoints]
+    return pb.MembersResponse(members=found, config=config, cluster=cluster)
+
+
+def test_an_older_lesson_than_the_last_is_not_believed() -> None:
+    """A node that was removed, or is behind, knows members that are none any more."""
+    session = Session(["a:1"], 1.0, True)
+    session.learn(members("b:1", config=20))
+    assert session.learn(members("c:1", config=10)) == []
+    assert session.endpoints == ["a:1", "b:1"]
+    session.learn(members("d:1", config=20))
+    assert session.endpoints == ["a:1", "d:1"]
+    session.learn(members("e:1", config=1, cluster=b"restored"))
+    assert session.endpoints == ["a:1", "e:1"]
+
+
+def test_a_failure_is_a_reason_to_ask_who_the_members_are() -> None:
+    session = Session(["a:1", "b:1"], 1.0, True)
+    said = Fault(dfs.Unavailable("a was removed"), 0.0, True)
+    assert not session.failed("a:1", AWAY, 1.0), "nobody is there to be asked"
+    assert session.failed("b:1", said, 1.1), "it is there, and may know others"
+    assert not session.failed("a:1", said, 1.2), "not again and again"
+    assert session.failed("a:1", said, 3.0)
+    for now_s, asks in ((3.5, False), (3.6, False), (3.7, False), (33.1, True), (33.2, False)):
+        assert session.answered(1, now_s) == asks
+    session.failed("a:1", AWAY, 35.0)
+    assert session.answered(1, 35.1), "whoever is gone may have been replaced"
+    assert not Session(["a:1"], 1.0, False).failed("a:1", said, 1.0)
 
 
 def test_request_ids_are_ordered_by_time() -> None:

@@ -78,7 +78,7 @@ async def test_the_agent_is_shown_by_status(api):
     assert node.agent == report
 
 
-@pytest.mark.parametrize("operation", ["Promote", "Remove"])
+@pytest.mark.parametrize("operation", ["Promote", "Remove", "Replace"])
 async def test_operations_on_a_node_that_is_no_member(api, operation):
     request = getattr(pb, f"{operation}MemberRequest")(name="node9")
     found = await refused(getattr(api.cluster, f"{operation}Member")(request))
@@ -93,15 +93,25 @@ async def test_the_only_member_stays(api):
     assert found.text == "there is no other voter that could lead"
     moved = await api.cluster.TransferLeader(pb.TransferLeaderRequest(name="node1"))
     assert moved.leader == "node1"
-    await api.cluster.PromoteMember(pb.PromoteMemberRequest(name="node1"))
+
+
+async def test_a_plan_and_the_configuration_it_is_for(api):
+    members = await api.cluster.Members(pb.MembersRequest())
+    status = await api.cluster.Status(pb.StatusRequest())
+    done = await api.cluster.PromoteMember(pb.PromoteMemberRequest(name="node1"))
+    assert done.plan.nothing
+    assert done.plan.summary == "node1 is a voter already"
+    assert members.config == status.config == done.config == done.plan.config
+    now, _ = done.plan.stages
+    assert (now.voters, now.may_fail, now.spare) == (1, 0, 0)
+    assert list(now.members) == list(members.members)
 
 
 async def test_adding_a_node_that_does_not_answer(api):
     request = pb.AddMemberRequest(name="node2", raft="127.0.0.1:1")
     found = await refused(api.cluster.AddMember(request))
-    assert (found.code, found.reason) == (Code.UNAVAILABLE, "UNAVAILABLE")
-    assert found.retry_ms > 0
-    assert "127.0.0.1:1" in found.text
+    assert (found.code, found.reason) == (Code.FAILED_PRECONDITION, "NOT_A_MEMBER")
+    assert found.text.startswith("no node waits at 127.0.0.1:1 to be taken in (")
 
 
 async def test_the_socket_is_for_this_user_only(api):

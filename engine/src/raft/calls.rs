@@ -52,6 +52,9 @@ impl Shared {
         if self.stopping() {
             return (call.answer)(Err(self.failure("shutting_down")));
         }
+        if let Some(failure) = &*self.refusal.read() {
+            return (call.answer)(Err(failure.clone()));
+        }
         let gate = match &call.outlet {
             Some(_) => &self.gate_of_streams,
             None => &self.gate,

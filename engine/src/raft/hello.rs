@@ -122,7 +122,7 @@ fn objection(shared: &Shared, hello: &Hello) -> Option<String> {
     if hello.to_id != 0 && hello.to_id != shared.id {
         return Some(format!(
             "{me} is not the node that the cluster knows under this address (its data directory \
-             is another one): remove the old member, then let {me} join again"
+             is another one): `dfs member replace {me}` lets it take that place"
         ));
     }
     let foreign = !hello.cluster.is_empty() && !own.is_empty() && hello.cluster != own;

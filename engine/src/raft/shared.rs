@@ -67,6 +67,8 @@ pub struct Shared {
     /// Of calls that are answered by streams: they stay long, and must not be in the way.
     pub gate_of_streams: Arc<Gate>,
     pub plain: RwLock<Option<Plain>>,
+    /// What every call is answered with, while there is such a reason.
+    pub refusal: RwLock<Option<Failure>>,
     pub peers: Peers,
     pub counters: Counters,
     pub ticks: Arc<Ticks>,
@@ -115,6 +117,7 @@ impl Shared {
             gate,
             gate_of_streams,
             plain: RwLock::default(),
+            refusal: RwLock::default(),
             peers: Peers::default(),
             counters: Counters::default(),
             ticks: Ticks::new(WAIT),

@@ -262,6 +262,15 @@ impl Engine {
         Ok(())
     }
 
+    fn refuse(&self, failure: &Bound<'_, PyAny>) -> PyResult<()> {
+        let failure = match failure.is_none() {
+            true => None,
+            false => Some(failure_of(failure)?),
+        };
+        *self.node.shared.refusal.write() = failure;
+        Ok(())
+    }
+
     fn forget_all(&self, for_good: bool) {
         self.node.shared.queue.forget_answers(for_good);
     }

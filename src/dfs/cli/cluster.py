@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any, cast
 
+from ..client import Client
 from ..config import split_address
 from ..errors import InvalidArgument
 from ..limits import RAFT_PORT
@@ -31,7 +33,10 @@ def status(args: argparse.Namespace) -> None:
         answer = client.status(local=args.local)
     nodes = sorted(answer.nodes, key=lambda n: n.member.name)
     if args.output == "json":
-        output.json({"cluster": answer.cluster.hex(), "nodes": [node_json(n) for n in nodes]})
+        output.json({
+            "cluster": answer.cluster.hex(), "config": answer.config,
+            "nodes": [node_json(n) for n in nodes],
+        })
         return
     newest = max((max(n.applied, n.committed) for n in nodes), default=0)
     output.table(_COLUMNS, [_row(n, newest) for n in nodes], right="term applied lag keys bytes")
@@ -84,15 +89,24 @@ def _numbers(message: Any, found: dict[str, Any]) -> dict[str, Any]:
         value = getattr(message, field.name)
         if isinstance(value, int) and not isinstance(value, bool) and field.enum_type is None:
             found[field.name] = value
-        elif field.message_type is not None and field.name in found:
+        elif field.message_type is None or field.name not in found:
+            continue
+        elif field.is_repeated:
+            for one, shown in zip(value, found[field.name], strict=True):
+                _numbers(one, shown)
+        else:
             _numbers(value, found[field.name])
     return found
 
 
 # ---- member --------------------------------------------------------------------------------------
+_STAGES = ("when", "members", "voters", "tolerates", "spare")
+
+
 def member_flags(parser: argparse.ArgumentParser) -> None:
     """Arguments of `dfs member`."""
-    parts = parser.add_subparsers(dest="operation", metavar="add | promote | remove", required=True)
+    names = "add | promote | remove | replace"
+    parts = parser.add_subparsers(dest="operation", metavar=names, required=True)
     add = parts.add_parser("add", help="Take in a node that waits with an empty data directory.")
     add.add_argument("raft", help=f"Its peer address, host[:{RAFT_PORT}].")
     add.add_argument("--name", default="", help="Refuse if the node there has another id.")
@@ -100,24 +114,122 @@ def member_flags(parser: argparse.ArgumentParser) -> None:
         "--learner", action="store_true", help="It stays without a vote until it is promoted."
     )
     promote = parts.add_parser("promote", help="Give a learner its vote.")
-    promote.add_argument("name")
     remove = parts.add_parser("remove", help="Take a node out; its data stay where they are.")
-    remove.add_argument("name")
+    put = parts.add_parser(
+        "replace", help="Let an empty node that waits take the place of one that is gone."
+    )
+    for part in (promote, remove, put):
+        part.add_argument("name")
+    put.add_argument(
+        "raft", nargs="?", default="",
+        help=f"Peer address of the empty node, host[:{RAFT_PORT}]. Default: where the old one was.",
+    )
+    put.add_argument("--force", action="store_true", help="Also while the old one lives.")
+    for part in (add, promote, remove, put):
+        part.add_argument(
+            "--dry-run", action="store_true", help="Only show what it would do."
+        )
+        part.add_argument(
+            "--if-config", type=int, default=None, metavar="N",
+            help="Refuse unless N is the configuration that `dfs status -o json` and plans name.",
+        )
+        parsing.output_flag(part)
 
 
 def member(args: argparse.Namespace) -> None:
-    """Changes the membership; done when it is committed."""
+    """Shows what a change of the membership does, and makes it; done when it is committed.
+
+    What is made is what was shown: if the members change in between, it is refused.
+    """
     with shared.client(args) as client:
+        change = _change(client, args)
+        planned = change(0, dry_run=True, if_config=args.if_config)
+        plan = planned.plan
+        if args.output != "json":
+            show_plan(plan)
+        if not (args.dry_run or plan.nothing):
+            planned = change(_target(args, plan), dry_run=False, if_config=plan.config)
+    if args.output == "json":
+        done = not args.dry_run
+        output.json({"plan": _plan_json(plan), "done": done, "config": planned.config})
+    elif plan.nothing:
+        output.note("nothing to do")
+    elif args.dry_run:
+        output.note("nothing was changed: this is what it would do")
+    else:
+        output.note(f"done: configuration {planned.config}. {_NEXT[args.operation]}")
+
+
+_NEXT = {
+    "add": "It catches up now: dfs status",
+    "promote": "Try: dfs status",
+    "remove": "Stop that node, and empty its data directory before it joins again",
+    "replace": "It catches up now: dfs status",
+}
+
+
+def _change(client: Client, args: argparse.Namespace) -> Callable[..., Any]:
+    """The method for an operation, which still wants the id of the member, and its terms."""
+
+    def call(number: int, **terms: Any) -> Any:
         if args.operation == "add":
-            client.add_member(args.name, 0, _raft(args.raft), "", promote=not args.learner)
-            output.note(f"{args.name or args.raft} is added. Try: dfs status")
-        elif args.operation == "promote":
-            client.promote_member(args.name)
-            output.note(f"{args.name} is a voter")
-        else:
-            client.remove_member(args.name)
-            output.note(f"{args.name} is removed; stop it, and empty its data directory before"
-                        " it joins again")
+            return client.add_member(
+                args.name, number, _raft(args.raft), "", promote=not args.learner, **terms
+            )
+        if args.operation == "promote":
+            return client.promote_member(args.name, number, **terms)
+        if args.operation == "remove":
+            return client.remove_member(args.name, number, **terms)
+        raft = _raft(args.raft) if args.raft else ""
+        return client.replace_member(args.name, number, raft, force=args.force, **terms)
+
+    return call
+
+
+def _target(args: argparse.Namespace, plan: pb.MembershipPlan) -> int:
+    """The id of the member that the plan is about."""
+    before, then = ({m.id: m for m in stage.members} for stage in plan.stages[:2])
+    if args.operation == "add":
+        return next((m.id for m in then.values() if m.id not in before), 0)
+    return next((m.id for m in before.values() if m.name == args.name), 0)
+
+
+def show_plan(plan: pb.MembershipPlan) -> None:
+    """The members now, after the change, and when it has come to its end; what they can bear."""
+    output.text(f"{plan.summary} (configuration {plan.config})")
+    if plan.leader_moves:
+        output.text("it leads: another voter takes over first")
+    stages = plan.stages[:1] if plan.nothing else plan.stages
+    rows = [
+        (
+            stage.when, ", ".join(_described(m) for m in stage.members), str(stage.voters),
+            str(stage.may_fail), str(stage.spare),
+        )
+        for stage in stages
+    ]
+    output.table(_STAGES, rows, right="voters tolerates spare")
+    for warning in plan.warnings:
+        output.text(f"warning: {warning}")
+
+
+def _described(member: pb.Member) -> str:
+    words = [member.name]
+    if not member.voter:
+        words.append("learner")
+    if member.leader:
+        words.append("leads")
+    if member.silent:
+        words.append("silent")
+    return " ".join(words)
+
+
+def _plan_json(plan: pb.MembershipPlan) -> dict[str, Any]:
+    from google.protobuf.json_format import MessageToDict
+
+    found: dict[str, Any] = MessageToDict(
+        plan, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return _numbers(plan, found)
 
 
 def _raft(text: str) -> str:

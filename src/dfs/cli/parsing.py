@@ -95,11 +95,21 @@ def build(name: str) -> Parser:
     parser.set_defaults(handler=getattr(module, name), parser=parser)
     getattr(module, f"{name}_flags")(parser)
     add_settings(parser, command.users)
+    for part in _parts(parser):
+        add_settings(part, command.users, default=argparse.SUPPRESS)
     return parser
 
 
-def add_settings(parser: argparse.ArgumentParser, users: Sequence[str]) -> None:
-    """The flags of the settings that these users have."""
+def _parts(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """The parsers of what stands behind the command, such as `add` behind `member`."""
+    actions = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return [part for action in actions for part in action.choices.values()]
+
+
+def add_settings(
+    parser: argparse.ArgumentParser, users: Sequence[str], default: str | None = None
+) -> None:
+    """The flags of the settings that these users have. `default`: of those that are not given."""
     rows = [row for row in config.rows() if set(row.used_by) & set(users)]
     if not rows:
         return
@@ -107,11 +117,11 @@ def add_settings(parser: argparse.ArgumentParser, users: Sequence[str]) -> None:
         "settings", f"Flags beat variables (DFS_…) beat {config.FILE}. One dash or two."
     )
     for row in rows:
-        default = f" Default: {row.default}." if row.default else ""
+        otherwise = f" Default: {row.default}." if row.default else ""
         words: dict[str, Any] = {"nargs": "?", "const": "true"} if row.boolean else {}
         group.add_argument(
             "-" + row.flag, dest=row.name, metavar=row.name.upper(),
-            help=(row.doc + default).replace("%", "%%"), **words,
+            help=(row.doc + otherwise).replace("%", "%%"), default=default, **words,
         )
 
 
@@ -139,9 +149,8 @@ def _options(parser: argparse.ArgumentParser) -> list[str]:
     found = []
     for action in parser._actions:
         found += [word for word in action.option_strings if word.startswith("--")]
-        if isinstance(action, argparse._SubParsersAction):
-            for part in action.choices.values():
-                found += _options(part)
+    for part in _parts(parser):
+        found += _options(part)
     return found
 
 

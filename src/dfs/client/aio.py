@@ -15,7 +15,7 @@ from ..errors import DfsError, Unavailable
 from ..limits import CLIENT_LEARN_MS_MAX
 from ..proto import dfs_pb2 as pb
 from . import calls, streams
-from .calls import Call, Message, uuid7
+from .calls import Call, Message, Terms, uuid7
 from .faults import Fault, fault
 from .session import TIMEOUT_S, Session, channel_options
 from .streams import WATCH_SILENCE_S, Lost, Watching
@@ -177,7 +177,7 @@ class AsyncClient:
         async for answer in self._stream(
             streams.LIST, request, pb.ListResponse.FromString, timeout
         ):
-            self._session.answered(answer.revision, _now_s())
+            self._answered(self._session.current(), answer.revision)
             for part in streams.items_of(answer):
                 yield part
 
@@ -216,7 +216,7 @@ class AsyncClient:
                     if answer is grpc.aio.EOF:
                         why = Fault(Unavailable(f"{endpoint} ended the watch"), 0.0, True)
                         break
-                    self._session.answered(answer.revision, _now_s())
+                    self._answered(endpoint, answer.revision)
                     yield watching.take(answer)
             except TimeoutError:
                 text = f"nothing heard from {endpoint} for {WATCH_SILENCE_S:.0f} s"
@@ -245,18 +245,36 @@ class AsyncClient:
 
     async def add_member(
         self, name: str, node_id: int, raft: str, grpc: str, *, promote: bool = True,
-        timeout: float | None = None,
+        dry_run: bool = False, if_config: int | None = None, timeout: float | None = None,
     ) -> pb.AddMemberResponse:
         """See `Client.add_member`."""
-        return await self._call(calls.add_member(name, node_id, raft, grpc, promote), timeout)
+        terms = Terms(dry_run, if_config)
+        call = calls.add_member(name, node_id, raft, grpc, promote, terms)
+        return await self._call(call, timeout)
 
-    async def promote_member(self, name: str, *, timeout: float | None = None) -> None:
+    async def promote_member(
+        self, name: str, node_id: int = 0, *, dry_run: bool = False, if_config: int | None = None,
+        timeout: float | None = None,
+    ) -> pb.PromoteMemberResponse:
         """See `Client.promote_member`."""
-        return await self._call(calls.promote_member(name), timeout)
+        call = calls.promote_member(name, node_id, Terms(dry_run, if_config))
+        return await self._call(call, timeout)
 
-    async def remove_member(self, name: str, *, timeout: float | None = None) -> None:
+    async def remove_member(
+        self, name: str, node_id: int = 0, *, dry_run: bool = False, if_config: int | None = None,
+        timeout: float | None = None,
+    ) -> pb.RemoveMemberResponse:
         """See `Client.remove_member`."""
-        return await self._call(calls.remove_member(name), timeout)
+        call = calls.remove_member(name, node_id, Terms(dry_run, if_config))
+        return await self._call(call, timeout)
+
+    async def replace_member(
+        self, name: str, node_id: int = 0, raft: str = "", *, force: bool = False,
+        dry_run: bool = False, if_config: int | None = None, timeout: float | None = None,
+    ) -> pb.ReplaceMemberResponse:
+        """See `Client.replace_member`."""
+        terms = Terms(dry_run, if_config)
+        return await self._call(calls.replace_member(name, node_id, raft, force, terms), timeout)
 
     async def transfer_leader(self, name: str = "", *, timeout: float | None = None) -> str:
         """See `Client.transfer_leader`."""
@@ -281,8 +299,7 @@ class AsyncClient:
                 why = fault_of(error, endpoint, call.write)
             else:
                 revision = call.revision(answer) if call.revision else 0
-                if session.answered(revision, _now_s()) and self._learning is None:
-                    self._learning = asyncio.ensure_future(self._learn(endpoint))
+                self._answered(endpoint, revision)
                 return call.read(answer)
             await self._wait(attempts.failed, why, endpoint, failed)
 
@@ -292,7 +309,8 @@ class AsyncClient:
         """Chooses the next endpoint and waits for its turn, or raises."""
         session = self._session
         failed.add(endpoint)
-        session.failed(endpoint, why)
+        if session.failed(endpoint, why, _now_s()):
+            self._begin_to_learn(endpoint)
         fresh = session.current() not in failed
         # The gRPC exception is no news for the user: its text is in ours.
         try:
@@ -306,7 +324,8 @@ class AsyncClient:
         self, watching: Watching, why: Fault, endpoint: str, on_lost: Lost | None
     ) -> None:
         session = self._session
-        session.failed(endpoint, why)
+        if session.failed(endpoint, why, _now_s()):
+            self._begin_to_learn(endpoint)
         try:
             wait_s = watching.failed(
                 why, session.contact, _now_s(), len(session.endpoints)
@@ -360,6 +379,14 @@ class AsyncClient:
         )
         self._methods[endpoint, name] = made
         return made
+
+    def _answered(self, endpoint: str, revision: int) -> None:
+        if self._session.answered(revision, _now_s()):
+            self._begin_to_learn(endpoint)
+
+    def _begin_to_learn(self, endpoint: str) -> None:
+        if self._learning is None:
+            self._learning = asyncio.ensure_future(self._learn(endpoint))
 
     async def _learn(self, endpoint: str) -> None:
         """Asks for the members; a failure changes nothing."""

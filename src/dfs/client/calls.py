@@ -216,30 +216,56 @@ def members() -> Call[pb.MembersResponse]:
     )
 
 
+class Terms(NamedTuple):
+    """Of a change of the membership."""
+
+    dry_run: bool
+    """Only say what it would do."""
+    if_config: int | None
+    """Refuse it unless this is the configuration; None = any."""
+
+
 def add_member(
-    name: str, node_id: int, raft: str, grpc: str, promote: bool
+    name: str, node_id: int, raft: str, grpc: str, promote: bool, terms: Terms
 ) -> Call[pb.AddMemberResponse]:
     """Add an empty node as learner."""
     return Call(
         CLUSTER + "AddMember",
-        pb.AddMemberRequest(name=name, id=node_id, raft=raft, grpc=grpc, promote=promote),
+        pb.AddMemberRequest(
+            name=name, id=node_id, raft=raft, grpc=grpc, promote=promote, **terms._asdict()
+        ),
         pb.AddMemberResponse.FromString, _same, None, True, True,
     )
 
 
-def promote_member(name: str) -> Call[None]:
+def promote_member(name: str, node_id: int, terms: Terms) -> Call[pb.PromoteMemberResponse]:
     """Give a learner its vote."""
     return Call(
-        CLUSTER + "PromoteMember", pb.PromoteMemberRequest(name=name),
-        pb.PromoteMemberResponse.FromString, _none, None, True, False,
+        CLUSTER + "PromoteMember",
+        pb.PromoteMemberRequest(name=name, id=node_id, **terms._asdict()),
+        pb.PromoteMemberResponse.FromString, _same, None, True, True,
     )
 
 
-def remove_member(name: str) -> Call[None]:
+def remove_member(name: str, node_id: int, terms: Terms) -> Call[pb.RemoveMemberResponse]:
     """Remove a member."""
     return Call(
-        CLUSTER + "RemoveMember", pb.RemoveMemberRequest(name=name),
-        pb.RemoveMemberResponse.FromString, _none, None, True, False,
+        CLUSTER + "RemoveMember",
+        pb.RemoveMemberRequest(name=name, id=node_id, **terms._asdict()),
+        pb.RemoveMemberResponse.FromString, _same, None, True, bool(node_id),
+    )
+
+
+def replace_member(
+    name: str, node_id: int, raft: str, force: bool, terms: Terms
+) -> Call[pb.ReplaceMemberResponse]:
+    """Let an empty node take the place of a member."""
+    return Call(
+        CLUSTER + "ReplaceMember",
+        pb.ReplaceMemberRequest(
+            name=name, id=node_id, raft=raft, force=force, **terms._asdict()
+        ),
+        pb.ReplaceMemberResponse.FromString, _same, None, True, bool(node_id),
     )
 
 

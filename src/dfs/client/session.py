@@ -5,6 +5,7 @@ No sockets here. All methods may be called from any thread.
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections.abc import Callable, Iterable
@@ -14,6 +15,7 @@ from ..config import join_address, split_address
 from ..errors import InvalidArgument
 from ..limits import (
     CLIENT_ANSWER_BYTES_MAX,
+    CLIENT_BACKOFF_MS_MAX,
     CLIENT_KEEPALIVE_MS,
     CLIENT_KEEPALIVE_MS_MAX,
     CLIENT_LEARN_INTERVAL_MS,
@@ -78,6 +80,8 @@ class Session:
         self._seen = 0
         self._calls = 0
         self._learn_at_s = 0.0
+        self._learned_s = -math.inf
+        self._cluster, self._config = b"", 0
         self.chance = chance or random.Random()
         """For pauses that are not the same for all clients."""
         self._new_id = new_id
@@ -98,14 +102,25 @@ class Session:
         """The endpoint for the next attempt: the last one that worked."""
         return self._all[self._current]
 
-    def failed(self, endpoint: str, why: Fault) -> None:
-        """Go on to the next one if it is the node that failed, unless somebody already has."""
+    def failed(self, endpoint: str, why: Fault, now_s: float) -> bool:
+        """Go on to the next one if it is the node that failed, unless somebody already has.
+
+        True when that node should be asked for the members all the same: one that was removed, or
+        knows no leader, may know nodes that this client has not heard of.
+        """
         self.contact = self.contact or why.answered
         if not isinstance(why.error, LOST) and not why.error.row.retry:
-            return
+            return False
         with self._lock:
             if self._all[self._current] == endpoint:
                 self._current = (self._current + 1) % len(self._all)
+            # Whoever goes away may have been replaced: the next answer is a reason to ask.
+            soonest_s = self._learned_s + CLIENT_BACKOFF_MS_MAX / 1000
+            self._learn_at_s = min(self._learn_at_s, max(now_s, soonest_s))
+            if not (self.learns and why.answered) or now_s < soonest_s:
+                return False
+            self._asks(now_s)
+            return True
 
     def answered(self, revision: int, now_s: float) -> bool:
         """Notes an answer and the revision it shows; True when it is time to ask for members."""
@@ -116,13 +131,21 @@ class Session:
             self._calls += 1
             if not self.learns or self._calls < CALLS_BEFORE_LEARNING or now_s < self._learn_at_s:
                 return False
-            self._learn_at_s = now_s + CLIENT_LEARN_INTERVAL_MS / 1000
+            self._asks(now_s)
             return True
 
+    def _asks(self, now_s: float) -> None:
+        self._learned_s = now_s
+        self._learn_at_s = now_s + CLIENT_LEARN_INTERVAL_MS / 1000
+
     def learn(self, answer: pb.MembersResponse) -> list[str]:
-        """Replaces what was learned before; returns the endpoints that are gone."""
+        """Replaces what was learned before, unless that was newer; returns the endpoints that are
+        gone."""
         found = [target(m.grpc) for m in answer.members if m.grpc]
         with self._lock:
+            if answer.cluster == self._cluster and answer.config < self._config:
+                return []  # of a node that was removed, or is behind
+            self._cluster, self._config = answer.cluster, answer.config
             before, current = self._all, self._all[self._current]
             # One in use stays until it fails or the next lesson.
             self._all = list(dict.fromkeys([*self._seeds, *found, current]))

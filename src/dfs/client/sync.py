@@ -17,7 +17,7 @@ from ..errors import DfsError, Unavailable
 from ..limits import CLIENT_LEARN_MS_MAX
 from ..proto import dfs_pb2 as pb
 from . import calls, streams
-from .calls import Call, Message
+from .calls import Call, Message, Terms
 from .faults import Fault, fault
 from .session import TIMEOUT_S, Session, channel_options
 from .streams import WATCH_SILENCE_S, Lost, Watching
@@ -191,7 +191,7 @@ class Client:
         for answer in self._stream(
             streams.LIST, request, pb.ListResponse.FromString, timeout
         ):
-            self._session.answered(answer.revision, time.monotonic())
+            self._answered(self._session.current(), answer.revision)
             yield from streams.items_of(answer)
 
     def history(
@@ -236,18 +236,37 @@ class Client:
 
     def add_member(
         self, name: str, node_id: int, raft: str, grpc: str, *, promote: bool = True,
-        timeout: float | None = None,
+        dry_run: bool = False, if_config: int | None = None, timeout: float | None = None,
     ) -> pb.AddMemberResponse:
-        """Adds an empty node as learner; it gets its vote once it has caught up, if `promote`."""
-        return self._call(calls.add_member(name, node_id, raft, grpc, promote), timeout)
+        """Adds an empty node as learner; it gets its vote once it has caught up, if `promote`.
 
-    def promote_member(self, name: str, *, timeout: float | None = None) -> None:
+        Of this and the other changes: `dry_run` only makes the plan; `if_config` refuses the change
+        unless that is the configuration (`members`); with `node_id` repeating it does no harm.
+        """
+        terms = Terms(dry_run, if_config)
+        return self._call(calls.add_member(name, node_id, raft, grpc, promote, terms), timeout)
+
+    def promote_member(
+        self, name: str, node_id: int = 0, *, dry_run: bool = False, if_config: int | None = None,
+        timeout: float | None = None,
+    ) -> pb.PromoteMemberResponse:
         """Gives a learner its vote."""
-        return self._call(calls.promote_member(name), timeout)
+        return self._call(calls.promote_member(name, node_id, Terms(dry_run, if_config)), timeout)
 
-    def remove_member(self, name: str, *, timeout: float | None = None) -> None:
+    def remove_member(
+        self, name: str, node_id: int = 0, *, dry_run: bool = False, if_config: int | None = None,
+        timeout: float | None = None,
+    ) -> pb.RemoveMemberResponse:
         """Removes a member."""
-        return self._call(calls.remove_member(name), timeout)
+        return self._call(calls.remove_member(name, node_id, Terms(dry_run, if_config)), timeout)
+
+    def replace_member(
+        self, name: str, node_id: int = 0, raft: str = "", *, force: bool = False,
+        dry_run: bool = False, if_config: int | None = None, timeout: float | None = None,
+    ) -> pb.ReplaceMemberResponse:
+        """Lets the empty node that waits at `raft`, or where the member was, take its place."""
+        terms = Terms(dry_run, if_config)
+        return self._call(calls.replace_member(name, node_id, raft, force, terms), timeout)
 
     def transfer_leader(self, name: str = "", *, timeout: float | None = None) -> str:
         """Lets another voter lead, any that has caught up for ""; returns its name."""
@@ -272,8 +291,7 @@ class Client:
                 why = fault_of(error, endpoint, call.write)
             else:
                 revision = call.revision(answer) if call.revision else 0
-                if session.answered(revision, time.monotonic()):
-                    self._learn(endpoint)
+                self._answered(endpoint, revision)
                 return call.read(answer)
             self._wait(attempts.failed, why, endpoint, failed)
 
@@ -283,7 +301,8 @@ class Client:
         """Chooses the next endpoint and waits for its turn, or raises."""
         session = self._session
         failed.add(endpoint)
-        session.failed(endpoint, why)
+        if session.failed(endpoint, why, time.monotonic()):
+            self._learn(endpoint)
         fresh = session.current() not in failed
         # The gRPC exception is no news for the user: its text is in ours.
         try:
@@ -342,6 +361,10 @@ class Client:
             )
             self._methods[endpoint, name] = made
         return made
+
+    def _answered(self, endpoint: str, revision: int) -> None:
+        if self._session.answered(revision, time.monotonic()):
+            self._learn(endpoint)
 
     def _learn(self, endpoint: str) -> None:
         """Asks for the members without waiting; a failure changes nothing."""
@@ -408,7 +431,7 @@ class Watch:
                     text = f"nothing heard from {self._endpoint} for {WATCH_SILENCE_S:.0f} s"
                     why = Fault(Unavailable(text), 0.0, False)
             else:
-                client._session.answered(answer.revision, time.monotonic())
+                client._answered(self._endpoint, answer.revision)
                 return self._watching.take(answer)
             finally:
                 self._waiting = False
@@ -435,7 +458,8 @@ class Watch:
     def _lost(self, why: Fault) -> None:
         session = self._client._session
         self._stream = None
-        session.failed(self._endpoint, why)
+        if session.failed(self._endpoint, why, time.monotonic()):
+            self._client._learn(self._endpoint)
         try:
             wait_s = self._watching.failed(
                 why, session.contact, time.monotonic(), len(session.endpoints)

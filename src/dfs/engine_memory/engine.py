@@ -78,6 +78,7 @@ class MemoryEngine(Membership):
         self._waiting: list[Waiting] = []
         self._woken = False
         self._draining = False
+        self._refused: Failure | None = None
         self._error = ""
 
     # ---- life ------------------------------------------------------------------------------------
@@ -191,8 +192,8 @@ class MemoryEngine(Membership):
         """What the wire does with a unary call: hands it to Python, after a barrier if it reads."""
         future: Future[Result] = Future()
         with self._changed:
-            if self._draining:
-                future.set_result(self.failures["shutting_down"])
+            if refusal := self._refusal():
+                future.set_result(refusal)
                 return future
             self._ids += 1
             self._bodies[self._ids] = (method, body, future)
@@ -205,8 +206,8 @@ class MemoryEngine(Membership):
             self._ids += 1
             call_id, call = self._ids, self._streams.open(self._ids)
             answer = partial(self._streams.end, call_id)
-            if self._draining:
-                answer(self.failures["shutting_down"])
+            if refusal := self._refusal():
+                answer(refusal)
             else:
                 self._hand_over(call_id, method, body, answer, timeout_ms)
         return call
@@ -232,6 +233,14 @@ class MemoryEngine(Membership):
         """Sends one message of their answers to all of these calls."""
         with self._changed:
             return self._streams.send(calls, message)
+
+    def refuse(self, failure: Failure | None) -> None:
+        """Answers every call that comes with this."""
+        with self._changed:
+            self._refused = failure
+
+    def _refusal(self) -> Failure | None:
+        return self.failures["shutting_down"] if self._draining else self._refused
 
     def end(self, call: int, failure: Failure | None) -> None:
         """Ends an answer by a stream."""

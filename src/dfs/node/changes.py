@@ -185,8 +185,8 @@ class Changes:
             now = await self._observed()
             plan = plan_for(now)
             if not plan.nothing:
-                meant = question.get("config") or now.config
-                if meant != now.config:
+                meant = question.get("config")
+                if meant not in (None, now.config):
                     raise FailedPrecondition(_changed_meanwhile(meant, now))
                 if not question.get("dry_run"):
                     await self._change(plan)
@@ -200,6 +200,16 @@ class Changes:
             raise Moving(f"{leader} leads now and makes the change: ask it")
         await self._asking.blocking(self._engine.change, plan.config, plan.rows, CLUSTER_MS_MAX)
         log.info("the members have changed: %s", plan.summary)
+        before, then = (stage.members for stage in plan.stages[:2])
+        await asyncio.gather(
+            *(self._tell_removed(m) for m in before.all if not (m.silent or then.with_id(m.id)))
+        )
+
+    async def _tell_removed(self, member: Member) -> None:
+        try:
+            await self._asking.ask(member.raft, {"ask": "removed"})
+        except DfsError as error:
+            log.info("%s will find out by itself that it was removed: %s", member.name, error)
 
     async def _hand_over(self, to: int) -> str:
         """Moves leadership; the name of who leads then."""
@@ -248,12 +258,12 @@ class Changes:
 
     async def _welcome(self, question: Answer, found: Answer, vote: bool) -> None:
         """Tells a node that it was added; whoever repeats the operation repeats this."""
-        if question.get("dry_run"):
+        member = self._now().members.with_id(found["id"])
+        if question.get("dry_run") or member is None or member.voter:
             return
         cluster = self._asking.cluster_id().hex()
         welcome = {"ask": "welcome", "cluster": cluster, "voter": vote}
-        if not found["cluster"]:
-            await self._asking.ask(found["raft"], welcome)
+        await self._asking.ask(found["raft"], welcome)
 
     async def _must_be_gone(self, member: Member) -> None:
         if why := await self._life_of(member):

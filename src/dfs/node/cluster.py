@@ -11,6 +11,7 @@ answered by {"ok": …} or {"error": {"reason", "text"}}. The kinds are
     condemned  your state differs from the majority's           that node only
     welcome    you were added to this cluster                   that node only
     members    do you lead, and whom                            that node only
+    removed    look whether you still are a member              that node only
 
 Every change is idempotent: whoever lost an answer asks again. What the leader does then stands in
 `changes.py`, what a change means in `plans.py`.

@@ -90,10 +90,12 @@ class HotLoop:
         """Once set, every call is refused with it, for good; see `condemn`."""
         self.away: DfsError | None = None
         """While set, every call is refused with it: the state is being replaced; see `leave`."""
+        self.dismissal: DfsError | None = None
+        """While set, every call is refused with it: this node is no member; see `dismiss`."""
         self.full: OutOfSpace | None = None
         """While set, writes that need space are refused with it; see `fill`."""
         self._refusing = threading.Lock()
-        """Held while one of these three changes."""
+        """Held while one of these changes."""
         self.marks: deque[Mark] = deque(maxlen=HASH_MARKS_MAX)
         self.mark()
         self._jobs: deque[Callable[[], None]] = deque()  # bounded by the calls of the server
@@ -142,6 +144,13 @@ class HotLoop:
             self._admit()
         self._engine.forget_all(True)
 
+    def dismiss(self, dismissal: DfsError | None) -> None:
+        """Refuses every call, also before its barrier, or answers them again."""
+        with self._refusing:
+            self.dismissal = dismissal
+            self._admit()
+        self._engine.refuse(self._codec.failure(dismissal) if dismissal else None)
+
     def come_back(self) -> None:
         """Ends what `leave` began."""
         with self._refusing:
@@ -170,6 +179,8 @@ class HotLoop:
 
     async def read(self, method: int, body: bytes, local: bool, timeout_ms: int) -> Result:
         """Answers a read as if the wire had brought it; `local`: without a read barrier."""
+        if self.dismissal:
+            return self._codec.failure(self.dismissal)
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
 
         def answer(result: Result) -> None:
@@ -319,7 +330,7 @@ class HotLoop:
     @property
     def refusal(self) -> DfsError | None:
         """Why no call at all is answered, if so."""
-        return self.fault or self.away
+        return self.fault or self.away or self.dismissal
 
     def _responder(self, call_id: int) -> Callable[[Result], None]:
         return lambda result: self._respond.append((call_id, result))

@@ -12,12 +12,12 @@ help to notice a cluster of another origin. Everything here may be interrupted a
 import asyncio
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from ..errors import DfsError, FailedPrecondition, Misconfigured, NotAMember, Unavailable
 from ..identity import Identity
-from ..limits import CLUSTER_MS_MAX, JOIN_RETRY_MS, PROMOTE_RETRY_MS
+from ..limits import CLUSTER_MS_MAX, JOIN_RETRY_MS, PROMOTE_RETRY_MS, VOTE_CHECK_MS
 from .cluster import Answer, Cluster, led
 from .ports import Engine, Myself
 from .tasks import SayOnce
@@ -48,9 +48,12 @@ class Joining:
         self._joined = asyncio.Event()
         self.removed = ""
         """Not empty: this node is no member any more; what to do."""
+        self.on_removal: Callable[[str], None] = lambda _removed: None
+        """Called with that when it changes."""
         cluster.on("discover", self._discover)
         cluster.on("welcome", self._welcome)
         cluster.on("members", self._who_are_members)
+        cluster.on("removed", self._removed)
         cluster.cluster_id = lambda: identity.cluster
 
     async def become_member(self) -> None:
@@ -70,10 +73,12 @@ class Joining:
             await self._join_any()
 
     async def become_voter(self) -> None:
-        """Asks for the vote until it has it, or for ever as a learner by choice."""
-        while self._identity.voter:
-            if any(m["id"] == self._me.id and m["voter"] for m in self._members()):
-                return
+        """Asks for the vote whenever it has none, unless it is a learner by choice."""
+        while True:
+            voter = any(m["id"] == self._me.id and m["voter"] for m in self._members())
+            if voter or self.removed or not self._identity.voter:
+                await asyncio.sleep(VOTE_CHECK_MS / 1000)
+                continue
             try:
                 applied = self._engine.status()["applied"]
                 found = await self._cluster.operate(
@@ -89,18 +94,30 @@ class Joining:
             await asyncio.sleep(PROMOTE_RETRY_MS / 1000)
 
     async def notice_removal(self) -> None:
-        """Finds out from the leader, when it is silent, whether it has removed this node."""
+        """Finds out from the leader whether it has removed this node; when it is not known who
+        leads, from whoever says that he does."""
         status = self._engine.status()
-        members = [m for m in status["members"] if m["id"] != self._me.id]
-        if not self._identity.cluster or (len(members) < len(status["members"]) and led(status)):
-            return
+        if self._identity.cluster and status["role"] != "leader":
+            leads = {status["leader"]} if led(status) and not self.removed else set()
+            await self._ask_for_removal(leads)
+
+    async def _ask_for_removal(self, leads: Collection[int] = ()) -> None:
+        members = [m for m in self._members() if m["id"] != self._me.id]
+        members = [m for m in members if m["id"] in leads] or members
         questions = [self._cluster.ask(m["raft"], {"ask": "members"}) for m in members]
         for answer in await asyncio.gather(*questions, return_exceptions=True):
             if isinstance(answer, dict) and answer["leads"]:
-                removed = self._me.id not in answer["ids"]
-                if removed and not self.removed:
-                    log.warning("%s", REMOVED.format(self._me.name))
-                self.removed = REMOVED.format(self._me.name) if removed else ""
+                self._note(removed=self._me.id not in answer["ids"])
+
+    def _note(self, removed: bool) -> None:
+        if removed == bool(self.removed):
+            return
+        self.removed = REMOVED.format(self._me.name) if removed else ""
+        if removed:
+            log.warning("%s", self.removed)
+        else:
+            log.info("%s is a member again", self._me.name)
+        self.on_removal(self.removed)
 
     # ---- what others ask -------------------------------------------------------------------------
 
@@ -117,8 +134,14 @@ class Joining:
         ids = [m["id"] for m in status["members"]]
         return {"leads": status["role"] == "leader" and led(status), "ids": ids}
 
+    async def _removed(self, _question: Answer) -> Answer:
+        """A leader says that it has removed this node: it would find out by itself, but later."""
+        await self._ask_for_removal()
+        return {}
+
     async def _welcome(self, question: Answer) -> Answer:
         self._belong(bytes.fromhex(question["cluster"]), bool(question.get("voter", True)))
+        self._note(removed=False)
         self._joined.set()
         return {}
 

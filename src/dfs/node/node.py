@@ -78,6 +78,7 @@ class Node:
         self._cluster = Cluster(engine, me, codec.failure)
         self._cluster.on("status", self._local_status)
         self._joining = Joining(engine, self._cluster, identity, me, peers)
+        self._joining.on_removal = self._set_removed
         self._hashes = Hashes(engine, self._cluster, self._hot, self._condemn)
         self._space = Space(self._hot, identity.directory)
         self._floor = Floor(codec.record_time, clock)
@@ -234,6 +235,11 @@ class Node:
         """UUID of the cluster; b"" while there is none."""
         return self._identity.cluster
 
+    @property
+    def config(self) -> int:
+        """Index of the log entry that says who the members are, as this node knows it."""
+        return int(self._engine.status()["config"])
+
     def report_agent(self, report: Answer) -> None:
         """Keeps what the local agent says of cache and mount, for `status`."""
         self._agent = report
@@ -319,6 +325,12 @@ class Node:
             self._identity.condemn(text)
             if self.leads():
                 self._begin(self._give_up_lead())
+
+    def _set_removed(self, text: str) -> None:
+        """What is answered from here on would grow old: callers go to a member."""
+        self._hot.dismiss(Unavailable(text) if text else None)
+        if text:
+            self._watches.fall_behind()  # those who wait for changes notice it too
 
     async def _give_up_lead(self) -> None:
         try:

@@ -175,7 +175,8 @@ def swap(now: Now, old: Member, new: Member) -> Plan:
         raise _name_is_taken(same, new)
     _address_is_free(now, new, but=old.id)
     rest = [m for m in _without(now, old.id) if m.id != new.id]
-    learner = replace(now.members.with_id(new.id) or new, raft=new.raft, grpc=new.grpc)
+    there = now.members.with_id(new.id) or replace(new, voter=False)
+    learner = replace(there, raft=new.raft, grpc=new.grpc)
     left = Members((*rest, learner))
     if not left.voters:
         raise NotAMember(
@@ -219,17 +220,14 @@ def _warnings(stages: list[Stage]) -> tuple[str, ...]:
             f"{count} voters: every write waits for {count // 2 + 1} of them; more than"
             f" {VOTERS_ADVISED_MAX} are seldom worth that (VOTERS_ADVISED_MAX)"
         )
-    for stage in stages[1:]:
-        silent = [m.name for m in stage.members.voters if m.silent]
-        when = "" if stage.when == "then" else f" {stage.when}"
-        if silent and stage.members.spare == 0:
-            found.append(
-                f"{', '.join(silent)} does not answer, so{when or ' then'} no other voter may fail"
-            )
-        elif stage.members.spare < min(before.spare, last.spare):
-            further = stage.members.spare or "no"
-            found.append(f"until {stages[-1].when.removeprefix('when ')}, {further} voter may fail")
-    return tuple(dict.fromkeys(found))
+    silent = ", ".join(m.name for m in last.voters if m.silent)
+    between = stages[1].members.spare
+    if silent and last.spare == 0:
+        found.append(f"{silent} does not answer: until it does, no other voter may fail")
+    elif between < min(before.spare, last.spare):
+        until = stages[-1].when.removeprefix("when ")
+        found.append(f"until {until}, {between or 'no'} voter may fail")
+    return tuple(found)
 
 
 def _majority_answers(left: Members, case: str) -> None:

@@ -65,6 +65,7 @@ class Engine(Protocol):
     def barrier(self, ticket: int, min_revision: int, timeout_ms: int) -> None: ...  # noqa: D102
     def forget_all(self, for_good: bool) -> None: ...  # noqa: D102
     def admit(self, method: int, writer: bytes, data_bytes_max: int) -> None: ...  # noqa: D102
+    def refuse(self, failure: Failure | None) -> None: ...  # noqa: D102
     def wake(self) -> None: ...  # noqa: D102
     def frozen(self, work: int) -> None: ...  # noqa: D102
     def finish(self, work: int, result: Result) -> None: ...  # noqa: D102

@@ -294,32 +294,36 @@ class HistoryResponse(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., floor: _Optional[int] = ...) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("name", "id", "raft", "grpc", "voter", "leader")
+    __slots__ = ("name", "id", "raft", "grpc", "voter", "leader", "silent")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     RAFT_FIELD_NUMBER: _ClassVar[int]
     GRPC_FIELD_NUMBER: _ClassVar[int]
     VOTER_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
+    SILENT_FIELD_NUMBER: _ClassVar[int]
     name: str
     id: int
     raft: str
     grpc: str
     voter: bool
     leader: bool
-    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., raft: _Optional[str] = ..., grpc: _Optional[str] = ..., voter: _Optional[bool] = ..., leader: _Optional[bool] = ...) -> None: ...
+    silent: bool
+    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., raft: _Optional[str] = ..., grpc: _Optional[str] = ..., voter: _Optional[bool] = ..., leader: _Optional[bool] = ..., silent: _Optional[bool] = ...) -> None: ...
 
 class MembersRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class MembersResponse(_message.Message):
-    __slots__ = ("members", "cluster")
+    __slots__ = ("members", "cluster", "config")
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
     members: _containers.RepeatedCompositeFieldContainer[Member]
     cluster: bytes
-    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., cluster: _Optional[bytes] = ...) -> None: ...
+    config: int
+    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., cluster: _Optional[bytes] = ..., config: _Optional[int] = ...) -> None: ...
 
 class AgentStatus(_message.Message):
     __slots__ = ("cache", "mount", "mount_mode", "revision", "pending_drops", "cached_bytes", "problems", "files")
@@ -386,52 +390,136 @@ class StatusRequest(_message.Message):
     def __init__(self, local: _Optional[bool] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("nodes", "cluster")
+    __slots__ = ("nodes", "cluster", "config")
     NODES_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
     nodes: _containers.RepeatedCompositeFieldContainer[NodeStatus]
     cluster: bytes
-    def __init__(self, nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., cluster: _Optional[bytes] = ...) -> None: ...
+    config: int
+    def __init__(self, nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., cluster: _Optional[bytes] = ..., config: _Optional[int] = ...) -> None: ...
+
+class MembershipStage(_message.Message):
+    __slots__ = ("when", "members", "voters", "may_fail", "spare")
+    WHEN_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    VOTERS_FIELD_NUMBER: _ClassVar[int]
+    MAY_FAIL_FIELD_NUMBER: _ClassVar[int]
+    SPARE_FIELD_NUMBER: _ClassVar[int]
+    when: str
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    voters: int
+    may_fail: int
+    spare: int
+    def __init__(self, when: _Optional[str] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., voters: _Optional[int] = ..., may_fail: _Optional[int] = ..., spare: _Optional[int] = ...) -> None: ...
+
+class MembershipPlan(_message.Message):
+    __slots__ = ("summary", "config", "stages", "warnings", "leader_moves", "nothing")
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    LEADER_MOVES_FIELD_NUMBER: _ClassVar[int]
+    NOTHING_FIELD_NUMBER: _ClassVar[int]
+    summary: str
+    config: int
+    stages: _containers.RepeatedCompositeFieldContainer[MembershipStage]
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    leader_moves: bool
+    nothing: bool
+    def __init__(self, summary: _Optional[str] = ..., config: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[MembershipStage, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., leader_moves: _Optional[bool] = ..., nothing: _Optional[bool] = ...) -> None: ...
 
 class AddMemberRequest(_message.Message):
-    __slots__ = ("name", "id", "raft", "grpc", "promote")
+    __slots__ = ("name", "id", "raft", "grpc", "promote", "dry_run", "if_config")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     RAFT_FIELD_NUMBER: _ClassVar[int]
     GRPC_FIELD_NUMBER: _ClassVar[int]
     PROMOTE_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    IF_CONFIG_FIELD_NUMBER: _ClassVar[int]
     name: str
     id: int
     raft: str
     grpc: str
     promote: bool
-    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., raft: _Optional[str] = ..., grpc: _Optional[str] = ..., promote: _Optional[bool] = ...) -> None: ...
+    dry_run: bool
+    if_config: int
+    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., raft: _Optional[str] = ..., grpc: _Optional[str] = ..., promote: _Optional[bool] = ..., dry_run: _Optional[bool] = ..., if_config: _Optional[int] = ...) -> None: ...
 
 class AddMemberResponse(_message.Message):
-    __slots__ = ("cluster",)
+    __slots__ = ("cluster", "plan", "config")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
     cluster: bytes
-    def __init__(self, cluster: _Optional[bytes] = ...) -> None: ...
+    plan: MembershipPlan
+    config: int
+    def __init__(self, cluster: _Optional[bytes] = ..., plan: _Optional[_Union[MembershipPlan, _Mapping]] = ..., config: _Optional[int] = ...) -> None: ...
 
 class PromoteMemberRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "id", "dry_run", "if_config")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    IF_CONFIG_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    id: int
+    dry_run: bool
+    if_config: int
+    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., dry_run: _Optional[bool] = ..., if_config: _Optional[int] = ...) -> None: ...
 
 class PromoteMemberResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("plan", "config")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    plan: MembershipPlan
+    config: int
+    def __init__(self, plan: _Optional[_Union[MembershipPlan, _Mapping]] = ..., config: _Optional[int] = ...) -> None: ...
 
 class RemoveMemberRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "id", "dry_run", "if_config")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    IF_CONFIG_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    id: int
+    dry_run: bool
+    if_config: int
+    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., dry_run: _Optional[bool] = ..., if_config: _Optional[int] = ...) -> None: ...
 
 class RemoveMemberResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("plan", "config")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    plan: MembershipPlan
+    config: int
+    def __init__(self, plan: _Optional[_Union[MembershipPlan, _Mapping]] = ..., config: _Optional[int] = ...) -> None: ...
+
+class ReplaceMemberRequest(_message.Message):
+    __slots__ = ("name", "id", "raft", "force", "dry_run", "if_config")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RAFT_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    IF_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    id: int
+    raft: str
+    force: bool
+    dry_run: bool
+    if_config: int
+    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., raft: _Optional[str] = ..., force: _Optional[bool] = ..., dry_run: _Optional[bool] = ..., if_config: _Optional[int] = ...) -> None: ...
+
+class ReplaceMemberResponse(_message.Message):
+    __slots__ = ("plan", "config")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    plan: MembershipPlan
+    config: int
+    def __init__(self, plan: _Optional[_Union[MembershipPlan, _Mapping]] = ..., config: _Optional[int] = ...) -> None: ...
 
 class TransferLeaderRequest(_message.Message):
     __slots__ = ("name",)

@@ -490,6 +490,11 @@ class ClusterServiceStub:
                 request_serializer=dfs_dot_proto_dot_dfs__pb2.RemoveMemberRequest.SerializeToString,
                 response_deserializer=dfs_dot_proto_dot_dfs__pb2.RemoveMemberResponse.FromString,
                 _registered_method=True)
+        self.ReplaceMember = channel.unary_unary(
+                '/dfs.ClusterService/ReplaceMember',
+                request_serializer=dfs_dot_proto_dot_dfs__pb2.ReplaceMemberRequest.SerializeToString,
+                response_deserializer=dfs_dot_proto_dot_dfs__pb2.ReplaceMemberResponse.FromString,
+                _registered_method=True)
         self.TransferLeader = channel.unary_unary(
                 '/dfs.ClusterService/TransferLeader',
                 request_serializer=dfs_dot_proto_dot_dfs__pb2.TransferLeaderRequest.SerializeToString,
@@ -537,6 +542,13 @@ class ClusterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReplaceMember(self, request, context):
+        """An empty node takes the place of a member that is gone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TransferLeader(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -577,6 +589,11 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.RemoveMember,
                     request_deserializer=dfs_dot_proto_dot_dfs__pb2.RemoveMemberRequest.FromString,
                     response_serializer=dfs_dot_proto_dot_dfs__pb2.RemoveMemberResponse.SerializeToString,
+            ),
+            'ReplaceMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceMember,
+                    request_deserializer=dfs_dot_proto_dot_dfs__pb2.ReplaceMemberRequest.FromString,
+                    response_serializer=dfs_dot_proto_dot_dfs__pb2.ReplaceMemberResponse.SerializeToString,
             ),
             'TransferLeader': grpc.unary_unary_rpc_method_handler(
                     servicer.TransferLeader,
@@ -724,6 +741,33 @@ class ClusterService:
             '/dfs.ClusterService/RemoveMember',
             dfs_dot_proto_dot_dfs__pb2.RemoveMemberRequest.SerializeToString,
             dfs_dot_proto_dot_dfs__pb2.RemoveMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dfs.ClusterService/ReplaceMember',
+            dfs_dot_proto_dot_dfs__pb2.ReplaceMemberRequest.SerializeToString,
+            dfs_dot_proto_dot_dfs__pb2.ReplaceMemberResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -11,6 +11,7 @@ from ..proto.dfs_pb2 import (
     AddMemberRequest,
     AddMemberResponse,
     Member,
+    MembershipPlan,
     MembersRequest,
     MembersResponse,
     NodeStatus,
@@ -18,6 +19,8 @@ from ..proto.dfs_pb2 import (
     PromoteMemberResponse,
     RemoveMemberRequest,
     RemoveMemberResponse,
+    ReplaceMemberRequest,
+    ReplaceMemberResponse,
     ReportAgentRequest,
     ReportAgentResponse,
     StatusRequest,
@@ -37,6 +40,10 @@ class Cluster(Protocol):
     @property
     def cluster(self) -> bytes:
         """UUID of the cluster."""
+
+    @property
+    def config(self) -> int:
+        """Index of the log entry that says who the members are."""
 
     async def operate(self, operation: dict[str, Any]) -> dict[str, Any]:
         """Changes the membership."""
@@ -65,6 +72,7 @@ class ClusterService:
             "AddMember": _unary(AddMemberRequest, self._add),
             "PromoteMember": _unary(PromoteMemberRequest, self._promote),
             "RemoveMember": _unary(RemoveMemberRequest, self._remove),
+            "ReplaceMember": _unary(ReplaceMemberRequest, self._replace),
             "TransferLeader": _unary(TransferLeaderRequest, self._transfer),
             "ReportAgent": _unary(ReportAgentRequest, self._report),
         }
@@ -73,28 +81,47 @@ class ClusterService:
     async def _status(self, request: StatusRequest) -> StatusResponse:
         rows = await self._node.status(request.local)
         nodes = [ParseDict(row, NodeStatus(), ignore_unknown_fields=True) for row in rows]
-        return StatusResponse(nodes=nodes, cluster=self._node.cluster)
+        return StatusResponse(
+            nodes=nodes, cluster=self._node.cluster, config=self._node.config
+        )
 
     async def _members(self, _request: MembersRequest) -> MembersResponse:
         members = [ParseDict(member, Member()) for member in self._node.members()]
-        return MembersResponse(members=members, cluster=self._node.cluster)
+        return MembersResponse(
+            members=members, cluster=self._node.cluster, config=self._node.config
+        )
 
     async def _add(self, request: AddMemberRequest) -> AddMemberResponse:
         found = await self._node.operate(
             {
                 "op": "add", "name": request.name, "id": request.id, "raft": request.raft,
-                "grpc": request.grpc, "promote": request.promote,
+                "grpc": request.grpc, "promote": request.promote, **_terms(request),
             }
         )
-        return AddMemberResponse(cluster=bytes.fromhex(found["cluster"]))
+        return AddMemberResponse(
+            cluster=bytes.fromhex(found["cluster"]), plan=_plan(found), config=found["config"]
+        )
 
     async def _promote(self, request: PromoteMemberRequest) -> PromoteMemberResponse:
-        await self._node.operate({"op": "promote", "name": request.name})
-        return PromoteMemberResponse()
+        found = await self._node.operate(
+            {"op": "promote", "name": request.name, "id": request.id, **_terms(request)}
+        )
+        return PromoteMemberResponse(plan=_plan(found), config=found["config"])
 
     async def _remove(self, request: RemoveMemberRequest) -> RemoveMemberResponse:
-        await self._node.operate({"op": "remove", "name": request.name})
-        return RemoveMemberResponse()
+        found = await self._node.operate(
+            {"op": "remove", "name": request.name, "id": request.id, **_terms(request)}
+        )
+        return RemoveMemberResponse(plan=_plan(found), config=found["config"])
+
+    async def _replace(self, request: ReplaceMemberRequest) -> ReplaceMemberResponse:
+        found = await self._node.operate(
+            {
+                "op": "replace", "name": request.name, "id": request.id, "raft": request.raft,
+                "force": request.force, **_terms(request),
+            }
+        )
+        return ReplaceMemberResponse(plan=_plan(found), config=found["config"])
 
     async def _transfer(self, request: TransferLeaderRequest) -> TransferLeaderResponse:
         found = await self._node.operate({"op": "transfer", "name": request.name})
@@ -103,6 +130,15 @@ class ClusterService:
     async def _report(self, request: ReportAgentRequest) -> ReportAgentResponse:
         self._node.report_agent(MessageToDict(request.status, preserving_proto_field_name=True))
         return ReportAgentResponse()
+
+
+def _terms(request: Any) -> dict[str, Any]:
+    config = request.if_config if request.HasField("if_config") else None
+    return {"dry_run": request.dry_run, "config": config}
+
+
+def _plan(found: dict[str, Any]) -> MembershipPlan:
+    return ParseDict(found["plan"], MembershipPlan())
 
 
 def _unary(kind: type[Message], method: Callable[[Any], Awaitable[Message]]) -> Any:
