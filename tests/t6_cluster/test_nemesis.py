@@ -78,3 +78,9 @@ def test_two_faults_at_once(tmp_path: Path) -> None:
     """Kills, power cuts, pauses and partitions, two at a time, on five nodes."""
     faults = ("kill", "kill-all", "power", "power-all", "pause", "isolate", "halves", "loss")
     campaign(tmp_path, 11, faults, 14, nodes=5, at_once=2)
+
+
+def test_members_that_come_and_go_among_kills(tmp_path: Path) -> None:
+    """Members are removed and added again, and lose their disks and are replaced, while another
+    fault strikes: no acknowledged write is lost, and no read is stale."""
+    campaign(tmp_path, 6, ("remove", "replace", "kill", "isolate"), 8, nodes=5, at_once=2)

@@ -43,7 +43,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "watch": Command("browse", (CLIENT,), "Print changes as they happen."),
     "log": Command("browse", (CLIENT,), "Print past changes, newest first."),
     "status": Command("cluster", (CLIENT,), "Show every node: role, lag, size, health."),
-    "member": Command("cluster", (CLIENT,), "Add, promote or remove members."),
+    "member": Command("cluster", (CLIENT,), "Add, promote, remove or replace members."),
     "leader": Command("cluster", (CLIENT,), "Move leadership."),
     "bench": Command("bench", (CLIENT,), "Measure puts or gets."),
     "nemesis": Command("nemesis", (), "Break a throw-away cluster in every way, and check it."),

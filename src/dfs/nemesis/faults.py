@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from . import membership
 from .network import Direction, between, everyone
 from .processes import Node
 from .switch import Rule
@@ -207,6 +208,8 @@ FAULTS: Final[dict[str, Fault]] = {
     "halves": Fault(halves, "minority and majority", network=True, nodes_min=5),
     "swizzle": Fault(swizzle, "links fail and return one by one", network=True),
     "flap": Fault(flap, "one node goes and comes", network=True),
+    "remove": Fault(membership.remove, "one member is removed, and added again", nodes_min=3),
+    "replace": Fault(membership.replace, "one node loses its disk and is replaced", nodes_min=3),
     "loss": Fault(loss, "lost and repeated packets", network=True),
     "delay": Fault(delay, "late packets that overtake", network=True),
     "narrow": Fault(narrow, "a network of little throughput", network=True),

@@ -119,6 +119,11 @@ class World:
         """Those that no fault has now."""
         return [node for node in self.nodes if node.name not in self.hit]
 
+    @property
+    def whole(self) -> bool:
+        """No fault has a node or a link now."""
+        return not (self.hit or self._rules)
+
     def number(self, node: Node) -> int:
         """Its number in the network."""
         return self.nodes.index(node)
