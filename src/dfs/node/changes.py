@@ -214,14 +214,15 @@ class Changes:
     async def _hand_over(self, to: int) -> str:
         """Moves leadership; the name of who leads then."""
         await self._asking.blocking(self._engine.transfer_leader, to, CLUSTER_MS_MAX)
-        async with asyncio.timeout(CLUSTER_MS_MAX / 1000):
-            while True:
-                status = self._engine.status()
-                for member in status["members"]:
-                    if member["id"] == status["leader"] != self._me.id:
-                        log.info("%s leads now", member["name"])
-                        return str(member["name"])
-                await asyncio.sleep(LEADER_POLL_MS / 1000)
+        until = asyncio.get_running_loop().time() + CLUSTER_MS_MAX / 1000
+        while asyncio.get_running_loop().time() < until:
+            status = self._engine.status()
+            for member in status["members"]:
+                if member["id"] == status["leader"] != self._me.id:
+                    log.info("%s leads now", member["name"])
+                    return str(member["name"])
+            await asyncio.sleep(LEADER_POLL_MS / 1000)
+        raise Moving(f"{self._me.name} has handed leadership over, and knows no leader since")
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
