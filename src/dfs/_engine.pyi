@@ -119,12 +119,24 @@ class Engine:
         bytes, "snapshot_membership": bytes, "snapshot_index": int}
         """
 
+    def objection(self, applied: bytes) -> str:
+        """Why `start` would not take a store that has applied so much, b"" for an empty one; ""
+        when nothing speaks against it. Raises EngineError (the log is damaged)."""
+
+    def fetch_snapshot(self, addr: str, index: int, timeout_ms: int) -> int:
+        """Before `start`: fetches the state of the member that listens at the peer address, of
+        `index` or a later one, verified by its digest; returns its index. `recovery` shows it as
+        the snapshot from then on, and the log is one that may stand behind it. What was there as
+        snapshot before is gone. Blocks as long as something moves; `timeout_ms` is for the
+        connection. Raises as `ask`, also when that member cannot give it; OSError (no space)."""
+
     def start(self, applied: bytes, membership: bytes) -> None:
         """Starts Raft from the store's applied log id and membership (b"" = empty store), binds
         both ports, serves. Returns when the ports are bound.
 
         Raises OSError (EADDRINUSE with the address in the text), EngineError when the store is
-        behind the purged log or behind the recorded durable index.
+        behind the purged log or behind the recorded durable index, or has applied another entry
+        than the log has. An empty store is right while nothing was ever purged.
         """
 
     # ---- the hot loop: one thread ---------------------------------------------------------------

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +24,11 @@ SOCKET: Final = "api.sock"
 """The public API for programs of this machine and user."""
 UPSTREAM: Final = "rest.sock"
 """The stock gRPC server to which the engine forwards all calls but those of FileService."""
-OURS: Final = (LOG, STORE, SOCKET, UPSTREAM, FILE, "agent")
+QUARANTINE: Final = "quarantine"
+"""What was damaged, put away for people to look at."""
+PEERS: Final = "peers.json"
+"""Where the other members were last: whom a node can ask that has lost its state."""
+OURS: Final = (LOG, STORE, SOCKET, UPSTREAM, FILE, PEERS, QUARANTINE, "agent")
 """Everything that a node and its agent put into the data directory."""
 ID_BITS: Final = 63
 CLUSTER_BYTES: Final = 16
@@ -44,6 +49,8 @@ class Identity:
     """It wants to become a voter once it has caught up."""
     fault: str = ""
     """Why this copy of the state may not be served any more."""
+    fault_index: int = 0
+    """A copy is right only if it comes from elsewhere and reaches this log index; 0 = any."""
     created: bool = False
     """Made by this process."""
     before: frozenset[str] = frozenset()
@@ -61,15 +68,34 @@ class Identity:
         self.cluster, self.voter = cluster, voter
         self.save()
 
-    def condemn(self, fault: str) -> None:
+    def condemn(self, fault: str, index: int = 0) -> None:
         """Records durably that the state in this directory is wrong: it is not served again."""
-        self.fault = fault
+        self.fault, self.fault_index = fault, index
         self.save()
+
+    def pardon(self) -> None:
+        """Records durably that there is a good state again."""
+        self.condemn("")
+
+    def remember_peers(self, addresses: Sequence[str]) -> None:
+        """Records durably where the other members are."""
+        path = self.directory / f"{PEERS}.{os.getpid()}.tmp"
+        _write(path, {"members": list(addresses)})
+        os.replace(path, self.directory / PEERS)
+        sync_directory(self.directory)
+
+    def known_peers(self) -> list[str]:
+        """What `remember_peers` was last told; nothing when that cannot be read."""
+        try:
+            found = json.loads((self.directory / PEERS).read_text(encoding="utf-8"))["members"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []  # the peers of the settings are left to ask
+        return [address for address in found if isinstance(address, str)]
 
     def save(self) -> None:
         """Replaces the file by one that says what this object says."""
         os.replace(self._write_temporary(), self.directory / FILE)
-        _sync(self.directory)
+        sync_directory(self.directory)
 
     def abandon(self) -> None:
         """Undoes the first start of a node that never became a member: nothing stays on disk.
@@ -95,12 +121,9 @@ class Identity:
             found["voter"] = False
         if self.fault:
             found["fault"] = self.fault
+            found["fault_index"] = self.fault_index
         path = self.directory / f"{FILE}.{os.getpid()}.tmp"
-        with open(path, "w", encoding="utf-8", opener=_private) as file:
-            json.dump(found, file)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
+        _write(path, found)
         return path
 
 
@@ -141,7 +164,7 @@ def _open(directory: Path, name: str) -> Identity:
         temporary = fresh._write_temporary()
         try:
             os.link(temporary, path)  # unlike rename, it never replaces what another process made
-            _sync(directory)
+            sync_directory(directory)
             return fresh
         except FileExistsError:
             pass
@@ -170,15 +193,25 @@ def _load(path: Path) -> Identity:
             " directory, remove the node from the cluster and let it join again"
         ) from None
     return Identity(
-        path.parent, name, number, cluster, bool(found.get("voter", True)), found.get("fault", "")
-    )
+        path.parent, name, number, cluster, bool(found.get("voter", True)),
+        str(found.get("fault", "")), int(found.get("fault_index", 0)),
+    )  # fmt: skip
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    with open(path, "w", encoding="utf-8", opener=_private) as file:
+        json.dump(found, file)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _sync(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Makes durable which names a directory has."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

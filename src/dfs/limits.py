@@ -294,6 +294,15 @@ READY_LAG_ENTRIES_MAX: Final = 10_000
 """Committed but not applied here: more, and the node says it is not ready."""
 JOIN_RETRY_MS: Final = 500
 """A node that found no cluster asks around again."""
+QUARANTINE_KEPT: Final = 2
+"""Damaged states that are kept for people to look at: each takes as much space as a state."""
+HEALS_MAX: Final = 3
+"""Damaged states within HEAL_WINDOW_S that a node fills again by itself; then the disk, the memory
+or dfs itself is to be suspected, and it stops."""
+HEAL_WINDOW_S: Final = 24 * 3_600
+"""A disk that damages one state in a day may be kept an eye on; three are no accident."""
+HEAL_RETRY_MS: Final = 1_000
+"""A node that found no member to get the state from asks around again."""
 REMOVAL_CHECK_MS: Final = 2_000
 """Between two questions of a node that hears no leader, whether it was removed."""
 LEADER_POLL_MS: Final = 20

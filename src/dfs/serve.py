@@ -8,17 +8,18 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 from . import limits
 from ._version import version
 from .errors import DfsError, Misconfigured
-from .identity import LOG, SOCKET, STORE, UPSTREAM, Identity, open_identity
+from .healing import Healer
+from .identity import LOG, SOCKET, UPSTREAM, Identity, open_identity
 from .kv import KeyValue, RocksKV
 from .limits import READY_INTERVAL_MS, SWITCH_INTERVAL_US
-from .node import Engine, Myself, Node, stop_process
+from .node import Engine, Myself, Node, StateFault, stop_process
 from .server import codec, routes, serving
 from .status import engine_failures
 from .store import Store
@@ -112,14 +113,35 @@ async def run(
     announce: Callable[[Running], None],
     backend: Backend | None = None,
 ) -> None:
-    """Serves until SIGTERM or SIGINT. `announce` is called once, when the node is ready.
+    """Serves until SIGTERM or SIGINT. `announce` is called when the node is ready: once, and again
+    each time that it had to be opened anew because of damage.
 
     Raises DfsError: Misconfigured where the user has to change something.
     """
     faulthandler.register(signal.SIGUSR1)  # what every thread does, to stderr
     sys.setswitchinterval(SWITCH_INTERVAL_US / 1_000_000)
     stop = _stop_on_signals()
-    async with running_node(settings, backend or real_backend()) as running:
+    backend = backend or real_backend()
+    while not stop.is_set():
+        with suppress(StateFault):  # opened again, it is healed
+            await _run_once(settings, companion, announce, backend, stop)
+            return
+
+
+async def _run_once(
+    settings: Settings,
+    companion: Companion,
+    announce: Callable[[Running], None],
+    backend: Backend,
+    stop: asyncio.Event,
+) -> None:
+    async with AsyncExitStack() as stack:
+        opening = asyncio.ensure_future(
+            stack.enter_async_context(running_node(settings, backend))
+        )  # which may take long, where a state has to be had from others
+        if await _first(opening, stop, None):
+            return
+        running = opening.result()
         async with companion(running):
             if await _first(running.node.become_member(), stop, running.node.failed):
                 return
@@ -138,11 +160,11 @@ async def running_node(
     async with AsyncExitStack() as stack:
         identity = open_identity(settings.data, settings.id)
         stack.callback(identity.abandon)
-        if identity.fault:
-            raise Misconfigured(identity.fault)
         engine = _open_engine(settings, identity, backend)
         stack.callback(engine.close)
-        store = Store(backend.kv(settings.data / STORE))
+        others = [peer for peer in settings.peers if peer != settings.raft_advertise]
+        healer = Healer(engine, backend.engine_error, identity, backend.kv, others)
+        store = await healer.open()
         stack.callback(store.close)
         node = Node(
             engine, store, codec(store, identity.name), identity, _myself(settings, identity),
@@ -219,14 +241,15 @@ async def _ready(node: Node) -> None:
 
 
 async def _first(
-    work: Awaitable[Any], stop: asyncio.Event, failed: "asyncio.Future[None]"
+    work: Awaitable[Any], stop: asyncio.Event, failed: "asyncio.Future[None] | None"
 ) -> bool:
     """Waits for `work`; True when the node shall stop instead. Raises what broke the node."""
     working = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
     try:
-        await asyncio.wait((working, stopping, failed), return_when=asyncio.FIRST_COMPLETED)
-        for ended in (failed, working):
+        waiting = [f for f in (failed, working, stopping) if f is not None]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for ended in waiting[:-1]:
             if ended.done():
                 ended.result()
         return stop.is_set()

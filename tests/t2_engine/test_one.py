@@ -139,16 +139,38 @@ def test_defaults_are_those_of_limits() -> None:
 
 
 def test_a_store_that_went_back_is_refused(node: Node) -> None:
-    """A node whose store lost what was recorded as safely on disk refuses to start from it."""
+    """A store that lost what was recorded as safely on disk is not started from; an empty one is,
+    while the log has everything since the beginning."""
     node.put("a", "1")
+    old = node.disk.dump(), node.disk.log_id, node.disk.membership
     index = node.put("b", "1")
     node.engine.durable(index)
     wait_until(lambda: node.status()["durable"] == index)
     node.close()
-    node.disk.__init__()
+    node.disk.load(*old)
     node.open()
+    assert f"safe on disk up to {index}" in node.engine.objection(node.disk.log_id)
     with pytest.raises(_engine.EngineError, match=f"safe on disk up to {index}"):
         node.engine.start(node.disk.log_id, node.disk.membership)
+    node.engine.close()
+    node.disk.__init__()
+    node.start()
+    assert node.get("b") == "1"
+
+
+def test_a_store_of_another_log_is_refused(node: Node) -> None:
+    """A store that has applied another entry than the log has at its index is not started from."""
+    node.put("a", "1")
+    node.close()
+    log_id = node.disk.log_id
+    term, leader, index = log_id[:8], log_id[8:16], log_id[16:]
+    node.disk.log_id = term[:-1] + bytes([term[-1] + 1]) + leader + index
+    node.open()
+    with pytest.raises(_engine.EngineError, match="it is another's"):
+        node.engine.start(node.disk.log_id, node.disk.membership)
+    node.engine.close()
+    node.disk.log_id = log_id
+    node.start()
 
 
 def test_results_for_a_batch_that_is_not_out_are_refused(tmp_path: Path) -> None:

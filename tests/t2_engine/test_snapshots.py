@@ -226,7 +226,7 @@ def test_two_members_at_once_come_by_one_snapshot(nodes: list[Node], tmp_path: P
 def test_a_store_that_lost_its_tail_is_healed_by_the_snapshot(nodes: list[Node]) -> None:
     """A member whose store fell behind its log's beginning is healed by a snapshot file that it
     has, and the log behind it, if the file reaches as far as the store was recorded as safely on
-    disk; else it refuses to start and says what to do."""
+    disk; else the engine does not start from it."""
     fill(nodes[0])
     cut(nodes)
     nodes[0].engine.snapshot(5_000)
@@ -241,7 +241,7 @@ def test_a_store_that_lost_its_tail_is_healed_by_the_snapshot(nodes: list[Node])
     for file in (nodes[0].path / nodes[0].name / "snapshots").iterdir():
         file.unlink()
     nodes[0].disk.__init__()
-    with pytest.raises(_engine.EngineError, match="Remove this member from the cluster, move its"):
+    with pytest.raises(_engine.EngineError, match="the store is empty, and the log up to"):
         nodes[0].start()
 
 
@@ -303,5 +303,73 @@ def test_a_damaged_part_is_noticed_and_sent_again(nodes: list[Node], tmp_path: P
         nodes[0].admit(other)
         same([*nodes, other])
         assert other.disk.data["k0"] == "v" * 200
+    finally:
+        other.close()
+
+
+def test_a_node_that_lost_its_state_fetches_that_of_another_before_it_starts(
+    nodes: list[Node],
+) -> None:
+    fill(nodes[0])
+    cut(nodes)
+    one, two = nodes
+    same(nodes)
+    two.close()
+    lost = two.disk.applied
+    two.disk.__init__()
+    two.open()
+    assert "the store is empty" in two.engine.objection(b"")
+    for index, words in ((lost + 1_000, f"has the state of log index {lost}"), (lost, "")):
+        if words:
+            with pytest.raises(_engine.EngineError, match=f"{one.addr}: node1 {words}"):
+                two.engine.fetch_snapshot(one.addr, index, 2_000)
+        else:
+            assert two.engine.fetch_snapshot(one.addr, index, 2_000) == lost
+    with pytest.raises(ConnectionError, match="connection refused"):
+        two.engine.fetch_snapshot(two.addr, lost, 2_000)
+    assert two.engine.fetch_snapshot(one.addr, lost, 2_000) == lost, "once more"
+    found = two.engine.recovery()
+    text = Path(found["snapshot"]).read_text()
+    two.disk.load(text, found["snapshot_log_id"], found["snapshot_membership"])
+    assert two.engine.objection(two.disk.log_id) == ""
+    two.engine.close()
+    two.start()
+    assert one.put("after", "1") == lost + 1
+    same(nodes)
+
+
+def test_nobody_gives_a_state_that_it_does_not_trust(nodes: list[Node], tmp_path: Path) -> None:
+    nodes[0].put("a", "1")
+    nodes[0].engine.snapshot(5_000)
+    nodes[0].engine.forget_all(True)
+    other = Node(tmp_path, "node3")
+    other.open()
+    with pytest.raises(_engine.EngineError, match="node1 does not trust its own state"):
+        other.engine.fetch_snapshot(nodes[0].addr, 1, 2_000)
+    foreign = Node(tmp_path, "node4", cluster=bytes(16))
+    foreign.open()
+    with pytest.raises(_engine.EngineError, match="belongs to cluster"):
+        foreign.engine.fetch_snapshot(nodes[1].addr, 1, 2_000)
+    for node in (other, foreign):
+        node.engine.close()
+
+
+def test_a_snapshot_file_that_is_damaged_is_not_sent_but_made_again(
+    nodes: list[Node], tmp_path: Path
+) -> None:
+    """A snapshot file whose bytes have changed on disk is never installed: the sender notices it,
+    throws it away and makes another."""
+    fill(nodes[0])
+    cut(nodes)
+    nodes[0].engine.snapshot(5_000)
+    path = Path(nodes[0].engine.recovery()["snapshot"])
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    other = Node(tmp_path, "node3", **SMALL).start()
+    try:
+        nodes[0].admit(other)
+        same([*nodes, other])
+        assert other.status()["snapshots_installed"] == 1
     finally:
         other.close()

@@ -8,6 +8,7 @@ import pytest
 
 from dfs.errors import DataLoss, OutOfSpace
 from dfs.limits import READ_TOGETHER_BYTES_MAX, STREAM_CHUNK_BYTES_MAX
+from dfs.node import StateFault
 from dfs.proto import dfs_pb2 as pb
 
 LARGE = READ_TOGETHER_BYTES_MAX + 1_000
@@ -125,7 +126,8 @@ async def test_plain_reads_of_a_turn_are_answered_together_and_kept(cluster):
     assert [pb.GetResponse.FromString(answer).data for answer in found] == [b"new", b"b"]
 
 
-async def test_damage_is_said_to_whom_it_concerns_only(cluster):
+@pytest.mark.allow_logs("stops serving its state: the checksum of the record of bad")
+async def test_damage_is_said_to_whom_it_concerns_and_ends_the_service(cluster):
     one = await cluster.start("node1")
     for key in ("good", "bad"):
         await one.put(key, b"v")
@@ -137,6 +139,10 @@ async def test_damage_is_said_to_whom_it_concerns_only(cluster):
     good, bad = await asyncio.gather(*(one.call(2, body) for body in bodies))
     assert pb.GetResponse.FromString(good).data == b"v"
     assert (bad[0], bad[1]) == (15, "the checksum of the record of bad does not fit: the disk lies")
+    with pytest.raises(StateFault, match="the record of bad"):
+        await one.node.failed
+    assert (await one.call(2, bodies[0]))[0] == 14
+    assert "the record of bad" in one.running.identity.fault
 
 
 @pytest.mark.parametrize("error", [DataLoss("a block is damaged"), ZeroDivisionError("x")])
@@ -209,7 +215,6 @@ async def test_a_full_disk_refuses_writes_but_no_deletes(cluster, monkeypatch):
     ("error", "words"),
     [
         (ZeroDivisionError("x"), "going on could serve wrong data"),
-        (DataLoss("bad sum"), "going on could serve wrong data: bad sum"),
         (OutOfSpace("full"), "the store cannot be written"),
         (OSError("I/O error"), "I/O error"),
     ],
@@ -235,6 +240,20 @@ async def test_an_exception_in_apply_ends_the_process(cluster, monkeypatch, erro
     assert words in text
     cluster.deaths.clear()
     assert not call.done()
+
+
+@pytest.mark.allow_logs("stops serving its state: bad sum")
+async def test_damage_that_apply_finds_ends_the_service(cluster, monkeypatch):
+    one = await cluster.start("node1")
+
+    def broken(*_):
+        raise DataLoss("bad sum")
+
+    monkeypatch.setattr(one.store, "apply", broken)
+    call = one.engine.call(1, pb.PutRequest(key="k").SerializeToString())
+    with pytest.raises(StateFault, match="bad sum"):
+        await one.node.failed
+    assert not call.done(), "it has not been applied"
 
 
 async def test_a_storage_error_of_the_engine_ends_the_process(cluster, monkeypatch):

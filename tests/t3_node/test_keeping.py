@@ -1,13 +1,12 @@
-"""Floor, hashes, snapshots and recovery."""
+"""Floor, hashes and snapshots."""
 
 import asyncio
 
 import pytest
 
-from dfs.errors import DataLoss, Misconfigured
-from dfs.identity import open_identity
+from dfs.errors import Unavailable
 from dfs.kv import MemoryKV
-from dfs.node import recover
+from dfs.node import StateFault
 from dfs.node.keeping import Floor, judge
 from dfs.proto import dfs_pb2 as pb
 from dfs.store import Store
@@ -102,7 +101,7 @@ async def test_equal_members_are_found_equal(any_cluster):
 
 
 @pytest.mark.allow_logs("differs from that of the other members")
-async def test_a_member_that_differs_stops_serving_for_good(cluster):
+async def test_a_member_that_differs_serves_nothing_more(cluster):
     one, two, three = await cluster.three()
     last = await one.put("k", b"v")
     for member in (two, three):
@@ -116,31 +115,35 @@ async def test_a_member_that_differs_stops_serving_for_good(cluster):
     await three.get("k", min_revision=last)
     await one.node._hashes.compare()
     assert await two.get("k") == b"v"
+    hashes = [m.store.state_hash.hex() for m in (three, two)]
     for local in (True, False):
         found = await three.node.read(2, get, local, 1_000)
-        assert found[0] == DataLoss.row.code
-        assert "dfs member remove node3" in found[1]
-    assert (await three.node.write(1, b"\x0a\x01x", 1_000))[0] == DataLoss.row.code
-    assert (await three.call(1, b"\x0a\x01x"))[0] == DataLoss.row.code
-    assert (await three.call(2, get))[0] == DataLoss.row.code, "not even what was kept"
+        assert found[0] == Unavailable.row.code
+        assert all(text in found[1] for text in ["ask another", "state of node3", *hashes])
+    assert (await three.node.write(1, b"\x0a\x01x", 1_000))[0] == Unavailable.row.code
+    assert (await three.call(1, b"\x0a\x01x"))[0] == Unavailable.row.code
+    assert (await three.call(2, get))[0] == Unavailable.row.code, "not even what was kept"
     assert not three.node.ready()
-    with pytest.raises(DataLoss):
+    with pytest.raises(Unavailable):
         three.node.view()
-    await three.stop()
-    with pytest.raises(Misconfigured, match="differs from that of the other members"):
-        await cluster.start("node3")
+    with pytest.raises(StateFault, match="differs from that of the other members"):
+        await three.node.failed
+    assert three.running.identity.fault_index > 0
 
 
 @pytest.mark.allow_logs("differs from that of the other members")
-async def test_a_leader_that_differs_stops_itself_and_hands_the_lead_away(cluster):
+async def test_a_leader_that_differs_finds_itself(cluster):
     one, two, three = await cluster.three()
     one.store._meta.state_hash ^= 1
     last = await one.put("k")
     for member in (two, three):
         await member.get("k", min_revision=last)
     await one.node._hashes.compare()
-    await wait_until(lambda: "leader" in (two.role(), three.role()))
+    with pytest.raises(StateFault, match="the state of node1 differs"):
+        await one.node.failed
     assert not one.node.ready()
+    await one.stop()
+    await wait_until(lambda: "leader" in (two.role(), three.role()))
     assert await two.put("k2") > last
 
 
@@ -247,56 +250,3 @@ async def test_a_snapshot_that_fails_is_said_and_the_node_goes_on(cluster, monke
     with pytest.raises(Exception, match="no room"):
         await asyncio.to_thread(one.engine.snapshot, 5_000)
     assert await one.put("k") > 0
-
-
-# ---- recovery ------------------------------------------------------------------------------------
-
-
-class Disk:
-    """What `recover` asks of an engine."""
-
-    def __init__(self, **found):
-        self._found = {"purged": 0, "durable": 0, "snapshot": "", "snapshot_index": 0, **found}
-
-    def recovery(self):
-        return self._found
-
-
-@pytest.fixture
-def snapshot(tmp_path):
-    feed = Feed()
-    feed.put("a", "b")
-    path = tmp_path / "snapshot"
-    with feed.store.view() as view:
-        feed.store.export(view, str(path))
-    return str(path), feed.store.applied
-
-
-@pytest.mark.allow_logs("it is restored from the local snapshot")
-@pytest.mark.parametrize("needed", [{"purged": 2}, {"durable": 3}])
-def test_a_store_behind_the_log_is_restored_from_the_snapshot(snapshot, needed):
-    path, index = snapshot
-    store = Store(MemoryKV())
-    recover(Disk(snapshot=path, snapshot_index=index, **needed), store)
-    assert store.applied == index
-
-
-def test_a_store_that_the_log_can_bring_up_is_left_as_it_is(snapshot):
-    path, index = snapshot
-    store = Store(MemoryKV())
-    recover(Disk(snapshot=path, snapshot_index=index), store)
-    assert store.applied == 0
-    recover(Disk(purged=5), store)
-    assert store.applied == 0
-
-
-async def test_a_lost_store_is_never_served(built, real_cluster):
-    """It was safe on disk up to an index that it does not reach any more."""
-    one = await real_cluster.start("node1")
-    await one.put("k", b"v")
-    await asyncio.to_thread(one.node._flusher.flush)
-    await one.stop()
-    real_cluster._backend = built._replace(kv=lambda _path: MemoryKV())
-    with pytest.raises(Misconfigured, match="it was safe on disk up to"):
-        await real_cluster.start("node1")
-    assert open_identity(real_cluster.root / "node1", "node1").cluster == one.node.cluster

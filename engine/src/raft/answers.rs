@@ -177,6 +177,11 @@ impl Answers {
         drop(old); // takes its time, and reads need the lock
     }
 
+    /// No answer at all is kept any more: what this node has applied may be wrong.
+    pub fn closed(&self) -> bool {
+        self.table.lock().closed
+    }
+
     /// Keeps the answer to the call `id`, which asked so.
     pub fn keep(&self, id: u64, method: u32, body: &[u8], answer: Bytes) {
         let mut table = self.table.lock();

@@ -34,12 +34,14 @@ pub enum Purpose {
     Snapshot = b'N',
     /// One question to Python; also from nodes that belong to no cluster yet.
     Ask = b'A',
+    /// One snapshot for a node that has lost its state and asks for one before it starts.
+    Fetch = b'G',
 }
 
 impl Purpose {
     fn of(byte: u8) -> Option<Purpose> {
         use Purpose::*;
-        [Append, Control, Forward, Snapshot, Ask]
+        [Append, Control, Forward, Snapshot, Ask, Fetch]
             .into_iter()
             .find(|p| *p as u8 == byte)
     }

@@ -93,6 +93,14 @@ fn lock(dir: &Path) -> io::Result<File> {
     Err(error)
 }
 
+/// The log id that a store has applied; nothing = it is empty.
+pub fn applied_of(bytes: &[u8]) -> io::Result<Option<LogId>> {
+    match bytes {
+        [] => Ok(None),
+        bytes => get_log_id(&mut Bytes::copy_from_slice(bytes)).map(Some),
+    }
+}
+
 /// openraft's settings. Two of them carry the promise that no acknowledged write is lost.
 pub fn raft_config(options: &Options) -> openraft::Config {
     openraft::Config {
@@ -182,32 +190,46 @@ impl Node {
         &self.handle
     }
 
-    /// What speaks against going on with a store that has applied so much.
-    fn objection(&self, applied: Option<LogId>) -> Option<String> {
-        let Recovery { extent, snapshot } = self.recovery();
-        let have = applied.map_or(0, |l| l.index);
-        let healed = snapshot.as_ref().map_or(0, |s| s.index());
+    /// What speaks against a store that has applied so much.
+    pub fn objection(&self, applied: Option<LogId>) -> io::Result<Option<String>> {
+        let extent = self.recovery().extent;
         let purged = extent.purged.map_or(0, |l| l.index);
+        let Some(applied) = applied else {
+            // An empty store is right where the log has all that there ever was.
+            let text = format!("the store is empty, and the log up to {purged} is gone");
+            return Ok(extent.purged.map(|_| text));
+        };
         let need = purged.max(extent.durable);
-        (have < need && healed < need).then(|| {
-            format!(
-                "the store has revision {have}, but it was safe on disk up to {} and the log up to \
-                 {purged} is gone: the store was damaged or put back to an old copy. Remove this \
-                 member from the cluster, move its data directory away and let it join again",
-                extent.durable
-            )
-        })
+        if applied.index < need {
+            return Ok(Some(format!(
+                "the store has revision {}, but it was safe on disk up to {} and the log up to \
+                 {purged} is gone: it was damaged or put back to an old copy",
+                applied.index, extent.durable
+            )));
+        }
+        let here = self.shared.log.id_at(applied.index)?;
+        Ok(here.filter(|id| *id != applied).map(|id| {
+            format!("the store has applied {applied} where the log has {id}: it is another's")
+        }))
+    }
+
+    /// The same, unless Raft will replace the store by the snapshot file of here.
+    fn refusal(&self, applied: Option<LogId>) -> io::Result<Option<String>> {
+        let Recovery { extent, snapshot } = self.recovery();
+        let healed = snapshot.filter(Snapshot::is_file).map_or(0, |s| s.index());
+        let need = extent.purged.map_or(0, |l| l.index).max(extent.durable);
+        if applied.map_or(0, |l| l.index) < need && need <= healed {
+            return Ok(None);
+        }
+        self.objection(applied)
     }
 
     /// Binds the peer port and begins. Raft itself is ready when it has read the log and the store
     /// has applied what was committed, which needs Python's hot loop.
     pub fn start(&self, applied: &[u8], membership: &[u8]) -> Result<(), StartError> {
-        let applied = match applied {
-            [] => None,
-            bytes => Some(get_log_id(&mut Bytes::copy_from_slice(bytes))?),
-        };
+        let applied = applied_of(applied)?;
         let membership = stored_membership(membership)?;
-        if let Some(text) = self.objection(applied) {
+        if let Some(text) = self.refusal(applied)? {
             return Err(StartError::Store(text));
         }
         let start = applied.map_or(0, |l| l.index);
@@ -346,6 +368,19 @@ impl Node {
             Some(Err(_)) => {
                 let text = format!("{addr}: no answer within {} ms", limit.as_millis());
                 Err(io::Error::new(io::ErrorKind::TimedOut, text))
+            }
+        }
+    }
+
+    /// Fetches the state of the node at `addr` as the snapshot of here; before the start.
+    pub fn fetch_snapshot(&self, addr: &str, index: u64, limit: Duration) -> io::Result<u64> {
+        let fetched = self.block(super::transfer::fetch(&self.shared, addr, index, limit));
+        let fetched = fetched.unwrap_or_else(|| Err(io::Error::other("the engine is closed")));
+        match fetched {
+            Ok(snapshot) => Ok(snapshot.index()),
+            Err(e) => {
+                let text = format!("{addr}: {}", hello::reason(&e));
+                Err(io::Error::new(e.kind(), text))
             }
         }
     }

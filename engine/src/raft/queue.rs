@@ -371,6 +371,11 @@ impl Queue {
         self.answers.forget_all(last, for_good);
     }
 
+    /// Python has said for good that nothing of this state may be told any more.
+    pub fn condemned(&self) -> bool {
+        self.answers.closed()
+    }
+
     /// The results of the batch that Python held. False: another was out, or of another length.
     pub fn applied(&self, seq: u64, results: Vec<Option<Reply>>) -> bool {
         let mut state = self.state.lock();

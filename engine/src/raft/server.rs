@@ -93,6 +93,7 @@ async fn serve(shared: &Arc<Shared>, hello: &Hello, frames: Frames) -> io::Resul
         Purpose::Control => control(shared, hello, raft, frames).await,
         Purpose::Forward => forward::serve(shared, frames).await,
         Purpose::Snapshot => super::transfer::receive(shared, frames, &raft).await,
+        Purpose::Fetch => super::transfer::give(shared, frames).await,
         Purpose::Ask => Ok(()),
     }
 }

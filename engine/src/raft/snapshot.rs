@@ -37,6 +37,15 @@ impl Snapshot {
         self.meta.last_log_id.map_or(0, |l| l.index)
     }
 
+    fn mark(meta: SnapshotMeta) -> Snapshot {
+        Snapshot {
+            path: PathBuf::new(),
+            size: 0,
+            sha256: [0; 32],
+            meta,
+        }
+    }
+
     pub fn is_file(&self) -> bool {
         !self.path.as_os_str().is_empty()
     }
@@ -116,7 +125,10 @@ impl Snapshots {
                 continue;
             };
             let mut bytes = Bytes::from(fs::read(&note)?);
-            let snapshot = Snapshot::decode(name.into(), &mut bytes)?;
+            // A note that makes no sense is none: the file can be had again.
+            let Ok(snapshot) = Snapshot::decode(name.into(), &mut bytes) else {
+                continue;
+            };
             let whole = fs::metadata(&snapshot.path).is_ok_and(|m| m.len() == snapshot.size);
             let newer = |n: &Snapshot| n.meta.last_log_id < snapshot.meta.last_log_id;
             if whole && newest.as_ref().is_none_or(newer) {
@@ -176,12 +188,7 @@ impl Snapshots {
             return Ok(());
         }
         let files = current.as_ref().is_some_and(Snapshot::is_file);
-        *current = Some(Snapshot {
-            path: PathBuf::new(),
-            size: 0,
-            sha256: [0; 32],
-            meta,
-        });
+        *current = Some(Snapshot::mark(meta));
         if files { self.sweep(&current) } else { Ok(()) }
     }
 
@@ -196,6 +203,24 @@ impl Snapshots {
             sha256,
             meta,
         })
+    }
+
+    /// Removes a file that turned out to be damaged. The state in the store is not: it stays as the
+    /// mark that it is as well.
+    pub fn demote(&self, path: &Path) -> io::Result<()> {
+        let mut current = self.current.lock();
+        match current.as_mut().filter(|c| c.path == path) {
+            Some(file) => *file = Snapshot::mark(file.meta.clone()),
+            None => return Ok(()), // it has been replaced meanwhile
+        }
+        self.sweep(&current)
+    }
+
+    /// Removes the file that is here, for one from elsewhere.
+    pub fn clear(&self) -> io::Result<()> {
+        let mut current = self.current.lock();
+        *current = None;
+        self.sweep(&current)
     }
 
     /// Makes sure that a snapshot from elsewhere is here; a transfer has put it here already.
@@ -349,6 +374,26 @@ mod tests {
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
         assert_eq!(text, "state at 5");
+    }
+
+    #[test]
+    fn a_file_that_is_damaged_or_has_a_note_that_is_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = Snapshots::open(dir.path()).unwrap();
+        let old = build(&all, 5);
+        all.demote(Path::new("another")).unwrap();
+        assert!(all.file(5).is_some());
+        all.demote(&old.path).unwrap();
+        assert!(all.file(5).is_none());
+        assert_eq!(all.current().unwrap().index(), 5);
+        build(&all, 7);
+        all.clear().unwrap();
+        assert!(all.current().is_none());
+        build(&all, 9);
+        let note = dir.path().join("snapshot-1-7-9.meta");
+        fs::write(&note, &fs::read(&note).unwrap()[..9]).unwrap();
+        assert!(Snapshots::open(dir.path()).unwrap().current().is_none());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

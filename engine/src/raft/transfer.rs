@@ -3,18 +3,19 @@
 //! sender: head (vote, snapshot) · receiver: 0 and the offset it has · sender: chunks, then an
 //! empty frame · receiver: 0 while it works, then 1 and its vote, or 2 and why not.
 use super::codec::*;
-use super::hello::{Frames, closed};
+use super::hello::{self, Frames, Purpose, closed};
 use super::shared::Shared;
 use super::snapshot::{self, Snapshot};
 use super::types::*;
 use bytes::{BufMut, Bytes, BytesMut};
-use std::io::{self, SeekFrom};
+use sha2::{Digest, Sha256};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::fs::{File, OpenOptions};
-use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const CHUNK_BYTES: usize = 256 << 10;
 const ANSWER_BYTES_MAX: usize = 4 << 10;
@@ -59,16 +60,15 @@ pub async fn send(
     if get_u8(&mut answer)? != WORKING {
         return Err(bad(String::from_utf8_lossy(&answer)));
     }
-    let mut file = File::from_std(file);
-    file.seek(SeekFrom::Start(get_u64(&mut answer)?)).await?;
-    let mut chunk = vec![0; CHUNK_BYTES];
-    loop {
-        let n = file.read(&mut chunk).await?;
-        moving(limit, frames.write(&chunk[..n])).await?;
-        if n == 0 {
-            break;
-        }
+    let sent = stream(&mut frames, file, get_u64(&mut answer)?, limit).await?;
+    if sent != snapshot.sha256 {
+        // The receiver keeps what it has for nothing: the next file has another digest.
+        shared.snapshots.demote(&snapshot.path)?;
+        return Err(bad(
+            "the snapshot file was damaged on this disk; a new one is made",
+        ));
     }
+    moving(limit, frames.write(&[])).await?;
     loop {
         let answer = moving(limit, frames.read(ANSWER_BYTES_MAX)).await?;
         let mut answer = answer.ok_or_else(closed)?;
@@ -84,6 +84,110 @@ pub async fn send(
             _ => return Err(bad(String::from_utf8_lossy(&answer))),
         }
     }
+}
+
+/// Sends a file from an offset on. Returns the digest of all of it: what lies on a disk may change.
+async fn stream(
+    frames: &mut Frames,
+    file: std::fs::File,
+    offset: u64,
+    limit: Duration,
+) -> io::Result<[u8; 32]> {
+    let mut file = File::from_std(file);
+    let mut hasher = Sha256::new();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut skip = offset;
+    loop {
+        let n = file.read(&mut chunk).await?;
+        if n == 0 {
+            return Ok(hasher.finalize().into());
+        }
+        hasher.update(&chunk[..n]);
+        let known = skip.min(n as u64);
+        skip -= known;
+        if known < n as u64 {
+            moving(limit, frames.write(&chunk[known as usize..n])).await?;
+        }
+    }
+}
+
+/// Gives the state of here to a node that has lost its own, if it reaches the index that is asked
+/// for. asker: index · giver: 0 while it works, then 1, or 2 and why not · then as `send`.
+pub async fn give(shared: &Arc<Shared>, mut frames: Frames) -> io::Result<()> {
+    let asked = moving(stall(shared), frames.read(ANSWER_BYTES_MAX)).await?;
+    let index = get_u64(&mut asked.ok_or_else(closed)?)?;
+    let giver = shared.clone();
+    let made = working(&mut frames, async move {
+        let applied = giver.progress.applied();
+        let me = &giver.me.name;
+        if giver.queue.condemned() {
+            return Err(bad(format!("{me} does not trust its own state")));
+        }
+        if applied < index {
+            let text = format!("{me} has the state of log index {applied}, {index} is needed");
+            return Err(bad(text));
+        }
+        giver.snapshot_file(index).await.map_err(io::Error::other)
+    });
+    match made.await {
+        Ok((snapshot, file)) => {
+            frames.write(&[DONE]).await?;
+            // It means nothing here: nobody follows anybody yet.
+            let vote = shared.log.saved_vote().unwrap_or(Vote::new(0, shared.id));
+            send(shared, frames, vote, &snapshot, file).await.map(drop)
+        }
+        Err(e) => fail(&mut frames, &e.to_string()).await,
+    }
+}
+
+/// Fetches the state of the node at `addr`, of `index` or later, before Raft has started. Nothing
+/// is installed: it becomes the current snapshot, and the log is made to fit to it.
+pub async fn fetch(
+    shared: &Arc<Shared>,
+    addr: &str,
+    index: u64,
+    limit: Duration,
+) -> io::Result<Snapshot> {
+    shared.snapshots.clear()?; // whoever asks could not use what is here
+    let mut frames = hello::dial(shared, addr, 0, Purpose::Fetch, limit).await?;
+    let limit = stall(shared);
+    frames.write(&index.to_be_bytes()).await?;
+    loop {
+        let answer = moving(limit, frames.read(ANSWER_BYTES_MAX)).await?;
+        let mut answer = answer.ok_or_else(closed)?;
+        match get_u8(&mut answer)? {
+            WORKING => {}
+            DONE => break,
+            _ => return Err(bad(String::from_utf8_lossy(&answer))),
+        }
+    }
+    let head = moving(limit, frames.read(super::hello::FRAME_BYTES_MAX)).await?;
+    let mut head = head.ok_or_else(closed)?;
+    let vote = get_vote(&mut head)?;
+    let mut offered = Snapshot::decode(PathBuf::new(), &mut head)?;
+    offered.path = shared.snapshots.part_path(&offered.sha256);
+    if offered.index() < index {
+        return Err(bad("it gave an older state than was asked for"));
+    }
+    take_in(shared, &mut frames, &offered, limit).await?;
+    let snapshots = shared.snapshots.clone();
+    let adopt = async move {
+        let adopt = move || {
+            verify(&offered.path, &offered)?;
+            snapshots.adopt(offered)
+        };
+        let adopted = tokio::task::spawn_blocking(adopt).await;
+        adopted.map_err(io::Error::other)?
+    };
+    let snapshot = working(&mut frames, adopt).await?;
+    if let Some(id) = snapshot.meta.last_log_id {
+        shared.log.clone().fit(id).await?;
+    }
+    let mut answer = BytesMut::new();
+    answer.put_u8(DONE);
+    put_vote(&mut answer, &vote);
+    frames.write(&answer).await?;
+    Ok(snapshot)
 }
 
 /// Receives one snapshot and installs it. What has arrived stays for the next attempt.

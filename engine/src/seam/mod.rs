@@ -5,7 +5,7 @@ use crate::call::Route;
 use crate::door::Door;
 use crate::raft::calls::Plain;
 use crate::raft::members::{NotChanged, Told};
-use crate::raft::node::{Node, Setup, StartError};
+use crate::raft::node::{Node, Setup, StartError, applied_of};
 use crate::raft::options::Options;
 use crate::raft::queue::WorkKind;
 use crate::raft::types::Member;
@@ -56,6 +56,16 @@ fn io_error(e: io::Error) -> PyErr {
             Some(code) => PyOSError::new_err((code, e.to_string())),
             None => PyOSError::new_err(e.to_string()),
         },
+    }
+}
+
+/// What went wrong with another node.
+fn peer_error(e: io::Error) -> PyErr {
+    match e.kind() {
+        io::ErrorKind::TimedOut => PyTimeoutError::new_err(e.to_string()),
+        io::ErrorKind::InvalidData => EngineError::new_err(e.to_string()),
+        io::ErrorKind::StorageFull => PyOSError::new_err((libc::ENOSPC, e.to_string())),
+        _ => PyConnectionError::new_err(e.to_string()),
     }
 }
 
@@ -347,12 +357,24 @@ impl Engine {
         match py.detach(|| self.node.ask(addr, body, ms(timeout_ms))) {
             Ok(Ok(answer)) => Ok(PyBytes::new(py, &answer)),
             Ok(Err(failure)) => Err(EngineError::new_err(failure.message)),
-            Err(e) => Err(match e.kind() {
-                io::ErrorKind::TimedOut => PyTimeoutError::new_err(e.to_string()),
-                io::ErrorKind::InvalidData => EngineError::new_err(e.to_string()),
-                _ => PyConnectionError::new_err(e.to_string()),
-            }),
+            Err(e) => Err(peer_error(e)),
         }
+    }
+
+    fn objection(&self, applied: &[u8]) -> PyResult<String> {
+        let found = applied_of(applied).and_then(|applied| self.node.objection(applied));
+        Ok(found.map_err(io_error)?.unwrap_or_default())
+    }
+
+    fn fetch_snapshot(
+        &self,
+        py: Python<'_>,
+        addr: &str,
+        index: u64,
+        timeout_ms: u64,
+    ) -> PyResult<u64> {
+        let fetched = py.detach(|| self.node.fetch_snapshot(addr, index, ms(timeout_ms)));
+        fetched.map_err(peer_error)
     }
 
     fn change(

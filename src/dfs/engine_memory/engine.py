@@ -93,6 +93,23 @@ class MemoryEngine(Membership):
             "snapshot_log_id": log_id(log.term, index), "snapshot_membership": membership,
         }
 
+    def objection(self, applied: bytes) -> str:
+        """A store behind what was purged is of no use."""
+        have, log = int.from_bytes(applied[8:], "big"), self.cluster_log or Cluster()
+        return f"the store has revision {have}" if have < log.purged else ""
+
+    def fetch_snapshot(self, addr: str, index: int, timeout_ms: int) -> int:
+        """Has another member take a snapshot."""
+        with self._changed:
+            other = self.network.engines.get(addr)
+        if other is None:
+            raise ConnectionError(f"{addr}: connection refused")
+        if other.applied < index:
+            raise EngineError(f"{addr}: {other.name} has the state of log index {other.applied}")
+        other.snapshot(timeout_ms)
+        found: int = self.recovery()["snapshot_index"]
+        return found
+
     def start(self, applied: bytes, membership: bytes) -> None:  # noqa: ARG002
         """Takes its address in the network."""
         with self._changed:

@@ -11,6 +11,7 @@ rest of the oldest ones is copied.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 from bisect import bisect_left
@@ -68,7 +69,7 @@ class RocksKV:
         self._path.mkdir(parents=True, exist_ok=True)
         pointer = self._path / _CURRENT
         fresh = not pointer.exists()
-        self._name = _FIRST if fresh else pointer.read_text().strip()
+        self._name = _FIRST if fresh else _pointed(pointer)
         self._db = _open(self._path / self._name, create=fresh)
         self._closed = False
         self._collecting = False
@@ -444,9 +445,18 @@ def _translated(error: BaseException, key: bytes = b"") -> Exception:
         return Closed(CLOSED)
     if "No space left" in text:
         return OutOfSpace(f"the disk of the store is full: {text}")
-    if text.startswith("Corruption"):
+    # A file that has vanished is damage of this store; other errors may be of the whole disk.
+    if text.startswith(("Corruption", "IO error: No such file or directory")):
         return DataLoss(f"the store is damaged{f' at or near {key!r}' if key else ''}: {text}")
     return OSError(EIO, f"the store failed: {text}")
+
+
+def _pointed(pointer: Path) -> str:
+    """The name that `_point` has written."""
+    name = pointer.read_bytes().decode(errors="replace").removesuffix("\n")
+    if not re.fullmatch(r"db-[1-9][0-9]*", name):
+        raise DataLoss(f"the store is damaged: {pointer} names no database, but {name[:40]!r}")
+    return name
 
 
 def _point(pointer: Path, name: str) -> None:

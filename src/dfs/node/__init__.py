@@ -4,7 +4,8 @@ It knows neither protobuf nor gRPC: what a request means comes from outside (`Co
 """
 
 from .hot import EXIT_CODE_STATE, stop_process, unexpected
-from .node import Node, recover
+from .keeping import StateFault
+from .node import Node
 from .ports import (
     Behind,
     Call,
@@ -34,10 +35,10 @@ __all__ = [
     "Node",
     "Refused",
     "Result",
+    "StateFault",
     "Streaming",
     "Update",
     "Wanted",
-    "recover",
     "stop_process",
     "unexpected",
 ]

@@ -12,7 +12,8 @@ Whatever the asyncio side has to hear of a turn goes over in one `call_soon_thre
                      flow     → to the asyncio side: who takes messages of streams, who is gone
 
 An exception that is no DfsError inside apply would make this node differ from the others if it went
-on: the process stops at once, and so it does when the store cannot be written.
+on: the process stops at once, and so it does when the store cannot be written. Where a checksum
+does not fit, in apply or in a read, the node stops serving and is healed (`dfs.healing`).
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, Protocol
 
-from ..errors import DfsError, Internal, OutOfSpace
+from ..errors import DataLoss, DfsError, Internal, OutOfSpace
 from ..limits import (
     DEADLINE_MS_DEFAULT,
     HASH_MARKS_MAX,
@@ -35,7 +36,19 @@ from ..limits import (
     TURN_ANSWER_BYTES_MAX,
 )
 from ..store import Stored
-from .ports import Batch, Behind, Call, Changed, Codec, Done, Engine, Flow, Result, Work
+from .ports import (
+    Batch,
+    Behind,
+    Call,
+    Changed,
+    Codec,
+    Done,
+    Engine,
+    Failure,
+    Flow,
+    Result,
+    Work,
+)
 
 log = logging.getLogger("dfs.node")
 
@@ -78,12 +91,13 @@ class HotLoop:
         on_work: Callable[[Work], None],
         on_changes: Callable[[tuple[int, list[Stored]]], None],
         on_streams: Callable[[tuple[list[Call], list[Flow]]], None],
+        on_damage: Callable[[DataLoss], None],
         die: Callable[[str], Any] = stop_process,
     ) -> None:
-        """`on_work` runs on the hot thread, `on_changes` and `on_streams` on the asyncio thread."""
+        """`on_work` and `on_damage` run on the hot thread, the others on the asyncio thread."""
         self._engine, self._store, self._codec = engine, store, codec
         self._on_work, self._on_changes, self._die = on_work, on_changes, die
-        self._on_streams = on_streams
+        self._on_streams, self._on_damage = on_streams, on_damage
         self.watched = False
         """Somebody wants the changes. Set on the asyncio thread."""
         self.fault: DfsError | None = None
@@ -224,6 +238,8 @@ class HotLoop:
                 self.turn()
         except OutOfSpace as error:
             self._die(f"the store cannot be written, so this node stops: {error}")
+        except DataLoss as error:
+            self._on_damage(error)
         except BaseException as error:  # boundary: ends the process
             self._die(f"this node stops, going on could serve wrong data: {error}")
 
@@ -292,7 +308,7 @@ class HotLoop:
             except Behind as behind:
                 self._reread(behind, method, body, DEADLINE_MS_DEFAULT, self._responder(call_id))
             except DfsError as error:
-                respond.append((call_id, self._codec.failure(error)))
+                respond.append((call_id, self._refused(error)))
             except Exception as error:  # boundary: the caller gets an id, the log the rest
                 respond.append((call_id, self._codec.failure(unexpected(error))))
         return propose
@@ -321,6 +337,11 @@ class HotLoop:
         answered = {call_id for call_id, _ in self._keep}
         return [call for call in calls if call[0] not in answered]
 
+    def _refused(self, error: DfsError) -> Failure:
+        if isinstance(error, DataLoss):
+            self._on_damage(error)
+        return self._codec.failure(error)
+
     def _admit(self) -> None:
         """Has the engine take plain puts by itself, unless they are to be refused."""
         method, writer, size = self._codec.plain
@@ -345,7 +366,7 @@ class HotLoop:
         except Behind as behind:
             self._reread(behind, method, body, timeout_ms, answer)
         except DfsError as error:
-            answer(self._codec.failure(error))
+            answer(self._refused(error))
         except Exception as error:  # boundary: the caller gets an id, the log the rest
             answer(self._codec.failure(unexpected(error)))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataLoss, DfsError, OutOfSpace
+from ..errors import DataLoss, DfsError, OutOfSpace, Unavailable
 from ..limits import (
     DISK_FREE_BYTES_MIN,
     FLOOR_PROBE_MAX,
@@ -32,9 +32,15 @@ class Flusher:
     """
 
     def __init__(
-        self, engine: Engine, flush: Callable[[], int], die: Callable[[str], Any]
+        self,
+        engine: Engine,
+        flush: Callable[[], int],
+        on_damage: Callable[[DataLoss], None],
+        die: Callable[[str], Any],
     ) -> None:
+        """`on_damage` runs on the thread that flushes."""
         self._engine, self._flush, self._die = engine, flush, die
+        self._on_damage = on_damage
         self._stopping = threading.Event()
         self.lock = threading.Lock()
         """Held during a flush; whoever replaces the state holds it too."""
@@ -55,6 +61,8 @@ class Flusher:
             while not self._stopping.wait(FLUSH_INTERVAL_MS / 1000):
                 self.flush()
             self.flush()
+        except DataLoss as error:
+            self._on_damage(error)
         except BaseException as error:  # boundary: ends the process
             self._die(f"the store cannot be flushed, so this node stops: {error}")
 
@@ -141,7 +149,7 @@ class Hashes:
     """
 
     def __init__(
-        self, engine: Engine, cluster: Cluster, hot: HotLoop, condemn: Callable[[str], None]
+        self, engine: Engine, cluster: Cluster, hot: HotLoop, condemn: Callable[[str, int], None]
     ) -> None:
         self._engine, self._cluster, self._hot, self._condemn = engine, cluster, hot, condemn
         self.compared = 0
@@ -168,30 +176,31 @@ class Hashes:
         found[status["id"]] = dict(_recent(self._hot))
         index, wrong = judge(found, status["id"])
         self.compared = max(self.compared, index)
+        right = next((m[index] for i, m in found.items() if index in m and i not in wrong), "")
         for member in status["members"]:
             if member["id"] in wrong:
-                await self._tell(member, index, status["id"])
+                text = (
+                    f"the state of {member['name']} differs from that of the other members at log"
+                    f" index {index}: it has hash {found[member['id']][index]}, they have {right}"
+                )
+                await self._tell(member, text, index, status["id"])
 
-    async def _tell(self, member: Answer, index: int, leader: int) -> None:
-        text = (
-            f"the state of {member['name']} differs from that of the other members at log index"
-            f" {index}: it is not served any more; run `dfs member remove {member['name']}`, empty"
-            " its data directory and let it join again"
-        )
+    async def _tell(self, member: Answer, text: str, index: int, leader: int) -> None:
         if member["id"] == leader:
-            self._condemn(text)
+            self._condemn(text, index)
             return
-        log.error("%s", text)
+        log.warning("%s", text)
+        question = {"ask": "condemned", "text": text, "index": index}
         try:
-            await self._cluster.ask(member["raft"], {"ask": "condemned", "text": text})
+            await self._cluster.ask(member["raft"], question)
         except DfsError as error:
-            log.error("%s could not be told yet: %s", member["name"], error)
+            log.warning("%s could not be told yet: %s", member["name"], error)
 
     async def _marks(self, _question: Answer) -> Answer:
         return {"marks": _recent(self._hot)}
 
     async def _condemned(self, question: Answer) -> Answer:
-        self._condemn(str(question["text"]))
+        self._condemn(str(question["text"]), int(question["index"]))
         return {}
 
 
@@ -218,6 +227,10 @@ def _recent(hot: HotLoop) -> list[tuple[int, str]]:
     return [(index, mark.hex()) for index, mark in list(marks)[-HASH_MARKS_SENT_MAX:] if index]
 
 
-def fault(text: str) -> DataLoss:
-    """What every caller of a condemned node gets."""
-    return DataLoss(text)
+class StateFault(Exception):
+    """The state of this node may not be served any more, which is recorded: it has to be healed."""
+
+
+def fault(text: str) -> Unavailable:
+    """What every caller of a condemned node gets: others have a good copy."""
+    return Unavailable(f"this node gets a new copy of its state, ask another: {text}")

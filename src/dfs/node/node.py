@@ -5,13 +5,13 @@ import base64
 import logging
 import resource
 import struct
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import DfsError, Misconfigured, OutOfRange, Unavailable
+from ..errors import DataLoss, DfsError, Misconfigured, OutOfRange, Unavailable
 from ..identity import Identity
 from ..limits import (
     DISK_CHECK_INTERVAL_MS,
@@ -28,7 +28,7 @@ from .cluster import Answer, Cluster, led
 from .history import Past
 from .hot import HotLoop, stop_process
 from .joining import Joining
-from .keeping import Floor, Flusher, Hashes, Space, fault
+from .keeping import Floor, Flusher, Hashes, Space, StateFault, fault
 from .ports import (
     WORK_ASK,
     WORK_INSTALL,
@@ -70,11 +70,10 @@ class Node:
         )
         self._streams = Streams(engine)
         self._hot = HotLoop(
-            engine, store, codec, self._on_work, self._watches.deliver, self._streams.turn, die
-        )
-        if identity.fault:
-            self._hot.fault = fault(identity.fault)
-        self._flusher = Flusher(engine, store.flush, die)
+            engine, store, codec, self._on_work, self._watches.deliver, self._streams.turn,
+            self._damaged, die,
+        )  # fmt: skip
+        self._flusher = Flusher(engine, store.flush, self._damaged, die)
         self._cluster = Cluster(engine, me, codec.failure)
         self._cluster.on("status", self._local_status)
         self._joining = Joining(engine, self._cluster, identity, me, peers)
@@ -87,7 +86,7 @@ class Node:
         self._agent: Answer = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.failed: asyncio.Future[None]
-        """Raises when a part of the node has ended that never should."""
+        """Raises when a part of the node has ended that never should, or StateFault."""
 
     # ---- life ------------------------------------------------------------------------------------
 
@@ -96,15 +95,15 @@ class Node:
 
         Raises EngineError (the disk is in a state that needs a person), OSError (a port).
         """
-        self.failed = asyncio.get_running_loop().create_future()
-        await in_thread(recover, self._engine, self._store)
-        self._hot.mark()
+        self._loop = asyncio.get_running_loop()
+        self.failed = self._loop.create_future()
         await in_thread(self._engine.start, self._store.log_id, self._store.membership)
         self._hot.start()
         self._flusher.start()
         self._begin(every(DISK_CHECK_INTERVAL_MS, self._space.check))
         self._begin(every(FLOOR_INTERVAL_MS, self.move_floor))
         self._begin(every(STATE_HASH_INTERVAL_MS, self._hashes.compare))
+        self._begin(every(REMOVAL_CHECK_MS, self._remember_peers))
 
     async def become_member(self) -> None:
         """Returns once the node belongs to a cluster; goes on to become a voter by itself.
@@ -131,6 +130,8 @@ class Node:
         await asyncio.to_thread(self._engine.close)
         await asyncio.to_thread(self._cluster.close)
         await asyncio.to_thread(self._pool.shutdown)
+        if self.failed.done():
+            self.failed.exception()  # looked at, also where nobody waited for it
 
     def _begin(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -181,7 +182,7 @@ class Node:
         """Yields encoded ListResponses, all of one revision; at least one."""
         self._check()
         found = self._store.listing(key, recursive, after, limit, data_bytes_max)
-        with closing(found) as listing:
+        with self._noticing(), closing(found) as listing:
             while not listing.done and (answer := await in_thread(listing.next)) is not None:
                 yield answer
 
@@ -189,7 +190,7 @@ class Node:
         self, key: str, before: int, limit: int
     ) -> AsyncGenerator[tuple[int, list[Change]], None]:
         """Yields (floor, changes without content), newest first; at least once."""
-        with self.view() as view:
+        with self._noticing(), self.view() as view:
             past = Past(view, key, before, limit)
             told = False
             while True:
@@ -202,7 +203,8 @@ class Node:
 
     async def watch(self, caller: Caller, wanted: Wanted, after: int, snapshot: bool) -> None:
         """Tells a caller every change exactly once, until it is cancelled, or a gap."""
-        await self._watches.follow(caller, wanted, after, snapshot)
+        with self._noticing():
+            await self._watches.follow(caller, wanted, after, snapshot)
 
     # ---- the cluster -----------------------------------------------------------------------------
 
@@ -259,7 +261,7 @@ class Node:
         """Leader: proposes a new floor of history when it is time."""
         if not self.leads() or self._hot.refusal is not None:
             return
-        with self.view() as view:
+        with self._noticing(), self.view() as view:
             floor = await in_thread(self._floor.next, view)
         if floor:
             result = await self._hot.submit(self._codec.floor_entry(floor), DRAIN_MS_MAX)
@@ -318,25 +320,45 @@ class Node:
     def _set_watched(self, watched: bool) -> None:
         self._hot.watched = watched
 
-    def _condemn(self, text: str) -> None:
-        if self._hot.fault is None:
-            log.critical("%s", text)
-            self._hot.condemn(fault(text))
-            self._identity.condemn(text)
-            if self.leads():
-                self._begin(self._give_up_lead())
-
     def _set_removed(self, text: str) -> None:
         """What is answered from here on would grow old: callers go to a member."""
         self._hot.dismiss(Unavailable(text) if text else None)
         if text:
             self._watches.fall_behind()  # those who wait for changes notice it too
 
-    async def _give_up_lead(self) -> None:
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        """Around what reads the store elsewhere than on the hot thread."""
         try:
-            await self._cluster.operate({"op": "transfer", "name": ""})
-        except DfsError as error:
-            log.error("leadership could not be handed away: %s", error)
+            yield
+        except DataLoss as error:
+            self._damaged(error)
+            raise
+
+    def _damaged(self, error: DataLoss) -> None:
+        """The store has said so. Any thread."""
+        with suppress(RuntimeError):  # the event loop has ended: the next start finds it again
+            self._loop.call_soon_threadsafe(self._condemn, str(error), 0)
+
+    def _condemn(self, text: str, index: int) -> None:
+        """Serves nothing more, for good, and has the node healed."""
+        if self._hot.fault is not None:
+            return
+        log.warning("this node stops serving its state: %s", text)
+        self._hot.condemn(fault(text))
+        try:
+            self._identity.condemn(text, index)
+            found: Exception = StateFault(text)
+        except OSError as error:
+            found = error
+        if not self.failed.done():
+            self.failed.set_exception(found)
+
+    async def _remember_peers(self) -> None:
+        members = self._engine.status()["members"]
+        others = sorted(m["raft"] for m in members if m["id"] != self._me.id)
+        if others and others != self._identity.known_peers():
+            await in_thread(self._identity.remember_peers, others)
 
     # ---- work of the engine; begins on the hot thread --------------------------------------------
 
@@ -344,6 +366,8 @@ class Node:
         number, kind, text, data = work
         if kind == WORK_ASK:
             self._hot.post(self._begin_answer, (number, data))
+        elif kind == WORK_SNAPSHOT and self._hot.fault is not None:
+            self._engine.finish(number, self._codec.failure(self._hot.fault))
         elif kind == WORK_SNAPSHOT:
             view = self._store.view()
             self._engine.frozen(number)
@@ -367,6 +391,8 @@ class Node:
                 await in_thread(self._store.export, view, path, pool=self._pool)
             except (DfsError, OSError) as error:
                 log.error("the snapshot %s could not be written: %s", path, error)
+                if isinstance(error, DataLoss):
+                    self._damaged(error)
                 failed = error if isinstance(error, DfsError) else Unavailable(str(error))
                 self._engine.finish(number, self._codec.failure(failed))
             else:
@@ -393,22 +419,6 @@ class Node:
             self._store.restore(path)
         if self._store.log_id != log_id:
             raise Misconfigured(f"the snapshot {path} ends at another log entry than it should")
-
-
-def recover(engine: Engine, store: Store) -> None:
-    """Before the start: a store that lost what was safe on disk gets the local snapshot.
-
-    What is missing behind the snapshot is replayed from the log. If the snapshot does not reach as
-    far as the store did, the engine refuses to start and says what to do.
-    """
-    found = engine.recovery()
-    needed = max(found["purged"], found["durable"])
-    if found["snapshot"] and store.applied < needed <= found["snapshot_index"]:
-        log.warning(
-            "the store is at log index %d, behind %d: it is restored from the local snapshot of %d",
-            store.applied, needed, found["snapshot_index"],
-        )
-        store.restore(found["snapshot"])
 
 
 def _resident_bytes() -> int:

@@ -41,11 +41,11 @@ async def every(interval_ms: int, work: Callable[[], Awaitable[None]]) -> None:
 class SayOnce:
     """Logs a line only when it differs from the one before: for waits that go on and on."""
 
-    def __init__(self) -> None:
-        self._said = ""
+    def __init__(self, level: int = logging.INFO) -> None:
+        self._said, self._level = "", level
 
     def __call__(self, line: str) -> None:
         """Logs `line` unless it was the last one."""
         if line != self._said:
             self._said = line
-            log.info("%s", line)
+            log.log(self._level, "%s", line)

@@ -110,6 +110,12 @@ impl Log {
         self.extent().last.map_or(0, |l| l.index)
     }
 
+    /// The id of an entry that is here.
+    pub fn id_at(&self, index: u64) -> io::Result<Option<LogId>> {
+        let found = self.read_limited(index, index + 1)?;
+        Ok(found.first().map(|e| e.log_id))
+    }
+
     /// What was known to be committed when entries were last written.
     pub fn committed_index(&self) -> u64 {
         let log = self.inner.read();
@@ -157,6 +163,35 @@ impl Log {
         let (tx, rx) = tokio::sync::oneshot::channel();
         self.writing(|log| log.flush(true, Some(Flushed::Waiter(tx))))?;
         rx.await.map_err(io::Error::other)?
+    }
+
+    /// Makes the log one that may stand behind a state of `applied`, which the cluster has agreed
+    /// on. An entry of another leader in its place, and all behind that, can never be committed; a
+    /// follower that gets the state from its leader forgets them as well. And whoever has an entry
+    /// of a leader's term votes for nobody else in that term.
+    pub async fn fit(&mut self, applied: LogId) -> io::Result<()> {
+        let leader = applied.leader_id;
+        let seen = Vote::new_committed(leader.term, leader.node_id);
+        if !self.saved_vote().is_some_and(|vote| vote >= seen) {
+            self.save_vote(&seen).await?;
+        }
+        let here = self.id_at(applied.index)?;
+        if here.is_some_and(|id| id != applied) {
+            self.truncate_at(applied.index).await?;
+        }
+        Ok(())
+    }
+
+    async fn truncate_at(&mut self, index: u64) -> io::Result<()> {
+        let cut = self.writing(|log| {
+            // raft-log calls it an error to cut behind its end; for openraft it is nothing to do.
+            let cut = index <= log.log_state().last().map_or(0, |l| l.0.index + 1);
+            if cut {
+                log.truncate(index)?;
+            }
+            Ok(cut)
+        })?;
+        if cut { self.sync().await } else { Ok(()) }
     }
 
     fn read_limited(&self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
@@ -301,21 +336,65 @@ impl RaftLogStorage<Types> for Log {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
-        let at = last.map_or(0, |l| l.index + 1);
-        let cut = self.writing(|log| {
-            // raft-log calls it an error to cut behind its end; for openraft it is nothing to do.
-            let cut = at <= log.log_state().last().map_or(0, |l| l.0.index + 1);
-            if cut {
-                log.truncate(at)?;
-            }
-            Ok(cut)
-        })?;
-        if cut { self.sync().await } else { Ok(()) }
+        self.truncate_at(last.map_or(0, |l| l.index + 1)).await
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
         self.writing(|log| log.purge(StoredLogId(upto)))?;
         self.sizes.lock().purge(upto.index);
         self.sync().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openraft::storage::RaftLogStorageExt;
+
+    fn id(term: u64, index: u64) -> LogId {
+        let leader_id = LeaderId { term, node_id: 7 };
+        LogId { leader_id, index }
+    }
+
+    /// A log of one entry for each term given, from index 1 on.
+    async fn filled(dir: &Path, terms: &[u64]) -> Log {
+        let mut log = Log::open(&dir.join("log")).unwrap();
+        log.purge(id(1, 0)).await.unwrap();
+        let entries = (1..).zip(terms).map(|(index, term)| Entry {
+            log_id: id(*term, index),
+            payload: Payload::Blank,
+        });
+        log.blocking_append(entries).await.unwrap();
+        log
+    }
+
+    #[tokio::test]
+    async fn what_contradicts_a_state_that_was_agreed_on_is_cut() {
+        for (terms, applied, last) in [
+            (&[1, 1, 1][..], id(1, 2), id(1, 3)), // nothing does
+            (&[1, 1, 1], id(2, 2), id(1, 1)),     // an older leader's
+            (&[1, 3, 3], id(2, 2), id(1, 1)),     // one that came later and reached nobody
+            (&[1, 1, 1], id(2, 9), id(1, 3)),     // Raft purges what is before
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut log = filled(dir.path(), terms).await;
+            log.fit(applied).await.unwrap();
+            assert_eq!(log.extent().last, Some(last), "{terms:?} {applied}");
+            log.close();
+            let log = Log::open(&dir.path().join("log")).unwrap();
+            assert_eq!(log.extent().last, Some(last), "{terms:?} {applied}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_state_brings_the_term_of_its_leader_and_takes_no_vote_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = filled(dir.path(), &[1]).await;
+        log.fit(id(2, 5)).await.unwrap();
+        assert_eq!(log.saved_vote(), Some(Vote::new_committed(2, 7)));
+        let later = Vote::new(3, 9);
+        log.save_vote(&later).await.unwrap();
+        log.fit(id(2, 6)).await.unwrap();
+        assert_eq!(log.saved_vote(), Some(later));
     }
 }
