@@ -119,6 +119,11 @@ class Engine:
         bytes, "snapshot_membership": bytes, "snapshot_index": int}
         """
 
+    def lost(self, promised: bytes) -> str:
+        """What this log lacks of that which it had on disk once, according to an earlier
+        `status`["promised"]; "" = nothing. Then this node must not vote or acknowledge anything
+        under its id. Raises EngineError (that is no such thing)."""
+
     def objection(self, applied: bytes) -> str:
         """Why `start` would not take a store that has applied so much, b"" for an empty one; ""
         when nothing speaks against it. Raises EngineError (the log is damaged)."""
@@ -222,6 +227,7 @@ class Engine:
         "fresh", "last_log", "committed", "applied", "purged", "snapshot", "durable", "log_bytes",
         "config": index of the entry that says who the members are,
         "snapshots_sent", "snapshots_installed", "elections", "sessions", "dials" (to peers),
+        "promised": what the log has on disk for sure, for `lost`; opaque,
         "snapshot" is the index of the newest mark or file: behind it the log may be cut.
         "rounds": of reads as leader, "rounds_by_raft": those that saved votes did not confirm,
         "members": [{"id", "name", "raft", "grpc", "voter": bool, "matched": index (leader only),

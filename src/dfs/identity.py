@@ -6,6 +6,7 @@ The file is written whole (temporary file, fsync, rename, fsync of the directory
 uses what it says.
 """
 
+import hashlib
 import json
 import os
 import secrets
@@ -28,8 +29,12 @@ QUARANTINE: Final = "quarantine"
 """What was damaged, put away for people to look at."""
 PEERS: Final = "peers.json"
 """Where the other members were last: whom a node can ask that has lost its state."""
-OURS: Final = (LOG, STORE, SOCKET, UPSTREAM, FILE, PEERS, QUARANTINE, "agent")
+PROMISES: Final = "promises.json"
+"""What the log has on disk for sure; see `dfs.healing`."""
+OURS: Final = (LOG, STORE, SOCKET, UPSTREAM, FILE, PEERS, PROMISES, QUARANTINE, "agent")
 """Everything that a node and its agent put into the data directory."""
+NOTHING_PROMISED: Final = bytes(8)
+"""For the engine: no vote, and no entry."""
 ID_BITS: Final = 63
 CLUSTER_BYTES: Final = 16
 SOCKET_PATH_BYTES_MAX: Final = 107
@@ -51,6 +56,10 @@ class Identity:
     """Why this copy of the state may not be served any more."""
     fault_index: int = 0
     """A copy is right only if it comes from elsewhere and reaches this log index; 0 = any."""
+    former: int = 0
+    """The id of the member whose place this node takes: itself, before it lost its log."""
+    former_cluster: bytes = b""
+    """The cluster of that member."""
     created: bool = False
     """Made by this process."""
     before: frozenset[str] = frozenset()
@@ -65,7 +74,13 @@ class Identity:
                 f"{self.directory} belongs to cluster {self.cluster.hex()}, not to"
                 f" {cluster.hex()}; use another data directory or other peers"
             )
+        if self.former and cluster != self.former_cluster:
+            raise Misconfigured(
+                f"{self.directory} belonged to cluster {self.former_cluster.hex()}, not to"
+                f" {cluster.hex()}; use other peers"
+            )
         self.cluster, self.voter = cluster, voter
+        self.former, self.former_cluster = 0, b""
         self.save()
 
     def condemn(self, fault: str, index: int = 0) -> None:
@@ -77,12 +92,34 @@ class Identity:
         """Records durably that there is a good state again."""
         self.condemn("")
 
+    def start_over(self) -> None:
+        """Records durably that this is a new node now, which takes the place of the former one."""
+        self.former, self.former_cluster = self.id, self.cluster
+        self.id, self.cluster = _new_id(), b""
+        self.fault, self.fault_index = "", 0
+        self.save()
+
+    def keep_promises(self, promised: bytes) -> None:
+        """Records durably what the log has on disk."""
+        found = {"id": self.id, "promised": promised.hex()}
+        text = json.dumps({**found, "sha256": _digest(found)})
+        write_durably(self.directory / PROMISES, text + "\n")
+
+    def promises(self) -> bytes:
+        """What `keep_promises` was last told; nothing where that cannot be known."""
+        try:
+            found = json.loads((self.directory / PROMISES).read_text(encoding="utf-8"))
+            digest = found.pop("sha256")
+            if digest != _digest(found) or found["id"] != self.id:
+                return NOTHING_PROMISED
+            return bytes.fromhex(found["promised"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return NOTHING_PROMISED
+
     def remember_peers(self, addresses: Sequence[str]) -> None:
         """Records durably where the other members are."""
-        path = self.directory / f"{PEERS}.{os.getpid()}.tmp"
-        _write(path, {"members": list(addresses)})
-        os.replace(path, self.directory / PEERS)
-        sync_directory(self.directory)
+        text = json.dumps({"members": list(addresses)})
+        write_durably(self.directory / PEERS, text + "\n")
 
     def known_peers(self) -> list[str]:
         """What `remember_peers` was last told; nothing when that cannot be read."""
@@ -122,8 +159,10 @@ class Identity:
         if self.fault:
             found["fault"] = self.fault
             found["fault_index"] = self.fault_index
+        if self.former:
+            found["former"] = {"id": self.former, "cluster": self.former_cluster.hex()}
         path = self.directory / f"{FILE}.{os.getpid()}.tmp"
-        _write(path, found)
+        _write(path, json.dumps(found) + "\n")
         return path
 
 
@@ -159,8 +198,7 @@ def _open(directory: Path, name: str) -> Identity:
                 f" data by: dfs member replace {name})"
             )
         before = frozenset(os.listdir(directory))
-        number = secrets.randbits(ID_BITS) or 1
-        fresh = Identity(directory, name, number, created=True, before=before)
+        fresh = Identity(directory, name, _new_id(), created=True, before=before)
         temporary = fresh._write_temporary()
         try:
             os.link(temporary, path)  # unlike rename, it never replaces what another process made
@@ -184,30 +222,47 @@ def _load(path: Path) -> Identity:
         found = json.loads(path.read_text(encoding="utf-8"))
         name, number = found["name"], found["id"]
         cluster = bytes.fromhex(found["cluster"] or "")
+        former = int(found.get("former", {}).get("id", 0))
+        former_cluster = bytes.fromhex(found.get("former", {}).get("cluster", ""))
         sound = isinstance(name, str) and isinstance(number, int) and 0 < number < 1 << ID_BITS
         if not sound or len(cluster) not in (0, CLUSTER_BYTES):
             raise ValueError("a field has a value that it cannot have")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Misconfigured(
             f"{path} is damaged ({error}): put back a good copy; without one, wipe the data"
             " directory, remove the node from the cluster and let it join again"
         ) from None
     return Identity(
         path.parent, name, number, cluster, bool(found.get("voter", True)),
-        str(found.get("fault", "")), int(found.get("fault_index", 0)),
+        str(found.get("fault", "")), int(found.get("fault_index", 0)), former, former_cluster,
     )  # fmt: skip
 
 
-def _write(path: Path, found: dict[str, Any]) -> None:
+def _new_id() -> int:
+    return secrets.randbits(ID_BITS) or 1
+
+
+def _digest(found: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
     with open(path, "w", encoding="utf-8", opener=_private) as file:
-        json.dump(found, file)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
 
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Replaces a file: after a crash it has the old or the new text."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    _write(temporary, text)
+    os.replace(temporary, path)
+    sync_directory(path.parent)
 
 
 def sync_directory(directory: Path) -> None:

@@ -301,6 +301,9 @@ HEALS_MAX: Final = 3
 or dfs itself is to be suspected, and it stops."""
 HEAL_WINDOW_S: Final = 24 * 3_600
 """A disk that damages one state in a day may be kept an eye on; three are no accident."""
+ALONE_MS_MAX: Final = 300
+"""For the answers of others before the start, whether this node runs elsewhere: each start after an
+outage waits so long for hosts that are down. Those that are up answer within a few milliseconds."""
 HEAL_RETRY_MS: Final = 1_000
 """A node that found no member to get the state from asks around again."""
 REMOVAL_CHECK_MS: Final = 2_000

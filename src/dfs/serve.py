@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from . import limits
 from ._version import version
 from .errors import DfsError, Misconfigured
-from .healing import Healer
+from .healing import Elsewhere, Healer, LogLost, become_another, check_log, claim
 from .identity import LOG, SOCKET, UPSTREAM, Identity, open_identity
 from .kv import KeyValue, RocksKV
 from .limits import READY_INTERVAL_MS, SWITCH_INTERVAL_US
@@ -160,15 +160,11 @@ async def running_node(
     async with AsyncExitStack() as stack:
         identity = open_identity(settings.data, settings.id)
         stack.callback(identity.abandon)
-        engine = _open_engine(settings, identity, backend)
-        stack.callback(engine.close)
-        others = [peer for peer in settings.peers if peer != settings.raft_advertise]
-        healer = Healer(engine, backend.engine_error, identity, backend.kv, others)
-        store = await healer.open()
-        stack.callback(store.close)
+        engine, store = await _open_data(settings, identity, backend, stack)
+        peers = {*settings.peers, *(identity.known_peers() if identity.former else ())}
         node = Node(
             engine, store, codec(store, identity.name), identity, _myself(settings, identity),
-            settings.peers, time.time_ns, die,
+            sorted(peers), time.time_ns, die,
         )  # fmt: skip
         stack.push_async_callback(node.close)
         await stack.enter_async_context(serving(node, settings.data / UPSTREAM))
@@ -178,9 +174,35 @@ async def running_node(
         yield Running(node, identity, *sockets, engine, store)
 
 
+async def _open_data(
+    settings: Settings, identity: Identity, backend: Backend, stack: AsyncExitStack
+) -> tuple[Engine, Store]:
+    """Log and state as they were left, or healed."""
+    peers = sorted({*settings.peers, *identity.known_peers()} - {settings.raft_advertise})
+    while True:
+        async with AsyncExitStack() as opened:
+            try:
+                if not claim(settings.data / LOG, identity.id):
+                    raise LogLost("it is that of another node")
+                engine = _open_engine(settings, identity, backend)
+                opened.callback(engine.close)
+                check_log(engine, identity)
+                address = settings.raft_advertise
+                elsewhere = Elsewhere(engine, backend.engine_error, identity, address)
+                await elsewhere.check(peers)
+                healer = Healer(engine, backend.engine_error, identity, backend.kv, peers)
+                store = await healer.open()
+            except LogLost as lost:
+                await opened.aclose()
+                become_another(identity, str(lost), peers)
+                continue
+            opened.callback(store.close)
+            stack.push_async_exit(opened.pop_all())
+            return engine, store
+
+
 def _open_engine(settings: Settings, identity: Identity, backend: Backend) -> Engine:
     directory = settings.data / LOG
-    directory.mkdir(mode=0o700, exist_ok=True)
     options = {name: int(getattr(limits, name.upper())) for name in ENGINE_OPTIONS}
     try:
         return backend.engine(
@@ -203,7 +225,9 @@ def _open_engine(settings: Settings, identity: Identity, backend: Backend) -> En
             f"another process uses the data directory {settings.data}: stop it, or choose another"
             " directory with -data"
         ) from None
-    except (OSError, backend.engine_error) as error:
+    except backend.engine_error as error:
+        raise LogLost(str(error)) from None
+    except OSError as error:
         raise Misconfigured(f"the log in {directory} cannot be opened: {error}") from None
 
 

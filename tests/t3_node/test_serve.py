@@ -46,7 +46,7 @@ async def test_it_serves_until_sigterm_and_closes_in_reverse(tmp_path):
     story = Story()
     await run(settings(tmp_path), story.companion, story.announce, MEMORY)
     assert story.lines == ["companion", "ready", "companion ends"]
-    assert sorted(os.listdir(tmp_path / "data")) == ["identity.json", "log"]
+    assert sorted(os.listdir(tmp_path / "data")) == ["identity.json", "log", "store"]
 
 
 async def test_a_node_that_waits_for_peers_ends_at_sigterm_and_leaves_nothing(tmp_path):

@@ -4,6 +4,7 @@ mod turn;
 use crate::call::Route;
 use crate::door::Door;
 use crate::raft::calls::Plain;
+use crate::raft::log::Promises;
 use crate::raft::members::{NotChanged, Told};
 use crate::raft::node::{Node, Setup, StartError, applied_of};
 use crate::raft::options::Options;
@@ -322,6 +323,8 @@ impl Engine {
             d.set_item(name, value)?;
         }
         d.set_item("role", s.role)?;
+        let promised = self.node.shared.log.promises().encode();
+        d.set_item("promised", PyBytes::new(py, &promised))?;
         let members = PyList::empty(py);
         for m in &s.members {
             let one = PyDict::new(py);
@@ -359,6 +362,12 @@ impl Engine {
             Ok(Err(failure)) => Err(EngineError::new_err(failure.message)),
             Err(e) => Err(peer_error(e)),
         }
+    }
+
+    fn lost(&self, promised: &[u8]) -> PyResult<String> {
+        let promised = Promises::decode(&mut Bytes::copy_from_slice(promised));
+        let found = self.node.shared.log.lost(&promised.map_err(io_error)?);
+        Ok(found.unwrap_or_default())
     }
 
     fn objection(&self, applied: &[u8]) -> PyResult<String> {

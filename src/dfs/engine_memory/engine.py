@@ -93,6 +93,10 @@ class MemoryEngine(Membership):
             "snapshot_log_id": log_id(log.term, index), "snapshot_membership": membership,
         }
 
+    def lost(self, promised: bytes) -> str:  # noqa: ARG002
+        """Nothing is, in memory."""
+        return ""
+
     def objection(self, applied: bytes) -> str:
         """A store behind what was purged is of no use."""
         have, log = int.from_bytes(applied[8:], "big"), self.cluster_log or Cluster()
@@ -479,7 +483,7 @@ class MemoryEngine(Membership):
                 "committed": last, "applied": self.applied, "purged": log.purged,
                 "config": log.config,
                 "snapshot": log.snapshot[1], "durable": self.durable_index, "elections": log.term,
-                "calls": len(self._bodies), **dict.fromkeys(zeros, 0),
+                "calls": len(self._bodies), "promised": b"", **dict.fromkeys(zeros, 0),
                 "members": [self._member_status(m, role == "leader") for m in log.members.values()],
             }
 

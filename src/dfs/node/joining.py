@@ -65,6 +65,8 @@ class Joining:
             await self._check_peers()
         elif self._engine.status()["role"] != "fresh":
             await self._find_own_cluster()
+        elif self._identity.former:
+            await self._join_any()
         elif not self._others:
             await self._start_cluster()
         elif self._starts:
@@ -131,8 +133,13 @@ class Joining:
 
     async def _who_are_members(self, _question: Answer) -> Answer:
         status = self._engine.status()
-        ids = [m["id"] for m in status["members"]]
-        return {"leads": status["role"] == "leader" and led(status), "ids": ids}
+        members = status["members"]
+        return {
+            "leads": status["role"] == "leader" and led(status),
+            "ids": [m["id"] for m in members],
+            "at": {str(m["id"]): m["raft"] for m in members},
+            "matched": {str(m["id"]): m["matched"] for m in members},
+        }
 
     async def _removed(self, _question: Answer) -> Answer:
         """A leader says that it has removed this node: it would find out by itself, but later."""
@@ -189,8 +196,13 @@ class Joining:
             "ask": "join", "name": self._me.name, "id": self._me.id, "raft": self._me.raft,
             "grpc": self._me.grpc,
         }
+        if self._identity.former:
+            question["replaces"] = self._identity.former
         for answer in answers:
             if not answer["cluster"]:
+                continue
+            if self._identity.former and answer["cluster"] != self._identity.former_cluster.hex():
+                missing.append(f"{answer['name']} to be in the cluster that this node was in")
                 continue
             self._identity.offered = True
             try:

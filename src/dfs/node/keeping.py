@@ -35,12 +35,15 @@ class Flusher:
         self,
         engine: Engine,
         flush: Callable[[], int],
+        keep_promises: Callable[[bytes], None],
         on_damage: Callable[[DataLoss], None],
         die: Callable[[str], Any],
     ) -> None:
-        """`on_damage` runs on the thread that flushes."""
+        """`keep_promises`: writes down what the log has on disk. `on_damage`: the store is damaged.
+        Both run on the thread that flushes."""
         self._engine, self._flush, self._die = engine, flush, die
-        self._on_damage = on_damage
+        self._keep_promises, self._on_damage = keep_promises, on_damage
+        self._promised = b""
         self._stopping = threading.Event()
         self.lock = threading.Lock()
         """Held during a flush; whoever replaces the state holds it too."""
@@ -67,9 +70,13 @@ class Flusher:
             self._die(f"the store cannot be flushed, so this node stops: {error}")
 
     def flush(self) -> None:
-        """Flushes now and tells the engine. Blocks."""
+        """Flushes now and tells the engine. Writes down what that has kept by then. Blocks."""
         with self.lock:
             self._engine.durable(self._flush())
+        promised = self._engine.status()["promised"]
+        if promised != self._promised:
+            self._keep_promises(promised)
+            self._promised = promised
 
 
 class Floor:

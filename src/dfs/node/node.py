@@ -73,7 +73,9 @@ class Node:
             engine, store, codec, self._on_work, self._watches.deliver, self._streams.turn,
             self._damaged, die,
         )  # fmt: skip
-        self._flusher = Flusher(engine, store.flush, self._damaged, die)
+        self._flusher = Flusher(
+            engine, store.flush, identity.keep_promises, self._damaged, die
+        )
         self._cluster = Cluster(engine, me, codec.failure)
         self._cluster.on("status", self._local_status)
         self._joining = Joining(engine, self._cluster, identity, me, peers)

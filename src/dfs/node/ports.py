@@ -46,6 +46,7 @@ class Engine(Protocol):
     """The verbs of `_engine.Engine` that a node uses; that stub says what each does."""
 
     def recovery(self) -> dict[str, Any]: ...  # noqa: D102
+    def lost(self, promised: bytes) -> str: ...  # noqa: D102
     def objection(self, applied: bytes) -> str: ...  # noqa: D102
     def fetch_snapshot(self, addr: str, index: int, timeout_ms: int) -> int: ...  # noqa: D102
     def start(self, applied: bytes, membership: bytes) -> None: ...  # noqa: D102

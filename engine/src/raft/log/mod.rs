@@ -2,6 +2,7 @@
 //!
 //! An append returns when the entries are in memory and calls back after fdatasync. A failed write
 //! or sync is final: raft-log refuses everything after it and openraft stops the node.
+mod promises;
 mod sizes;
 mod stored;
 
@@ -9,6 +10,8 @@ use super::types::*;
 use futures::Stream;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::{Mutex, RwLock};
+pub use promises::Promises;
+use promises::{end_of, sync_files};
 use raft_log::api::raft_log_writer::RaftLogWriter;
 use sizes::Sizes;
 use std::fmt::Debug;
@@ -48,6 +51,7 @@ fn closed() -> io::Error {
 pub struct Log {
     inner: Arc<RwLock<Option<RaftLog>>>,
     sizes: Arc<Mutex<Sizes>>,
+    promises: Arc<Mutex<Promises>>,
 }
 
 impl Log {
@@ -62,6 +66,12 @@ impl Log {
         config.log_cache_capacity = Some(CACHE_BYTES_MAX);
         config.log_cache_max_items = Some(CACHE_ENTRIES_MAX);
         let inner = RaftLog::open(Arc::new(config))?;
+        sync_files(dir)?;
+        let state = inner.log_state();
+        let promises = Promises {
+            vote: state.vote().map(|v| v.0),
+            index: state.user_data.unwrap_or(0).min(end_of(&inner)),
+        };
         let stat = inner.stat();
         let start = stat
             .closed_chunks
@@ -77,6 +87,7 @@ impl Log {
         Ok(Log {
             inner: Arc::new(RwLock::new(Some(inner))),
             sizes: Arc::new(Mutex::new(sizes)),
+            promises: Arc::new(Mutex::new(promises)),
         })
     }
 
@@ -156,7 +167,14 @@ impl Log {
             }
             Ok(forward)
         })?;
-        if moved { self.sync().await } else { Ok(()) }
+        if moved {
+            self.sync().await?;
+            // After an install the log may have to be cut yet: what it has not is not promised.
+            let index = index.min(self.reading(|log| Ok(end_of(log)))?);
+            let mut promises = self.promises.lock();
+            promises.index = promises.index.max(index);
+        }
+        Ok(())
     }
 
     async fn sync(&self) -> io::Result<()> {
@@ -305,7 +323,9 @@ impl RaftLogStorage<Types> for Log {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         self.writing(|log| log.save_vote(StoredVote(*vote)))?;
-        self.sync().await
+        self.sync().await?;
+        self.promises.lock().vote = Some(*vote);
+        Ok(())
     }
 
     /// Not synced: it rides on the next append and only saves work after a restart.
@@ -347,17 +367,17 @@ impl RaftLogStorage<Types> for Log {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use openraft::storage::RaftLogStorageExt;
 
-    fn id(term: u64, index: u64) -> LogId {
+    pub fn id(term: u64, index: u64) -> LogId {
         let leader_id = LeaderId { term, node_id: 7 };
         LogId { leader_id, index }
     }
 
     /// A log of one entry for each term given, from index 1 on.
-    async fn filled(dir: &Path, terms: &[u64]) -> Log {
+    pub async fn filled(dir: &Path, terms: &[u64]) -> Log {
         let mut log = Log::open(&dir.join("log")).unwrap();
         log.purge(id(1, 0)).await.unwrap();
         let entries = (1..).zip(terms).map(|(index, term)| Entry {

@@ -15,79 +15,19 @@ again.
 
 import asyncio
 import logging
-import shutil
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
 
-from .errors import DataLoss, Misconfigured
-from .identity import QUARANTINE, STORE, Identity, sync_directory
-from .kv import KeyValue
-from .limits import ASK_MS_MAX, HEAL_RETRY_MS, HEAL_WINDOW_S, HEALS_MAX, QUARANTINE_KEPT
-from .node import Engine
-from .node.tasks import SayOnce, in_thread
-from .store import Store
+from ..errors import DataLoss, Misconfigured
+from ..identity import STORE, Identity
+from ..kv import KeyValue
+from ..limits import ASK_MS_MAX, HEAL_RETRY_MS
+from ..node import Engine
+from ..node.tasks import SayOnce, in_thread
+from ..store import Store
+from .parts import LogLost, Quarantine, claim
 
 log = logging.getLogger("dfs.healing")
-
-OWNER: Final = "owner"
-"""In the store's directory: the id of the node that made it. Log indexes of another cluster mean
-nothing here, and they would be taken for ours."""
-NOTE: Final = ".txt"
-STAMP: Final = "%Y%m%dT%H%M%S.%fZ"
-
-
-class Quarantine:
-    """What was put away of a data directory, why, and how often."""
-
-    def __init__(
-        self, data: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
-        self._data, self._now = data, now
-        self.directory = data / QUARANTINE
-
-    def put_away(self, part: str, why: str) -> None:
-        """Moves a part of the data directory here, with a note; the oldest ones go.
-
-        Raises Misconfigured when that has been done too often lately: nothing is moved then.
-        """
-        self.directory.mkdir(mode=0o700, exist_ok=True)
-        now = self._now()
-        notes = sorted(self.directory.glob(f"*{NOTE}"))
-        window = timedelta(seconds=HEAL_WINDOW_S)
-        lately = [n for n in notes if _time_of(n) > now - window]
-        if len(lately) >= HEALS_MAX:
-            raise Misconfigured(
-                f"{why}. That is damage number {len(lately) + 1} in {self._data} within"
-                f" {HEAL_WINDOW_S // 3600} h, so this node does not heal itself any more: check"
-                " the disk (kernel log, SMART) and the memory, then start it with its data on"
-                f" another disk, or as it is, without {self.directory}"
-            )
-        name = f"{now.strftime(STAMP)}-{part}"
-        (self.directory / f"{name}{NOTE}").write_text(f"{why}\n", encoding="utf-8")
-        if (self._data / part).exists():
-            (self._data / part).rename(self.directory / name)
-        sync_directory(self.directory)
-        sync_directory(self._data)
-        log.warning("%s is put away as %s/%s", part, self.directory, name)
-        self._forget_old([n for n in notes if n not in lately])
-
-    def _forget_old(self, notes: list[Path]) -> None:
-        kept = sorted(p for p in self.directory.iterdir() if p.suffix != NOTE)
-        for path in kept[:-QUARANTINE_KEPT]:
-            shutil.rmtree(path, ignore_errors=True)
-        for note in notes:
-            if not note.with_suffix("").exists():
-                note.unlink(missing_ok=True)
-
-
-def _time_of(note: Path) -> datetime:
-    try:
-        return datetime.strptime(note.name.split("-")[0], STAMP).replace(tzinfo=UTC)
-    except ValueError:  # not ours
-        return datetime.min.replace(tzinfo=UTC)
-
 
 class Healer:
     """Opens the state of a node, or gets it anew."""
@@ -104,14 +44,14 @@ class Healer:
         self._engine, self._engine_error, self._peers = engine, engine_error, peers
         self._identity, self._kv = identity, kv
         self._path = identity.directory / STORE
-        self._owner = b"%x\n" % identity.id
         self._quarantine = Quarantine(identity.directory)
         self._say = SayOnce(logging.WARNING)
 
     async def open(self) -> Store:
         """The store, sound as far as can be seen. However long it takes until a member gives it.
 
-        Raises Misconfigured when there is nobody who could, or when it happens too often; OSError.
+        Raises Misconfigured when there is nobody who could, or when it happens too often; OSError;
+        LogLost when the log turns out to be none.
         """
         if not self._identity.fault:
             try:
@@ -119,13 +59,13 @@ class Healer:
             except DataLoss as error:
                 fault = str(error)
             else:
-                fault = self._engine.objection(store.log_id)
+                fault = self._objection(store)
                 if not fault:
                     return store
                 store.close()
             self._identity.condemn(f"the state in {self._path} cannot be used: {fault}")
         log.warning("%s", self._identity.fault)
-        self._quarantine.put_away(STORE, self._identity.fault)
+        self._quarantine.put_away((STORE,), self._identity.fault)
         store = self._open()
         try:
             await self._fill(store)
@@ -135,13 +75,17 @@ class Healer:
             raise
         return store
 
+    def _objection(self, store: Store) -> str:
+        found = self._engine.recovery()
+        if store.applied and not found["last"] and not found["purged"]:
+            store.close()
+            raise LogLost(f"it is empty, and the state is that of its entry {store.applied}")
+        return self._engine.objection(store.log_id)
+
     def _open(self) -> Store:
-        owner = self._path / OWNER
-        if owner.exists() and owner.read_bytes() != self._owner:
-            raise DataLoss(f"it is that of another node, or {owner} is damaged")
+        if not claim(self._path, self._identity.id):
+            raise DataLoss("it is that of another node")
         kv = self._kv(self._path)
-        if not owner.exists() and self._path.exists():
-            owner.write_bytes(self._owner)
         try:
             return Store(kv)
         except BaseException:

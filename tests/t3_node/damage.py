@@ -1,0 +1,52 @@
+"""What disks and people do to files, and what nodes have put away for it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+BLOCK_BYTES = 4_096
+
+
+def flip(path: Path, at: float = 0.5) -> None:
+    """One bit."""
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * at)] ^= 0x40
+    path.write_bytes(data)
+
+
+def zero(path: Path, at: float = 0.5) -> None:
+    """A block of zeros."""
+    data = bytearray(path.read_bytes())
+    start = int(len(data) * at) // BLOCK_BYTES * BLOCK_BYTES
+    data[start : start + BLOCK_BYTES] = bytes(len(data[start : start + BLOCK_BYTES]))
+    path.write_bytes(data)
+
+
+def cut(path: Path, at: float = 0.5) -> None:
+    """The end is missing."""
+    with path.open("r+b") as file:
+        file.truncate(int(path.stat().st_size * at))
+
+
+def delete(path: Path, _at: float = 0) -> None:
+    """All of it is missing."""
+    path.unlink()
+
+
+def swap(path: Path, _at: float = 0) -> None:
+    """Another file of that kind in its place, or just another."""
+    alike = [p for p in path.parent.glob(f"*{path.suffix}") if p.is_file() and p != path]
+    other = max(alike, key=size, default=Path(__file__))
+    path.write_bytes(other.read_bytes())
+
+
+def size(path: Path) -> int:
+    """In bytes."""
+    return path.stat().st_size
+
+
+DAMAGES: tuple[Callable[[Path], None], ...] = (flip, zero, cut, delete, swap)
+
+
+def put_away(data: Path) -> list[str]:
+    """What is in quarantine, without the notes."""
+    return sorted(p.name for p in (data / "quarantine").glob("*/*") if p.name != "why.txt")
