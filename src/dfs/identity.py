@@ -28,7 +28,7 @@ UPSTREAM: Final = "rest.sock"
 QUARANTINE: Final = "quarantine"
 """What was damaged, put away for people to look at."""
 PEERS: Final = "peers.json"
-"""Where the other members were last: whom a node can ask that has lost its state."""
+"""Where this node and the other members were last: whom to ask, before Raft says it."""
 PROMISES: Final = "promises.json"
 """What the log has on disk for sure; see `dfs.healing`."""
 OURS: Final = (LOG, STORE, SOCKET, UPSTREAM, FILE, PEERS, PROMISES, QUARANTINE, "agent")
@@ -116,18 +116,19 @@ class Identity:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return NOTHING_PROMISED
 
-    def remember_peers(self, addresses: Sequence[str]) -> None:
-        """Records durably where the other members are."""
-        text = json.dumps({"members": list(addresses)})
-        write_durably(self.directory / PEERS, text + "\n")
+    def remember_addresses(self, me: str, others: Sequence[str]) -> None:
+        """Records durably where this node listens for its peers, and where the other members do."""
+        if (me, list(others)) != self.known_addresses():
+            text = json.dumps({"me": me, "others": list(others)})
+            write_durably(self.directory / PEERS, text + "\n")
 
-    def known_peers(self) -> list[str]:
-        """What `remember_peers` was last told; nothing when that cannot be read."""
+    def known_addresses(self) -> tuple[str, list[str]]:
+        """What `remember_addresses` was last told; nothing when that cannot be read."""
         try:
-            found = json.loads((self.directory / PEERS).read_text(encoding="utf-8"))["members"]
+            found = json.loads((self.directory / PEERS).read_text(encoding="utf-8"))
+            return str(found["me"]), [str(address) for address in found["others"]]
         except (OSError, ValueError, KeyError, TypeError):
-            return []  # the peers of the settings are left to ask
-        return [address for address in found if isinstance(address, str)]
+            return "", []  # the peers of the settings are left to ask
 
     def save(self) -> None:
         """Replaces the file by one that says what this object says."""

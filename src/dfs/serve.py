@@ -161,7 +161,7 @@ async def running_node(
         identity = open_identity(settings.data, settings.id)
         stack.callback(identity.abandon)
         engine, store = await _open_data(settings, identity, backend, stack)
-        peers = {*settings.peers, *(identity.known_peers() if identity.former else ())}
+        peers = {*settings.peers, *(identity.known_addresses()[1] if identity.former else ())}
         node = Node(
             engine, store, codec(store, identity.name), identity, _myself(settings, identity),
             sorted(peers), time.time_ns, die,
@@ -178,7 +178,7 @@ async def _open_data(
     settings: Settings, identity: Identity, backend: Backend, stack: AsyncExitStack
 ) -> tuple[Engine, Store]:
     """Log and state as they were left, or healed."""
-    peers = sorted({*settings.peers, *identity.known_peers()} - {settings.raft_advertise})
+    peers = sorted({*settings.peers, *identity.known_addresses()[1]} - {settings.raft_advertise})
     while True:
         async with AsyncExitStack() as opened:
             try:

@@ -24,10 +24,12 @@ class Story:
 
     def __init__(self):
         self.lines = []
+        self.begins = lambda: None
 
     @asynccontextmanager
     async def companion(self, running):
         self.lines.append("companion")
+        self.begins()
         try:
             yield
         finally:
@@ -46,12 +48,13 @@ async def test_it_serves_until_sigterm_and_closes_in_reverse(tmp_path):
     story = Story()
     await run(settings(tmp_path), story.companion, story.announce, MEMORY)
     assert story.lines == ["companion", "ready", "companion ends"]
-    assert sorted(os.listdir(tmp_path / "data")) == ["identity.json", "log", "store"]
+    assert sorted(os.listdir(tmp_path / "data")) == ["identity.json", "log", "peers.json", "store"]
 
 
 async def test_a_node_that_waits_for_peers_ends_at_sigterm_and_leaves_nothing(tmp_path):
     story = Story()
-    asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
+    loop = asyncio.get_running_loop()
+    story.begins = lambda: loop.call_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
     await run(settings(tmp_path, "node1", "node2:1"), story.companion, story.announce, MEMORY)
     assert story.lines == ["companion", "companion ends"]
     assert os.listdir(tmp_path) == []

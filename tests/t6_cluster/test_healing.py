@@ -105,7 +105,10 @@ def ended(node: Node) -> str:
     """What a node says that ends by itself with exit code 2."""
     node.start()
     assert node.process is not None
-    assert node.process.wait(READY_S) == 2, node.tail()
+    try:
+        assert node.process.wait(READY_S) == 2, node.tail()
+    finally:
+        node.kill()
     return node.tail(1)
 
 

@@ -39,7 +39,7 @@ class Elsewhere:
             return
         me = str(self._identity.id)
         last = self._engine.recovery()["last"]
-        addresses = {self._address}
+        addresses = {self._address, self._identity.known_addresses()[0]} - {""}
         for answer in await self._ask_all(peers, {"ask": "members"}):
             if answer.get("leads"):
                 acknowledged = int(answer.get("matched", {}).get(me, 0))

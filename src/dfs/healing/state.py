@@ -110,7 +110,7 @@ class Healer:
         await self._fetch(store, needed)
 
     async def _fetch(self, store: Store, index: int) -> None:
-        addresses = sorted({*self._identity.known_peers(), *self._peers})
+        addresses = sorted({*self._identity.known_addresses()[1], *self._peers})
         if not addresses:
             raise Misconfigured(
                 f"{self._identity.fault}. The log alone does not reach back far enough, and no"

@@ -73,10 +73,10 @@ class Flusher:
         """Flushes now and tells the engine. Writes down what that has kept by then. Blocks."""
         with self.lock:
             self._engine.durable(self._flush())
-        promised = self._engine.status()["promised"]
-        if promised != self._promised:
-            self._keep_promises(promised)
-            self._promised = promised
+            promised = self._engine.status()["promised"]
+            if promised != self._promised:
+                self._keep_promises(promised)
+                self._promised = promised
 
 
 class Floor:

@@ -85,6 +85,7 @@ class Node:
         self._floor = Floor(codec.record_time, clock)
         self._pool = ThreadPoolExecutor(NODE_THREADS_MAX, thread_name_prefix="dfs-work")
         """For what must not wait until reads leave a thread to it."""
+        self._remembering = asyncio.Lock()
         self._agent: Answer = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.failed: asyncio.Future[None]
@@ -105,7 +106,7 @@ class Node:
         self._begin(every(DISK_CHECK_INTERVAL_MS, self._space.check))
         self._begin(every(FLOOR_INTERVAL_MS, self.move_floor))
         self._begin(every(STATE_HASH_INTERVAL_MS, self._hashes.compare))
-        self._begin(every(REMOVAL_CHECK_MS, self._remember_peers))
+        self._begin(every(REMOVAL_CHECK_MS, self._remember_addresses))
 
     async def become_member(self) -> None:
         """Returns once the node belongs to a cluster; goes on to become a voter by itself.
@@ -113,6 +114,7 @@ class Node:
         Raises Misconfigured when it cannot belong to one as it was started.
         """
         await self._joining.become_member()
+        await self._remember_addresses()
         self._begin(self._joining.become_voter())
         self._begin(every(REMOVAL_CHECK_MS, self._joining.notice_removal))
 
@@ -356,11 +358,13 @@ class Node:
         if not self.failed.done():
             self.failed.set_exception(found)
 
-    async def _remember_peers(self) -> None:
+    async def _remember_addresses(self) -> None:
         members = self._engine.status()["members"]
         others = sorted(m["raft"] for m in members if m["id"] != self._me.id)
-        if others and others != self._identity.known_peers():
-            await in_thread(self._identity.remember_peers, others)
+        if not members:  # Raft is still starting, or this node is no member yet
+            others = self._identity.known_addresses()[1]
+        async with self._remembering:
+            await in_thread(self._identity.remember_addresses, self._me.raft, others)
 
     # ---- work of the engine; begins on the hot thread --------------------------------------------
 
