@@ -35,6 +35,8 @@ OURS: Final = (LOG, STORE, SOCKET, UPSTREAM, FILE, PEERS, PROMISES, QUARANTINE, 
 """Everything that a node and its agent put into the data directory."""
 NOTHING_PROMISED: Final = bytes(8)
 """For the engine: no vote, and no entry."""
+UNDECIDED: Final = -1
+"""As `fault_index`: two states differ, and nobody can say which is right."""
 ID_BITS: Final = 63
 CLUSTER_BYTES: Final = 16
 SOCKET_PATH_BYTES_MAX: Final = 107
@@ -55,7 +57,8 @@ class Identity:
     fault: str = ""
     """Why this copy of the state may not be served any more."""
     fault_index: int = 0
-    """A copy is right only if it comes from elsewhere and reaches this log index; 0 = any."""
+    """A copy is right only if it comes from elsewhere and reaches this log index; 0 = any copy;
+    UNDECIDED = a person has to say so, by removing the wrong one."""
     former: int = 0
     """The id of the member whose place this node takes: itself, before it lost its log."""
     former_cluster: bytes = b""

@@ -122,10 +122,25 @@ async def run(
     sys.setswitchinterval(SWITCH_INTERVAL_US / 1_000_000)
     stop = _stop_on_signals()
     backend = backend or real_backend()
-    while not stop.is_set():
-        with suppress(StateFault):  # opened again, it is healed
-            await _run_once(settings, companion, announce, backend, stop)
-            return
+    async with Beside() as beside:
+        while not stop.is_set():
+            with suppress(StateFault):  # opened again, it is healed
+                await _run_once(settings, companion, announce, backend, stop, beside)
+                return
+
+
+class Beside(AsyncExitStack):
+    """Holds the companion, which ends before the node, but lives on while that is healed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._begun = False
+
+    async def begin(self, companion: Companion, running: Running) -> None:
+        """Has it live from here on, if it does not yet."""
+        if not self._begun:
+            self._begun = True
+            await self.enter_async_context(companion(running))
 
 
 async def _run_once(
@@ -134,6 +149,7 @@ async def _run_once(
     announce: Callable[[Running], None],
     backend: Backend,
     stop: asyncio.Event,
+    beside: Beside,
 ) -> None:
     async with AsyncExitStack() as stack:
         opening = asyncio.ensure_future(
@@ -142,14 +158,32 @@ async def _run_once(
         if await _first(opening, stop, None):
             return
         running = opening.result()
-        async with companion(running):
-            if await _first(running.node.become_member(), stop, running.node.failed):
-                return
-            if await _first(_ready(running.node), stop, running.node.failed):
-                return
-            announce(running)
-            await _first(stop.wait(), stop, running.node.failed)
+        try:
+            await _serve(running, companion, announce, stop, beside)
+        except StateFault:
+            raise
+        except BaseException:
+            await beside.aclose()
+            raise
+        await beside.aclose()
         log.info("stopping: leadership is handed away, calls under way may end")
+
+
+async def _serve(
+    running: Running,
+    companion: Companion,
+    announce: Callable[[Running], None],
+    stop: asyncio.Event,
+    beside: Beside,
+) -> None:
+    await beside.begin(companion, running)
+    node = running.node
+    if await _first(node.become_member(), stop, node.failed):
+        return
+    if await _first(_ready(node), stop, node.failed):
+        return
+    announce(running)
+    await _first(stop.wait(), stop, node.failed)
 
 
 @asynccontextmanager

@@ -1,10 +1,11 @@
 """Floor, hashes and snapshots."""
 
 import asyncio
+import shutil
 
 import pytest
 
-from dfs.errors import Unavailable
+from dfs.errors import Misconfigured, Unavailable
 from dfs.kv import MemoryKV
 from dfs.node import StateFault
 from dfs.node.keeping import Floor, judge
@@ -129,6 +130,43 @@ async def test_a_member_that_differs_serves_nothing_more(cluster):
     with pytest.raises(StateFault, match="differs from that of the other members"):
         await three.node.failed
     assert three.running.identity.fault_index > 0
+
+
+@pytest.mark.allow_logs("differs from that of the other members", "dfs.healing")
+async def test_of_two_that_differ_no_state_is_thrown_away(cluster):
+    """The one that does not lead stops; a person decides by removing its state."""
+    one = await cluster.start("node1")
+    two = await cluster.start("node2", "node1")
+    two.store._meta.state_hash ^= 1
+    await two.get("k", min_revision=await one.put("k"))
+    await one.node._hashes.compare()
+    with pytest.raises(StateFault):
+        await two.node.failed
+    await two.stop()
+    for _ in range(2):
+        with pytest.raises(Misconfigured, match=r"nobody can say which is right.*remove .*store"):
+            await cluster.start("node2", "node1")
+    shutil.rmtree(cluster.root / "node2/store")
+    two = await cluster.start("node2", "node1")
+    await wait_until(lambda: state(two) == state(one))
+    assert await one.put("k2") > 0
+
+
+@pytest.mark.allow_logs("the state of node2 differs")
+async def test_of_three_nobody_is_judged_by_one(cluster, caplog):
+    one, two, three = await cluster.three()
+    await three.stop()
+    two.store._meta.state_hash ^= 1
+    await two.get("k", min_revision=await one.put("k"))
+    await one.node._hashes.compare()
+    assert "the state of node2 differs" in caplog.text
+    assert two.node._hot.fault is None
+    three = await cluster.start("node3", "node1")
+    await three.get("k", min_revision=await one.put("k"))
+    await wait_until(lambda: two.store.applied == one.store.applied)
+    await one.node._hashes.compare()
+    with pytest.raises(StateFault):
+        await two.node.failed
 
 
 @pytest.mark.allow_logs("differs from that of the other members")

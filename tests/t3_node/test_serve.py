@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from dfs.engine_memory import EngineError, MemoryEngine
-from dfs.errors import Misconfigured
+from dfs.errors import DataLoss, Misconfigured
 from dfs.kv import MemoryKV
 from dfs.nemesis.ports import free_port
 from dfs.serve import Backend, run, running_node
@@ -58,6 +58,23 @@ async def test_a_node_that_waits_for_peers_ends_at_sigterm_and_leaves_nothing(tm
     await run(settings(tmp_path, "node1", "node2:1"), story.companion, story.announce, MEMORY)
     assert story.lines == ["companion", "companion ends"]
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.allow_logs("stops serving its state: a bit has flipped", "dfs.healing")
+async def test_a_node_with_damage_is_opened_anew_and_its_companion_lives_on(tmp_path, built):
+    story = Story()
+
+    def announce(running):
+        if len(story.lines) == 1:
+            story.lines.append("ready")
+            running.node._damaged(DataLoss("a bit has flipped"))
+        else:
+            story.announce(running)
+
+    wanted = settings(tmp_path, raft=f"127.0.0.1:{free_port()}")
+    await run(wanted, story.companion, announce, built)
+    assert story.lines == ["companion", "ready", "ready", "companion ends"]
+    assert (tmp_path / "data/quarantine").exists()
 
 
 async def test_a_part_that_breaks_ends_the_node_with_its_error(tmp_path):

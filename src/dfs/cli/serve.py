@@ -31,14 +31,18 @@ def serve(args: argparse.Namespace) -> None:
     for line in plan.notes:
         output.note(line)
 
-    @asynccontextmanager
-    async def companion(running: node.Running) -> AsyncIterator[None]:
+    def report(running: node.Running) -> None:
         if plan.cache is None and plan.mount is None:
             running.node.report_agent({"mount_mode": "off", "problems": plan.notes})
+
+    @asynccontextmanager
+    async def companion(running: node.Running) -> AsyncIterator[None]:
+        report(running)
         async with agents.running(plan, [f"unix:{running.socket.absolute()}"]):
             yield
 
     def announce(running: node.Running) -> None:
+        report(running)  # one that was opened anew does not know it
         ready(settings, plan, running)
 
     asyncio.run(node.run(settings, companion, announce))

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import DataLoss, Misconfigured
-from ..identity import STORE, Identity
+from ..identity import STORE, UNDECIDED, Identity
 from ..kv import KeyValue
 from ..limits import ASK_MS_MAX, HEAL_RETRY_MS
 from ..node import Engine
@@ -64,6 +64,8 @@ class Healer:
                     return store
                 store.close()
             self._identity.condemn(f"the state in {self._path} cannot be used: {fault}")
+        if self._identity.fault_index == UNDECIDED:
+            self._ask_a_person()
         log.warning("%s", self._identity.fault)
         self._quarantine.put_away((STORE,), self._identity.fault)
         store = self._open()
@@ -74,6 +76,16 @@ class Healer:
             store.close()
             raise
         return store
+
+    def _ask_a_person(self) -> None:
+        """Returns when somebody has removed this copy."""
+        if self._path.exists():
+            raise Misconfigured(
+                f"{self._identity.fault}. Of two members nobody can say which is right: find out"
+                f" (dfs verify). If it is the other one, remove {self._path} and start this node:"
+                " it gets the other's state"
+            )
+        self._identity.condemn(self._identity.fault, 1)
 
     def _objection(self, store: Store) -> str:
         found = self._engine.recovery()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataLoss, DfsError, OutOfSpace, Unavailable
+from ..identity import UNDECIDED
 from ..limits import (
     DISK_FREE_BYTES_MIN,
     FLOOR_PROBE_MAX,
@@ -150,14 +151,17 @@ class Hashes:
     """Compares the hashes of all members at equal indexes.
 
     Members apply in batches that end at different indexes, so each remembers its hashes at the last
-    HASH_MARKS_MAX ends. The leader collects them. At the highest index that a majority of those who
-    answered share, whoever differs from the majority is told, and stops serving; where two differ
-    and nobody can arbitrate, the leader's word counts.
+    HASH_MARKS_MAX ends. The leader collects them and looks at the highest index that most of those
+    who answered share. Whoever differs there from a majority of the members is told, stops serving
+    and is healed. Where too few have answered for that, no state is thrown away: of more than two
+    members the leader waits for another to arbitrate; of two, the one that does not lead stops, and
+    a person decides.
     """
 
     def __init__(
         self, engine: Engine, cluster: Cluster, hot: HotLoop, condemn: Callable[[str, int], None]
     ) -> None:
+        """`condemn`: what is wrong, and the index from which on it was, or UNDECIDED."""
         self._engine, self._cluster, self._hot, self._condemn = engine, cluster, hot, condemn
         self.compared = 0
         """Highest index at which this node, as leader, found members equal."""
@@ -183,14 +187,20 @@ class Hashes:
         found[status["id"]] = dict(_recent(self._hot))
         index, wrong = judge(found, status["id"])
         self.compared = max(self.compared, index)
-        right = next((m[index] for i, m in found.items() if index in m and i not in wrong), "")
+        right = [i for i, m in found.items() if index in m and i not in wrong]
         for member in status["members"]:
             if member["id"] in wrong:
                 text = (
                     f"the state of {member['name']} differs from that of the other members at log"
-                    f" index {index}: it has hash {found[member['id']][index]}, they have {right}"
+                    f" index {index}: it has hash {found[member['id']][index]}, they have"
+                    f" {found[right[0]][index]}"
                 )
-                await self._tell(member, text, index, status["id"])
+                if 2 * len(right) > len(status["members"]):
+                    await self._tell(member, text, index, status["id"])
+                elif len(status["members"]) > 2:
+                    log.error("%s; too few members answer to say which is right", text)
+                else:
+                    await self._tell(member, text, UNDECIDED, status["id"])
 
     async def _tell(self, member: Answer, text: str, index: int, leader: int) -> None:
         if member["id"] == leader:
