@@ -8,7 +8,7 @@ import pytest
 
 from dfs.errors import DataLoss, OutOfSpace
 from dfs.limits import READ_TOGETHER_BYTES_MAX, STREAM_CHUNK_BYTES_MAX
-from dfs.node import StateFault
+from dfs.node import Caller, Mailboxes, StateFault, Wanted
 from dfs.proto import dfs_pb2 as pb
 
 LARGE = READ_TOGETHER_BYTES_MAX + 1_000
@@ -240,6 +240,32 @@ async def test_an_exception_in_apply_ends_the_process(cluster, monkeypatch, erro
     assert words in text
     cluster.deaths.clear()
     assert not call.done()
+
+
+@pytest.mark.parametrize("reader", ["list", "history", "watch", "snapshot"])
+@pytest.mark.allow_logs("the checksum of", "could not be written")
+async def test_damage_that_any_reader_finds_ends_the_service(cluster, reader):
+    one = await cluster.start("node1")
+    await one.put("d/k", b"v")
+    kv, node = one.store._kv, one.node
+    for store_key, value in list(kv.scan(b"", b"\xff")):
+        if store_key[:1] in (b"n", b"h"):
+            kv.write({store_key: value[:-1] + b"?"})
+
+    async def read():
+        if reader == "list":
+            return [a async for a in node.list_answers("", True, "", 0, 0)]
+        if reader == "history":
+            return [piece async for piece in node.history("", 0, 10)]
+        if reader == "watch":
+            caller = Caller(1, Mailboxes())
+            return await node.watch(caller, Wanted("", 0, 1.0), 1, False)
+        return await asyncio.to_thread(one.engine.snapshot, 5_000)
+
+    with pytest.raises(Exception, match="the checksum of"):
+        await read()
+    with pytest.raises(StateFault, match="the checksum of"):
+        await node.failed
 
 
 @pytest.mark.allow_logs("stops serving its state: bad sum")

@@ -38,12 +38,14 @@ class Elsewhere:
         if not self._identity.cluster:
             return
         me = str(self._identity.id)
-        last = self._engine.recovery()["last"]
+        found = self._engine.recovery()
+        # A snapshot that was installed right before a crash is acknowledged, and not in the log.
+        last = max(found["last"], found["purged"], found["snapshot_index"])
         addresses = {self._address, self._identity.known_addresses()[0]} - {""}
         for answer in await self._ask_all(peers, {"ask": "members"}):
             if answer.get("leads"):
                 acknowledged = int(answer.get("matched", {}).get(me, 0))
-                if acknowledged > max(last, self._engine.recovery()["purged"]):
+                if acknowledged > last:
                     raise LogLost(
                         f"it ends at entry {last}, and has acknowledged {acknowledged} to the"
                         " leader: the data directory was put back to an old copy"
