@@ -5,6 +5,8 @@ import shutil
 import pytest
 
 from dfs.errors import Misconfigured
+from dfs.healing import Elsewhere
+from dfs.node import StateFault
 
 from .conftest import state, wait_until
 from .damage import put_away
@@ -52,6 +54,36 @@ async def test_an_old_copy_of_a_whole_data_directory_is_noticed_by_the_leader(re
     assert three.running.identity.id != former
     assert put_away(data)[0] == "log"
     await wait_until(lambda: state(three) == state(one))
+    assert await three.get("k") == b"v"
+
+
+@pytest.mark.allow_logs("this node stops: the log ends at", "dfs.healing")
+async def test_a_leader_that_answers_late_notices_it_as_well(real_cluster, monkeypatch):
+    one, _, three = await real_cluster.three()
+    data, old = real_cluster.root / "node3", real_cluster.root / "old"
+    await three.stop()
+    shutil.copytree(data, old)
+    three = await real_cluster.start("node3", "node1")
+    last = await one.put("k", b"v")
+    await three.get("k", min_revision=last)
+    await wait_until(lambda: all(m["matched"] >= last for m in one.engine.status()["members"]))
+    await three.stop()
+    shutil.rmtree(data)
+    shutil.copytree(old, data)
+
+    async def nobody(*_):
+        return []
+
+    with monkeypatch.context() as silence:
+        silence.setattr(Elsewhere, "_ask_all", nobody)
+        three = await real_cluster.start("node3", "node1", "node2")
+    with pytest.raises(StateFault, match="was acknowledged to the leader"):
+        await three.node.failed
+    former = three.running.identity.id
+    await three.stop()
+    three = await real_cluster.start("node3", "node1", "node2")
+    await wait_until(three.votes)
+    assert three.running.identity.id != former
     assert await three.get("k") == b"v"
 
 

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ..errors import DfsError, FailedPrecondition, Misconfigured, NotAMember, Unavailable
@@ -23,6 +24,10 @@ from .ports import Engine, Myself
 from .tasks import SayOnce
 
 log = logging.getLogger("dfs.node")
+WENT_BACK = (
+    "the log ends at entry {}, and {} was acknowledged to the leader: the data directory was put"
+    " back to an old copy"
+)
 REMOVED = (
     "{} is no member of its cluster any more, it was removed: stop it; to let it join again, empty"
     " its data directory and start it with -peers"
@@ -120,6 +125,27 @@ class Joining:
         else:
             log.info("%s is a member again", self._me.name)
         self.on_removal(self.removed)
+
+    async def notice_going_back(self) -> str:
+        """Waits for an answer of a leader; why this log is an old one, or "" when it is not.
+
+        It was asked before the start as well (`dfs.healing`), but then nobody may have answered.
+        """
+        while True:
+            status = self._engine.status()
+            for member in status["members"]:
+                if member["id"] != status["leader"] or member["id"] == self._me.id:
+                    continue
+                with suppress(DfsError):
+                    answer = await self._cluster.ask(member["raft"], {"ask": "members"})
+                    acknowledged = answer["matched"].get(str(self._me.id), 0)
+                    last = self._engine.status()["last_log"]
+                    if answer["leads"]:
+                        went_back = acknowledged > last
+                        return WENT_BACK.format(last, acknowledged) if went_back else ""
+            if status["leader"] == self._me.id:
+                return ""
+            await asyncio.sleep(JOIN_RETRY_MS / 1000)
 
     # ---- what others ask -------------------------------------------------------------------------
 

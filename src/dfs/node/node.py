@@ -116,6 +116,7 @@ class Node:
         await self._joining.become_member()
         await self._remember_addresses()
         self._begin(self._joining.become_voter())
+        self._begin(self._notice_going_back())
         self._begin(every(REMOVAL_CHECK_MS, self._joining.notice_removal))
 
     async def drain(self) -> None:
@@ -357,6 +358,12 @@ class Node:
             found = error
         if not self.failed.done():
             self.failed.set_exception(found)
+
+    async def _notice_going_back(self) -> None:
+        if (text := await self._joining.notice_going_back()) and not self.failed.done():
+            log.warning("this node stops: %s", text)
+            self._hot.condemn(fault(text))
+            self.failed.set_exception(StateFault(text))
 
     async def _remember_addresses(self) -> None:
         members = self._engine.status()["members"]
