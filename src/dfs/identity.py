@@ -165,6 +165,7 @@ class Identity:
             found["fault_index"] = self.fault_index
         if self.former:
             found["former"] = {"id": self.former, "cluster": self.former_cluster.hex()}
+        found["sha256"] = _digest(found)
         path = self.directory / f"{FILE}.{os.getpid()}.tmp"
         _write(path, json.dumps(found) + "\n")
         return path
@@ -224,6 +225,9 @@ def _open(directory: Path, name: str) -> Identity:
 def _load(path: Path) -> Identity:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        digest = found.pop("sha256", None)  # former versions wrote none
+        if digest is not None and digest != _digest(found):
+            raise ValueError("its digest does not fit")
         name, number = found["name"], found["id"]
         cluster = bytes.fromhex(found["cluster"] or "")
         former = int(found.get("former", {}).get("id", 0))

@@ -1,0 +1,105 @@
+"""Any damage at any place of any file of a data directory, drawn by a seed."""
+
+import os
+import random
+import shutil
+from collections import Counter
+
+import pytest
+
+from dfs import limits
+from dfs.errors import DataLoss, Misconfigured, Unavailable
+from dfs.identity import open_identity
+from dfs.proto import dfs_pb2 as pb
+
+from .conftest import state, wait_until
+from .damage import DAMAGES, put_away, size
+
+CASES = int(os.environ.get("DFS_TEST_DAMAGES", "12"))
+SEED = int(os.environ.get("DFS_TEST_SEED", "1"))
+UNTOUCHED = ("lock", "LOCK", "LOG", "api.sock", "rest.sock")
+"""Nothing stands in them that is read again."""
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Short logs, and what is on disk is written down at once."""
+    monkeypatch.setattr(limits, "SNAPSHOT_LOG_BYTES", 128 << 10)
+    monkeypatch.setattr(limits, "LOG_KEEP_BYTES", 64 << 10)
+    monkeypatch.setattr("dfs.node.keeping.FLUSH_INTERVAL_MS", 50)
+
+
+async def put_some(member, contents, chance):
+    for _ in range(8):
+        key = f"d{chance.randrange(5)}/k{chance.randrange(40)}"
+        contents[key] = chance.randbytes(chance.choice((10, 900, 20_000)))
+        await member.put(key, contents[key])
+
+
+async def read_all(member, contents):
+    """The keys whose read was refused; wrong bytes fail."""
+    refused = set()
+    for key, data in contents.items():
+        body = pb.GetRequest(key=key).SerializeToString()
+        found = await member.node.read(2, body, False, 10_000)
+        if isinstance(found, bytes):
+            assert pb.GetResponse.FromString(found).data == data, key
+        else:
+            assert found[0] in (DataLoss.row.code, Unavailable.row.code), found
+            refused.add(key)
+    return refused
+
+
+async def kept(member):
+    """Its log has written down that it has everything."""
+    promises = member.running.identity.promises
+    await wait_until(lambda: int.from_bytes(promises()[:8], "big") >= member.store.applied)
+
+
+@pytest.mark.timeout(120 + CASES)
+@pytest.mark.allow_logs("dfs.healing", "stops serving its state", "this node stops")
+async def test_damage_anywhere_is_harmless_or_noticed(real_cluster, quick):
+    """Whatever is damaged in the data directory of one node, and wherever: it serves the right
+    bytes or refuses, and ends with the state of the others, as itself or in its own place; a
+    damaged identity alone needs a person, who is told so."""
+    chance = random.Random(SEED)
+    one, _, three = await real_cluster.three()
+    contents: dict[str, bytes] = {}
+    data, spare = real_cluster.root / "node3", real_cluster.root / "spare"
+    outcomes: Counter[str] = Counter()
+    for number in range(CASES):
+        await put_some(one, contents, chance)
+        await wait_until(lambda: state(three) == state(one))  # noqa: B023 - waited for here
+        await kept(three)
+        await three.stop()
+        shutil.rmtree(data / "quarantine", ignore_errors=True)
+        shutil.rmtree(spare, ignore_errors=True)
+        shutil.copytree(data, spare)
+        part = data / chance.choice(("store", "store", "log", ""))
+        files = [p for p in part.rglob("*") if p.is_file() and p.name not in UNTOUCHED]
+        file, damage = chance.choice(sorted(files)), chance.choice(DAMAGES)
+        case = f"seed {SEED}, case {number}: {damage.__name__} {file.relative_to(data)}"
+        before = size(file)
+        if before:
+            damage(file, chance.random())
+        try:
+            three = await real_cluster.start("node3", "node1", "node2")
+        except Misconfigured:
+            if file.name != "identity.json":
+                raise
+            outcomes["refused"] += 1
+            shutil.rmtree(data)
+            shutil.copytree(spare, data)
+            three = await real_cluster.start("node3", "node1", "node2")
+        if await read_all(three, contents):
+            assert three.running.identity.fault, case
+            await three.stop()
+            three = await real_cluster.start("node3", "node1", "node2")
+        await wait_until(lambda: state(three) == state(one))  # noqa: B023 - waited for here
+        await wait_until(three.votes)
+        assert not await read_all(three, contents), case
+        assert not open_identity(data, "node3").fault, case
+        away = put_away(data)
+        outcomes["another" if "log" in away else "healed" if away else "harmless"] += 1
+    print(f"seed {SEED}: {dict(outcomes)}")
+    assert outcomes["healed"] + outcomes["another"] > CASES // 6, outcomes
