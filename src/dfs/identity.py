@@ -6,6 +6,7 @@ The file is written whole (temporary file, fsync, rename, fsync of the directory
 uses what it says.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -106,7 +107,7 @@ class Identity:
         """Records durably what the log has on disk."""
         found = {"id": self.id, "promised": promised.hex()}
         text = json.dumps({**found, "sha256": _digest(found)})
-        write_durably(self.directory / PROMISES, text + "\n")
+        _write_if_room(self.directory / PROMISES, text + "\n")
 
     def promises(self) -> bytes:
         """What `keep_promises` was last told; nothing where that cannot be known."""
@@ -123,7 +124,7 @@ class Identity:
         """Records durably where this node listens for its peers, and where the other members do."""
         if (me, list(others)) != self.known_addresses():
             text = json.dumps({"me": me, "others": list(others)})
-            write_durably(self.directory / PEERS, text + "\n")
+            _write_if_room(self.directory / PEERS, text + "\n")
 
     def known_addresses(self) -> tuple[str, list[str]]:
         """What `remember_addresses` was last told; nothing when that cannot be read."""
@@ -263,6 +264,16 @@ def _write(path: Path, text: str) -> None:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
+
+
+def _write_if_room(path: Path, text: str) -> None:
+    """What helps to notice damage must not end a node whose disk is full: the old text stays, and
+    it is written again some time."""
+    try:
+        write_durably(path, text)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
 
 
 def write_durably(path: Path, text: str) -> None:

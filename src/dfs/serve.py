@@ -230,6 +230,12 @@ async def _open_data(
                 await opened.aclose()
                 become_another(identity, str(lost), peers)
                 continue
+            except OSError as error:
+                if isinstance(error, DfsError):
+                    raise
+                raise Misconfigured(
+                    f"the data directory {settings.data} cannot be used: {error}"
+                ) from None
             opened.callback(store.close)
             stack.push_async_exit(opened.pop_all())
             return engine, store

@@ -2,6 +2,7 @@
 somebody else."""
 
 import asyncio
+import errno
 import shutil
 
 import pytest
@@ -164,3 +165,23 @@ def test_what_was_promised_is_kept_and_damage_to_it_is_no_promise(tmp_path):
     assert identity.promises() == NOTHING_PROMISED, "another's"
     again = open_identity(tmp_path, "node1")
     assert (again.id, again.former) == (identity.id, identity.former)
+
+
+def test_a_full_disk_is_no_reason_to_stop(tmp_path, monkeypatch):
+    """What helps to notice damage is not written then; other errors of the disk are."""
+    identity = open_identity(tmp_path, "node1")
+    identity.keep_promises(b"12345678")
+
+    def refusing(number):
+        def refuse(_descriptor):
+            raise OSError(number, "no")
+
+        return refuse
+
+    monkeypatch.setattr("os.fsync", refusing(errno.ENOSPC))
+    identity.keep_promises(b"87654321")
+    identity.remember_addresses("a:1", ["b:1"])
+    assert identity.promises() == b"12345678"
+    monkeypatch.setattr("os.fsync", refusing(errno.EIO))
+    with pytest.raises(OSError, match="no"):
+        identity.keep_promises(b"87654321")

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..errors import DataLoss, Misconfigured
+from ..errors import DataLoss, Misconfigured, OutOfSpace
 from ..identity import STORE, UNDECIDED, Identity
 from ..kv import KeyValue
 from ..limits import ASK_MS_MAX, HEAL_RETRY_MS
@@ -97,7 +97,10 @@ class Healer:
     def _open(self) -> Store:
         if not claim(self._path, self._identity.id):
             raise DataLoss("it is that of another node")
-        kv = self._kv(self._path)
+        try:
+            kv = self._kv(self._path)
+        except (OSError, OutOfSpace) as error:
+            raise Misconfigured(f"the store in {self._path} cannot be opened: {error}") from None
         try:
             return Store(kv)
         except BaseException:

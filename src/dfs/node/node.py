@@ -354,7 +354,7 @@ class Node:
         try:
             self._identity.condemn(text, index)
             found: Exception = StateFault(text)
-        except OSError as error:
+        except (OSError, DfsError) as error:
             found = error
         if not self.failed.done():
             self.failed.set_exception(found)
