@@ -29,6 +29,7 @@ from .parts import LogLost, Quarantine, claim
 
 log = logging.getLogger("dfs.healing")
 
+
 class Healer:
     """Opens the state of a node, or gets it anew."""
 
@@ -53,7 +54,8 @@ class Healer:
         Raises Misconfigured when there is nobody who could, or when it happens too often; OSError;
         LogLost when the log turns out to be none.
         """
-        if not self._identity.fault:
+        begun = bool(self._identity.fault)
+        if not begun:
             try:
                 store = self._open()
             except DataLoss as error:
@@ -67,7 +69,8 @@ class Healer:
         if self._identity.fault_index == UNDECIDED:
             self._ask_a_person()
         log.warning("%s", self._identity.fault)
-        self._quarantine.put_away((STORE,), self._identity.fault)
+        if not (begun and self._is_empty()):
+            self._quarantine.put_away((STORE,), self._identity.fault)
         store = self._open()
         try:
             await self._fill(store)
@@ -76,6 +79,17 @@ class Healer:
             store.close()
             raise
         return store
+
+    def _is_empty(self) -> bool:
+        """It has been put away already, and the new one has not been filled."""
+        try:
+            store = self._open()
+        except DataLoss:
+            return False
+        try:
+            return not store.log_id
+        finally:
+            store.close()
 
     def _ask_a_person(self) -> None:
         """Returns when somebody has removed this copy."""
