@@ -185,3 +185,23 @@ def test_a_full_disk_is_no_reason_to_stop(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", refusing(errno.EIO))
     with pytest.raises(OSError, match="no"):
         identity.keep_promises(b"87654321")
+
+
+@pytest.mark.allow_logs("dfs.healing")
+async def test_no_other_cluster_is_started_with_one_that_lost_its_log(real_cluster, quick_flushes):
+    """An empty node that is the first of the list waits, though nobody is in a cluster."""
+    members = await real_cluster.three()
+    await settled(*members)
+    for member in members:
+        await member.stop()
+    shutil.rmtree(real_cluster.root / "node1")
+    peers = ("node1", "node2", "node3")
+    for name in peers[1:]:
+        delete(next((real_cluster.root / name / LOG / "log").glob("*.wal")))
+        await real_cluster.start(name, *peers, join=False)
+    one = await real_cluster.start("node1", *peers, join=False)
+    answers, _ = await one.node._joining._discover_all()
+    assert [answer["former"] for answer in answers] == [True, True]
+    await asyncio.wait([one.joining], timeout=1.0)
+    assert not one.joining.done()
+    assert not one.node.cluster

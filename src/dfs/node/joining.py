@@ -154,6 +154,7 @@ class Joining:
             "name": self._me.name, "id": self._me.id, "raft": self._me.raft, "grpc": self._me.grpc,
             "cluster": self._identity.cluster.hex(),
             "fresh": not self._identity.cluster and self._engine.status()["role"] == "fresh",
+            "former": bool(self._identity.former),
             "list": self._list,
         }
 
@@ -198,7 +199,8 @@ class Joining:
                 f"{a['name']} to be in a cluster, or to be started with the same peers as this node"
                 f" (it has {', '.join(a['list'])})"
                 for a in answers
-                if not a["cluster"] and (a["list"] != self._list or not a["fresh"])
+                if not a["cluster"]
+                and (a["list"] != self._list or not a["fresh"] or a.get("former"))
             ]
             if not missing:
                 await self._start_cluster()
