@@ -345,3 +345,27 @@ def test_large_values_that_were_deleted_give_their_space_back(tmp_path):
     assert any(smaller() for _ in range(200))
     assert all(kv.get(b"h%06d" % n) == n.to_bytes(4, "big") * LARGE_WORDS for n in kept)
     kv.close()
+
+
+def test_damage_that_merging_meets_is_told_and_closes(tmp_path):
+    """Whoever writes next hears of it; the store can be closed and opened again in this process."""
+    kv = RocksKV(tmp_path / "store")
+    chance = random.Random(1)
+
+    def fill(count):
+        for _ in range(count):
+            kv.write({b"n%d" % chance.randrange(1_000): chance.randbytes(500)})
+        kv.flush()
+
+    fill(2_000)
+    table = max((tmp_path / "store/db-1").glob("*.sst"), key=lambda path: path.stat().st_size)
+    with table.open("r+b") as file:
+        file.seek(table.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 4]))
+    with pytest.raises(DataLoss, match="Corruption"):
+        for _ in range(100):
+            fill(300)
+    kv.close()
+    RocksKV(tmp_path / "store").close()

@@ -185,7 +185,13 @@ class RocksKV:
         """Closes a database: its lock is held as long as anything reads from it."""
         for frozen in list(self._snapshots):
             frozen.close()
-        db.close()
+        try:
+            db.close()
+        except Exception as error:  # boundary: rocksdict raises bare exceptions
+            failure = _translated(error)
+            if not isinstance(failure, DataLoss):
+                raise failure from None
+            # It is closed all the same, and who wrote the last has been told.
 
     def _remove_others(self) -> None:
         (self._path / _PARTIAL).unlink(missing_ok=True)
