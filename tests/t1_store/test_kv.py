@@ -352,12 +352,13 @@ def test_damage_that_merging_meets_is_told_and_closes(tmp_path):
     kv = RocksKV(tmp_path / "store")
     chance = random.Random(1)
 
-    def fill(count):
-        for _ in range(count):
-            kv.write({b"n%d" % chance.randrange(1_000): chance.randbytes(500)})
-        kv.flush()
+    def fill(times, count):
+        for _ in range(times):
+            for _ in range(count):
+                kv.write({b"n%d" % chance.randrange(1_000): chance.randbytes(500)})
+            kv.flush()
 
-    fill(2_000)
+    fill(1, 2_000)
     table = max((tmp_path / "store/db-1").glob("*.sst"), key=lambda path: path.stat().st_size)
     with table.open("r+b") as file:
         file.seek(table.stat().st_size // 2)
@@ -365,7 +366,6 @@ def test_damage_that_merging_meets_is_told_and_closes(tmp_path):
         file.seek(-1, 1)
         file.write(bytes([byte ^ 4]))
     with pytest.raises(DataLoss, match="Corruption"):
-        for _ in range(100):
-            fill(300)
+        fill(100, 300)
     kv.close()
     RocksKV(tmp_path / "store").close()
