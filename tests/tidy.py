@@ -39,6 +39,7 @@ GO_FUNCTION = re.compile(r"()func (\([^)]*\) )?(?P<name>\w+)")
 PYO3_FILES = {
     "engine/src/lib.rs",
     "engine/src/seam/mod.rs",
+    "engine/src/seam/lying.rs",
     "engine/src/seam/turn.rs",
     "engine/src/mount/seam.rs",
     "engine/src/records/seam.rs",

@@ -268,6 +268,31 @@ class Engine:
     def close(self) -> None:
         """Stops and joins all Rust threads, within 5 s. Idempotent; must be called before exit."""
 
+@final
+class StoredLog:
+    """The log of a node that does not run. Nothing in its directory is changed."""
+
+    def __new__(cls, data_dir: str) -> StoredLog:
+        """Reads all of it, each record with its checksum; keeps nodes out of the directory as long
+        as this object lives. Damage is no exception but among the "problems" of `state`. Blocks.
+        Raises BlockingIOError (another process has the directory), OSError."""
+
+    def state(self) -> dict[str, Any]:
+        """What it says: {"vote": (term, node, committed) or None, "last", "committed", "purged":
+        (term, node, index) or None, "durable": index recorded by `Engine.durable`, "entries":
+        count, "bytes": on disk, "torn": bytes at the end that are no whole record, as a crash
+        leaves them, "problems": a sentence for each}."""
+
+    def entries(self, start: int, bytes_max: int) -> list[tuple[int, int, int, int, bytes]]:
+        """(index, term, node, kind, payload) from index `start` on, up to about so many bytes, at
+        least one if there is any. Kind: 0 blank, 1 an entry of ours, 2 a membership, in JSON."""
+
+def founding(
+    index: int, node_id: int, name: str, raft: str, grpc: str
+) -> tuple[bytes, bytes]:
+    """(log id, membership) of a store that has applied `index` and is the only member of a new
+    cluster, which begins there."""
+
 # option → default; see limits.py for the reasons.
 OPTIONS: Final[dict[str, int]]
 

@@ -192,6 +192,14 @@ def open_identity(directory: Path, name: str) -> Identity:
         ) from None
 
 
+def read_identity(directory: Path) -> Identity:
+    """The identity of a data directory that is there. Raises Misconfigured: it is none of ours, or
+    the file is damaged."""
+    if not (directory / FILE).exists():
+        raise Misconfigured(f"{directory} is no data directory of a node: it has no {FILE}")
+    return _load(directory / FILE)
+
+
 def _open(directory: Path, name: str) -> Identity:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / FILE

@@ -1,4 +1,5 @@
 //! The Python class Engine: plain values in and out, one crossing a batch. See _engine.pyi.
+mod lying;
 mod turn;
 
 use crate::call::Route;
@@ -462,6 +463,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pymodule]
 fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     register(m)?;
+    lying::register(m)?;
     crate::records::seam::register(m)?;
     crate::mount::seam::register(m)
 }

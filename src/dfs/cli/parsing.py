@@ -45,6 +45,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "status": Command("cluster", (CLIENT,), "Show every node: role, lag, size, health."),
     "member": Command("cluster", (CLIENT,), "Add, promote, remove or replace members."),
     "leader": Command("cluster", (CLIENT,), "Move leadership."),
+    "snapshot": Command("backup", (), "Save everything to a file; verify, restore it."),
     "bench": Command("bench", (CLIENT,), "Measure puts or gets."),
     "nemesis": Command("nemesis", (), "Break a throw-away cluster in every way, and check it."),
     "config": Command("about", (NODE, AGENT, CLIENT), "Show each setting and where it is from."),

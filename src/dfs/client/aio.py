@@ -280,6 +280,17 @@ class AsyncClient:
         """See `Client.transfer_leader`."""
         return await self._call(calls.transfer_leader(name), timeout)
 
+    async def backup(
+        self, *, local: bool = False, timeout: float | None = None
+    ) -> AsyncIterator[bytes]:
+        """See `Client.backup`."""
+        request = pb.BackupRequest(consistency=calls.consistency(local))
+        whole = streams.Whole()
+        stream = self._stream(streams.BACKUP, request, pb.BackupResponse.FromString, timeout)
+        async for answer in stream:
+            yield whole.take(answer)
+        whole.end()
+
     async def report_agent(self, report: pb.AgentStatus, *, timeout: float | None = None) -> None:
         """See `Client.report_agent`."""
         return await self._call(calls.report_agent(report), timeout)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable
 from typing import Final
 
-from ..errors import DfsError, InvalidArgument, OutOfRange, Unavailable
+from ..errors import DataLoss, DfsError, InvalidArgument, OutOfRange, Unavailable
 from ..limits import CLIENT_CONTACT_MS_MAX, WATCH_PROGRESS_MS, WATCH_SILENCE_MS_MAX
 from ..proto import dfs_pb2 as pb
-from .calls import FILES, consistency, text
+from .calls import CLUSTER, FILES, consistency, text
 from .faults import LOST, Fault, backoff_s
 from .values import Event, Item, Update, event_of, item_of
 
 WATCH: Final = FILES + "Watch"
 LIST: Final = FILES + "List"
 HISTORY: Final = FILES + "History"
+BACKUP: Final = CLUSTER + "Backup"
 WATCH_SILENCE_S: Final = WATCH_SILENCE_MS_MAX / 1000
 
 Lost = Callable[[DfsError], None]
@@ -49,6 +51,28 @@ def _not_negative(**numbers: int) -> None:
     for name, number in numbers.items():
         if number < 0:
             raise InvalidArgument(f"{name} is {number}; it cannot be negative")
+
+
+class Whole:
+    """Tells whether all bytes of a backup came, each as it was sent."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._ended = False
+
+    def take(self, answer: pb.BackupResponse) -> bytes:
+        """The bytes of one answer. Raises DataLoss."""
+        self._digest.update(answer.data)
+        if answer.sha256:
+            self._ended = True
+            if answer.sha256 != self._digest.digest():
+                raise DataLoss("the backup came otherwise than it was sent: save it again")
+        return answer.data
+
+    def end(self) -> None:
+        """The stream has ended. Raises Unavailable."""
+        if not self._ended:
+            raise Unavailable("the node ended the backup before it was whole: save it again")
 
 
 def items_of(answer: pb.ListResponse) -> list[Item]:

@@ -272,6 +272,18 @@ class Client:
         """Lets another voter lead, any that has caught up for ""; returns its name."""
         return self._call(calls.transfer_leader(name), timeout)
 
+    def backup(self, *, local: bool = False, timeout: float | None = None) -> Iterator[bytes]:
+        """The bytes of a file with the whole state in it, of one revision, for `dfs snapshot
+        restore`. Ends with Unavailable when the node is lost before it is whole: what came so far
+        is worth nothing. `timeout` is for all of it; None: none."""
+        request = pb.BackupRequest(consistency=calls.consistency(local))
+        whole = streams.Whole()
+        for answer in self._stream(
+            streams.BACKUP, request, pb.BackupResponse.FromString, timeout
+        ):
+            yield whole.take(answer)
+        whole.end()
+
     def report_agent(self, report: pb.AgentStatus, *, timeout: float | None = None) -> None:
         """Tells the node how its agent is; `status` shows it."""
         return self._call(calls.report_agent(report), timeout)

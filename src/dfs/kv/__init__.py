@@ -4,7 +4,19 @@ Keys and values are bytes; keys sort by their bytes.
 """
 
 from dfs.kv.memory import MemoryKV
+from dfs.kv.overlay import Overlay
 from dfs.kv.port import Closed, KeyValue, Reads, Record, Snapshot, Walk
-from dfs.kv.rocks import RocksKV
+from dfs.kv.rocks import LyingRocks, RocksKV
 
-__all__ = ["Closed", "KeyValue", "MemoryKV", "Reads", "Record", "RocksKV", "Snapshot", "Walk"]
+__all__ = [
+    "Closed",
+    "KeyValue",
+    "LyingRocks",
+    "MemoryKV",
+    "Overlay",
+    "Reads",
+    "Record",
+    "RocksKV",
+    "Snapshot",
+    "Walk",
+]

@@ -23,6 +23,7 @@ from typing import Final
 from weakref import WeakSet
 
 from rocksdict import (
+    AccessType,
     BlockBasedOptions,
     Cache,
     ChecksumType,
@@ -338,6 +339,25 @@ class _RocksLive(_RocksSnapshot):
         return self._cursor
 
 
+class LyingRocks(_RocksSnapshot):
+    """The database in a directory of RocksKV that nobody has open, as it lies there: nothing in the
+    directory is changed."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises DataLoss when it is damaged, OSError. Whoever calls keeps others out."""
+        pointer = Path(path) / _CURRENT
+        if not pointer.exists():
+            raise DataLoss(f"the store {path} has no file {_CURRENT}, which names its database")
+        name = pointer.read_text().strip()
+        self._db = _open(Path(path) / name, create=False, access=AccessType.read_only())
+        super().__init__(self._db.iter(), None, None)
+
+    def close(self) -> None:
+        """See Snapshot."""
+        super().close()
+        self._db.close()
+
+
 def _seek(cursor: RdictIter, begin: bytes, end: bytes, reverse: bool) -> None:
     """To the first record of a range in walking order."""
     if not reverse:
@@ -370,7 +390,7 @@ def _take(
     return part, True
 
 
-def _open(path: Path, *, create: bool) -> Rdict:
+def _open(path: Path, *, create: bool, access: AccessType | None = None) -> Rdict:
     tables = BlockBasedOptions()
     tables.set_bloom_filter(10, False)
     tables.set_block_cache(Cache(STORE_CACHE_BYTES))
@@ -393,7 +413,7 @@ def _open(path: Path, *, create: bool) -> Rdict:
     options.set_keep_log_file_num(2)
     options.set_stats_dump_period_sec(0)
     try:
-        return Rdict(str(path), options)
+        return Rdict(str(path), options, access_type=access or AccessType.read_write())
     except Exception as error:  # boundary: rocksdict raises bare exceptions
         text = str(error)
         if "LOCK" in text:

@@ -24,6 +24,7 @@ from ..limits import (
     WATCH_WAIT_MS_MAX,
 )
 from ..store import Change, Store, View
+from .backup import Pieces
 from .cluster import Answer, Cluster, led
 from .history import Past
 from .hot import HotLoop, stop_process
@@ -62,8 +63,10 @@ class Node:
         clock: Callable[[], int],
         die: Callable[[str], Any] = stop_process,
     ) -> None:
-        """`clock`: ns since 1970, used only for the age of history. `die`: ends the process."""
+        """`clock`: ns since 1970, used only for the age of history and the time that a backup
+        names. `die`: ends the process."""
         self._engine, self._store, self._codec = engine, store, codec
+        self._clock = clock
         self._identity, self._me = identity, me
         self._watches = Watches(
             self.view, self._applied, self._set_watched, codec.update, self._check
@@ -205,6 +208,16 @@ class Node:
                     yield view.floor, piece
                 if past.done:
                     return
+
+    async def backup(self) -> AsyncGenerator[tuple[bytes, bytes], None]:
+        """Yields (next bytes, b"") of a backup of the state as of now; in the end (b"", SHA-256 of
+        all)."""
+        with self.view() as view:
+            named = self._identity.cluster, self._me.name, self._me.version
+            pieces = await in_thread(Pieces, view, *named, self._clock())
+            while piece := await in_thread(pieces.next):
+                yield piece, b""
+        yield b"", pieces.sha256
 
     async def watch(self, caller: Caller, wanted: Wanted, after: int, snapshot: bool) -> None:
         """Tells a caller every change exactly once, until it is cancelled, or a gap."""

@@ -500,6 +500,11 @@ class ClusterServiceStub:
                 request_serializer=dfs_dot_proto_dot_dfs__pb2.TransferLeaderRequest.SerializeToString,
                 response_deserializer=dfs_dot_proto_dot_dfs__pb2.TransferLeaderResponse.FromString,
                 _registered_method=True)
+        self.Backup = channel.unary_stream(
+                '/dfs.ClusterService/Backup',
+                request_serializer=dfs_dot_proto_dot_dfs__pb2.BackupRequest.SerializeToString,
+                response_deserializer=dfs_dot_proto_dot_dfs__pb2.BackupResponse.FromString,
+                _registered_method=True)
         self.ReportAgent = channel.unary_unary(
                 '/dfs.ClusterService/ReportAgent',
                 request_serializer=dfs_dot_proto_dot_dfs__pb2.ReportAgentRequest.SerializeToString,
@@ -555,6 +560,15 @@ class ClusterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Backup(self, request, context):
+        """Streams the whole state at one revision, history and request ids included, as one file that
+        `dfs snapshot restore` makes a new cluster of. The last answer has the digest: without it the
+        file is not whole.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReportAgent(self, request, context):
         """The local agent tells its node about cache and mount; shown by Status.
         """
@@ -599,6 +613,11 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.TransferLeader,
                     request_deserializer=dfs_dot_proto_dot_dfs__pb2.TransferLeaderRequest.FromString,
                     response_serializer=dfs_dot_proto_dot_dfs__pb2.TransferLeaderResponse.SerializeToString,
+            ),
+            'Backup': grpc.unary_stream_rpc_method_handler(
+                    servicer.Backup,
+                    request_deserializer=dfs_dot_proto_dot_dfs__pb2.BackupRequest.FromString,
+                    response_serializer=dfs_dot_proto_dot_dfs__pb2.BackupResponse.SerializeToString,
             ),
             'ReportAgent': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportAgent,
@@ -795,6 +814,33 @@ class ClusterService:
             '/dfs.ClusterService/TransferLeader',
             dfs_dot_proto_dot_dfs__pb2.TransferLeaderRequest.SerializeToString,
             dfs_dot_proto_dot_dfs__pb2.TransferLeaderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dfs.ClusterService/Backup',
+            dfs_dot_proto_dot_dfs__pb2.BackupRequest.SerializeToString,
+            dfs_dot_proto_dot_dfs__pb2.BackupResponse.FromString,
             options,
             channel_credentials,
             insecure,

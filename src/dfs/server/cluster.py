@@ -1,15 +1,20 @@
 """ClusterService on grpcio: decode, ask the node, encode."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Final, Protocol
 
 import grpc
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 
+from ..node import Mailboxes
 from ..proto.dfs_pb2 import (
+    LOCAL,
     AddMemberRequest,
     AddMemberResponse,
+    BackupRequest,
+    BackupResponse,
     Member,
     MembershipPlan,
     MembersRequest,
@@ -57,12 +62,19 @@ class Cluster(Protocol):
     def report_agent(self, report: dict[str, Any]) -> None:
         """Keeps what the local agent says."""
 
+    async def barrier(self, local: bool, min_revision: int, timeout_ms: int) -> None:
+        """Returns when a view shows what the caller asks for."""
+
+    def backup(self) -> AsyncGenerator[tuple[bytes, bytes], None]:
+        """Yields (next bytes of a backup, its digest in the end)."""
+
 
 class ClusterService:
     """All methods of dfs.ClusterService."""
 
     def __init__(self, node: Cluster) -> None:
         self._node = node
+        self._mailboxes = Mailboxes()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """For `grpc.aio.Server.add_generic_rpc_handlers`."""
@@ -75,6 +87,7 @@ class ClusterService:
             "ReplaceMember": _unary(ReplaceMemberRequest, self._replace),
             "TransferLeader": _unary(TransferLeaderRequest, self._transfer),
             "ReportAgent": _unary(ReportAgentRequest, self._report),
+            "Backup": grpc.unary_stream_rpc_method_handler(self._backup),
         }
         return grpc.method_handlers_generic_handler(SERVICE, table)
 
@@ -130,6 +143,21 @@ class ClusterService:
     async def _report(self, request: ReportAgentRequest) -> ReportAgentResponse:
         self._node.report_agent(MessageToDict(request.status, preserving_proto_field_name=True))
         return ReportAgentResponse()
+
+    async def _backup(self, body: bytes, context: Context) -> None:
+        await guarded(context, self._send_backup(body, context))
+
+    async def _send_backup(self, body: bytes, context: Context) -> None:
+        check_size(body)
+        local = parse(BackupRequest, body).consistency == LOCAL
+        await self._node.barrier(local, 0, timeout_ms(context))
+        async with (
+            self._mailboxes.open(context.write) as caller,
+            aclosing(self._node.backup()) as pieces,
+        ):
+            async for data, sha256 in pieces:
+                answer = BackupResponse(data=data, sha256=sha256)
+                await caller.write(answer.SerializeToString(), pinned=True)
 
 
 def _terms(request: Any) -> dict[str, Any]:

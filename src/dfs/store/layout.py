@@ -50,6 +50,8 @@ PLACE: Final = Struct(">QI")
 PATH_END: Final = b"\0\0"
 """Behind the path in `i`: no path holds it, so no path's index runs into another's."""
 
+_SHOWN_BYTES_MAX = 64
+"""Of a key that is none, in messages."""
 _RECORD_START = CHECKSUM_BYTES + _VERSION.size
 
 INLINE: Final = 1
@@ -147,7 +149,7 @@ def described(store_key: bytes) -> str:
         return f"request {rest.hex()}"
     if store_key == META_KEY:
         return "the state's own record"
-    return f"the store's record {store_key!r}"
+    return f"the store's record {store_key[:_SHOWN_BYTES_MAX]!r}"
 
 
 def _readable(path: bytes) -> str:

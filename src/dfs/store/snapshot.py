@@ -32,6 +32,7 @@ from dfs.store.layout import (
 
 MAGIC: Final = b"DFSSNAP\n"
 SNAPSHOT_FORMAT: Final = 1
+HEAD: Final = MAGIC + SNAPSHOT_FORMAT.to_bytes(4, "little")
 _LENGTHS = Struct("<II")
 _COUNT = Struct("<Q")
 _DIGEST_BYTES = 32
@@ -47,7 +48,7 @@ def write(source: Reads, path: str | Path) -> None:
     partial = target.with_name(target.name + ".part")
     try:
         with partial.open("wb") as file:
-            for part in _encoded(source):
+            for part in encoded(source, HEAD):
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
@@ -62,7 +63,7 @@ def read(path: str | Path) -> Iterator[Record]:
     """Yields all records of a snapshot file; what they say is true only when the end is reached.
     Raises DataLoss when the file is damaged, UnknownEntry when a newer version wrote it."""
     with Path(path).open("rb") as file:
-        reader = _Reader(file, path)
+        reader = Reader(file, f"the snapshot {path}")
         if reader.take(len(MAGIC)) != MAGIC:
             raise DataLoss(f"{path} is no snapshot of dfs")
         written = int.from_bytes(reader.take(4), "little")
@@ -71,17 +72,25 @@ def read(path: str | Path) -> Iterator[Record]:
                 f"the snapshot has format {written}, this version of dfs knows {SNAPSHOT_FORMAT}:"
                 " update this node to the version of the others"
             )
-        check = _Check()
-        for record in reader.records():
-            check.add(*record)
-            yield record
-        reader.finish(check.count)
-        check.finish(path)
+        yield from checked(reader)
 
 
-def _encoded(source: Reads) -> Iterator[bytes]:
+def checked(reader: Reader) -> Iterator[Record]:
+    """Yields all records that follow and raises DataLoss at the end, unless they are whole and what
+    the state counted."""
+    check = _Check()
+    for record in reader.records():
+        check.add(*record)
+        yield record
+    reader.finish(check.count)
+    check.finish(reader.name)
+
+
+def encoded(source: Reads, head: bytes) -> Iterator[bytes]:
+    """The parts of such a stream behind `head`, which the digest covers as well. A part is about
+    STREAM_CHUNK_BYTES_MAX, or one record. Raises DataLoss when a stored value is damaged."""
     digest = hashlib.sha256()
-    buffer = bytearray(MAGIC + SNAPSHOT_FORMAT.to_bytes(4, "little"))
+    buffer = bytearray(head)
     count = 0
     for key, value in _all_records(source):
         if key[:1] != INDEX:
@@ -106,19 +115,20 @@ def _all_records(source: Reads) -> Iterator[Record]:
             yield key, value
 
 
-class _Reader:
+class Reader:
     """Takes a stream apart and digests it on the way."""
 
-    def __init__(self, file: BinaryIO, path: str | Path) -> None:
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        """`name`: what it is, for messages."""
         self._file = file
-        self._path = path
+        self.name = name
         self._digest = hashlib.sha256()
 
     def take(self, size: int) -> bytes:
         """The next bytes, all of them."""
         taken = self._file.read(size)
         if len(taken) != size:
-            raise DataLoss(f"the snapshot {self._path} ends early")
+            raise DataLoss(f"{self.name} ends early")
         self._digest.update(taken)
         return taken
 
@@ -132,7 +142,7 @@ class _Reader:
                 key_length > KEY_BYTES_MAX + _EXTRA_BYTES_MAX
                 or value_length > VALUE_BYTES_MAX + _EXTRA_BYTES_MAX
             ):
-                raise DataLoss(f"the snapshot {self._path} is damaged: a length cannot be")
+                raise DataLoss(f"{self.name} is damaged: a length cannot be")
             yield self.take(key_length), self.take(value_length)
 
     def finish(self, count: int) -> None:
@@ -140,7 +150,7 @@ class _Reader:
         (written,) = _COUNT.unpack(self.take(_COUNT.size))
         digest = self._digest.digest()
         if self._file.read(_DIGEST_BYTES + 1) != digest or written != count:
-            raise DataLoss(f"the snapshot {self._path} is damaged: its digest does not fit")
+            raise DataLoss(f"{self.name} is damaged: its digest does not fit")
 
 
 class _Check:
@@ -162,11 +172,11 @@ class _Check:
             record = record_of(unpack_version(key, value), value)
             self._state_hash += int.from_bytes(digest_of(key, record), "little")
 
-    def finish(self, path: str | Path) -> None:
+    def finish(self, name: str) -> None:
         """Raises DataLoss unless the records are those that the state counted."""
         same_hash = self._state_hash % _STATE_HASH_MODULUS == self._meta.state_hash
         if self._keys != self._meta.keys or not same_hash:
-            raise DataLoss(f"the snapshot {path} holds other records than its state hash says")
+            raise DataLoss(f"{name} holds other records than its state hash says")
 
 
 def _sync_directory(path: Path) -> None:

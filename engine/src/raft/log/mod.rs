@@ -2,6 +2,7 @@
 //!
 //! An append returns when the entries are in memory and calls back after fdatasync. A failed write
 //! or sync is final: raft-log refuses everything after it and openraft stops the node.
+pub mod lying;
 mod promises;
 mod sizes;
 mod stored;
