@@ -37,16 +37,16 @@ def snapshot_flags(parser: argparse.ArgumentParser) -> None:
     parsing.output_flag(verify)
     restore = parts.add_parser("restore", help="Make the data directory of a new cluster of it.")
     restore.add_argument("file")
-    ahead_flag(restore)
+    ahead_flag(restore, 0)
     parsing.add_settings(restore, (NODE,))
 
 
-def ahead_flag(parser: argparse.ArgumentParser) -> None:
+def ahead_flag(parser: argparse.ArgumentParser, default: int) -> None:
     """Adds `--ahead`."""
     parser.add_argument(
-        "--ahead", type=int, default=0, metavar="N",
-        help="Revisions go on N higher than in the backup: beyond what clients have seen that go on"
-             " with the new cluster. Default: 0.",
+        "--ahead", type=int, default=default, metavar="N",
+        help="Revisions go on N higher than in the backup: beyond what clients of the old cluster"
+             f" may have seen that go on with the new one. Default: {default:,}.",
     )
 
 

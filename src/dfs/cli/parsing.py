@@ -46,6 +46,8 @@ COMMANDS: Final[dict[str, Command]] = {
     "member": Command("cluster", (CLIENT,), "Add, promote, remove or replace members."),
     "leader": Command("cluster", (CLIENT,), "Move leadership."),
     "snapshot": Command("backup", (), "Save everything to a file; verify, restore it."),
+    "verify": Command("offline", (), "Audit data directories of stopped nodes."),
+    "recover": Command("offline", (NODE,), "Make a new cluster of what is left of a lost one."),
     "bench": Command("bench", (CLIENT,), "Measure puts or gets."),
     "nemesis": Command("nemesis", (), "Break a throw-away cluster in every way, and check it."),
     "config": Command("about", (NODE, AGENT, CLIENT), "Show each setting and where it is from."),

@@ -3,10 +3,11 @@
 Keys and values are bytes; keys sort by their bytes.
 """
 
+from dfs.kv.lying import LyingRocks
 from dfs.kv.memory import MemoryKV
 from dfs.kv.overlay import Overlay
 from dfs.kv.port import Closed, KeyValue, Reads, Record, Snapshot, Walk
-from dfs.kv.rocks import LyingRocks, RocksKV
+from dfs.kv.rocks import RocksKV
 
 __all__ = [
     "Closed",

@@ -339,25 +339,6 @@ class _RocksLive(_RocksSnapshot):
         return self._cursor
 
 
-class LyingRocks(_RocksSnapshot):
-    """The database in a directory of RocksKV that nobody has open, as it lies there: nothing in the
-    directory is changed."""
-
-    def __init__(self, path: str | Path) -> None:
-        """Raises DataLoss when it is damaged, OSError. Whoever calls keeps others out."""
-        pointer = Path(path) / _CURRENT
-        if not pointer.exists():
-            raise DataLoss(f"the store {path} has no file {_CURRENT}, which names its database")
-        name = pointer.read_text().strip()
-        self._db = _open(Path(path) / name, create=False, access=AccessType.read_only())
-        super().__init__(self._db.iter(), None, None)
-
-    def close(self) -> None:
-        """See Snapshot."""
-        super().close()
-        self._db.close()
-
-
 def _seek(cursor: RdictIter, begin: bytes, end: bytes, reverse: bool) -> None:
     """To the first record of a range in walking order."""
     if not reverse:
