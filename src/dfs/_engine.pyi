@@ -273,8 +273,8 @@ class StoredLog:
     """The log of a node that does not run. Nothing in its directory is changed."""
 
     def __new__(cls, data_dir: str) -> StoredLog:
-        """Reads all of it, each record with its checksum; keeps nodes out of the directory as long
-        as this object lives. Damage is no exception but among the "problems" of `state`. Blocks.
+        """Reads all of it, each record with its checksum; keeps nodes out of the directory until
+        `close`. Damage is no exception but among the "problems" of `state`. Blocks.
         Raises BlockingIOError (another process has the directory), OSError."""
 
     def state(self) -> dict[str, Any]:
@@ -286,6 +286,9 @@ class StoredLog:
     def entries(self, start: int, bytes_max: int) -> list[tuple[int, int, int, int, bytes]]:
         """(index, term, node, kind, payload) from index `start` on, up to about so many bytes, at
         least one if there is any. Kind: 0 blank, 1 an entry of ours, 2 a membership, in JSON."""
+
+    def close(self) -> None:
+        """Lets nodes use the directory again. Idempotent."""
 
 def founding(
     index: int, node_id: int, name: str, raft: str, grpc: str

@@ -4,6 +4,7 @@ use crate::raft::codec::{log_id_bytes, membership_bytes, put_payload};
 use crate::raft::log::lying::LyingLog;
 use crate::raft::types::*;
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use pyo3::exceptions::PyBlockingIOError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -23,7 +24,7 @@ type Found<'py> = (u64, u64, u64, u8, Bound<'py, PyBytes>);
 struct StoredLog {
     log: LyingLog,
     /// Held, where a node ever had it.
-    _lock: Option<File>,
+    lock: Mutex<Option<File>>,
 }
 
 /// Keeps nodes out of the directory, without writing to it.
@@ -53,7 +54,12 @@ impl StoredLog {
         let log = py
             .detach(|| LyingLog::read(&dir.join("log")))
             .map_err(io_error)?;
-        Ok(StoredLog { log, _lock: lock })
+        let lock = Mutex::new(lock);
+        Ok(StoredLog { log, lock })
+    }
+
+    fn close(&self) {
+        self.lock.lock().take();
     }
 
     fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -76,7 +76,7 @@ def check_acks(acks: Sequence[Ack], places: Sequence[Stopped], given: int) -> Ac
     if newest is None:
         report.problems.append("no state can be read, so no acknowledged write was found")
         return report
-    members = newest.members
+    members = newest.members_at(newest.committed)
     elsewhere = len(members.voters - {place.identity.id for place in places}) if given else 0
     missing = max(elsewhere - max(given - len(places), 0), 0)
     needed = max(members.majority - missing, 1)

@@ -5,8 +5,8 @@ votes that never go back; the log reaches from the state on; contents fit their 
 index, counts and the state hash fit the records.
 
 Nodes beside each other: one log id is one entry; what one knows to be committed no other has
-otherwise; a committed entry is on a majority; applying the log to a state that is behind gives the
-state hash and the hash chain of the one that is ahead.
+otherwise; a committed entry is on a majority; applying the log to each state, up to all that is
+committed, gives the same state hash and the same hash chain.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataLoss, DfsError
+from ..errors import DfsError
+from ..identity import LOG
 from ..proto.internal.log_pb2 import Entry as Decoded
-from ..store import Store, UnknownEntry
+from ..store import Store, UnknownEntry, snapshot
 from ..store.operations import parse
 from .acks import Ack, AckReport, check_acks
 from .places import ENTRY, NOTHING, Entry, LogId, Stopped, opened, rolled
@@ -115,38 +116,59 @@ def check_node(place: Stopped) -> NodeReport:
         place.last.term, place.last.position, place.committed, meta.applied,
         place.log_id("purged").position, vote[0] if vote else 0, state.keys, state.bytes,
         state.events, state.requests, place.standing["entries"],
-        meta.state_hash.to_bytes(16, "little").hex(), meta.chain.hex(), place.members.shown(),
+        meta.state_hash.to_bytes(16, "little").hex(), meta.chain.hex(),
+        place.members_at(place.committed).shown(),
     )  # fmt: skip
     report.problems += [place.damage] if place.damage else state.problems
     if state.untold:
         report.problems.append(f"{state.untold:,} more problems of the state")
     report.problems += place.standing["problems"]
-    report.problems += _log_and_state(place)
+    whole = _snapshots(place, report)
+    _log_and_state(place, whole, report)
     report.problems += _entries(place)
     report.notes += _notes(place)
     return report
 
 
-def _log_and_state(place: Stopped) -> Iterator[str]:
+def _snapshots(place: Stopped, report: NodeReport) -> int:
+    """Reads the snapshots; the highest index of one that is whole, 0 = there is none."""
+    highest = 0
+    for note in (place.directory / LOG / "snapshots").glob("snapshot-*.meta"):
+        path = note.with_name(note.name.removesuffix(".meta"))
+        try:
+            for _ in snapshot.read(path):
+                pass
+        except (DfsError, UnknownEntry, OSError) as error:
+            report.problems.append(f"the snapshot {path.name} cannot be used: {error}")
+        else:
+            highest = max(highest, int(path.name.rpartition("-")[2]))
+    return highest
+
+
+def _log_and_state(place: Stopped, snapshot_index: int, report: NodeReport) -> None:
     """What log and store say of each other."""
     applied, meta = place.applied_id, place.meta
-    purged, durable = place.log_id("purged"), place.standing["durable"]
+    needed = max(place.log_id("purged").position, place.standing["durable"])
     if place.damage:
         return
-    needed = max(purged.position, durable)
-    if meta.applied < needed:
-        yield (
-            f"the store has applied {meta.applied}, but {needed} was on disk: it"
-            " went back, or an old copy was put there"
+    if meta.applied < needed <= snapshot_index:
+        report.notes.append(
+            f"the store has applied {meta.applied}, though {needed} was on disk: a start restores"
+            f" it from the snapshot of {snapshot_index}"
+        )
+    elif meta.applied < needed:
+        report.problems.append(
+            f"the store has applied {meta.applied}, but {needed} was on disk: it went back, or an"
+            " old copy was put there"
         )
     if place.log_id("committed") > place.log_id("last"):
-        yield (
-            f"entry {place.log_id('committed').index} is known to be committed, but the log ends"
-            f" at {place.log_id('last').index}"
+        report.problems.append(
+            f"entry {place.log_id('committed').position} is known to be committed, but the log"
+            f" ends at {place.log_id('last').position}"
         )
     for entry in place.entries(meta.applied, meta.applied):
         if applied != NOTHING and entry.id != applied:
-            yield (
+            report.problems.append(
                 f"the store has applied {_shown(applied)}, the log has {_shown(entry.id)} there"
             )
 
@@ -221,7 +243,7 @@ def _check_logs(places: Sequence[Stopped], report: Report) -> None:
     newest = max(places, key=lambda place: place.committed, default=None)
     if newest is None:
         return
-    members = newest.members
+    members = newest.members_at(newest.committed)
     elsewhere = len(members.voters - {place.identity.id for place in places})
     needed = max(members.majority - elsewhere, 1)
     voters = [place.identity.id in members.voters for place in places]
@@ -274,38 +296,39 @@ def _differ(
 
 
 def _check_states(places: Sequence[Stopped], report: Report) -> None:
-    """Brings all to the index of the one that is furthest, by the log, and compares the hashes."""
-    if len(places) < 2:
+    """Applies the log to each state up to all that is committed, and compares the hashes."""
+    newest = max(places, key=lambda place: place.committed, default=None)
+    if newest is None or len(places) < 2:
         return
-    ahead = max(places, key=lambda place: place.meta.applied)
-    end = ahead.meta.applied
-    wanted = ahead.meta.state_hash.to_bytes(16, "little"), ahead.meta.chain
-    for place in places:
-        if place is ahead:
-            continue
-        start = place.meta.applied
+    end = newest.committed
+    wanted: tuple[bytes, bytes] | None = None
+    for place in sorted(places, key=lambda place: place is not newest):
+        start = place.next_index
         try:
-            store = _brought(place, ahead, end)
-        except (DataLoss, UnknownEntry, DfsError) as error:
-            report.problems.append(f"{place.name}: its state cannot be brought to {end}: {error}")
+            store = _brought(place, newest, end)
+        except (UnknownEntry, DfsError, OSError) as error:
+            report.problems.append(f"{place.name}: the log cannot be applied to its state: {error}")
             continue
         if store is None:
             report.notes.append(
-                f"{place.name} has applied {start}, {ahead.name} {end}, and no log reaches from"
-                " there to here: their states are not compared"
+                f"{place.name} has applied {place.meta.applied}, and no log reaches from there to"
+                f" {end}: its state is not compared"
             )
-        elif (store.state_hash, store.chain) != wanted:
-            what = "state hash" if store.state_hash != wanted[0] else "hash chain"
+            continue
+        found = store.state_hash, store.chain
+        wanted = wanted or found
+        if found != wanted:
+            what = "state hash" if found[0] != wanted[0] else "hash chain"
             report.problems.append(
-                f"the {what} of {place.name} at {end} is not that of {ahead.name}"
-                + (f" (its log was applied to its state of {start})" if start < end else "")
+                f"the {what} of {place.name} at {end} is not that of the others"
+                + (f" (the log was applied to its state from {start} on)" if start <= end else "")
             )
 
 
-def _brought(place: Stopped, ahead: Stopped, end: int) -> Store | None:
+def _brought(place: Stopped, newest: Stopped, end: int) -> Store | None:
     """The state of a node at `end`, or None when no log leads there."""
     start = place.next_index
-    for source in (ahead, place):  # what the first has up to there is committed
+    for source in (newest, place):  # what the first has up to there is committed
         purged = source.log_id("purged")
         begins = purged.position + 1 if purged != NOTHING else 0
         if start > end or (begins <= start and source.log_id("last").position >= end):

@@ -73,8 +73,8 @@ def members_of(membership: bytes) -> Members:
 
 
 class Stopped:
-    """One such directory. `meta` and `members` are what its store says; reads of the store raise
-    DataLoss where it is damaged."""
+    """One such directory. `meta` and `members` are what its store says, which may be far behind its
+    log; reads of the store raise DataLoss where it is damaged."""
 
     def __init__(
         self, directory: Path, identity: Identity, log: StoredLog, kv: Snapshot, damage: str
@@ -118,6 +118,14 @@ class Stopped:
         """Up to here all is committed for sure, as far as this node knows."""
         return max(self.log_id("committed").position, self.meta.applied)
 
+    def members_at(self, end: int) -> Members:
+        """The newest membership in the state and in the log up to an index."""
+        found = self.members
+        for entry in self.entries(self.next_index, end):
+            if entry.kind == MEMBERSHIP:
+                found = members_of(entry.payload)
+        return found
+
     def entries(self, start: int, end: int) -> Iterator[Entry]:
         """Those with start <= index <= end that are in the log, ascending."""
         while start <= end and (found := self.log.entries(start, READ_BYTES)):
@@ -152,6 +160,7 @@ def opened(directory: Path) -> Iterator[Stopped]:
             raise Misconfigured(
                 f"a node runs in {directory}: stop it first, or work on a copy"
             ) from None
+        stack.callback(log.close)
         kv, damage = _store(directory / STORE)
         stack.callback(kv.close)
         try:

@@ -26,7 +26,7 @@ from .._version import version
 from ..errors import DataLoss, FailedPrecondition, Misconfigured
 from ..store import UnknownEntry, backup
 from ..store.operations import parse
-from .places import ENTRY, MEMBERSHIP, NOTHING, Entry, Members, Stopped, members_of, opened, rolled
+from .places import ENTRY, MEMBERSHIP, NOTHING, Entry, Stopped, opened, rolled
 from .restore import Founded, Founder, restore
 from .state import StateCheck
 
@@ -163,7 +163,8 @@ def _plan(places: Sequence[Stopped], chosen: Stopped | None = None) -> Plan:
     # The one whose log Raft would elect; of equal ones the one that has applied most.
     newest = max(places, key=lambda place: (place.last, not place.damage, place.meta.applied))
     chosen = chosen or newest
-    members = _members(chosen)
+    # In Raft a membership counts as soon as it is in the log.
+    members = chosen.members_at(chosen.log_id("last").position)
     here = {place.identity.id for place in places}
     lost = sorted(members.names.get(v, str(v)) for v in members.voters - here)
     survivors = [_survivor(place) for place in places]
@@ -206,7 +207,8 @@ def _survivor(place: Stopped) -> Survivor:
     problems = [place.damage] if place.damage else state.problems
     return Survivor(
         str(place.directory), place.name, place.identity.cluster.hex(), last.term, last.position,
-        place.committed, place.meta.applied, vote[0] if vote else 0, place.members.shown(),
+        place.committed, place.meta.applied, vote[0] if vote else 0,
+        place.members_at(last.position).shown(),
         _last_time_ns(place), [*problems, *place.standing["problems"]],
     )  # fmt: skip
 
@@ -221,15 +223,6 @@ def _last_time_ns(place: Stopped) -> int:
             except UnknownEntry:
                 break
     return place.meta.time_ns
-
-
-def _members(place: Stopped) -> Members:
-    """The newest membership in log or store: in Raft it counts from when it is in the log."""
-    found = place.members
-    for entry in place.entries(place.next_index, place.log_id("last").position):
-        if entry.kind == MEMBERSHIP:
-            found = members_of(entry.payload)
-    return found
 
 
 def _tail(place: Stopped, committed: int) -> Tail:
