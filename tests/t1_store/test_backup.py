@@ -48,7 +48,7 @@ def test_a_backup_says_what_is_in_it(filled, tmp_path):
 
 
 def test_any_flipped_bit_and_any_cut_is_noticed(tmp_path):
-    """One byte after the other, each in one bit: the file is refused with a sentence."""
+    """A backup with any flipped bit, or whose end is missing, is refused with a sentence."""
     small = Writer(MemoryKV())
     small.put("d/k", b"v", request_id=bytes(range(16)))
     small.put("d/k", b"w")

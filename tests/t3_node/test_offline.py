@@ -330,8 +330,8 @@ FOUNDER = Founder("node9", "127.0.0.1:1", "127.0.0.1:2")
 
 
 async def test_the_tail_of_a_survivor_is_shown_and_applied_or_dropped(left, tmp_path):
-    """One of three is left: the plan names the entry that no majority may have, recovery applies it
-    unless it is asked not to, and saves and verifies all before."""
+    """Entries of the last survivor that are not known to be committed are named by the plan, and
+    applied by recovery unless it is asked not to: a lost leader may have acknowledged them."""
     before = tree(left)
     found = plan([left])
     assert (found.refusal, found.lost, found.majority) == ("", ["node2", "node3"], 2)

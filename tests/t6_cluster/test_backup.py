@@ -155,7 +155,8 @@ def test_saved_under_load_and_restored_into_three_nodes(tmp_path):
 
 
 def test_a_save_that_its_node_does_not_survive_says_so(tmp_path):
-    """kill -9 of the node, and of the command: no half file appears, and the exit code tells."""
+    """A backup whose node or whose command is killed while it is saved does not appear under its
+    name, and the exit code says so."""
     with running(tmp_path / "one", 1) as cluster:
         node = cluster.nodes[0]
         with cluster.client() as client:
@@ -188,9 +189,10 @@ def test_a_save_that_its_node_does_not_survive_says_so(tmp_path):
 
 
 def test_recovered_after_two_of_three_directories_are_gone(tmp_path):
-    """All nodes are killed under load: `dfs verify` finds every acknowledged write on a majority,
-    and says so of one that never was. Two directories are lost for good: what the third has becomes
-    a new cluster after a backup, and a lost member that comes back cannot mix in."""
+    """After kill -9 of all nodes under load `dfs verify` finds every acknowledged write in the logs
+    or states of a majority, and says so of one that is not there. When two of three data
+    directories are lost, `dfs recover` makes a new cluster of what the third has, after a backup;
+    a lost member that comes back cannot mix in."""
     new = Cluster(tmp_path / "new")
     old = Cluster(tmp_path / "old")
     with contextlib.ExitStack() as stack:
