@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from errno import ENOSPC
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,26 @@ def test_a_damaged_state_is_not_exported(tmp_path):
     with source.store.view() as view, pytest.raises(DataLoss, match="the record of a"):
         source.store.export(view, str(tmp_path / "snapshot"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_snapshot_that_found_no_space_leaves_nothing_and_the_next_one_is_whole(
+    filled, kv, tmp_path, monkeypatch
+):
+    """No part of the one that failed is in the next one."""
+
+    def full(_descriptor):
+        raise OSError(ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        exported(filled, tmp_path / "snapshot")
+    assert os.listdir(tmp_path) in ([], ["store"])
+    monkeypatch.undo()
+    filled.delete("l")
+    path = exported(filled, tmp_path / "snapshot")
+    empty = MemoryKV()
+    Store(empty).restore(str(path))
+    assert dump(empty) == dump(kv)
 
 
 def test_a_snapshot_of_a_newer_format_is_refused(writer, tmp_path):

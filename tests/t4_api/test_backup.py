@@ -1,12 +1,15 @@
 """The backup of a node, through every host, through the client and the command line."""
 
 import hashlib
+import os
+from errno import ENOSPC
 from pathlib import Path
 
 import grpc
 import pytest
 
 import dfs
+from dfs.cli.backup import appearing
 from dfs.limits import STREAM_CHUNK_BYTES_MAX
 from dfs.proto import dfs_pb2 as pb
 from dfs.store import backup
@@ -79,9 +82,11 @@ def test_a_stream_that_ends_without_its_digest_is_no_backup():
     good.end()
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path):
-    from dfs.cli.backup import appearing
+def full(_descriptor: int) -> None:
+    raise OSError(ENOSPC, os.strerror(ENOSPC))
 
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch):
     target = tmp_path / "b"
     target.write_bytes(b"the last good one")
 
@@ -99,6 +104,16 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path):
         assert target.read_bytes() == b"the last good one"
     assert target.read_bytes() == b"the next"
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
+    monkeypatch.setattr(os, "fsync", full)
+
+    def find_no_space():
+        with appearing(target) as file:
+            file.write(b"more")
+
+    with pytest.raises(dfs.OutOfSpace, match="was not written: No space left"):
+        find_no_space()
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+    assert target.read_bytes() == b"the next"
     nowhere = appearing(tmp_path / "missing" / "b")
     with pytest.raises(dfs.Misconfigured, match="choose another place"):
         nowhere.__enter__()
