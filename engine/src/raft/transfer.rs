@@ -298,6 +298,7 @@ async fn install(
     offered: Snapshot,
 ) -> io::Result<Vote> {
     let meta = offered.meta.clone();
+    let _needed = shared.snapshots.pin(&meta.last_log_id); // until it has been installed
     let current = tokio::task::spawn_blocking(move || {
         verify(&offered.path, &offered)?;
         shared.snapshots.adopt(offered)
