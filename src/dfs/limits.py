@@ -42,9 +42,9 @@ STREAM_BYTES: Final = 1 << 20
 STREAM_CHUNK_BYTES_MAX is on its way while the next is made. Where many callers do not read, each
 gets less."""
 PINNED_WAIT_MS: Final = 60_000
-"""For a caller to take something of a list, a history or the snapshot of a watch. The state that it
-shows is frozen meanwhile: what is overwritten stays in memory and on disk. So long a reader may do
-something else; a deadline of its own bounds the call as a whole."""
+"""For a caller to take something of a list, a history, a backup or the snapshot of a watch. The
+state that it shows is frozen meanwhile: what is overwritten stays in memory and on disk. So long a
+reader may do something else; a deadline of its own bounds the call as a whole."""
 CONNECTIONS_MAX: Final = 256
 """Each costs buffers; with CALL_BYTES_WAITING_MAX it bounds the memory of a node under attack."""
 CONNECTIONS_PER_ADDRESS_MAX: Final = 128

@@ -9,8 +9,8 @@ import grpc
 import pytest
 
 import dfs
-from dfs.cli.backup import appearing
 from dfs.limits import STREAM_CHUNK_BYTES_MAX
+from dfs.offline.files import appearing
 from dfs.proto import dfs_pb2 as pb
 from dfs.store import backup
 from dfs.store.layout import CURRENT

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import tempfile
-from collections.abc import Iterator
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from ..config import CLIENT, NODE
-from ..errors import DfsError, InvalidArgument, Misconfigured, OutOfSpace
+from ..errors import Cancelled, InvalidArgument, Misconfigured
 from . import output, parsing, shared
 
 if TYPE_CHECKING:
@@ -57,10 +55,10 @@ def snapshot(args: argparse.Namespace) -> None:
 
 def _save(args: argparse.Namespace) -> None:
     if args.file == STANDARD:
-        with shared.client(args) as client:
-            for piece in client.backup(local=args.local):
-                output.raw(piece)
+        _to_standard_output(args)
         return
+    from ..offline.files import appearing
+
     target = Path(args.file)
     with appearing(target) as file, shared.client(args) as client:
         for piece in client.backup(local=args.local):
@@ -72,6 +70,19 @@ def _save(args: argparse.Namespace) -> None:
         _tell(args, target, head)
     if args.output == "table":
         output.note(f"Try: {output.program()} snapshot verify {target}")
+
+
+def _to_standard_output(args: argparse.Namespace) -> None:
+    with shared.client(args) as client:
+        for piece in client.backup(local=args.local):
+            try:
+                output.raw(piece)
+            except BrokenPipeError:
+                # Nothing may be flushed at exit; and it is no success, as it would be for `head`.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise Cancelled(
+                    "whoever read the backup has ended before it was whole"
+                ) from None
 
 
 def _verify(args: argparse.Namespace) -> None:
@@ -141,38 +152,3 @@ def _tell(args: argparse.Namespace, path: Path, head: Head) -> None:
     ]
     for name, value in rows:
         output.text(f"{name:<11} {value}")
-
-
-@contextlib.contextmanager
-def appearing(target: Path) -> Iterator[BinaryIO]:
-    """A file to write, which appears under its name when it is whole and on disk, or not at all."""
-    try:
-        number, name = tempfile.mkstemp(".part", f".{target.name}.", target.parent)
-    except OSError as error:
-        raise Misconfigured(
-            f"{target} cannot be written: {error.strerror or error}; choose another place"
-        ) from None
-    partial = Path(name)
-    try:
-        with os.fdopen(number, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-        _sync(target.parent)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, DfsError):  # some are OSErrors as well
-            raise
-        raise OutOfSpace(f"{target} was not written: {error.strerror or error}") from None
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

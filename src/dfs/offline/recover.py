@@ -15,7 +15,6 @@ The new cluster has a new id and new revisions, so whoever comes back of the old
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -26,6 +25,7 @@ from .._version import version
 from ..errors import DataLoss, FailedPrecondition, Misconfigured
 from ..store import UnknownEntry, backup
 from ..store.operations import parse
+from .files import appearing
 from .places import ENTRY, MEMBERSHIP, NOTHING, Entry, Stopped, opened, rolled
 from .restore import Founded, Founder, restore
 from .state import StateCheck
@@ -146,13 +146,11 @@ def _save(place: Stopped, end: int, file: Path, saved_ns: int) -> int:
         store = rolled(place, place.entries(start, end))
     except UnknownEntry as error:
         raise Misconfigured(f"{place.directory}: {error}") from None
-    with store.view() as view, file.open("xb") as out:
+    with store.view() as view, appearing(file) as out:
         cluster = place.identity.cluster
         head = backup.head_of(view.source, cluster, place.name, version(), saved_ns)
         for part in backup.encode(view.source, head):
             out.write(part)
-        out.flush()
-        os.fsync(out.fileno())
     return store.applied - place.meta.applied
 
 

@@ -20,6 +20,7 @@ from ..identity import ID_BITS, STORE, Identity
 from ..kv import Record, RocksKV
 from ..store import backup
 from ..store.layout import META_KEY, unpack_meta
+from .files import sync_directory
 
 
 class Founder(NamedTuple):
@@ -79,7 +80,7 @@ def _fill(file: Path, directory: Path, founder: Founder, ahead: int) -> Founded:
         finally:
             kv.close()
     Identity(directory, founder.name, number, cluster).save()
-    _sync(directory.parent)
+    sync_directory(directory.parent)
     return Founded(head, cluster.hex(), number, revision)
 
 
@@ -93,11 +94,3 @@ def _founded(
             meta.applied, meta.log_id, meta.membership = revision, log_id, membership
             value = meta.pack()
         yield key, value
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
