@@ -15,8 +15,10 @@ from dfs.check import (
     Call,
     Kind,
     Outcome,
+    Shown,
     Told,
     Undecided,
+    badly_shown,
     badly_told,
     not_linearizable,
     out_of_order,
@@ -347,3 +349,31 @@ def test_what_a_watcher_is_told_rightly():
 ])
 def test_what_a_watcher_is_told_wrongly(told, said):
     assert said in badly_told(told, CALLS, 9, 13)
+
+
+# ---- mounts --------------------------------------------------------------------------------------
+
+def test_reads_of_a_mount_as_all_assignments_of_versions_judge_them():
+    """All sequences of three reads, against all ways to say which version each of them found."""
+    told = [Told("a", 1, b"1"), Told("a", 2, None), Told("a", 3, b"2"), Told("a", 4, None)]
+    versions = [None, *(change.value for change in told)]
+    rights = 0
+    for reads in itertools.product([None, b"1", b"2", b"3"], repeat=3):
+        right = any(
+            [versions[i] for i in places] == list(reads)
+            for places in itertools.combinations_with_replacement(range(len(versions)), 3)
+        )
+        rights += right
+        said = badly_shown([Shown("a", value) for value in reads], told)
+        assert (said is None) is right, (reads, said)
+    assert rights == 18
+
+
+def test_what_a_mount_shows_wrongly():
+    told = [Told("a", 1, b"1"), Told("b", 2, b"2"), Told("a", 3, b"3")]
+    new = [Shown("a", b"3"), Shown("b", b"2")]
+    assert badly_shown(new, told) is None
+    assert badly_shown([Shown("c", None)], told) is None
+    assert "back in time: a" in badly_shown([*new, Shown("a", b"1")], told)
+    assert "back in time: b" in badly_shown([*new, Shown("b", None)], told)
+    assert "no version: b" in badly_shown([Shown("b", b"1")], told)

@@ -17,6 +17,22 @@ const HAND_OVER_PAUSE: Duration = Duration::from_secs(5);
 /// and may write the disk full; Raft by itself asks again every few milliseconds.
 const BUILD_PAUSE: Duration = Duration::from_secs(30);
 
+/// The task that makes a leader send heartbeats. A member that still owes an answer gets its next
+/// one when it has answered.
+pub async fn beat(shared: Arc<Shared>) {
+    let mut beats =
+        tokio::time::interval(Duration::from_millis(shared.options.heartbeat_ms.max(1)));
+    beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while !shared.stopping() {
+        beats.tick().await;
+        if shared.leader() == Leader::Me
+            && let Some(raft) = shared.raft()
+        {
+            let _ = raft.trigger().heartbeat().await; // Raft has stopped: `ended` says so
+        }
+    }
+}
+
 /// The task that does all of it.
 pub struct Housekeeper {
     pub shared: Arc<Shared>,

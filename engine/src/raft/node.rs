@@ -105,7 +105,9 @@ pub fn applied_of(bytes: &[u8]) -> io::Result<Option<LogId>> {
 pub fn raft_config(options: &Options) -> openraft::Config {
     openraft::Config {
         cluster_name: "dfs".into(),
-        heartbeat_interval: options.heartbeat_ms,
+        // For openraft the time between two heartbeats is also the time that an answer may take: a
+        // leader whose network is slower would take no writes. `beat` sends them more often.
+        heartbeat_interval: options.election_ms_min * 3 / 4,
         election_timeout_min: options.election_ms_min,
         election_timeout_max: options.election_ms_max,
         // Without it a node that was cut off disturbs the cluster when it comes back.
@@ -301,6 +303,7 @@ impl Node {
         self.handle.spawn(rounds.run());
         self.handle.spawn(shared.ticks.clone().run());
         self.handle.spawn(Housekeeper::new(shared.clone()).run());
+        self.handle.spawn(super::housekeep::beat(shared.clone()));
     }
 
     fn patience(&self) -> Duration {
