@@ -36,7 +36,7 @@ CLIENT: Final = ("tests/t4_api", "-k", "client")
 MUTANTS: Final = (
     # ---- agreement and its log -------------------------------------------------------------------
     Mutant(  # openraft's default: a killed leader goes on with a shorter log
-        "leader-restore", "engine/src/raft/node.rs",
+        "leader-restore", "engine/src/raft/options.rs",
         "enable_leader_restore: Some(false)", "enable_leader_restore: Some(true)", KILLS,
     ),
     Mutant(  # nodedb 161: two votes in one term

@@ -77,6 +77,36 @@ options! {
     threads = 0;
 }
 
+/// Apply commands that wait for Python; each stands for one move of the commit index.
+const STATE_MACHINE_COMMANDS_MAX: u64 = 1 << 16;
+
+/// openraft's settings. Two of them carry the promise that no acknowledged write is lost.
+pub fn raft_config(options: &Options) -> openraft::Config {
+    openraft::Config {
+        cluster_name: "dfs".into(),
+        // For openraft the time between two heartbeats is also the time that an answer may take: a
+        // leader whose network is slower would take no writes. `beat` sends them more often.
+        heartbeat_interval: options.election_ms_min * 3 / 4,
+        election_timeout_min: options.election_ms_min,
+        election_timeout_max: options.election_ms_max,
+        // Without it a node that was cut off disturbs the cluster when it comes back.
+        enable_pre_vote: Some(true),
+        // By default a restarted leader goes on in its old term and gives away log ids again that
+        // the followers have seen: acknowledged writes are lost.
+        enable_leader_restore: Some(false),
+        // Snapshots and purge are by bytes, in housekeep.rs.
+        snapshot_policy: openraft::SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        // A member behind the purged log gets a snapshot; nobody else.
+        replication_lag_threshold: u64::MAX,
+        max_payload_entries: 1_024,
+        // When it is full Raft itself waits, and answers nobody: a busy Python must not do that.
+        state_machine_channel_size: Some(STATE_MACHINE_COMMANDS_MAX),
+        backoff: "20ms".into(),
+        ..Default::default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Options;

@@ -15,11 +15,10 @@ from ..errors import DfsError, Unavailable
 from ..limits import CLIENT_LEARN_MS_MAX
 from ..proto import dfs_pb2 as pb
 from . import calls, streams
-from .calls import Call, Message, Terms, uuid7
-from .faults import Fault, fault
+from .calls import Call, Message, Terms, encode, uuid7
+from .faults import Fault, fault_of
 from .session import TIMEOUT_S, Session, channel_options
 from .streams import WATCH_SILENCE_S, Lost, Watching
-from .sync import encode
 from .values import Event, Item, Stat, Update
 
 R = TypeVar("R")
@@ -415,10 +414,3 @@ class AsyncClient:
                 del self._methods[key]
             if channel is not None:
                 await channel.close()
-
-
-def fault_of(error: grpc.aio.AioRpcError, endpoint: str, write: bool) -> Fault:
-    """What a failed call says."""
-    return fault(
-        error.code().value[0], error.details() or "", error.trailing_metadata(), endpoint, write
-    )

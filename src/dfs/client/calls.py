@@ -45,6 +45,11 @@ class Call(NamedTuple, Generic[R]):
     request_id: bytes = b""
 
 
+def encode(message: Message) -> bytes:
+    """The bytes to send."""
+    return message.SerializeToString()
+
+
 def uuid7() -> bytes:
     """A UUID of version 7 (RFC 9562): milliseconds since 1970, then random bits."""
     head = time.time_ns() // 1_000_000

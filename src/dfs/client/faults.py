@@ -76,6 +76,13 @@ def fault(
     return Fault(_BY_CODE.get(code, errors.Internal)(text or f"gRPC code {code}"), 0.0, False)
 
 
+def fault_of(error: Any, endpoint: str, write: bool) -> Fault:
+    """What a failed call of gRPC, of either kind, says."""
+    return fault(
+        error.code().value[0], error.details() or "", error.trailing_metadata(), endpoint, write
+    )
+
+
 def _details(value: bytes) -> tuple[str, dict[str, str], float]:
     """(reason, metadata, seconds to wait) of an encoded google.rpc.Status."""
     # 35 ms, only on the way to an error.

@@ -17,26 +17,13 @@ from ..errors import DfsError, Unavailable
 from ..limits import CLIENT_LEARN_MS_MAX
 from ..proto import dfs_pb2 as pb
 from . import calls, streams
-from .calls import Call, Message, Terms
-from .faults import Fault, fault
+from .calls import Call, Message, Terms, encode
+from .faults import Fault, fault_of
 from .session import TIMEOUT_S, Session, channel_options
 from .streams import WATCH_SILENCE_S, Lost, Watching
 from .values import Event, Item, Stat, Update
 
 R = TypeVar("R")
-
-
-def encode(message: Message) -> bytes:
-    """The bytes to send."""
-    return message.SerializeToString()
-
-
-def fault_of(error: grpc.RpcError, endpoint: str, write: bool) -> Fault:
-    """What a failed call says."""
-    call: Any = error
-    return fault(
-        call.code().value[0], call.details() or "", call.trailing_metadata(), endpoint, write
-    )
 
 
 class Client:
