@@ -125,6 +125,10 @@ FLUSH_INTERVAL_MS: Final = 2_000
 """What the log keeps for the store after a crash: about so much is replayed."""
 HISTORY_AGE_S: Final = 24 * 3_600
 """A day: a watcher that was away over night resumes, a mistake of yesterday can be looked at."""
+REQUEST_AHEAD_S_MAX: Final = 60
+"""By which the clock of a client may be ahead, so that its request ids are remembered until they
+are older than history: so much longer may history take to be pruned. Where HISTORY_REVISIONS_MAX
+are written in less time, a repetition from a clock that is worse could be applied again."""
 HISTORY_REVISIONS_MAX: Final = 1_000_000
 """Log entries whose changes are kept, and what comes within FLOOR_INTERVAL_MS: bounds the disk
 where much is written within HISTORY_AGE_S. An entry may be more than one change: a recursive

@@ -44,7 +44,8 @@ SETTLING_S: Final = 10
 
 def new_id(world: World) -> bytes:
     """A UUID of version 7 by the simulation's clock and chance."""
-    number = world.wall_ns() // 1_000_000 << 80 | world.chance.getrandbits(80)
+    ahead_ns = 0 if world.calm else int(world.knobs.callers_ahead_s * 1e9)
+    number = (world.wall_ns() + ahead_ns) // 1_000_000 << 80 | world.chance.getrandbits(80)
     number = number & ~(0xF << 76) & ~(0x3 << 62) | 7 << 76 | 2 << 62
     return number.to_bytes(16, "big")
 

@@ -62,6 +62,8 @@ class Knobs:
     """Of streams, so many break by themselves."""
     dies_answering: float
     """Of answers to writes, so many are the last thing that a member would have done."""
+    callers_ahead_s: float
+    """The clocks of clients are ahead by so much."""
     history_revisions: int
     history_age_s: int
     bounds: dict[str, int]
@@ -81,6 +83,7 @@ def choose(chance: random.Random) -> Knobs:
         keys=chance.choice((1, 2, 4)),
         copies=chance.choice((0.0, 0.15, 0.4)), resets=chance.choice((0.0, 0.4, 0.9)),
         dies_answering=chance.choice((0.0, 0.0, 0.1, 0.25)),
+        callers_ahead_s=chance.choice((0.0, 0.0, 0.5, 4.0)),
         history_revisions=chance.choice((4, 12, 40, 1_000_000)),
         history_age_s=chance.choice((1, 4, 86_400)),
         bounds={name: bound(values) for name, _, values in _BOUNDS},

@@ -104,11 +104,8 @@ class Model:
         if known is not None:
             self.repeated += 1
             again = known.answer if known.what == what else "InvalidArgument"
-            if known.index >= self.floor:
-                return (again,)
-            self.world.check(
-                too_old, f"the id of {known} is forgotten, but not refused at {index}"
-            )
+            if known.index >= self.floor or not too_old:
+                return (again,)  # Else nobody would refuse it once it is forgotten.
             return again, "RequestTooOld"
         if too_old:
             self.world.counts["request id too old"] += 1

@@ -63,7 +63,12 @@ def repetitions_are_applied_again() -> AbstractContextManager[Any]:
 
 @mutant
 def ids_older_than_history_are_taken() -> AbstractContextManager[Any]:
-    return patch.object(dfs.store.operations, "_uuid7_ns", lambda _: 0)
+    return patch.object(dfs.store.operations, "uuid7_ns", lambda _: 0)
+
+
+@mutant
+def ids_from_clocks_that_are_ahead_are_forgotten() -> AbstractContextManager[Any]:
+    return patch.object(dfs.store.batch, "uuid7_ns", lambda _: 0)
 
 
 @mutant

@@ -100,6 +100,21 @@ def test_an_id_is_kept_as_long_as_the_history_that_names_it(writer):
     assert [key for key, _ in dump(writer.kv) if key[:1] == b"d"] == []
 
 
+def test_an_id_from_a_clock_that_is_ahead_is_remembered_until_it_is_refused(writer):
+    """As long as nothing would refuse its repetition, history keeps what the request did, though
+    the floor has passed it."""
+    ahead = uuid7(writer.now + 10**9)
+    first = writer.put("a", b"1", request_id=ahead)
+    writer.put("a", b"2")
+    writer.set_floor(writer.put("x"))
+    assert writer.put("a", b"1", request_id=ahead) == first, "not applied again"
+    writer.now += 2 * 10**9
+    writer.set_floor(writer.put("x"))
+    with pytest.raises(RequestTooOld):
+        writer.put("a", b"1", request_id=ahead)
+    assert [key for key, _ in dump(writer.kv) if key[:1] == b"d"] == []
+
+
 def test_an_id_older_than_history_is_refused(writer):
     """A request whose id is a UUID of version 7 and older than the retained history is refused,
     because nobody knows any more whether it was applied."""

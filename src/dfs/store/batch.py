@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Final
 from dfs._engine import pack_file, pack_put
 from dfs.errors import DataLoss, Internal
 from dfs.kv import KeyValue
-from dfs.limits import FLOOR_PRUNE_BYTES_MAX, FLOOR_PRUNE_EVENTS_MAX, SMALL_VALUE_BYTES_MAX
+from dfs.limits import (
+    FLOOR_PRUNE_BYTES_MAX,
+    FLOOR_PRUNE_EVENTS_MAX,
+    REQUEST_AHEAD_S_MAX,
+    SMALL_VALUE_BYTES_MAX,
+)
 from dfs.proto.dfs_pb2 import DIRECTORY, FILE
 from dfs.store.encode import with_children
 from dfs.store.layout import (
@@ -48,6 +53,13 @@ if TYPE_CHECKING:
 
 _HASH_MODULUS: Final = 1 << 128
 _TIME_NS_MAX: Final = (1 << 63) - 1
+
+
+def uuid7_ns(request_id: bytes) -> int:
+    """The end of the millisecond in which a UUID of version 7 was made; 0 for another id."""
+    if request_id[6] >> 4 != 7 or request_id[8] >> 6 != 2:
+        return 0
+    return (int.from_bytes(request_id[:6]) + 1) * 1_000_000
 
 
 class Batch:
@@ -284,6 +296,9 @@ class Batch:
         An event that is passed takes with it what it replaced, its request id, and itself if it
         is a deletion. So the newest version below the floor stays: a read at any revision from
         the floor on is right, and so is the content of a live key, however old.
+
+        An event waits, and all behind it, while its request id is not older than the floor: it was
+        made by a clock that is ahead, and without the event nobody would refuse its repetition.
         """
         meta = self.meta
         if meta.pruned >= meta.floor:
@@ -292,12 +307,14 @@ class Batch:
         begin = history_key(meta.pruned, meta.pruned_sub)
         for store_key, value in self._events(begin, history_key(meta.floor, 0)):
             revision, sub = place_of(store_key)
-            if not left or bytes_left <= 0:
+            event = unpack_event(store_key, value)
+            ahead_ns = uuid7_ns(event.request_id) - meta.floor_time_ns
+            if not left or bytes_left <= 0 or 0 <= ahead_ns < REQUEST_AHEAD_S_MAX * 1_000_000_000:
                 meta.pruned, meta.pruned_sub = revision, sub
                 return
             left -= 1
             bytes_left -= len(value)
-            self._forget(store_key, unpack_event(store_key, value))
+            self._forget(store_key, event)
         meta.pruned, meta.pruned_sub = meta.floor, 0
 
     def _events(self, begin: bytes, end: bytes) -> Iterator[Stored]:

@@ -37,7 +37,7 @@ from dfs.proto.dfs_pb2 import (
     SymlinkRequest,
 )
 from dfs.proto.internal.log_pb2 import Entry
-from dfs.store.batch import Batch
+from dfs.store.batch import Batch, uuid7_ns
 from dfs.store.layout import (
     CURRENT,
     IMPLICIT,
@@ -63,7 +63,6 @@ SYMLINK_MODE: Final = 0o777
 """What a key gets whose writer names no mode."""
 
 _SHA256_BYTES = 32
-_NS_PER_MS = 1_000_000
 
 
 Outcome = tuple[int, int]
@@ -396,20 +395,13 @@ def _done_before(batch: Batch, request_id: bytes, fingerprint: int) -> Outcome |
                 f" (revision {done.revision}): ids must be unique"
             )
         return done.revision, done.deleted
-    made_ns = _uuid7_ns(request_id)
+    made_ns = uuid7_ns(request_id)
     if made_ns and made_ns < batch.meta.floor_time_ns:
         raise RequestTooOld(
             f"the request id {request_id.hex()} is older than the retained history, so whether it"
             " was applied can no longer be told; for a new request check the client's clock"
         )
     return None
-
-
-def _uuid7_ns(request_id: bytes) -> int:
-    """The end of the millisecond in which a UUID of version 7 was made; 0 for another id."""
-    if request_id[6] >> 4 != 7 or request_id[8] >> 6 != 2:
-        return 0
-    return (int.from_bytes(request_id[:6]) + 1) * _NS_PER_MS
 
 
 # ---- entries of other versions -------------------------------------------------------------------
