@@ -31,6 +31,7 @@ PARTITIONS: Final = kills("test_nemesis.py::test_partitions")
 KILLS: Final = kills("test_kills.py::test_kill_nodes_under_load")
 STORE: Final = ("tests/t1_store",)
 NODE: Final = ("tests/t3_node",)
+CHANGES: Final = ("tests/t3_node/test_changes.py", "-k", "memory")
 CLIENT: Final = ("tests/t4_api", "-k", "client")
 
 MUTANTS: Final = (
@@ -66,6 +67,31 @@ MUTANTS: Final = (
         "purged-before-durable", "engine/src/raft/housekeep.rs",
         "snapshot.min(known).min(self.shared.log.extent().durable)", "snapshot.min(known)",
         POWER,
+    ),
+    # ---- who the members are ---------------------------------------------------------------------
+    Mutant(  # two majorities that do not meet
+        "two-votes-in-one-change", "src/dfs/node/plans.py",
+        "learner = replace(there, raft=new.raft, grpc=new.grpc)",
+        "learner = replace(there, raft=new.raft, grpc=new.grpc, voter=True)",
+        ("tests/t3_node/test_plans.py",),
+    ),
+    Mutant(
+        "removed-below-the-majority", "src/dfs/node/plans.py",
+        "if left.spare >= 0:", "if left.spare >= -1:", ("tests/t3_node/test_plans.py",),
+    ),
+    Mutant(
+        "configuration-not-compared", "src/dfs/node/changes.py",
+        "if meant not in (None, now.config):", "if meant not in (None, now.config) and not meant:",
+        CHANGES,
+    ),
+    Mutant(  # a second node under the name of one that lives
+        "living-member-replaced", "src/dfs/node/changes.py",
+        "            if number == member.id:\n", "            if number == -1:\n", CHANGES,
+    ),
+    Mutant(
+        "removed-node-goes-on", "src/dfs/node/hot.py",
+        "return self.fault or self.away or self.dismissal", "return self.fault or self.away",
+        CHANGES,
     ),
     # ---- reads -----------------------------------------------------------------------------------
     Mutant(  # etcd, TiKV 9239
