@@ -6,6 +6,7 @@ import json
 import pytest
 
 from dfs.errors import FailedPrecondition, Misconfigured, NotAMember, Unavailable
+from dfs.identity import open_identity
 
 from .conftest import REMOVED, wait_until
 
@@ -199,12 +200,12 @@ async def test_all_restart_without_peers(any_cluster):
 async def test_a_stop_between_membership_and_identity_is_made_good(any_cluster):
     members = await any_cluster.three()
     for member in members[:2]:
-        path = any_cluster.root / member.name / "identity.json"
         await member.stop()
-        lost = json.loads(path.read_text())
-        path.write_text(json.dumps({**lost, "cluster": None}))
+        identity = open_identity(any_cluster.root / member.name, member.name)
+        lost, identity.cluster = identity.cluster, b""
+        identity.save()
         again = await any_cluster.start(member.name)
-        assert again.node.cluster.hex() == lost["cluster"]
+        assert again.node.cluster == lost
 
 
 @pytest.mark.allow_logs(REMOVED)
