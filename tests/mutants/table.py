@@ -222,4 +222,24 @@ MUTANTS: Final = (
         'right = hashlib.file_digest(file, "sha256").digest() == sha256', "right = True",
         ("tests/t5_mount",),
     ),
+    # ---- backup, audit, recovery -----------------------------------------------------------------
+    Mutant(  # two clusters made of one backup could be taken for one
+        "restored-nodes-are-the-same", "src/dfs/offline/restore.py",
+        "number = secrets.randbits(ID_BITS) or 1", "number = 1",
+        ("tests/t1_store/test_backup.py",),
+    ),
+    Mutant(
+        "half-a-backup-is-whole", "src/dfs/client/streams.py",
+        "        if not self._ended:", "        if False:", ("tests/t4_api/test_backup.py",),
+    ),
+    Mutant(
+        "recovery-drops-the-tail", "src/dfs/offline/recover.py",
+        "end = place.last.position if with_tail", "end = place.committed if with_tail",
+        ("tests/t3_node/test_offline.py",),
+    ),
+    Mutant(
+        "audit-believes-the-state-hash", "src/dfs/offline/state.py",
+        "        if self.state_hash != meta.state_hash:", "        if False:",
+        ("tests/t1_store/test_state_check.py",),
+    ),
 )
