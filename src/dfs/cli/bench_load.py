@@ -16,8 +16,8 @@ from typing import Any, Final, NamedTuple
 
 import grpc.aio
 
-from ..client.faults import fault_of
 from ..client.calls import FILES, consistency, uuid7
+from ..client.faults import fault_of
 from ..client.session import channel_options, target
 from ..proto import dfs_pb2 as pb
 
