@@ -14,7 +14,8 @@ log = logging.getLogger("dfs.node")
 
 
 async def in_thread(work: Callable[..., T], *arguments: Any, pool: Executor | None = None) -> T:
-    """Runs short blocking work in a thread and, even when cancelled, waits for its end.
+    """Runs short blocking work in a thread and, even when cancelled more than once, waits for its
+    end.
 
     Whoever cancels may then close what the work was using.
     """
@@ -22,7 +23,11 @@ async def in_thread(work: Callable[..., T], *arguments: Any, pool: Executor | No
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
-        await asyncio.wait([future])
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError:
+                continue  # Once more: a caller goes, and then the node stops.
         if not future.cancelled():
             future.exception()  # looked at: nobody else will
         raise
