@@ -47,9 +47,9 @@ async def test_a_node_that_lost_its_data_joins_in_its_own_place(any_cluster):
     await wait_until(again.votes)
 
 
-async def test_nobody_takes_the_place_of_a_member_that_lives(any_cluster):
-    one, two, _ = await any_cluster.three()
-    other = await waiting(any_cluster, "node2", "node9", data="twin", address="twin")
+async def test_nobody_takes_the_place_of_a_member_that_lives(cluster):
+    one, two, _ = await cluster.three()
+    other = await waiting(cluster, "node2", "node9", data="twin", address="twin")
     lives = two.running.identity.id
     before = ids(one)
     with pytest.raises(Unavailable, match=r"node2 answers at .* can join in its place when it is"):
@@ -61,10 +61,10 @@ async def test_nobody_takes_the_place_of_a_member_that_lives(any_cluster):
     assert ids(one) == before
 
 
-async def test_another_id_than_the_present_one_is_not_replaced(any_cluster):
-    one, two, _ = await any_cluster.three()
+async def test_another_id_than_the_present_one_is_not_replaced(cluster):
+    one, two, _ = await cluster.three()
     await two.stop()
-    again = await waiting(any_cluster, "node2", "node9", data="emptied")
+    again = await waiting(cluster, "node2", "node9", data="emptied")
     before = ids(one)
     with pytest.raises(FailedPrecondition, match="dfs member replace node2"):
         await again.node._cluster.ask(one.raft, join(again, replaces=12345))
@@ -88,8 +88,8 @@ async def test_a_dead_node_is_replaced_by_one_of_another_name(any_cluster):
     assert again["plan"]["nothing"]
 
 
-async def test_what_is_to_be_replaced_and_by_what_has_to_be_there(any_cluster):
-    one, two, _ = await any_cluster.three()
+async def test_what_is_to_be_replaced_and_by_what_has_to_be_there(cluster):
+    one, two, _ = await cluster.three()
     with pytest.raises(NotAMember, match="node7 is no member; there are node1, node2, node3"):
         await one.node.operate({"op": "replace", "name": "node7"})
     with pytest.raises(NotAMember, match=r"node2 at .* is the member itself"):
@@ -100,23 +100,23 @@ async def test_what_is_to_be_replaced_and_by_what_has_to_be_there(any_cluster):
 
 
 @pytest.mark.allow_logs(REMOVED)
-async def test_a_living_member_is_replaced_when_told_so(any_cluster):
-    one, two, _ = await any_cluster.three()
-    four = await waiting(any_cluster, "node4", "node9")
+async def test_a_living_member_is_replaced_when_told_so(cluster):
+    one, two, _ = await cluster.three()
+    four = await waiting(cluster, "node4", "node9")
     await one.node.operate({"op": "replace", "name": "node2", "raft": four.raft, "force": True})
     await four.joining
     await wait_until(four.votes)
     assert two.running.identity.id not in ids(one)
 
 
-async def test_a_change_for_other_members_than_those_there_is_refused(any_cluster):
+async def test_a_change_for_other_members_than_those_there_is_refused(cluster):
     """A change that names the configuration it was planned for is refused when another was made
     first, and told what is there now."""
-    one, two, _ = await any_cluster.three()
+    one, two, _ = await cluster.three()
     config = one.engine.status()["config"]
     shown = await two.node.operate({"op": "remove", "name": "node3", "dry_run": True})
     assert shown["plan"]["config"] == shown["config"] == config
-    four = await waiting(any_cluster, "node4", "node9")
+    four = await waiting(cluster, "node4", "node9")
     await one.node.operate({"op": "add", "raft": four.raft, "promote": False})
     with pytest.raises(
         FailedPrecondition,
