@@ -60,7 +60,8 @@ MUTANTS: Final = (
     ),
     Mutant(  # qdrant 1329: the last entry of a conflict stays
         "truncated-too-little", "engine/src/raft/log/mod.rs",
-        "let at = last.map_or(0, |l| l.index + 1);", "let at = last.map_or(0, |l| l.index + 2);",
+        "self.truncate_at(last.map_or(0, |l| l.index + 1)).await",
+        "self.truncate_at(last.map_or(0, |l| l.index + 2)).await",
         PARTITIONS,
     ),
     Mutant(
@@ -144,7 +145,7 @@ MUTANTS: Final = (
     ),
     # ---- outcomes --------------------------------------------------------------------------------
     Mutant(
-        "unknown-is-called-undone", "engine/src/raft/queue.rs",
+        "unknown-is-called-undone", "engine/src/raft/propose.rs",
         'Outcome::Unknown(why) => Err(self.failure("outcome_unknown").with(why)),',
         'Outcome::Unknown(why) => Err(self.failure("no_leader").with(why)),', KILLS,
     ),
