@@ -176,15 +176,15 @@ def test_a_save_that_its_node_does_not_survive_says_so(tmp_path):
         assert len(rest) < LARGE * LARGE_COUNT
         node.start()
         wait_until("the node is back", lambda: node.status().leader)
-        piped = subprocess.Popen(
+        with subprocess.Popen(
             [*argv, "-", *endpoint], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        assert piped.stdout is not None
-        assert piped.stderr is not None
-        assert piped.stdout.read(1000).startswith(backup.MAGIC)
-        piped.stdout.close()
-        assert b"has ended before it was whole" in piped.stderr.read()
-        assert piped.wait(COMMAND_S) == 1
+        ) as piped:
+            assert piped.stdout is not None
+            assert piped.stderr is not None
+            assert piped.stdout.read(1000).startswith(backup.MAGIC)
+            piped.stdout.close()
+            assert b"has ended before it was whole" in piped.stderr.read()
+            assert piped.wait(COMMAND_S) == 1
         file = tmp_path / "saved" / "file"
         file.parent.mkdir()
         saving = subprocess.Popen([*argv, file, *endpoint], stderr=subprocess.PIPE)
