@@ -45,7 +45,7 @@ async fn round(dir: &Path, config: openraft::Config) -> u64 {
     let side = node(&dir.join("side"));
     let shared = side.shared.clone();
     let _python = python::Python::start(shared.queue.clone());
-    let log = Log::open(&dir.join("log")).unwrap();
+    let log = Log::open(&dir.join("log"), &Options::default()).unwrap();
     let snapshots = Snapshots::open(&dir.join("snapshots")).unwrap();
     let (queue, progress) = (shared.queue.clone(), shared.progress.clone());
     let machine = Machine::new(queue, progress, snapshots, None, Default::default());

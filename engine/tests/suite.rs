@@ -3,6 +3,7 @@ mod python;
 
 use dfs_engine::raft::log::Log;
 use dfs_engine::raft::machine::Machine;
+use dfs_engine::raft::options::Options;
 use dfs_engine::raft::queue::Queue;
 use dfs_engine::raft::snapshot::Snapshots;
 use dfs_engine::raft::types::Types;
@@ -21,7 +22,7 @@ struct Keep {
 impl StoreBuilder<Types, Log, Machine, Keep> for Builder {
     async fn build(&self) -> Result<(Keep, Log, Machine), openraft::StorageError<Types>> {
         let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(&dir.path().join("log")).unwrap();
+        let log = Log::open(&dir.path().join("log"), &Options::default()).unwrap();
         let snapshots = Snapshots::open(&dir.path().join("snapshots")).unwrap();
         let queue = Arc::new(Queue::new(0));
         let python = python::Python::start(queue.clone());

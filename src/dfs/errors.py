@@ -201,3 +201,14 @@ ALL: tuple[type[DfsError], ...] = (
     OutcomeUnknown, DeadlineExceeded, PermissionDenied, Cancelled, Unimplemented, DataLoss,
     Internal, Misconfigured,
 )
+
+
+def remedy(error: BaseException) -> str:
+    """What to do when a disk has caused `error`, to be put behind its text; else ""."""
+    text = str(error)
+    number = getattr(error, "errno", 0)
+    if number == errno.ENOSPC or "No space left" in text:
+        return "; make room on that disk, then start the node again"
+    if number == errno.EIO or "Input/output error" in text:
+        return "; look for errors of that disk in the kernel log, then start the node again"
+    return ""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from .errors import Misconfigured
+from .errors import Misconfigured, remedy
 
 FILE: Final = "identity.json"
 LOG: Final = "log"
@@ -135,9 +135,16 @@ class Identity:
             return "", []  # the peers of the settings are left to ask
 
     def save(self) -> None:
-        """Replaces the file by one that says what this object says."""
-        os.replace(self._write_temporary(), self.directory / FILE)
-        sync_directory(self.directory)
+        """Replaces the file by one that says what this object says. Raises Misconfigured when the
+        disk refuses; the file says the one or the other then."""
+        path = self.directory / FILE
+        try:
+            os.replace(self._write_temporary(), path)
+            sync_directory(self.directory)
+        except OSError as error:
+            raise Misconfigured(
+                f"{path} cannot be written: {error.strerror or error}{remedy(error)}"
+            ) from None
 
     def abandon(self) -> None:
         """Undoes the first start of a node that never became a member: nothing stays on disk.
@@ -187,8 +194,8 @@ def open_identity(directory: Path, name: str) -> Identity:
         return _open(directory, name)
     except OSError as error:
         raise Misconfigured(
-            f"the data directory {directory} cannot be used: {error.strerror or error};"
-            " make it writable or choose another with -data"
+            f"the data directory {directory} cannot be used: {error.strerror or error}"
+            + (remedy(error) or "; make it writable or choose another with -data")
         ) from None
 
 

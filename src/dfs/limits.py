@@ -109,6 +109,17 @@ SNAPSHOT_LOG_BYTES: Final = 16 << 20
 file of the log. Never less than the size of a state that was written for another member."""
 LOG_KEEP_BYTES: Final = 64 << 20
 """Kept behind such a mark so that a member that was away briefly needs no snapshot."""
+LOG_FILE_BYTES: Final = 16 << 20
+"""Of one file of the log: purging frees whole files, so no more than one stays longer than it has
+to."""
+DISK_LATE_MS: Final = 25
+"""A write of the log is late when a majority of the others had it on disk so much earlier: several
+times what a good disk takes, half a heartbeat."""
+DISK_LATE_FOR_MS: Final = 2_000
+"""A leader whose every write was late for so long hands leadership away; a disk that is busy for a
+moment does not move it."""
+DISK_STALL_MS_MAX: Final = 1_000
+"""So does one of whose writes a majority has had so much longer than its own disk."""
 NO_LEADER_MS_MAX: Final = 5_000
 """How long a call waits for a leader: an election takes one second, a restart a few."""
 ANSWER_MS_MAX: Final = 1_000
@@ -290,6 +301,9 @@ DISK_FREE_BYTES_MIN: Final = 128 << 20
 segments and two memtables."""
 DISK_CHECK_INTERVAL_MS: Final = 1_000
 """A disk fills by less than DISK_FREE_BYTES_MIN in this time."""
+DISK_TOLD_MS_MAX: Final = 5 * DISK_CHECK_INTERVAL_MS
+"""So long a node believes what the leader last said of the space of all; then it looks at its own
+disk."""
 READY_INTERVAL_MS: Final = 200
 """Between two looks at whether this node is ready and who leads."""
 CONTACT_MS_MAX: Final = 2 * ELECTION_MS_MAX

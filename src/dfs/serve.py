@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from . import limits
 from ._version import version
-from .errors import DfsError, Misconfigured
+from .errors import DfsError, Misconfigured, OutOfSpace, remedy
 from .healing import Elsewhere, Healer, LogLost, become_another, check_log, claim
 from .identity import LOG, SOCKET, UPSTREAM, Identity, open_identity
 from .kv import KeyValue, RocksKV
@@ -33,6 +33,7 @@ ENGINE_OPTIONS: Final = (
     "connections_per_address_max", "handshake_ms_max", "snapshot_log_bytes", "log_keep_bytes",
     "no_leader_ms_max", "answer_ms_max", "stall_ms_max", "python_ms_max", "progress_ms_max",
     "answers_bytes_max", "stream_bytes", "apply_lag_entries_max", "apply_lag_bytes_max",
+    "log_file_bytes", "disk_late_ms", "disk_late_for_ms", "disk_stall_ms_max",
 )  # fmt: skip
 """Limits that the engine takes under their own name."""
 
@@ -230,11 +231,11 @@ async def _open_data(
                 await opened.aclose()
                 become_another(identity, str(lost), peers)
                 continue
-            except OSError as error:
-                if isinstance(error, DfsError):
+            except (OSError, OutOfSpace) as error:
+                if isinstance(error, DfsError) and not isinstance(error, OutOfSpace):
                     raise
                 raise Misconfigured(
-                    f"the data directory {settings.data} cannot be used: {error}"
+                    f"the data directory {settings.data} cannot be used: {error}{remedy(error)}"
                 ) from None
             opened.callback(store.close)
             stack.push_async_exit(opened.pop_all())
@@ -268,7 +269,9 @@ def _open_engine(settings: Settings, identity: Identity, backend: Backend) -> En
     except backend.engine_error as error:
         raise LogLost(str(error)) from None
     except OSError as error:
-        raise Misconfigured(f"the log in {directory} cannot be opened: {error}") from None
+        raise Misconfigured(
+            f"the log in {directory} cannot be opened: {error}{remedy(error)}"
+        ) from None
 
 
 async def _start(node: Node, backend: Backend) -> None:
@@ -277,11 +280,11 @@ async def _start(node: Node, backend: Backend) -> None:
     except OSError as error:
         if isinstance(error, DfsError):
             raise
-        remedy = "choose another with -raft or -grpc"
+        choice = "choose another with -raft or -grpc"
         if error.errno == errno.EADDRINUSE:
-            remedy = f"stop what listens there, or {remedy}"
+            choice = f"stop what listens there, or {choice}"
         why = error.strerror or error
-        raise Misconfigured(f"a port cannot be opened: {why}; {remedy}") from None
+        raise Misconfigured(f"a port cannot be opened: {why}; {choice}") from None
     except backend.engine_error as error:
         raise Misconfigured(str(error)) from None
 

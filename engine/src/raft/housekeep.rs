@@ -13,6 +13,9 @@ const TICK: Duration = Duration::from_millis(50);
 const SLOW_TICK: Duration = Duration::from_millis(500);
 /// Between two attempts to hand leadership away.
 const HAND_OVER_PAUSE: Duration = Duration::from_secs(5);
+/// Between two that a slow disk causes it doubles up to here: when leadership comes back again and
+/// again, nobody else does better.
+const SLOW_DISK_PAUSE_MAX: Duration = Duration::from_secs(600);
 /// Between two attempts to write a snapshot for members when one has failed. Each pins the state
 /// and may write the disk full; Raft by itself asks again every few milliseconds.
 const BUILD_PAUSE: Duration = Duration::from_secs(30);
@@ -39,6 +42,8 @@ pub struct Housekeeper {
     term: u64,
     purged: u64,
     hand_over_after: Instant,
+    /// After the next time that a slow disk makes this node hand leadership away.
+    slow_disk_pause: Duration,
     peers: HashMap<u64, Seen>,
 }
 
@@ -56,6 +61,7 @@ impl Housekeeper {
             term: 0,
             purged: 0,
             hand_over_after: now,
+            slow_disk_pause: HAND_OVER_PAUSE,
             peers: HashMap::new(),
         }
     }
@@ -75,6 +81,7 @@ impl Housekeeper {
                 return;
             }
             self.watch_python();
+            self.watch_disk();
             if slow <= Instant::now() {
                 slow = Instant::now() + SLOW_TICK;
                 self.keep_log_short(&raft).await;
@@ -91,7 +98,7 @@ impl Housekeeper {
         }
     }
 
-    /// Raft has stopped by itself: its storage failed.
+    /// The log has failed, or Raft has stopped by itself.
     fn ended(&mut self, raft: &Raft) -> bool {
         let (state, term) = {
             let receiver = raft.metrics();
@@ -105,11 +112,15 @@ impl Housekeeper {
                 .elections
                 .fetch_add(1, Ordering::Relaxed);
         }
-        let Err(fatal) = state else { return false };
+        let why = match (self.shared.log.failure(), state) {
+            (Some(why), _) => why.into(),
+            (None, Err(fatal)) => format!("Raft has ended: {fatal}"),
+            (None, Ok(())) => return false,
+        };
         if !self.shared.stopping() {
             self.shared.queue.fatal(format!(
-                "the engine has stopped and took no harm that a restart does not heal: {fatal}. \
-                 Check the disk (space, errors in the kernel log), then start the node again"
+                "{why}. Nothing that was acknowledged is lost. Check the disk (space, errors in \
+                 the kernel log), then start the node again"
             ));
         }
         true
@@ -119,10 +130,29 @@ impl Housekeeper {
     fn watch_python(&mut self) {
         let limit = Duration::from_millis(self.shared.options.python_ms_max);
         let stuck = self.shared.queue.stuck().is_some_and(|away| away > limit);
-        if !stuck || self.hand_over_after > Instant::now() || self.shared.leader() != Leader::Me {
+        if stuck && self.may_hand_over() {
+            self.hand_over(HAND_OVER_PAUSE);
+        }
+    }
+
+    /// A leader whose disk is slower than those of a majority hands leadership away.
+    fn watch_disk(&mut self) {
+        if self.shared.log.trouble().is_none() || !self.may_hand_over() {
             return;
         }
-        self.hand_over_after = Instant::now() + HAND_OVER_PAUSE;
+        let count = &self.shared.counters.handed_over_for_disk;
+        count.fetch_add(1, Ordering::Relaxed);
+        self.hand_over(self.slow_disk_pause);
+        self.slow_disk_pause = (2 * self.slow_disk_pause).min(SLOW_DISK_PAUSE_MAX);
+    }
+
+    fn may_hand_over(&self) -> bool {
+        self.hand_over_after <= Instant::now() && self.shared.leader() == Leader::Me
+    }
+
+    /// Begins it, and does not again for so long.
+    fn hand_over(&mut self, pause: Duration) {
+        self.hand_over_after = Instant::now() + pause;
         let shared = self.shared.clone();
         tokio::spawn(async move { shared.transfer_leader(0, HAND_OVER_PAUSE).await });
     }

@@ -114,7 +114,7 @@ impl Node {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let lock = lock(&setup.data_dir)?;
-        let log = Log::open(&setup.data_dir.join("log"))?;
+        let log = Log::open(&setup.data_dir.join("log"), &setup.options)?;
         let snapshots = Snapshots::open(&setup.data_dir.join("snapshots"))?;
         // bounded: both by the gates of this node and of those that forward to it
         let (proposals, proposals_rx) = mpsc::unbounded_channel();
@@ -465,9 +465,9 @@ async fn build(shared: Arc<Shared>, config: Arc<openraft::Config>, machine: Mach
             }
         }
         Err(fatal) if !shared.stopping() => {
-            shared
-                .queue
-                .fatal(format!("Raft cannot start from what is on disk: {fatal}"));
+            let why = shared.log.failure().map(str::to_string);
+            let why = why.unwrap_or_else(|| format!("Raft cannot start: {fatal}"));
+            shared.queue.fatal(why);
         }
         Err(_) => {}
     }

@@ -61,6 +61,14 @@ options! {
     snapshot_log_bytes = 16 << 20;
     /// Kept behind a snapshot, so that a member that was away briefly needs none.
     log_keep_bytes = 64 << 20;
+    /// Of one file of the log; a purge frees whole files.
+    log_file_bytes = 16 << 20;
+    /// A flush of the log is late when a majority without this node was so much quicker.
+    disk_late_ms = 25;
+    /// A leader whose every flush was late for so long hands leadership away.
+    disk_late_for_ms = 2_000;
+    /// So does one whose flush takes so much longer than that of a majority.
+    disk_stall_ms_max = 1_000;
     /// How long a proposal or read waits for a leader before it fails.
     no_leader_ms_max = 5_000;
     /// A peer that owes an answer longer than this gets a new append session.

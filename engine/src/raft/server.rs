@@ -86,7 +86,7 @@ async fn serve(shared: &Arc<Shared>, hello: &Hello, frames: Frames) -> io::Resul
     };
     match hello.purpose {
         Purpose::Append => {
-            let ended = append(raft.clone(), frames).await;
+            let ended = append(shared, raft.clone(), frames).await;
             stand::after_session(shared, &raft, hello.from_id).await;
             ended
         }
@@ -100,7 +100,7 @@ async fn serve(shared: &Arc<Shared>, hello: &Hello, frames: Frames) -> io::Resul
 
 /// An append session. The leader may end its half after one request (a probe): what is owed is
 /// still answered.
-async fn append(raft: Raft, frames: Frames) -> io::Result<()> {
+async fn append(shared: &Shared, raft: Raft, frames: Frames) -> io::Result<()> {
     let (mut from, to) = frames.stream.into_split();
     let mut buffer = frames.buffer;
     let (requests, mut rx) = mpsc::channel::<AppendRequest>(READ_AHEAD);
@@ -114,7 +114,9 @@ async fn append(raft: Raft, frames: Frames) -> io::Result<()> {
     let mut writer = tokio::spawn(pump(results, to, put_append_result));
     let guard = Guard(writer.abort_handle());
     while let Some(mut request) = read_frame(&mut from, &mut buffer, FRAME_BYTES_MAX).await? {
-        if requests.send(get_append(&mut request)?).await.is_err() {
+        let request = get_append(&mut request)?;
+        shared.hear(&request.vote);
+        if requests.send(request).await.is_err() {
             break;
         }
     }
@@ -128,7 +130,7 @@ async fn append(raft: Raft, frames: Frames) -> io::Result<()> {
 async fn control(shared: &Shared, hello: &Hello, raft: Raft, mut frames: Frames) -> io::Result<()> {
     while let Some(request) = frames.read(FRAME_BYTES_MAX).await? {
         shared.peers.heard(hello.from_id);
-        let answer = control_answer(&shared.log, &raft, request).await?;
+        let answer = control_answer(shared, &raft, request).await?;
         frames.write(&answer).await?;
     }
     Ok(())
@@ -140,12 +142,13 @@ fn holds(log: &Log, request: &mut Bytes) -> io::Result<bool> {
     Ok(log.saved_vote() == Some(get_vote(request)?))
 }
 
-async fn control_answer(log: &Log, raft: &Raft, mut request: Bytes) -> io::Result<BytesMut> {
+async fn control_answer(shared: &Shared, raft: &Raft, mut request: Bytes) -> io::Result<BytesMut> {
     let mut out = BytesMut::new();
     match get_u8(&mut request)? {
-        CONFIRM => out.put_u8(holds(log, &mut request)? as u8),
+        CONFIRM => out.put_u8(holds(&shared.log, &mut request)? as u8),
         APPEND => {
             let request = get_append(&mut request)?;
+            shared.hear(&request.vote);
             let response = raft
                 .append_entries(request)
                 .await
@@ -222,13 +225,14 @@ async fn ask(shared: &Shared, hello: &Hello, mut frames: Frames) -> io::Result<(
 
 #[cfg(test)]
 mod tests {
+    use super::super::options::Options;
     use super::*;
     use openraft::storage::RaftLogStorage;
 
     #[tokio::test]
     async fn only_the_vote_that_was_saved_last_is_confirmed() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = Log::open(&dir.path().join("log")).unwrap();
+        let mut log = Log::open(&dir.path().join("log"), &Options::default()).unwrap();
         let asked = |log: &Log, vote: Vote| {
             let mut request = BytesMut::new();
             put_vote(&mut request, &vote);
@@ -254,7 +258,7 @@ mod tests {
         );
         log.close();
         assert!(!asked(&log, Vote::new(3, 8)), "a closed log says nothing");
-        let log = Log::open(&dir.path().join("log")).unwrap();
+        let log = Log::open(&dir.path().join("log"), &Options::default()).unwrap();
         assert!(asked(&log, Vote::new(3, 8)), "it outlives a restart");
         assert!(holds(&log, &mut Bytes::from_static(b"\0")).is_err());
     }

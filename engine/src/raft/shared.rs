@@ -42,6 +42,8 @@ pub struct Counters {
     pub rounds: AtomicU64,
     /// Those of them that peers' saved votes did not settle.
     pub rounds_by_raft: AtomicU64,
+    /// Leadership, because of this node's disk.
+    pub handed_over_for_disk: AtomicU64,
 }
 
 /// Where the leader is.
@@ -81,6 +83,8 @@ pub struct Shared {
     pub building: tokio::sync::Mutex<Option<FailedBuild>>,
     raft: OnceLock<Raft>,
     ready: watch::Sender<bool>,
+    /// The newest vote of a leader that this node has heard.
+    heard: RwLock<Option<Vote>>,
 }
 
 /// What a node is made from.
@@ -128,6 +132,7 @@ impl Shared {
             building: tokio::sync::Mutex::default(),
             raft: OnceLock::new(),
             ready: watch::channel(false).0,
+            heard: RwLock::default(),
         }
     }
 
@@ -179,6 +184,20 @@ impl Shared {
         membership.nodes().map(|(id, m)| (*id, m.clone())).collect()
     }
 
+    /// A leader with this vote has been heard.
+    pub fn hear(&self, vote: &Vote) {
+        let newer = |heard: &Option<Vote>| heard.as_ref().is_none_or(|h| h < vote);
+        if vote.committed && newer(&self.heard.read()) {
+            *self.heard.write() = Some(*vote);
+        }
+    }
+
+    /// The vote of a leader that Raft's core has not taken note of yet: before it does, it saves
+    /// the vote, which takes as long as the disk does.
+    pub fn heard_beyond(&self, vote: &Vote) -> Option<Vote> {
+        self.heard.read().filter(|heard| heard > vote)
+    }
+
     pub fn leader(&self) -> Leader {
         let Some(raft) = self.raft() else {
             return Leader::Nobody;
@@ -186,7 +205,8 @@ impl Shared {
         let (leader, membership) = {
             let receiver = raft.server_metrics();
             let m = receiver.borrow_watched();
-            match m.current_leader {
+            let heard = self.heard_beyond(&m.vote).map(|v| v.leader_id.node_id);
+            match heard.or(m.current_leader) {
                 None => return Leader::Nobody,
                 Some(id) if id == self.id => return Leader::Me,
                 Some(id) => (id, m.membership_config.clone()),

@@ -41,6 +41,9 @@ pub struct Status {
     pub dials: u64,
     pub rounds: u64,
     pub rounds_by_raft: u64,
+    pub handed_over_for_disk: u64,
+    /// What is wrong with this node's disk, compared with those of the others; "" = nothing.
+    pub disk: String,
     pub members: Vec<MemberStatus>,
     pub calls: u64,
 }
@@ -59,7 +62,7 @@ fn role(metrics: &openraft::RaftMetrics<Types>) -> &'static str {
 
 impl Status {
     /// The plain figures by name.
-    pub fn numbers(&self) -> [(&'static str, u64); 19] {
+    pub fn numbers(&self) -> [(&'static str, u64); 20] {
         [
             ("id", self.id),
             ("term", self.term),
@@ -79,6 +82,7 @@ impl Status {
             ("dials", self.dials),
             ("rounds", self.rounds),
             ("rounds_by_raft", self.rounds_by_raft),
+            ("handed_over_for_disk", self.handed_over_for_disk),
             ("calls", self.calls),
         ]
     }
@@ -125,16 +129,14 @@ impl Shared {
         let index = |id: Option<LogId>| id.map_or(0, |l| l.index);
         let extent = self.log.extent();
         let count = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::Relaxed);
+        let heard = self.heard_beyond(&metrics.vote).map(|v| v.leader_id);
+        // Until Raft has read the log, what is on disk says whether this node is new.
+        let follows = heard.is_some() || (self.raft().is_none() && extent.last.is_some());
         Status {
             id: self.id,
-            term: metrics.current_term,
-            leader: metrics.current_leader.unwrap_or(0),
-            // Until Raft has read the log, what is on disk says whether this node is new.
-            role: if self.raft().is_none() && extent.last.is_some() {
-                "follower"
-            } else {
-                role(&metrics)
-            },
+            term: heard.map_or(metrics.current_term, |l| l.term),
+            leader: heard.map_or(metrics.current_leader.unwrap_or(0), |l| l.node_id),
+            role: if follows { "follower" } else { role(&metrics) },
             last_log: metrics.last_log_index.unwrap_or(index(extent.last)),
             committed: index(metrics.local_committed),
             applied: self.progress.applied(),
@@ -150,6 +152,8 @@ impl Shared {
             dials: count(&self.counters.dials),
             rounds: count(&self.counters.rounds),
             rounds_by_raft: count(&self.counters.rounds_by_raft),
+            handed_over_for_disk: count(&self.counters.handed_over_for_disk),
+            disk: self.log.trouble().map_or(String::new(), |t| t.to_string()),
             members: self.member_status(&metrics),
             calls: self.gate.calls(),
         }

@@ -326,6 +326,7 @@ impl Engine {
         d.set_item("role", s.role)?;
         let promised = self.node.shared.log.promises().encode();
         d.set_item("promised", PyBytes::new(py, &promised))?;
+        d.set_item("disk", s.disk)?;
         let members = PyList::empty(py);
         for m in &s.members {
             let one = PyDict::new(py);

@@ -48,6 +48,8 @@ def troubles(nodes: list[pb.NodeStatus]) -> list[str]:
         if not node.role:
             why = node.error or "no reason known"
             lines.append(f"{name}: {silence(node.last_contact_ms)}, {why}")
+        elif node.error:
+            lines.append(f"{name}: {node.error}")
         lines += [f"{name}: {problem}" for problem in node.agent.problems]
         if node.agent.mount_mode.startswith("off:"):
             lines.append(f"{name}: no mount: {node.agent.mount_mode.removeprefix('off:').strip()}")

@@ -476,14 +476,18 @@ class MemoryEngine(Membership):
             if log.leader == self.node_id:
                 role = "leader"
             last = len(log.log) if not self._cut_off() else self.applied
-            zeros = ("log_bytes", "snapshots_sent", "snapshots_installed", "streams", "connections")
+            zeros = (
+                "log_bytes", "snapshots_sent", "snapshots_installed", "streams", "connections",
+                "handed_over_for_disk",
+            )
             return {
                 "id": self.node_id, "term": log.term if log.log else 0, "role": role,
                 "leader": 0 if self._cut_off() else log.leader, "last_log": last,
                 "committed": last, "applied": self.applied, "purged": log.purged,
                 "config": log.config,
                 "snapshot": log.snapshot[1], "durable": self.durable_index, "elections": log.term,
-                "calls": len(self._bodies), "promised": b"", **dict.fromkeys(zeros, 0),
+                "calls": len(self._bodies), "promised": b"", "disk": "",
+                **dict.fromkeys(zeros, 0),
                 "members": [self._member_status(m, role == "leader") for m in log.members.values()],
             }
 

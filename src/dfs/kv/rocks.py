@@ -10,6 +10,7 @@ rest of the oldest ones is copied.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -51,6 +52,7 @@ from dfs.limits import (
     STORE_SCAN_RECORDS_MIN,
 )
 
+log = logging.getLogger("dfs.store")
 _CURRENT: Final = "current"
 _PARTIAL: Final = "current.part"
 _FIRST: Final = "db-1"
@@ -93,7 +95,7 @@ class RocksKV:
         try:
             value: bytes | None = self._db.get(key)
         except Exception as error:  # boundary: rocksdict raises bare exceptions
-            raise _translated(error, key) from None
+            raise _unreadable(error, key) from None
         return value
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
@@ -101,7 +103,7 @@ class RocksKV:
         try:
             values: list[bytes | None] = self._db.get(keys)  # type: ignore[arg-type, assignment]
         except Exception as error:  # boundary: rocksdict raises bare exceptions
-            raise _translated(error) from None
+            raise _unreadable(error) from None
         return values
 
     def scan(self, begin: bytes, end: bytes, reverse: bool = False) -> Iterator[Record]:
@@ -121,7 +123,7 @@ class RocksKV:
                 ahead = _items(self._db, walk) if walk else None
                 frozen = _RocksSnapshot(self._db.iter(), walk, ahead)
             except Exception as error:  # boundary: rocksdict raises bare exceptions
-                raise _translated(error) from None
+                raise _unreadable(error) from None
             self._snapshots.add(frozen)
         return frozen
 
@@ -130,7 +132,7 @@ class RocksKV:
         try:
             return _RocksLive(self._db, walk)
         except Exception as error:  # boundary: rocksdict raises bare exceptions
-            raise _translated(error) from None
+            raise _unreadable(error) from None
 
     def flush(self) -> None:
         """See KeyValue. Waits without the interpreter lock."""
@@ -191,7 +193,8 @@ class RocksKV:
         except Exception as error:  # boundary: rocksdict raises bare exceptions
             failure = _translated(error)
             if not isinstance(failure, DataLoss):
-                raise failure from None
+                # What was written is flushed, or nobody was told that it is.
+                log.warning("the store was not closed in order, nothing is lost: %s", failure)
             # It is closed all the same, and who wrote the last has been told.
 
     def _remove_others(self) -> None:
@@ -231,7 +234,7 @@ class _RocksSnapshot:
                     return cursor.value() if cursor.key() == key else None
                 cursor.status()
             except Exception as error:  # boundary: rocksdict raises bare exceptions
-                raise _translated(error, key) from None
+                raise _unreadable(error, key) from None
         return None
 
     def scan(self, begin: bytes, end: bytes, reverse: bool = False) -> Iterator[Record]:
@@ -253,7 +256,7 @@ class _RocksSnapshot:
                 cursor.seek(part[-1][0] + b"\0" if part else begin)
                 rest, ended = _take(cursor, begin, end, False, records_max - len(part))
             except Exception as error:  # boundary: rocksdict raises bare exceptions
-                raise _translated(error, begin) from None
+                raise _unreadable(error, begin) from None
         return part + rest, ended
 
     def close(self) -> None:
@@ -306,7 +309,7 @@ class _RocksSnapshot:
                     self._owner = owner
                 return _take(cursor, begin, end, reverse, records_max)
             except Exception as error:  # boundary: rocksdict raises bare exceptions
-                raise _translated(error, begin) from None
+                raise _unreadable(error, begin) from None
 
 
 class _RocksLive(_RocksSnapshot):
@@ -323,7 +326,7 @@ class _RocksLive(_RocksSnapshot):
         try:
             value: bytes | None = self._db.get(key)
         except Exception as error:  # boundary: rocksdict raises bare exceptions
-            raise _translated(error, key) from None
+            raise _unreadable(error, key) from None
         return value
 
     def close(self) -> None:
@@ -397,7 +400,7 @@ def _open(path: Path, *, create: bool, access: AccessType | None = None) -> Rdic
         return Rdict(str(path), options, access_type=access or AccessType.read_write())
     except Exception as error:  # boundary: rocksdict raises bare exceptions
         text = str(error)
-        if "LOCK" in text:
+        if "While lock file" in text or "lock hold by" in text:
             raise BlockingIOError(EAGAIN, f"another process has {path} open") from None
         if "does not exist" in text:
             raise DataLoss(f"the store {path} is gone: {text}") from None
@@ -443,6 +446,14 @@ def _parts(records: Iterable[Record]) -> Iterator[list[Record]]:
             yield part
             part, size = [], 0
     yield part
+
+
+def _unreadable(error: BaseException, key: bytes = b"") -> Exception:
+    """What an exception of rocksdict means to whoever reads."""
+    found = _translated(error, key)
+    if type(found) is OSError:
+        return DataLoss(f"the store cannot be read{f' at or near {key!r}' if key else ''}: {error}")
+    return found
 
 
 def _translated(error: BaseException, key: bytes = b"") -> Exception:

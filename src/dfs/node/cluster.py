@@ -8,6 +8,7 @@ answered by {"ok": …} or {"error": {"reason", "text"}}. The kinds are
     cluster    a change of the membership ("op")                forwarded to the leader
     status     your figures                                     that node only
     marks      your hashes at recent indexes                    that node only
+    space      have you space; writes are refused, or not       that node only
     condemned  your state differs from the majority's           that node only
     welcome    you were added to this cluster                   that node only
     members    do you lead, and whom                            that node only

@@ -21,12 +21,13 @@ import itertools
 import logging
 import os
 import secrets
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, Protocol
 
-from ..errors import DataLoss, DfsError, Internal, OutOfSpace
+from ..errors import DataLoss, DfsError, Internal, OutOfSpace, remedy
 from ..limits import (
     DEADLINE_MS_DEFAULT,
     HASH_MARKS_MAX,
@@ -69,15 +70,22 @@ class Machine(Protocol):
         """Applies committed entries, in order, as one atomic write."""
 
 
+Step = tuple[list[Call], list[Batch], list[Done], list[Work], list[Flow]]
 Mark = tuple[int, bytes]
 """(applied index, state hash and chain at it)."""
 
 
 def stop_process(sentence: str) -> NoReturn:
-    """Says why, with the traceback if there is one, and ends the process without clean-up."""
-    log.critical("%s", sentence, exc_info=True)
+    """Says why, with the traceback if it is a bug, and ends the process without clean-up."""
+    error = sys.exception()
+    bug = error is not None and not isinstance(error, OSError | DfsError)
+    log.critical("%s", sentence, exc_info=bug)
     logging.shutdown()
     os._exit(EXIT_CODE_STATE)
+
+
+class _EngineStopped(DfsError):
+    """Raft or its log has failed."""
 
 
 class HotLoop:
@@ -236,10 +244,12 @@ class HotLoop:
         try:
             while not self._stopping:
                 self.turn()
-        except OutOfSpace as error:
-            self._die(f"the store cannot be written, so this node stops: {error}")
         except DataLoss as error:
             self._on_damage(error)
+        except _EngineStopped as error:
+            self._die(f"this node stops: {error}")
+        except (OutOfSpace, OSError) as error:
+            self._die(f"the store cannot be written, so this node stops: {error}{remedy(error)}")
         except BaseException as error:  # boundary: ends the process
             self._die(f"this node stops, going on could serve wrong data: {error}")
 
@@ -248,9 +258,7 @@ class HotLoop:
         # Small calls that come now are not kept waiting by large answers.
         more = STEP_ITEMS_MAX - len(self._later)
         wait_ms = 0 if self._later else STEP_WAIT_MS
-        calls, batches, done, work, flow = self._engine.step(
-            self._applied, self._propose, self._respond, self._changed, self._keep, more, wait_ms
-        )
+        calls, batches, done, work, flow = self._step(more, wait_ms)
         self._respond, self._changed, self._keep = [], [], []
         self._applied = self._apply(batches) if batches else []
         calls = self._later + calls
@@ -259,6 +267,17 @@ class HotLoop:
             self.post(self._on_streams, (self._streams, flow))
             self._streams = []
         self._finish_turn(done, work)
+
+    def _step(self, more: int, wait_ms: int) -> Step:
+        try:
+            return self._engine.step(
+                self._applied, self._propose, self._respond, self._changed, self._keep, more,
+                wait_ms,
+            )
+        except (TypeError, ValueError, OverflowError):
+            raise
+        except Exception as error:  # boundary: EngineError, a sentence for the user
+            raise _EngineStopped(str(error)) from None
 
     def _apply(self, batches: list[Batch]) -> list[tuple[int, Sequence[Result | None]]]:
         failure = self._codec.failure

@@ -1,16 +1,13 @@
-"""What a node does for its own health beside the calls: flush, floor, hashes, free space."""
+"""What a node does for its own health beside the calls: flush, floor, hashes."""
 
 import logging
-import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from ..errors import DataLoss, DfsError, OutOfSpace, Unavailable
+from ..errors import DataLoss, DfsError, Unavailable, remedy
 from ..identity import UNDECIDED
 from ..limits import (
-    DISK_FREE_BYTES_MIN,
     FLOOR_PROBE_MAX,
     FLOOR_STEP_MIN,
     FLUSH_INTERVAL_MS,
@@ -68,7 +65,7 @@ class Flusher:
         except DataLoss as error:
             self._on_damage(error)
         except BaseException as error:  # boundary: ends the process
-            self._die(f"the store cannot be flushed, so this node stops: {error}")
+            self._die(f"the store cannot be flushed, so this node stops: {error}{remedy(error)}")
 
     def flush(self) -> None:
         """Flushes now and tells the engine. Writes down what that has kept by then. Blocks."""
@@ -120,31 +117,6 @@ class Floor:
             if count >= FLOOR_PROBE_MAX:
                 break
         return self._clock()
-
-
-class Space:
-    """Watches the free space below the data directory."""
-
-    def __init__(self, hot: HotLoop, directory: Path, bytes_min: int = DISK_FREE_BYTES_MIN) -> None:
-        self._hot, self._directory, self._bytes_min = hot, directory, bytes_min
-
-    async def check(self) -> None:
-        """Refuses writes that need space while there is too little, and takes them again."""
-        found = os.statvfs(self._directory)
-        free = found.f_bavail * found.f_frsize
-        if free >= self._bytes_min:
-            if self._hot.full is not None:
-                log.warning("there is space on the disk again, writes are taken")
-                self._hot.fill(None)
-        elif self._hot.full is None:
-            full = OutOfSpace(
-                f"the disk of {self._directory} has {free >> 20:,} MiB left, writes are refused"
-                f" below {self._bytes_min >> 20:,} MiB (DISK_FREE_BYTES_MIN); reads and deletes go"
-                " on, and so do writes when there is space again",
-                limit="DISK_FREE_BYTES_MIN",
-            )
-            self._hot.fill(full)
-            log.error("%s", full)
 
 
 class Hashes:

@@ -26,10 +26,11 @@ from ..limits import (
 from ..store import Change, Store, View
 from .backup import Pieces
 from .cluster import Answer, Cluster, led
+from .disk import Disk, Space
 from .history import Past
 from .hot import HotLoop, stop_process
 from .joining import Joining
-from .keeping import Floor, Flusher, Hashes, Space, StateFault, fault
+from .keeping import Floor, Flusher, Hashes, StateFault, fault
 from .ports import (
     WORK_ASK,
     WORK_INSTALL,
@@ -84,7 +85,8 @@ class Node:
         self._joining = Joining(engine, self._cluster, identity, me, peers)
         self._joining.on_removal = self._set_removed
         self._hashes = Hashes(engine, self._cluster, self._hot, self._condemn)
-        self._space = Space(self._hot, identity.directory)
+        self._space = Space(engine, self._cluster, self._hot, identity.directory)
+        self._disk = Disk(engine)
         self._floor = Floor(codec.record_time, clock)
         self._pool = ThreadPoolExecutor(NODE_THREADS_MAX, thread_name_prefix="dfs-work")
         """For what must not wait until reads leave a thread to it."""
@@ -107,6 +109,7 @@ class Node:
         self._hot.start()
         self._flusher.start()
         self._begin(every(DISK_CHECK_INTERVAL_MS, self._space.check))
+        self._begin(every(DISK_CHECK_INTERVAL_MS, self._disk.check))
         self._begin(every(FLOOR_INTERVAL_MS, self.move_floor))
         self._begin(every(STATE_HASH_INTERVAL_MS, self._hashes.compare))
         self._begin(every(REMOVAL_CHECK_MS, self._remember_addresses))
@@ -305,7 +308,10 @@ class Node:
             # As protobuf's JSON mapping wants bytes.
             "state_hash": base64.b64encode(mark[:16]).decode(),
             "version": self._me.version, "leader": leader, "agent": self._agent,
-            "error": str(self._hot.fault or self._hot.full or self._joining.removed),
+            "error": str(
+                self._hot.fault or self._hot.full or self._joining.removed or self._space.full
+                or status["disk"]
+            ),
             "cpu_us": int((usage.ru_utime + usage.ru_stime) * 1_000_000),
             "rss_bytes": _resident_bytes(),
             "contacts": contacts if status["role"] == "leader" else {},

@@ -320,6 +320,7 @@ fn holds_a_record(bytes: &[u8]) -> bool {
 mod tests {
     use super::super::Log;
     use super::*;
+    use crate::raft::options::Options;
     use bytes::Bytes;
     use raft_log::api::raft_log_writer::RaftLogWriter;
     use std::fs::OpenOptions;
@@ -341,7 +342,7 @@ mod tests {
 
     /// A log with all that happens to one, closed.
     fn written(dir: &Path) {
-        let log = Log::open(dir).unwrap();
+        let log = Log::open(dir, &Options::default()).unwrap();
         log.writing(|l| l.save_vote(StoredVote(Vote::new_committed(1, 7))))
             .unwrap();
         append(&log, (0..50).map(|i| id(1, i)));
@@ -429,7 +430,7 @@ mod tests {
     #[test]
     fn a_missing_file_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(dir.path()).unwrap();
+        let log = Log::open(dir.path(), &Options::default()).unwrap();
         log.writing(|l| l.save_vote(StoredVote(Vote::new(1, 7))))
             .unwrap();
         for part in 0..40 {

@@ -1,13 +1,19 @@
 //! openraft's log storage on raft-log: votes, entries and marks in one write-ahead log.
 //!
-//! An append returns when the entries are in memory and calls back after fdatasync. A failed write
-//! or sync is final: raft-log refuses everything after it and openraft stops the node.
+//! An append returns when the entries are in memory and calls back after fdatasync. What failed
+//! once is not tried again: the first failure of a write or sync ends the log, and with it the
+//! node. What is on disk then is what a start finds.
+mod failing;
+mod flushes;
 pub mod lying;
 mod promises;
 mod sizes;
 mod stored;
 
+use super::options::Options;
 use super::types::*;
+use failing::{Broken, settle};
+use flushes::{Admitted, Bounds, Flushes};
 use futures::Stream;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::{Mutex, RwLock};
@@ -20,11 +26,9 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
-use stored::{Flushed, LogTypes, StoredLogId, StoredPayload, StoredVote, size_of};
+use std::time::{Duration, Instant};
+use stored::{Flushed, LogTypes, StoredLogId, StoredPayload, StoredVote, Told, size_of};
 
-/// A file of the log; a purge frees whole files.
-const CHUNK_BYTES_MAX: usize = 16 << 20;
 /// Recent entries in memory, for replication and apply.
 const CACHE_BYTES_MAX: usize = 16 << 20;
 const CACHE_ENTRIES_MAX: usize = 200_000;
@@ -41,6 +45,8 @@ pub struct Extent {
     pub durable: u64,
 }
 
+pub use flushes::Trouble;
+
 type RaftLog = raft_log::RaftLog<LogTypes>;
 
 fn closed() -> io::Error {
@@ -53,14 +59,18 @@ pub struct Log {
     inner: Arc<RwLock<Option<RaftLog>>>,
     sizes: Arc<Mutex<Sizes>>,
     promises: Arc<Mutex<Promises>>,
+    flushes: Arc<Flushes<Told>>,
+    bounds: Bounds,
+    broken: Arc<Broken>,
 }
 
 impl Log {
     /// Opens or makes the log in `dir`; replays it. A torn tail is cut, other damage is an error.
-    pub fn open(dir: &Path) -> io::Result<Log> {
+    pub fn open(dir: &Path, options: &Options) -> io::Result<Log> {
         std::fs::create_dir_all(dir)?;
+        settle(dir)?;
         let mut config = raft_log::Config::new(dir.display());
-        config.wal.chunk_max_size = Some(CHUNK_BYTES_MAX);
+        config.wal.chunk_max_size = Some(options.log_file_bytes as usize);
         config.wal.read_buffer_size = Some(READ_BUFFER_BYTES);
         // A lone writer would pay any wait in full; openraft gathers what comes together.
         config.wal.flush_batch_wait = Some(Duration::ZERO);
@@ -89,7 +99,50 @@ impl Log {
             inner: Arc::new(RwLock::new(Some(inner))),
             sizes: Arc::new(Mutex::new(sizes)),
             promises: Arc::new(Mutex::new(promises)),
+            flushes: Arc::default(),
+            bounds: Bounds {
+                late: Duration::from_millis(options.disk_late_ms),
+                late_for: Duration::from_millis(options.disk_late_for_ms),
+                stall: Duration::from_millis(options.disk_stall_ms_max),
+            },
+            broken: Arc::new(Broken::none(dir)),
         })
+    }
+
+    /// What is wrong with the disk, compared with those of the others.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.flushes.trouble(Instant::now(), &self.bounds)
+    }
+
+    /// `told` hears when all that was written before this is on disk; the last of it is `index`,
+    /// or 0 for what is no entry. While two flushes are under way, what comes shares the next one:
+    /// a slow disk is asked once for all, as often as it can.
+    fn flush(&self, log: &mut RaftLog, index: u64, told: Told) -> io::Result<()> {
+        self.flushes.begin(Instant::now(), index);
+        match self.flushes.admit(told) {
+            Admitted::Now(told) => self.flush_now(log, told),
+            Admitted::First => {
+                let log = self.clone();
+                tokio::spawn(async move {
+                    log.flushes.room().await;
+                    // With the log in hand, so that nobody overtakes. It fails when the flush
+                    // thread has ended, of which everybody has heard.
+                    log.writing(|inner| log.flush_now(inner, log.flushes.take()))
+                });
+                Ok(())
+            }
+            Admitted::Shared => Ok(()),
+        }
+    }
+
+    fn flush_now(&self, log: &mut RaftLog, told: Vec<Told>) -> io::Result<()> {
+        let flushed = Flushed {
+            told,
+            flushes: self.flushes.clone(),
+            bounds: self.bounds,
+            broken: self.broken.clone(),
+        };
+        log.flush(true, Some(flushed))
     }
 
     /// Ends the flush thread and lets the directory go; later use is an error.
@@ -102,8 +155,23 @@ impl Log {
         read(self.inner.read().as_ref().ok_or_else(closed)?)
     }
 
+    /// A failure is the last thing that happens: what follows it could stand behind a gap.
     fn writing<T>(&self, write: impl FnOnce(&mut RaftLog) -> io::Result<T>) -> io::Result<T> {
-        write(self.inner.write().as_mut().ok_or_else(closed)?)
+        let mut log = self.inner.write();
+        let log = log.as_mut().ok_or_else(closed)?;
+        self.broken.check()?;
+        write(log).map_err(|error| {
+            // That the flush thread has ended says nothing; it knows why.
+            let ended = error.to_string().contains("closed channel");
+            let cause = ended.then(|| log.wait_worker_idle().err()).flatten();
+            self.broken.by(&cause.unwrap_or(error));
+            self.broken.check().err().unwrap_or_else(closed)
+        })
+    }
+
+    /// Why nothing can be written any more.
+    pub fn failure(&self) -> Option<&str> {
+        self.broken.why()
     }
 
     pub fn extent(&self) -> Extent {
@@ -180,7 +248,7 @@ impl Log {
 
     async fn sync(&self) -> io::Result<()> {
         let (tx, rx) = tokio::sync::oneshot::channel();
-        self.writing(|log| log.flush(true, Some(Flushed::Waiter(tx))))?;
+        self.writing(|log| self.flush(log, 0, Told::Waiter(tx)))?;
         rx.await.map_err(io::Error::other)?
     }
 
@@ -332,6 +400,7 @@ impl RaftLogStorage<Types> for Log {
     /// Not synced: it rides on the next append and only saves work after a restart.
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         if let Some(id) = committed {
+            self.flushes.committed(Instant::now(), id.index);
             self.writing(|log| log.commit(StoredLogId(id)))?;
         }
         Ok(())
@@ -348,11 +417,13 @@ impl RaftLogStorage<Types> for Log {
     {
         self.writing(|log| {
             let mut sizes = self.sizes.lock();
+            let mut last = 0;
             log.append(entries.into_iter().map(|e| {
+                last = e.log_id.index;
                 sizes.append(e.log_id.index, size_of(&e.payload) as u64);
                 (StoredLogId(e.log_id), StoredPayload(e.payload))
             }))?;
-            log.flush(true, Some(Flushed::Raft(callback)))
+            self.flush(log, last, Told::Raft(callback))
         })
     }
 
@@ -379,7 +450,7 @@ pub mod tests {
 
     /// A log of one entry for each term given, from index 1 on.
     pub async fn filled(dir: &Path, terms: &[u64]) -> Log {
-        let mut log = Log::open(&dir.join("log")).unwrap();
+        let mut log = Log::open(&dir.join("log"), &Options::default()).unwrap();
         log.purge(id(1, 0)).await.unwrap();
         let entries = (1..).zip(terms).map(|(index, term)| Entry {
             log_id: id(*term, index),
@@ -402,7 +473,7 @@ pub mod tests {
             log.fit(applied).await.unwrap();
             assert_eq!(log.extent().last, Some(last), "{terms:?} {applied}");
             log.close();
-            let log = Log::open(&dir.path().join("log")).unwrap();
+            let log = Log::open(&dir.path().join("log"), &Options::default()).unwrap();
             assert_eq!(log.extent().last, Some(last), "{terms:?} {applied}");
         }
     }
@@ -417,5 +488,28 @@ pub mod tests {
         log.save_vote(&later).await.unwrap();
         log.fit(id(2, 6)).await.unwrap();
         assert_eq!(log.saved_vote(), Some(later));
+    }
+
+    #[tokio::test]
+    async fn what_failed_once_is_not_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, away) = (dir.path().join("log"), dir.path().join("away"));
+        let options = Options {
+            log_file_bytes: 1, // each record wants a file of its own
+            ..Options::default()
+        };
+        let mut log = Log::open(&path, &options).unwrap();
+        log.save_vote(&Vote::new(1, 1)).await.unwrap();
+        assert_eq!(log.failure(), None);
+        std::fs::rename(&path, &away).unwrap();
+        let failed = log.save_vote(&Vote::new(2, 1)).await.unwrap_err();
+        assert!(failed.to_string().contains(path.to_str().unwrap()));
+        std::fs::rename(&away, &path).unwrap();
+        let again = log.save_vote(&Vote::new(3, 1)).await.unwrap_err();
+        assert_eq!(failed.to_string(), again.to_string());
+        assert_eq!(log.failure(), Some(failed.to_string().as_str()));
+        log.close();
+        let saved = Log::open(&path, &options).unwrap().saved_vote();
+        assert!(saved < Some(Vote::new(3, 1)), "{saved:?}");
     }
 }

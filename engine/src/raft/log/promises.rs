@@ -80,6 +80,7 @@ pub fn sync_files(dir: &Path) -> io::Result<()> {
 mod tests {
     use super::super::tests::filled;
     use super::*;
+    use crate::raft::options::Options;
     use openraft::storage::RaftLogStorage;
 
     #[tokio::test]
@@ -101,7 +102,7 @@ mod tests {
         assert_eq!(back, promises);
         assert_eq!(log.lost(&promises), None);
         log.close();
-        let log = Log::open(&dir.path().join("log")).unwrap();
+        let log = Log::open(&dir.path().join("log"), &Options::default()).unwrap();
         assert_eq!(log.promises().index, 3);
         assert_eq!(log.lost(&promises), None);
         for (index, vote, words) in [

@@ -1,10 +1,14 @@
 //! Our types in the form that raft-log stores.
 use super::super::codec::*;
 use super::super::types::*;
+use super::Broken;
+use super::flushes::{Bounds, Flushes};
 use bytes::{Bytes, BytesMut};
 use openraft::storage::IOFlushed;
 use raft_log::codeq::{Decode, Encode};
 use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::Instant;
 
 /// A log id in the form that raft-log stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,17 +83,39 @@ impl Decode for StoredPayload {
 }
 
 /// Who is told when bytes are on disk.
-pub enum Flushed {
+pub enum Told {
     Raft(IOFlushed<Types>),
     Waiter(tokio::sync::oneshot::Sender<io::Result<()>>),
 }
 
+/// A flush under way, for all that were waiting when it began.
+pub struct Flushed {
+    pub told: Vec<Told>,
+    pub flushes: Arc<Flushes<Told>>,
+    pub bounds: Bounds,
+    pub broken: Arc<Broken>,
+}
+
+/// The same error once more: several are told of it.
+fn again(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
+}
+
 impl raft_log::Callback for Flushed {
     fn send(self, result: io::Result<()>) {
-        match self {
-            Flushed::Raft(callback) => callback.io_completed(result),
-            Flushed::Waiter(tx) => drop(tx.send(result)),
+        if let Err(error) = &result {
+            self.broken.by(error);
         }
+        let now = Instant::now();
+        for told in self.told {
+            self.flushes.end(now, &self.bounds);
+            let result = result.as_ref().map(|_| ()).map_err(again);
+            match told {
+                Told::Raft(callback) => callback.io_completed(result),
+                Told::Waiter(tx) => drop(tx.send(result)),
+            }
+        }
+        self.flushes.leave();
     }
 }
 
