@@ -1,6 +1,7 @@
 # What people and CI type. Each target prepares what it needs; nothing has to be installed before but
 # Python, cargo and a C compiler.
-.PHONY: help setup test quick lint format rust pytest sim soak mutants bench proto tables lock clean
+.PHONY: help setup test quick lint format rust pytest sim soak kth mutants bench proto tables lock \
+	clean
 
 PY := .venv/bin/python
 CARGO := cargo
@@ -46,6 +47,9 @@ sim: setup ## thousands of faults on one thread, by seeds; SEED=17 replays one, 
 
 soak: setup ## campaigns of faults, as root; S=20 minutes each
 	tools/soak $(S)
+
+kth: setup ## each k-th call to the disk fails, twelve kinds, ten minutes
+	$(PY) -m dfs.nemesis.kth --full
 
 mutants: setup ## bugs that the tests must notice, an hour; M="no-read-barrier" for some of them
 	PYTHONPATH=tests $(PY) -m mutants $(M)

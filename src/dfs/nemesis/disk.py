@@ -20,12 +20,12 @@ NO_LOG_FLUSH: Final = 2
 class Disk:
     """Mounted while the block lasts. Needs root and a loop device."""
 
-    def __init__(self, image: Path, mount: Path) -> None:
-        self.image, self.mount = image, mount
+    def __init__(self, image: Path, mount: Path, size: int = DISK_BYTES) -> None:
+        self.image, self.mount, self.size = image, mount, size
 
     def __enter__(self) -> Disk:
         with self.image.open("wb") as image:
-            image.truncate(DISK_BYTES)
+            image.truncate(self.size)
         _run("mkfs.ext4", "-q", "-F", str(self.image))
         self.mount.mkdir()
         self._mount()
@@ -45,6 +45,16 @@ class Disk:
             fcntl.ioctl(directory, EXT4_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
         finally:
             os.close(directory)
+
+    def fill(self, free: int) -> None:
+        """Leaves so many bytes free, or gives all of it back that it has taken."""
+        ballast = self.mount / "ballast"
+        ballast.unlink(missing_ok=True)
+        found = os.statvfs(self.mount)
+        taken = found.f_bavail * found.f_frsize - free
+        if taken > 0:
+            with ballast.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, taken)
 
     def restore(self) -> None:
         """The power is back: the journal is replayed. Nobody may have a file open."""
