@@ -134,7 +134,8 @@ class Life:
         self._channel = grpc.insecure_channel(
             f"unix:{socket}", [("grpc.default_authority", "localhost")]
         )
-        self._files: Any = dfs_pb2_grpc.FileServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        stub: Any = dfs_pb2_grpc.FileServiceStub
+        self._files = stub(self._channel)
 
     def __enter__(self) -> Life:
         return self
