@@ -231,6 +231,7 @@ class Engine:
         "snapshot" is the index of the newest mark or file: behind it the log may be cut.
         "rounds": of reads as leader, "rounds_by_raft": those that saved votes did not confirm,
         "disk": what is wrong with this node's disk, compared with those of the others, or "",
+        "disk_stalled": 1 while that disk does not answer at all,
         "handed_over_for_disk": times that it gave leadership away for that,
         "members": [{"id", "name", "raft", "grpc", "voter": bool, "matched": index (leader only),
         "contact_ms": since it was last heard, on the leader since its last answer (-1 = never),

@@ -1,4 +1,5 @@
 //! Figures of this moment, from watched values: nothing here waits for Raft.
+use super::log::Trouble;
 use super::shared::Shared;
 use super::types::*;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -44,6 +45,8 @@ pub struct Status {
     pub handed_over_for_disk: u64,
     /// What is wrong with this node's disk, compared with those of the others; "" = nothing.
     pub disk: String,
+    /// It does not answer at all.
+    pub disk_stalled: bool,
     pub members: Vec<MemberStatus>,
     pub calls: u64,
 }
@@ -83,6 +86,7 @@ impl Status {
             ("rounds", self.rounds),
             ("rounds_by_raft", self.rounds_by_raft),
             ("handed_over_for_disk", self.handed_over_for_disk),
+            ("disk_stalled", self.disk_stalled as u64),
             ("calls", self.calls),
         ]
     }
@@ -129,6 +133,7 @@ impl Shared {
         let index = |id: Option<LogId>| id.map_or(0, |l| l.index);
         let extent = self.log.extent();
         let count = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::Relaxed);
+        let trouble = self.log.trouble();
         let heard = self.heard_beyond(&metrics.vote).map(|v| v.leader_id);
         // Until Raft has read the log, what is on disk says whether this node is new.
         let follows = heard.is_some() || (self.raft().is_none() && extent.last.is_some());
@@ -153,7 +158,8 @@ impl Shared {
             rounds: count(&self.counters.rounds),
             rounds_by_raft: count(&self.counters.rounds_by_raft),
             handed_over_for_disk: count(&self.counters.handed_over_for_disk),
-            disk: self.log.trouble().map_or(String::new(), |t| t.to_string()),
+            disk: trouble.map_or(String::new(), |t| t.to_string()),
+            disk_stalled: matches!(trouble, Some(Trouble::Stalled(_))),
             members: self.member_status(&metrics),
             calls: self.gate.calls(),
         }

@@ -478,7 +478,7 @@ class MemoryEngine(Membership):
             last = len(log.log) if not self._cut_off() else self.applied
             zeros = (
                 "log_bytes", "snapshots_sent", "snapshots_installed", "streams", "connections",
-                "handed_over_for_disk",
+                "handed_over_for_disk", "disk_stalled",
             )
             return {
                 "id": self.node_id, "term": log.term if log.log else 0, "role": role,

@@ -268,10 +268,12 @@ class Node:
         self._agent = report
 
     def ready(self) -> bool:
-        """A leader is known, and what is committed is applied here but for a little."""
+        """A leader is known, what is committed is applied here but for a little, and the disk
+        answers."""
         status = self._engine.status()
         lag = status["committed"] - self._store.applied
         sound = self._hot.refusal is None and self.cluster and not self._joining.removed
+        sound = sound and not status["disk_stalled"]
         return bool(sound and lag <= READY_LAG_ENTRIES_MAX and led(status))
 
     def leads(self) -> bool:
