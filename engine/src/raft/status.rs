@@ -65,7 +65,7 @@ fn role(metrics: &openraft::RaftMetrics<Types>) -> &'static str {
 
 impl Status {
     /// The plain figures by name.
-    pub fn numbers(&self) -> [(&'static str, u64); 20] {
+    pub fn numbers(&self) -> [(&'static str, u64); 21] {
         [
             ("id", self.id),
             ("term", self.term),

@@ -489,27 +489,4 @@ pub mod tests {
         log.fit(id(2, 6)).await.unwrap();
         assert_eq!(log.saved_vote(), Some(later));
     }
-
-    #[tokio::test]
-    async fn what_failed_once_is_not_tried_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, away) = (dir.path().join("log"), dir.path().join("away"));
-        let options = Options {
-            log_file_bytes: 1, // each record wants a file of its own
-            ..Options::default()
-        };
-        let mut log = Log::open(&path, &options).unwrap();
-        log.save_vote(&Vote::new(1, 1)).await.unwrap();
-        assert_eq!(log.failure(), None);
-        std::fs::rename(&path, &away).unwrap();
-        let failed = log.save_vote(&Vote::new(2, 1)).await.unwrap_err();
-        assert!(failed.to_string().contains(path.to_str().unwrap()));
-        std::fs::rename(&away, &path).unwrap();
-        let again = log.save_vote(&Vote::new(3, 1)).await.unwrap_err();
-        assert_eq!(failed.to_string(), again.to_string());
-        assert_eq!(log.failure(), Some(failed.to_string().as_str()));
-        log.close();
-        let saved = Log::open(&path, &options).unwrap().saved_vote();
-        assert!(saved < Some(Vote::new(3, 1)), "{saved:?}");
-    }
 }
