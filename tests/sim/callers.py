@@ -312,7 +312,7 @@ class Caller:
         node."""
         least = self.seen
         if self.world.likely(0.4):
-            self.client._session.failed(self.client._session.current(), MOVED)
+            self.client._session.failed(self.client._session.current(), MOVED, self.world.now)
         try:
             value, stat = await self.client.read(key, local=True, timeout=2.0)
             found: bytes | None = digest(value)

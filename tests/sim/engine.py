@@ -123,7 +123,7 @@ class SimEngine:
         return {
             "id": self.number, "role": role, "term": self.heard[0], "applied": self.applied,
             "committed": self.heard[1], "last_log": self.heard[1], "members": [],
-            "leader": self.number if self.leading else 0,
+            "leader": self.number if self.leading else 0, "promised": b"", "disk": "",
         }
 
     # ---- the hot loop ----------------------------------------------------------------------------
