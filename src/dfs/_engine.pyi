@@ -299,6 +299,9 @@ def founding(
     """(log id, membership) of a store that has applied `index` and is the only member of a new
     cluster, which begins there."""
 
+def is_founding(log_id: bytes) -> bool:
+    """It is one that `founding` gave: nothing of the new cluster has been applied since."""
+
 # option → default; see limits.py for the reasons.
 OPTIONS: Final[dict[str, int]]
 

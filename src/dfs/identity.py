@@ -142,9 +142,7 @@ class Identity:
             os.replace(self._write_temporary(), path)
             sync_directory(self.directory)
         except OSError as error:
-            raise Misconfigured(
-                f"{path} cannot be written: {error.strerror or error}{remedy(error)}"
-            ) from None
+            raise _unwritable(path, error) from None
 
     def abandon(self) -> None:
         """Undoes the first start of a node that never became a member: nothing stays on disk.
@@ -288,7 +286,11 @@ def _write_if_room(path: Path, text: str) -> None:
         write_durably(path, text)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> Misconfigured:
+    return Misconfigured(f"{path} cannot be written: {error.strerror or error}{remedy(error)}")
 
 
 def write_durably(path: Path, text: str) -> None:

@@ -26,7 +26,7 @@ from dfs.nemesis.waiting import wait_until
 ROUNDS = int(os.environ.get("DFS_TEST_MEMBERSHIP_ROUNDS", "1"))
 """How often each test does what it does: `DFS_TEST_MEMBERSHIP_ROUNDS=20 make pytest T="-k
 t6_cluster/test_membership"` takes half an hour."""
-KILLS = 3
+KILLS = 4
 HAND_OVER_S = ELECTION_MS_MIN / 4 / 1000
 TRIES = 3
 """A busy machine may be slow once, or twice."""

@@ -34,7 +34,7 @@ def test_power_cuts(tmp_path: Path) -> None:
     """Power cuts of one node and of all at once, under load: every acknowledged write is there
     afterwards, no read is stale, no revision is given twice or goes back, a watcher has heard of
     each change once."""
-    campaign(tmp_path, 5, ("power", "power-all"), 10)
+    campaign(tmp_path, 5, ("power", "power-all"), 8)
 
 
 def test_processes_that_stand_still(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_processes_that_stand_still(tmp_path: Path) -> None:
 def test_partitions(tmp_path: Path) -> None:
     """Nodes that are alone, deaf, mute or flap, links that fail one by one: no acknowledged write
     is lost, no read is stale, and writes go on with every majority."""
-    report = campaign(tmp_path, 7, PARTITIONS, 18)
+    report = campaign(tmp_path, 7, PARTITIONS, 12)
     assert report.packets["blocked"] > 100, report.packets
 
 
@@ -77,7 +77,7 @@ def test_a_leader_is_replaced_where_each_answer_takes_a_quarter_of_a_second(
 def test_two_faults_at_once(tmp_path: Path) -> None:
     """Kills, power cuts, pauses and partitions, two at a time, on five nodes."""
     faults = ("kill", "kill-all", "power", "power-all", "pause", "isolate", "halves", "loss")
-    campaign(tmp_path, 11, faults, 14, nodes=5, at_once=2)
+    campaign(tmp_path, 11, faults, 10, nodes=5, at_once=2)
 
 
 def test_members_that_come_and_go_among_kills(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 //! For Python: the log of a node that does not run, and the begin of a cluster; see _engine.pyi.
 use super::io_error;
-use crate::raft::codec::{log_id_bytes, membership_bytes, put_payload};
+use crate::raft::codec::{get_log_id, log_id_bytes, membership_bytes, put_payload};
 use crate::raft::log::lying::LyingLog;
 use crate::raft::types::*;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyBlockingIOError;
 use pyo3::prelude::*;
@@ -126,7 +126,13 @@ fn founding<'py>(
     ))
 }
 
+#[pyfunction]
+fn is_founding(log_id: &[u8]) -> bool {
+    get_log_id(&mut Bytes::copy_from_slice(log_id)).is_ok_and(|id| id.leader_id.term == 0)
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<StoredLog>()?;
-    m.add_function(wrap_pyfunction!(founding, m)?)
+    m.add_function(wrap_pyfunction!(founding, m)?)?;
+    m.add_function(wrap_pyfunction!(is_founding, m)?)
 }

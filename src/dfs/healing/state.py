@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from .._engine import is_founding
 from ..errors import DataLoss, Misconfigured, OutOfSpace
 from ..identity import STORE, UNDECIDED, Identity
 from ..kv import KeyValue
@@ -103,7 +104,8 @@ class Healer:
 
     def _objection(self, store: Store) -> str:
         found = self._engine.recovery()
-        if store.applied and not found["last"] and not found["purged"]:
+        empty = not found["last"] and not found["purged"]
+        if store.applied and empty and not is_founding(store.log_id):
             store.close()
             raise LogLost(f"it is empty, and the state is that of its entry {store.applied}")
         return self._engine.objection(store.log_id)
