@@ -183,7 +183,7 @@ def test_a_full_disk_is_no_reason_to_stop(tmp_path, monkeypatch):
     identity.remember_addresses("a:1", ["b:1"])
     assert identity.promises() == b"12345678"
     monkeypatch.setattr("os.fsync", refusing(errno.EIO))
-    with pytest.raises(Misconfigured, match="promises.json cannot be written: no; look for"):
+    with pytest.raises(Misconfigured, match=r"promises\.json cannot be written: no; look for"):
         identity.keep_promises(b"87654321")
 
 
