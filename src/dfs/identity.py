@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from .durable import sync_directory
 from .errors import Misconfigured, remedy
 
 FILE: Final = "identity.json"
@@ -99,7 +100,7 @@ class Identity:
     def start_over(self) -> None:
         """Records durably that this is a new node now, which takes the place of the former one."""
         self.former, self.former_cluster = self.id, self.cluster
-        self.id, self.cluster = _new_id(), b""
+        self.id, self.cluster = new_id(), b""
         self.fault, self.fault_index = "", 0
         self.save()
 
@@ -217,7 +218,7 @@ def _open(directory: Path, name: str) -> Identity:
                 f" data by: dfs member replace {name})"
             )
         before = frozenset(os.listdir(directory))
-        fresh = Identity(directory, name, _new_id(), created=True, before=before)
+        fresh = Identity(directory, name, new_id(), created=True, before=before)
         temporary = fresh._write_temporary()
         try:
             os.link(temporary, path)  # unlike rename, it never replaces what another process made
@@ -260,7 +261,8 @@ def _load(path: Path) -> Identity:
     )  # fmt: skip
 
 
-def _new_id() -> int:
+def new_id() -> int:
+    """For a node that nobody has known before."""
     return secrets.randbits(ID_BITS) or 1
 
 
@@ -299,12 +301,3 @@ def write_durably(path: Path, text: str) -> None:
     _write(temporary, text)
     os.replace(temporary, path)
     sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Makes durable which names a directory has."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -98,7 +98,8 @@ SWITCH_INTERVAL_US: Final = 500
 
 # ---- Raft ---------------------------------------------------------------------------------------
 HEARTBEAT_MS: Final = 50
-"""Six of them fit into the shortest election timeout."""
+"""Six of them fit into the shortest election timeout. An answer may take three quarters of
+that: where the network needs longer a leader takes no writes."""
 ELECTION_MS_MIN: Final = 300
 """A leader that is heard no more is replaced in about a second, one whose process is gone at once;
 a busy machine causes no election."""

@@ -14,8 +14,9 @@ from typing import Any, Final, NamedTuple
 
 from ..client import connect
 from ..errors import DfsError, Misconfigured, Unavailable
+from ..nemesis.processes import Node
 from . import output
-from .demo_nodes import Node, Nodes, directory
+from .demo_nodes import TAIL_LINES, Nodes, directory
 from .demo_tree import LEFT_BY_BUILDS, NOT_FILES, OnMount, OnNode, Tree, copy, scan
 
 STALLED_S: Final = 60.0
@@ -247,7 +248,7 @@ def _why_not(nodes: Nodes, waiting: list[View]) -> str:
 def _check_alive(nodes: Nodes) -> None:
     for node in nodes.all:
         if node.process is not None and not node.alive():
-            raise Unavailable(f"{node.name} ended; the end of {node.log}:\n{node.tail()}")
+            raise Unavailable(f"{node.name} ended; the end of {node.log}:\n{node.tail(TAIL_LINES)}")
 
 
 def _latencies(nodes: Nodes) -> list[float]:

@@ -9,16 +9,17 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from ..client import Client, connect
-from ..config import LOOPBACK, PREFIX
+from ..config import LOOPBACK
 from ..errors import DfsError, Misconfigured, Unavailable
 from ..limits import GRPC_PORT, RAFT_PORT
+from ..nemesis.places import Place
+from ..nemesis.processes import Node
 from ..proto import dfs_pb2 as pb
 from . import output
 
@@ -27,70 +28,32 @@ MARK: Final = ".dfs-demo"
 """In a directory that is ours to empty; locked while a demo runs, lists its processes."""
 READY_S: Final = 60.0
 STOP_S: Final = 15.0
+TAIL_LINES: Final = 5
+"""Of a node's log that are shown when it has ended."""
 POLL_S: Final = 0.05
 OTHER_PORTS: Final = range(21_000, 32_000)
 """Below the range from which the kernel takes ports for outgoing connections."""
-
-
-class Node:
-    """One `dfs serve` process; survives being killed and started again."""
-
-    def __init__(self, root: Path, name: str, raft: int, grpc: int) -> None:
-        self.name, self.root = name, root / name
-        self.raft, self.endpoint = f"{LOOPBACK}:{raft}", f"{LOOPBACK}:{grpc}"
-        self.data, self.cache, self.mount, self.log = (
-            self.root / part for part in ("data", "cache", "mount", "log")
-        )
-        self.process: subprocess.Popen[bytes] | None = None
-        for directory in (self.cache, self.mount):
-            directory.mkdir(parents=True)
-
-    def start(self, peers: str, mounts: bool) -> None:
-        """Starts the process; does not wait until it serves."""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
-        arguments = [
-            "serve", "-id", self.name, "-raft", self.raft, "-grpc", self.endpoint, "-peers", peers,
-            "-data", str(self.data), "-cache", str(self.cache),
-            "-mount", str(self.mount) if mounts else "none",
-        ]
-        with self.log.open("ab") as log:
-            # A session of its own: Ctrl-C is for the demo, which stops its nodes in order.
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "dfs", *arguments], cwd=self.root, env=environment,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )
-
-    def alive(self) -> bool:
-        """The process runs."""
-        return self.process is not None and self.process.poll() is None
-
-    def kill(self) -> None:
-        """kill -9; returns when the process is gone."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-    def tail(self, lines: int = 5) -> str:
-        """The end of its log."""
-        try:
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
-        except OSError:
-            return ""
 
 
 class Nodes:
     """All three, and a client that knows them."""
 
     def __init__(self, root: Path, mounts: bool) -> None:
-        rafts, grpcs = _ports(RAFT_PORT), _ports(GRPC_PORT)
         self.root, self.mounts = root, mounts
-        self.all = [Node(root, f"node{i + 1}", rafts[i], grpcs[i]) for i in range(COUNT)]
-        self.peers = ",".join(node.raft for node in self.all)
+        places = [
+            Place(f"{LOOPBACK}:{raft}", f"{LOOPBACK}:{grpc}")
+            for raft, grpc in zip(_ports(RAFT_PORT), _ports(GRPC_PORT), strict=True)
+        ]
+        peers = ",".join(place.raft for place in places)
+        self.all = [
+            Node(root / f"node{i}", f"node{i}", place, peers, caches=True, mounts=mounts)
+            for i, place in enumerate(places, 1)
+        ]
         self.client: Client = connect(*(n.endpoint for n in self.all), learn=False, timeout=5.0)
 
     def start(self, node: Node) -> None:
         """Starts a node and writes down its process for a demo after this one."""
-        node.start(self.peers, self.mounts)
+        node.start()
         processes = [n.process.pid for n in self.all if n.process is not None]
         (self.root / MARK).write_text("\n".join(map(str, processes)))
 
@@ -103,7 +66,7 @@ class Nodes:
                 if node.process is not None and not node.alive():
                     raise Unavailable(
                         f"{node.name} ended with exit code {node.process.returncode}; the end of"
-                        f" {node.log}:\n{node.tail()}"
+                        f" {node.log}:\n{node.tail(TAIL_LINES)}"
                     )
             try:
                 if condition():

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from ..durable import sync_directory
 from ..errors import Misconfigured
-from ..identity import QUARANTINE, sync_directory, write_durably
+from ..identity import QUARANTINE, write_durably
 from ..limits import HEAL_WINDOW_S, HEALS_MAX, QUARANTINE_KEPT
 
 log = logging.getLogger("dfs.healing")

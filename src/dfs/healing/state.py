@@ -16,10 +16,11 @@ again.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from .._engine import is_founding
-from ..errors import DataLoss, Misconfigured, OutOfSpace
+from ..errors import DataLoss, Misconfigured, OutOfSpace, remedy
 from ..identity import STORE, UNDECIDED, Identity
 from ..kv import KeyValue
 from ..limits import ASK_MS_MAX, HEAL_RETRY_MS
@@ -62,10 +63,12 @@ class Healer:
             except DataLoss as error:
                 fault = str(error)
             else:
-                fault = self._objection(store)
-                if not fault:
-                    return store
-                store.close()
+                with ExitStack() as held:
+                    held.callback(store.close)
+                    fault = self._objection(store)
+                    if not fault:
+                        held.pop_all()
+                        return store
             self._identity.condemn(f"the state in {self._path} cannot be used: {fault}")
         if self._identity.fault_index == UNDECIDED:
             self._ask_a_person()
@@ -106,7 +109,6 @@ class Healer:
         found = self._engine.recovery()
         empty = not found["last"] and not found["purged"]
         if store.applied and empty and not is_founding(store.log_id):
-            store.close()
             raise LogLost(f"it is empty, and the state is that of its entry {store.applied}")
         return self._engine.objection(store.log_id)
 
@@ -116,7 +118,9 @@ class Healer:
         try:
             kv = self._kv(self._path)
         except (OSError, OutOfSpace) as error:
-            raise Misconfigured(f"the store in {self._path} cannot be opened: {error}") from None
+            raise Misconfigured(
+                f"the store in {self._path} cannot be opened: {error}{remedy(error)}"
+            ) from None
         try:
             return Store(kv)
         except BaseException:

@@ -37,6 +37,7 @@ from rocksdict import (
     WriteOptions,
 )
 
+from dfs.durable import sync_directory
 from dfs.errors import DataLoss, OutOfSpace
 from dfs.kv.port import CLOSED, Closed, Record, Snapshot, Walk
 from dfs.limits import (
@@ -86,7 +87,7 @@ class RocksKV:
         self._options.disable_wal = True  # type: ignore[method-assign, assignment]
         self._options.memtable_insert_hint_per_batch = True
         if fresh:
-            _sync_directory(self._path.parent)
+            sync_directory(self._path.parent)
             _point(pointer, self._name)
         self._remove_others()
 
@@ -154,7 +155,7 @@ class RocksKV:
             fresh.close()
             shutil.rmtree(target, ignore_errors=True)
             raise
-        _sync_directory(target)
+        sync_directory(target)
         with self._turn:
             _point(self._path / _CURRENT, name)
             with self._state:
@@ -485,12 +486,4 @@ def _point(pointer: Path, name: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(pointer)
-    _sync_directory(pointer.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(pointer.parent)

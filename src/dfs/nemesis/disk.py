@@ -7,7 +7,6 @@ import os
 import struct
 import subprocess
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 DISK_BYTES: Final = 512 << 20
@@ -31,10 +30,7 @@ class Disk:
         self._mount()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         _run("umount", str(self.mount))
         self.image.unlink()
 

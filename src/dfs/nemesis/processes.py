@@ -31,12 +31,14 @@ class Node:
     """One `dfs serve` process with its directories; survives being killed and started again."""
 
     def __init__(
-        self, root: Path, name: str, place: Place, peers: str, mounts: bool = False
+        self, root: Path, name: str, place: Place, peers: str, *, caches: bool = False,
+        mounts: bool = False,
     ) -> None:
+        """`caches`, `mounts`: whether its cache directory is watched, and its mount is there."""
         self.root, self.name, self.place, self.peers = root, name, place, peers
         self.data, self.cache, self.mount = root / "data", root / "cache", root / "mount"
-        self.mounts = mounts
-        for directory in (self.data, self.cache, self.mount):
+        self.caches, self.mounts = caches, mounts
+        for directory in (self.cache, self.mount):
             directory.mkdir(parents=True, exist_ok=True)
         self.program: tuple[str, ...] = ("-m", "dfs")
         self.environment: dict[str, str] = {}
@@ -58,7 +60,7 @@ class Node:
         argv = [
             *self.place.enter, sys.executable, "-P", *self.program, "serve", "-id", self.name,
             "-raft", self.place.raft, "-grpc", self.place.grpc, "-data", str(self.data),
-            "-cache", str(self.cache) if self.mounts else "",
+            "-cache", str(self.cache) if self.caches else "",
             "-mount", str(self.mount) if self.mounts else "",
         ]
         argv += self.place.options
@@ -70,6 +72,8 @@ class Node:
                 [*argv, *extra], cwd=self.root, env=environment | self.environment,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 pass_fds=tuple(self.place.descriptors),
+                # A session of its own: Ctrl-C is for whoever started it and stops it in order.
+                start_new_session=True,
             )
 
     def alive(self) -> bool:
@@ -110,7 +114,8 @@ class Node:
 
     def tail(self, lines: int = 40) -> str:
         """The end of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
 
     def complaints(self) -> list[str]:
         """Lines of its log that no test expects."""
@@ -141,7 +146,9 @@ class Cluster:
         places = on_loopback(count) if places is None else places
         peers = ",".join(place.raft for place in places)
         self.nodes = [
-            Node(root / f"node{i + 1}", f"node{i + 1}", place, peers, mounts)
+            Node(
+                root / f"node{i + 1}", f"node{i + 1}", place, peers, caches=mounts, mounts=mounts
+            )
             for i, place in enumerate(places)
         ]
 

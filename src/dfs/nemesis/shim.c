@@ -278,9 +278,9 @@ int sync_file_range(int descriptor, off64_t offset, off64_t size, unsigned flags
     SYNC(real(descriptor, offset, size, flags));
 }
 
-/* Names. A torn call of these is one that never came back. */
-#define NAMED(op, directory, name, call)                                                           \
-    switch (judge_name(op, directory, name)) {                                                     \
+/* Calls that write no bytes: a torn one is one that never came back. */
+#define JUDGED(verdict, call)                                                                      \
+    switch (verdict) {                                                                             \
     case KIND_TORN:                                                                                \
         _exit(TORN_EXIT);                                                                          \
     case KIND_ERROR:                                                                               \
@@ -288,6 +288,9 @@ int sync_file_range(int descriptor, off64_t offset, off64_t size, unsigned flags
     default:                                                                                       \
         return call;                                                                               \
     }
+
+/* Names. */
+#define NAMED(op, directory, name, call) JUDGED(judge_name(op, directory, name), call)
 
 #define MODE()                                                                                     \
     mode_t mode = 0;                                                                               \
@@ -343,15 +346,7 @@ int renameat(int from, const char *old, int to, const char *new) {
 }
 
 /* Sizes. */
-#define SIZED(op, call)                                                                            \
-    switch (judge_descriptor(op, descriptor)) {                                                    \
-    case KIND_TORN:                                                                                \
-        _exit(TORN_EXIT);                                                                          \
-    case KIND_ERROR:                                                                               \
-        return (int)fails();                                                                       \
-    default:                                                                                       \
-        return call;                                                                               \
-    }
+#define SIZED(op, call) JUDGED(judge_descriptor(op, descriptor), call)
 
 int ftruncate(int descriptor, off_t size) {
     REAL(int, "ftruncate", int, off_t);

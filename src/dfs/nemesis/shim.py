@@ -18,7 +18,6 @@ import sysconfig
 import tempfile
 from enum import IntEnum
 from pathlib import Path
-from types import TracebackType
 from typing import Final, NamedTuple
 
 SOURCE: Final = Path(__file__).with_name("shim.c")
@@ -102,10 +101,7 @@ class Shim:
     def __enter__(self) -> Shim:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._map.close()
 
     def environment(self) -> dict[str, str]:

@@ -17,10 +17,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, NoReturn
 
-from .. import limits
+from .node import change_limits
 
 POLL_S: Final = 0.002
 READY: Final = " is ready: "
@@ -99,10 +98,7 @@ class Zygote:
         )
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
     def start(self, log: Path, *arguments: str) -> Forked:
@@ -125,8 +121,7 @@ class Zygote:
 
 def main() -> None:
     """Serves commands: {"start": arguments, "log": path} → pid; {"wait": pid} → code or null."""
-    for name, value in SMALL.items():
-        setattr(limits, name, value)
+    change_limits(SMALL)
     importlib.import_module("dfs.cli.serve")  # before the first fork
     from .. import serve
 

@@ -7,7 +7,6 @@ addresses. Content, history and request ids are those of the backup; revisions g
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -15,12 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .._engine import founding
+from ..durable import sync_directory
 from ..errors import Misconfigured
-from ..identity import ID_BITS, STORE, Identity
+from ..identity import STORE, Identity, new_id
 from ..kv import Record, RocksKV
 from ..store import backup
 from ..store.layout import META_KEY, unpack_meta
-from .files import sync_directory
 
 
 class Founder(NamedTuple):
@@ -69,7 +68,7 @@ def restore(file: Path, directory: Path, founder: Founder, ahead: int = 0) -> Fo
 
 
 def _fill(file: Path, directory: Path, founder: Founder, ahead: int) -> Founded:
-    number = secrets.randbits(ID_BITS) or 1
+    number = new_id()
     cluster = uuid.uuid4().bytes
     with backup.opened(file) as (head, records):
         revision = head.revision + ahead

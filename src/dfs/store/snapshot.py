@@ -14,6 +14,7 @@ from pathlib import Path
 from struct import Struct
 from typing import BinaryIO, Final
 
+from dfs.durable import sync_directory
 from dfs.errors import DataLoss
 from dfs.kv import Reads, Record
 from dfs.limits import KEY_BYTES_MAX, STREAM_CHUNK_BYTES_MAX, VALUE_BYTES_MAX
@@ -56,7 +57,7 @@ def write(source: Reads, path: str | Path) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _sync_directory(target.parent)
+    sync_directory(target.parent)
 
 
 def read(path: str | Path) -> Iterator[Record]:
@@ -177,11 +178,3 @@ class _Check:
         same_hash = self._state_hash % _STATE_HASH_MODULUS == self._meta.state_hash
         if self._keys != self._meta.keys or not same_hash:
             raise DataLoss(f"{name} holds other records than its state hash says")
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
