@@ -236,7 +236,7 @@ MUTANTS: Final = (
     # ---- backup, audit, recovery -----------------------------------------------------------------
     Mutant(  # two clusters made of one backup could be taken for one
         "restored-nodes-are-the-same", "src/dfs/offline/restore.py",
-        "number = secrets.randbits(ID_BITS) or 1", "number = 1",
+        "number = new_id()", "number = 1",
         ("tests/t1_store/test_backup.py",),
     ),
     Mutant(
