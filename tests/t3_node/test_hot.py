@@ -242,7 +242,7 @@ async def test_an_exception_in_apply_ends_the_process(cluster, monkeypatch, erro
     assert not call.done()
 
 
-@pytest.mark.parametrize("reader", ["list", "history", "watch", "snapshot"])
+@pytest.mark.parametrize("reader", ["list", "history", "watch", "backup", "snapshot"])
 @pytest.mark.allow_logs("the checksum of", "could not be written")
 async def test_damage_that_any_reader_finds_ends_the_service(cluster, reader):
     one = await cluster.start("node1")
@@ -257,6 +257,8 @@ async def test_damage_that_any_reader_finds_ends_the_service(cluster, reader):
             return [a async for a in node.list_answers("", True, "", 0, 0)]
         if reader == "history":
             return [piece async for piece in node.history("", 0, 10)]
+        if reader == "backup":
+            return [piece async for piece in node.backup()]
         if reader == "watch":
             caller = Caller(1, Mailboxes())
             return await node.watch(caller, Wanted("", 0, 1.0), 1, False)

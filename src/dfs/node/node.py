@@ -215,7 +215,7 @@ class Node:
     async def backup(self) -> AsyncGenerator[tuple[bytes, bytes], None]:
         """Yields (next bytes, b"") of a backup of the state as of now; in the end (b"", SHA-256 of
         all)."""
-        with self.view() as view:
+        with self._noticing(), self.view() as view:
             named = self._identity.cluster, self._me.name, self._me.version
             pieces = await in_thread(Pieces, view, *named, self._clock())
             while piece := await in_thread(pieces.next):
