@@ -10,6 +10,7 @@ import pytest
 
 import dfs
 from dfs.limits import STREAM_CHUNK_BYTES_MAX
+from dfs.node import StateFault
 from dfs.offline.files import appearing
 from dfs.proto import dfs_pb2 as pb
 from dfs.store import backup
@@ -45,7 +46,7 @@ async def test_a_backup_is_the_state_in_pieces_with_its_digest(api, tmp_path):
     assert head.state_hash == api.running.store.state_hash.hex()
 
 
-@pytest.mark.allow_logs("unexpected|damage")
+@pytest.mark.allow_logs("this node stops serving its state: .*the record of k")
 async def test_a_damaged_state_ends_the_backup_without_a_digest(api):
     await api.files.Put(pb.PutRequest(key="k", data=b"v"))
     kv = api.running.store._kv
@@ -56,6 +57,8 @@ async def test_a_damaged_state_ends_the_backup_without_a_digest(api):
     found = refusal(caught.value)
     assert found.code == grpc.StatusCode.DATA_LOSS
     assert "the record of k" in found.text
+    with pytest.raises(StateFault, match="the record of k"):
+        await api.running.node.failed
 
 
 async def test_the_clients_give_the_file_whole(api, tmp_path):
