@@ -336,6 +336,9 @@ def test_nobody_there(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (["put", "a", "--mode", "9"], "'9' is not octal"),
     (["get", "a", "-endpoint", "a:b"], "endpoint (flag -endpoint): port 'b' is not a number"),
     (["bench", "put", "-c", "0"], "--clients must be from 1 to 10,000"),
+    (["nemesis", "--faults", "kil"], "there is no fault 'kil'. Try: dfs nemesis --list"),
+    (["nemesis", "--faults", "halves"], "halves needs 5 nodes at least. Try: --nodes 5"),
+    (["nemesis", "--faults", "kill", "--nodes", "9"], "9 nodes: one to seven can be had"),
 ])
 def test_wrong_usage_is_one_sentence(
     arguments: list[str], said: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -54,35 +54,36 @@ def nemesis(args: argparse.Namespace) -> int:
         return _list()
     if args.recheck:
         return _recheck(args.recheck)
+    plan = _plan(args, secrets.randbelow(SEEDS) if args.seed is None else args.seed)
+    plan.setting.check()
     root = _directory(args.dir)
-    seed = secrets.randbelow(SEEDS) if args.seed is None else args.seed
-    output.note(f"seed {seed}; nodes and logs are in {root}")
-    if not _run(args, seed, root):
+    output.note(f"seed {plan.seed}; nodes and logs are in {root}")
+    if not _run(args, plan, root):
         return 1
     if args.dir is None:
         shutil.rmtree(root)
     return 0
 
 
-def _run(args: argparse.Namespace, seed: int, root: Path) -> bool:
+def _run(args: argparse.Namespace, plan: Plan, root: Path) -> bool:
     from ..check import Undecided
     from ..nemesis.campaign import Campaign
     from ..nemesis.histories import save
     from ..nemesis.waiting import Violation
 
-    campaign = Campaign(_plan(args, seed), root, output.note)
+    campaign = Campaign(plan, root, output.note)
     try:
         report = campaign.run()
     except (Violation, Undecided) as wrong:
         history = root / "history.jsonl"
         if campaign.recorder:
             save(campaign.recorder.calls, history)
-        output.error(f"in round {campaign.report.rounds + 1} of seed {seed}: {wrong}")
+        output.error(f"in round {campaign.report.rounds + 1} of seed {plan.seed}: {wrong}")
         for note in getattr(wrong, "__notes__", []):
             output.note(note)
         output.note(
             f"The data and logs are in {root}. Try: dfs nemesis --recheck {history}, and the same"
-            f" command with --seed {seed}"
+            f" command with --seed {plan.seed}"
         )
         return False
     summary = report.summary()
