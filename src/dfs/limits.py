@@ -79,7 +79,8 @@ WATCH_PROGRESS_MS: Final = 1_000
 WATCH_PROGRESS_MS_MIN: Final = 10
 """A watcher cannot ask for more marks than this; each is a message."""
 WATCH_WAIT_MS_MAX: Final = 5_000
-"""For a node that lags to reach the revision from which a watch goes on; else it is none yet."""
+"""For a node that lags to get what is committed, when it lacks the revision after which a watch
+shall go on."""
 
 # ---- the hot loop -------------------------------------------------------------------------------
 STEP_ITEMS_MAX: Final = 512

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dfs.errors import Unavailable
+from dfs.errors import OutOfRange, Unavailable
 from dfs.proto import dfs_pb2 as pb
 
 from .conftest import wait_until
@@ -181,13 +181,22 @@ async def test_refusals_reach_the_caller(one):
     assert call.ended.result()[0] == 14
 
 
-async def test_slow_reads_hold_up_neither_snapshots_nor_the_end(one, tmp_path, monkeypatch):
+@pytest.fixture
+async def one_reader():
+    """The event loop has one thread for reads meanwhile."""
+    loop, readers = asyncio.get_running_loop(), ThreadPoolExecutor(1)
+    loop.set_default_executor(readers)
+    yield readers
+    loop.set_default_executor(ThreadPoolExecutor())
+
+
+async def test_slow_reads_hold_up_neither_snapshots_nor_the_end(
+    one, tmp_path, monkeypatch, one_reader
+):
     path, free, finished = str(tmp_path / "snapshot"), threading.Event(), []
     monkeypatch.setattr(one.engine, "finish", lambda *what: finished.append(what))
     await one.put("k", b"in the snapshot")
-    readers = ThreadPoolExecutor(1)
-    asyncio.get_running_loop().set_default_executor(readers)
-    readers.submit(free.wait)
+    one_reader.submit(free.wait)
 
     async def work():
         await one.node._snapshot(1, one.store.view(), path)
@@ -212,3 +221,30 @@ async def test_streams_end_with_the_node(cluster):
     assert await take(call) is None
     code, text, _ = call.ended.result()
     assert (code, "shutting down" in text) == (14, True)
+
+
+async def test_a_watch_is_told_that_a_revision_does_not_exist_only_when_nobody_has_it(
+    cluster, monkeypatch
+):
+    """A node that lags and reaches no leader sends who resumes a watch elsewhere, which is tried
+    again; a revision that is yet to come is refused."""
+    one, _, three = await cluster.three()
+    cluster.network.cut(three.raft)
+    revision = await one.put("k", b"v")
+    monkeypatch.setattr("dfs.node.node.WATCH_WAIT_MS_MAX", 50)
+    lagging = watch(three, after_revision=revision)
+    assert await take(lagging) is None
+    code, text, *_ = lagging.ended.result()
+    assert code == Unavailable.row.code, text
+    monkeypatch.undo()
+    cluster.network.cut(three.raft, False)
+    resumed = watch(three, after_revision=revision)
+    last, until = await one.put("k", b"w"), 0
+    while until < last:
+        until = pb.WatchResponse.FromString(await take(resumed)).revision
+    resumed.cancel()
+    unborn = watch(three, after_revision=revision + 1_000)
+    assert await take(unborn) is None
+    code, text, *_ = unborn.ended.result()
+    assert code == OutOfRange.row.code, text
+    assert "does not exist yet" in text

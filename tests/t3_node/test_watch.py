@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from dfs.errors import OutOfRange, Overloaded, Unavailable
+from dfs.errors import Overloaded, Unavailable
 from dfs.kv import MemoryKV
 from dfs.limits import STREAM_CHUNK_BYTES_MAX, WATCH_EVENTS_MAX
 from dfs.node.watch import Pieces
@@ -33,11 +33,11 @@ async def test_a_node_without_any_state_begins_no_watch(snapshot):
     feed.store = Store(MemoryKV())
 
     async def not_applied(revision):
-        raise OutOfRange(f"revision {revision} does not exist here yet")
+        raise Unavailable(f"no leader, so revision {revision} cannot be had")
 
     feed.watches._wait_for = not_applied
     async with feed.follow(snapshot=snapshot) as updates:
-        with pytest.raises(Unavailable, match="watch at another one"):
+        with pytest.raises(Unavailable, match="no leader"):
             await anext(updates)
 
 

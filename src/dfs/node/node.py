@@ -327,13 +327,15 @@ class Node:
             return {"member": _member(member, leader), "role": "", "error": error.text}
 
     async def _applied(self, revision: int) -> None:
-        try:
-            await self.barrier(True, revision, WATCH_WAIT_MS_MAX)
-        except Refused:
+        """Returns when this node has it. Raises Refused: it cannot ask a leader at the moment,
+        which tells nothing of the revision; and OutOfRange: nobody has it."""
+        if revision > self._store.applied:
+            await self.barrier(False, 0, WATCH_WAIT_MS_MAX)
+        if revision > self._store.applied:
             raise OutOfRange(
-                f"revision {revision} does not exist here yet, {self._store.applied} is the last;"
+                f"revision {revision} does not exist yet, {self._store.applied} is the last;"
                 " watch from one that an answer gave you"
-            ) from None
+            )
 
     def _passed(self, result: Result) -> None:
         if not isinstance(result, bytes):

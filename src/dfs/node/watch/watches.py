@@ -75,7 +75,9 @@ class Watches:
         watcher = self._add(Watcher(caller, wanted))
         try:
             if snapshot or not after:
-                await self._wait_for_state()
+                # A state of revision 0 is shown to nobody: who resumed after 0 would be told only
+                # what comes from then on.
+                await self._wait_for(1)
             if snapshot:
                 await self._tell_snapshot(watcher)
             elif after:
@@ -99,16 +101,6 @@ class Watches:
                     await self._live(watcher)
         finally:
             self._remove(watcher)
-
-    async def _wait_for_state(self) -> None:
-        """A state of revision 0 is shown to nobody: who resumed after 0 would be told only what
-        comes from then on."""
-        try:
-            await self._wait_for(1)
-        except OutOfRange:
-            raise Unavailable(
-                "this node has nothing of the cluster's state yet: watch at another one"
-            ) from None
 
     async def _tell(self, watcher: Watcher, update: Update, pinned: bool = False) -> None:
         self._check()
