@@ -43,7 +43,7 @@ MUTANTS: Final = (
     Mutant(  # nodedb 161: two votes in one term
         "vote-not-saved", "engine/src/raft/log/mod.rs",
         "        self.writing(|log| log.save_vote(StoredVote(*vote)))?;\n        self.sync().await",
-        "        let _ = vote;\n        Ok(())",
+        "        let _ = vote;\n        Ok::<(), io::Error>(())",
         ("rust", "only_the_vote_that_was_saved_last_is_confirmed"),
     ),
     Mutant(  # etcd 14370

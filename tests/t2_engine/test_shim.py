@@ -114,3 +114,28 @@ def test_a_slow_sync_waits_until_it_is_slow_no_more(tmp_path, shim):
         child.kill()
         child.wait()
     assert json.loads(said)[:7] == FINE
+
+
+@pytest.mark.parametrize("ahead_ms", [0, 1, 3_600_000, -86_400_123])
+def test_a_clock_jumps_and_time_goes_on(tmp_path, shim, ahead_ms):
+    """The wall clock is ahead or behind by what was asked for; the clock that measures is right."""
+    shim.clock(ahead_ms)
+    code = "import time; print(time.time_ns(), time.monotonic_ns())"
+    argv = [sys.executable, "-c", code]
+    bounds = [(time.time_ns(), time.monotonic_ns())]
+    done = subprocess.run(argv, env=os.environ | shim.environment(), capture_output=True, text=True)
+    bounds.append((time.time_ns(), time.monotonic_ns()))
+    wall, measured = map(int, done.stdout.split())
+    assert bounds[0][0] <= wall - ahead_ms * 1_000_000 <= bounds[1][0]
+    assert bounds[0][1] <= measured <= bounds[1][1]
+
+
+def test_arming_a_fault_leaves_the_clock_as_it_is(tmp_path, shim):
+    shim.clock(-60_000)
+    shim.arm(Fault(Kind.ERROR, 1, (Op.WRITE,)))
+    code = "import time; print(time.time())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | shim.environment(), capture_output=True,
+        text=True, check=True,
+    )
+    assert float(done.stdout) < time.time() - 59

@@ -10,15 +10,13 @@ import pytest
 from dfs import limits
 from dfs.errors import DataLoss, Misconfigured, Unavailable
 from dfs.identity import open_identity
+from dfs.nemesis.damage import anywhere, put_away
 from dfs.proto import dfs_pb2 as pb
 
 from .conftest import state, wait_until
-from .damage import DAMAGES, put_away, size
 
 CASES = int(os.environ.get("DFS_TEST_DAMAGES", "12"))
 SEED = int(os.environ.get("DFS_TEST_SEED", "1"))
-UNTOUCHED = ("lock", "LOCK", "LOG", "api.sock", "rest.sock")
-"""Nothing stands in them that is read again."""
 
 
 @pytest.fixture
@@ -84,13 +82,8 @@ async def test_damage_anywhere_is_harmless_or_noticed(real_cluster, quick):
         await three.stop()
         shutil.rmtree(spare, ignore_errors=True)
         shutil.copytree(data, spare)
-        part = data / chance.choice(("store", "store", "log", ""))
-        files = [p for p in part.rglob("*") if p.is_file() and p.name not in UNTOUCHED]
-        file, damage = chance.choice(sorted(files)), chance.choice(DAMAGES)
-        case = f"seed {SEED}, case {number}: {damage.__name__} {file.relative_to(data)}"
-        before = size(file)
-        if before:
-            damage(file, chance.random())
+        damage, file = anywhere(data, chance)
+        case = f"seed {SEED}, case {number}: {damage} {file.relative_to(data)}"
         try:
             three = await real_cluster.start("node3", "node1", "node2")
         except Misconfigured:

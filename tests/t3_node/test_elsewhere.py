@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from dfs.errors import Misconfigured, Unavailable
+from dfs.nemesis.damage import put_away
 from dfs.node.joining import Joining
 
 from .conftest import state, wait_until
-from .damage import put_away
 
 
 async def test_a_copy_of_the_data_directory_of_a_running_node_is_refused(real_cluster):

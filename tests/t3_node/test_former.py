@@ -10,10 +10,10 @@ import pytest
 from dfs.errors import Misconfigured
 from dfs.identity import LOG, NOTHING_PROMISED, open_identity
 from dfs.limits import FLUSH_INTERVAL_MS
+from dfs.nemesis.damage import DAMAGES, cut, delete, flip, put_away, swap
 from dfs.proto import dfs_pb2 as pb
 
 from .conftest import state, wait_until
-from .damage import DAMAGES, cut, delete, flip, put_away, swap
 
 AT = [(flip, 0.02), (flip, 0.9), (cut, 0.9), (cut, 0.0), *((damage, 0.5) for damage in DAMAGES)]
 

@@ -10,10 +10,10 @@ from dfs import limits
 from dfs.errors import DataLoss, Misconfigured, Unavailable
 from dfs.healing import Quarantine
 from dfs.identity import open_identity
+from dfs.nemesis.damage import DAMAGES, flip, put_away, size
 from dfs.proto import dfs_pb2 as pb
 
 from .conftest import state, wait_until
-from .damage import DAMAGES, flip, put_away, size
 
 LARGE = 40_000
 """Stands in a blob file."""

@@ -6,10 +6,10 @@ import pytest
 
 from dfs.healing import Quarantine
 from dfs.identity import LOG, Identity
+from dfs.nemesis.damage import cut, put_away
 from dfs.store import Store
 
 from .conftest import state, wait_until
-from .damage import cut, put_away
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dfs.nemesis.campaign import Campaign, Plan, Report
+from dfs.nemesis.faults import FAULTS
 from dfs.nemesis.network import everyone
 from dfs.nemesis.switch import Rule
 from dfs.nemesis.waiting import wait_until
@@ -23,7 +24,7 @@ BAD_NETWORKS = ("loss", "delay", "narrow")
 
 
 def campaign(root: Path, seed: int, faults: Sequence[str], rounds: int, **more: int) -> Report:
-    setting = Setting(more.get("nodes", 3))
+    setting = Setting(more.get("nodes", 3), shims=any(FAULTS[name].shims for name in faults))
     plan = Plan(seed, faults, rounds, at_once=more.get("at_once", 1), setting=setting)
     report = Campaign(plan, root, print).run()
     assert report.packets["passed"] > 1_000, report.packets
@@ -84,3 +85,14 @@ def test_members_that_come_and_go_among_kills(tmp_path: Path) -> None:
     """Members are removed and added again, and lose their disks and are replaced, while another
     fault strikes: no acknowledged write is lost, and no read is stale."""
     campaign(tmp_path, 6, ("remove", "replace", "kill", "isolate"), 8, nodes=5, at_once=2)
+
+
+def test_disks_and_clocks_that_fail(tmp_path: Path) -> None:
+    """Disks are slow, do not answer, are full, fail and tear writes, files are damaged, and the
+    clocks of all nodes jump: no acknowledged write is lost, no read is stale or wrong, and every
+    node is well again."""
+    faults = (
+        "slow-disk", "failing-disk", "torn-write", "full-disk", "full-disks", "clocks", "damage",
+    )
+    report = campaign(tmp_path, 12, faults, 14)
+    assert report.counts["disk: error"] + report.counts["disk: torn"] > 0, report.counts

@@ -82,7 +82,8 @@ def _run(args: argparse.Namespace, plan: Plan, root: Path) -> bool:
         for note in getattr(wrong, "__notes__", []):
             output.note(note)
         output.note(
-            f"The data and logs are in {root}. Try: dfs nemesis --recheck {history}, and the same"
+            f"The data (of each node with a disk of its own: the file system in `image`) and the"
+            f" logs are in {root}. Try: dfs nemesis --recheck {history}, and the same"
             f" command with --seed {plan.seed}"
         )
         return False
@@ -119,6 +120,7 @@ def _plan(args: argparse.Namespace, seed: int) -> Plan:
             args.nodes,
             network=any(FAULTS[name].network for name in faults),
             disks=any(FAULTS[name].disks for name in faults),
+            shims=any(FAULTS[name].shims for name in faults),
         ),
     )
 
@@ -137,9 +139,11 @@ def _list() -> int:
 
     def needs(name: str) -> str:
         fault = FAULTS[name]
-        return ", ".join(["root"] * (fault.network or fault.disks) + (
-            [f"{fault.nodes_min} nodes"] if fault.nodes_min > 1 else []
-        ))
+        needed = {
+            "root": fault.network or fault.disks, "a C compiler": fault.shims,
+            f"{fault.nodes_min} nodes": fault.nodes_min > 1,
+        }
+        return ", ".join(what for what, is_needed in needed.items() if is_needed)
 
     output.table(("fault", "what", "needs"), [(n, f.doc, needs(n)) for n, f in FAULTS.items()])
     return 0

@@ -1,8 +1,9 @@
 """Faults by seed against a cluster under load, again and again, and the verdict.
 
 A campaign is made of epochs: clients call and a watcher listens while some rounds of faults pass;
-then the nodes must agree and the checkers read what was recorded. What was asked for and never
-happened is a failure, too.
+then the nodes must agree and the checkers read what was recorded. At the end the nodes are stopped,
+and every write that was ever acknowledged is looked for in their logs and states. What was asked
+for and never happened is a failure, too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..check import Kind, Outcome
+from ..offline.acks import Ack
+from ..offline.audit import verify
 from .faults import FAULTS
 from .recorder import Recorder, require_variety
 from .waiting import require, wait_until
@@ -28,6 +31,8 @@ CALLS_PER_EPOCH_MAX: Final = 12_000
 """A thousand for each key: the search for an order stays quick."""
 HOLD_S: Final = (0.1, 1.5)
 """Shorter and longer than an election takes."""
+AFTERMATH_S: Final = (0.0, 0.4)
+"""So much is written by a new leader before the old one is back."""
 RECOVERY_S: Final = 10.0
 """The promise: with all faults gone, writes are acknowledged again within this."""
 GOING_ON_S: Final = 20.0
@@ -61,6 +66,8 @@ class Report:
     """The longest time without an acknowledged write in a round."""
     outcomes: Counter[tuple[Kind, Outcome]] = field(default_factory=Counter)
     keys_added: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    """What was done to the nodes, in units of its own."""
     leaders: int = 0
     packets: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -87,7 +94,7 @@ class Report:
             "unknown": sum(n for (_, o), n in self.outcomes.items() if o is Outcome.UNKNOWN),
             "refused": sum(n for (_, o), n in self.outcomes.items() if o is Outcome.REFUSED),
             "leader_changes": self.leaders, "faults": dict(sorted(self.faults.items())),
-            "packets": self.packets,
+            "counts": dict(sorted(self.counts.items())), "packets": self.packets,
         }
 
 
@@ -106,6 +113,8 @@ class Campaign:
         self.report = Report(plan.seed)
         self.recorder: Recorder | None = None
         """Of the epoch under way, or the last one."""
+        self._acks: list[Ack] = []
+        """Of all epochs."""
 
     def run(self) -> Report:
         """Raises Violation, Undecided or Misconfigured."""
@@ -119,6 +128,8 @@ class Campaign:
             if world.network is not None:
                 world.network.heal()
                 self.report.packets = vars(world.network.counts)
+            self._audit(world)
+            self.report.counts = world.counts
         self.report.seconds = time.monotonic() - begin_s
         self._require_coverage()
         return self.report
@@ -139,6 +150,7 @@ class Campaign:
         recorder.check()
         self.report.outcomes += recorder.outcomes()
         self.report.keys_added += len(recorder.added)
+        self._acks += recorder.acks()
 
     def _round(self, world: World, recorder: Recorder) -> None:
         begin_ns = time.monotonic_ns()
@@ -150,6 +162,7 @@ class Campaign:
                 wait_until(
                     f"writes go on beside {struck}", lambda: recorder.progress() > seen, GOING_ON_S
                 )
+                time.sleep(self._chance.uniform(*AFTERMATH_S))
         healed_ns = time.monotonic_ns()
         wait_until(
             f"writes go on after {struck}", lambda: recorder.last_ns() > healed_ns, RECOVERY_S
@@ -181,6 +194,17 @@ class Campaign:
                 later.append(kind)
         self._deck += later
         return struck
+
+    def _audit(self, world: World) -> None:
+        """Stops all nodes and reads what they have on disk."""
+        world.cluster.agree()
+        world.stop()
+        found = verify([node.data for node in world.nodes], self._acks)
+        wrong = [*found.problems, *(text for node in found.nodes for text in node.problems)]
+        if found.acks is not None:
+            wrong += found.acks.problems
+        require(not wrong, f"the audit found {len(wrong)} problems, such as {wrong[:5]}")
+        world.counts["writes audited"] = len(self._acks)
 
     def _require_coverage(self) -> None:
         """What never happened was not tried."""

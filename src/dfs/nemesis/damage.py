@@ -1,9 +1,17 @@
 """What disks and people do to files, and what nodes have put away for it."""
 
+from __future__ import annotations
+
+import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
-BLOCK_BYTES = 4_096
+from ..identity import LOG, QUARANTINE, SOCKET, STORE, UPSTREAM
+
+BLOCK_BYTES: Final = 4_096
+UNTOUCHED: Final = ("lock", "LOCK", "LOG", SOCKET, UPSTREAM)
+"""Nothing stands in them that is read again."""
 
 
 def flip(path: Path, at: float = 0.5) -> None:
@@ -44,9 +52,18 @@ def size(path: Path) -> int:
     return path.stat().st_size
 
 
-DAMAGES: tuple[Callable[[Path], None], ...] = (flip, zero, cut, delete, swap)
+DAMAGES: Final[tuple[Callable[..., None], ...]] = (flip, zero, cut, delete, swap)
+
+
+def anywhere(data: Path, chance: random.Random) -> tuple[str, Path]:
+    """Damages one file of a data directory; (how, which). Half of the time one of the store."""
+    part = data / chance.choice((STORE, STORE, LOG, ""))
+    files = [p for p in part.rglob("*") if p.is_file() and p.name not in UNTOUCHED and size(p)]
+    file, how = chance.choice(sorted(files)), chance.choice(DAMAGES)
+    how(file, chance.random())
+    return how.__name__, file
 
 
 def put_away(data: Path) -> list[str]:
     """What is in quarantine, without the notes."""
-    return sorted(p.name for p in (data / "quarantine").glob("*/*") if p.name != "why.txt")
+    return sorted(p.name for p in (data / QUARANTINE).glob("*/*") if p.name != "why.txt")

@@ -1,4 +1,5 @@
-"""A disk that can lose its power: an ext4 file system of its own, in a file."""
+"""A disk that can lose its power: an ext4 file system of its own, in a file, which stays when
+something went wrong."""
 
 from __future__ import annotations
 
@@ -30,9 +31,10 @@ class Disk:
         self._mount()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         _run("umount", str(self.mount))
-        self.image.unlink()
+        if error is None:
+            self.image.unlink()
 
     def cut(self) -> None:
         """The power is gone."""

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from . import membership
+from . import hardware, membership
 from .network import Direction, between, everyone
 from .processes import Node
 from .switch import Rule
@@ -32,6 +32,8 @@ class Fault:
     doc: str
     network: bool = False
     disks: bool = False
+    shims: bool = False
+    """Loaded into the nodes: they make calls to files fail, and clocks jump."""
     nodes_min: int = 1
 
 
@@ -40,7 +42,7 @@ class Fault:
 def _kill(world: World, victims: list[Node]) -> Iterator[None]:
     with world.hurt(victims):
         for node in victims:
-            node.kill()
+            world.kill(node)
         yield
         for node in victims:
             node.start()
@@ -68,6 +70,7 @@ def _lose_power(world: World, victims: list[Node]) -> Iterator[None]:
         for node in victims:
             node.kill()
             world.disks[node.name].restore()
+        world.counts["disks without power"] += len(victims)
         yield
         for node in victims:
             node.start()
@@ -210,6 +213,13 @@ FAULTS: Final[dict[str, Fault]] = {
     "flap": Fault(flap, "one node goes and comes", network=True),
     "remove": Fault(membership.remove, "one member is removed, and added again", nodes_min=3),
     "replace": Fault(membership.replace, "one node loses its disk and is replaced", nodes_min=3),
+    "slow-disk": Fault(hardware.slow_disk, "a disk is slow or does not answer", shims=True),
+    "failing-disk": Fault(hardware.failing_disk, "writes or syncs of a node fail", shims=True),
+    "torn-write": Fault(hardware.torn_write, "a node ends within a write", shims=True),
+    "full-disk": Fault(hardware.full_disk, "the disk of one node is full", disks=True),
+    "full-disks": Fault(hardware.full_disks, "all disks are nearly full", disks=True),
+    "clocks": Fault(hardware.clocks, "the clocks of all nodes jump", shims=True),
+    "damage": Fault(hardware.damage, "a file of one node is damaged", nodes_min=3),
     "loss": Fault(loss, "lost and repeated packets", network=True),
     "delay": Fault(delay, "late packets that overtake", network=True),
     "narrow": Fault(narrow, "a network of little throughput", network=True),

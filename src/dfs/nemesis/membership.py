@@ -13,25 +13,27 @@ from contextlib import contextmanager
 from ..client import Client
 from .processes import Node
 from .waiting import wait_until
-from .world import NoTarget, World
+from .world import World
 
 
 @contextmanager
 def remove(world: World) -> Iterator[None]:
     """One member is removed, and added again with its data."""
-    node = _whole(world)
+    node = world.take_whole()
     with world.hurt([node]):
         number = _ask(world, lambda client: _id(client, node))
         _ask(world, lambda client: client.remove_member(node.name, number).config)
+        world.counts["members removed"] += 1
         yield
         _ask(world, lambda client: client.add_member("", 0, node.place.raft, "").config)
-        wait_until(f"{node.name} votes again", lambda: _votes(world, node))
+        wait_until(f"{node.name} votes again", lambda: world.votes(node))
+        world.counts["members added"] += 1
 
 
 @contextmanager
 def replace(world: World) -> Iterator[None]:
     """One node loses its disk; an empty one of its name takes its place."""
-    node = _whole(world)
+    node = world.take_whole()
     with world.hurt([node]):
         number = _ask(world, lambda client: _id(client, node))
         node.kill()
@@ -41,14 +43,8 @@ def replace(world: World) -> Iterator[None]:
         node.start()
         wait_until("it waits", lambda: node.status().role == "fresh")
         _ask(world, lambda client: client.replace_member(node.name, number).config)
-        wait_until(f"the new {node.name} votes", lambda: _votes(world, node))
-
-
-def _whole(world: World) -> Node:
-    """A node to take out of a cluster that lacks nothing."""
-    if not world.whole:
-        raise NoTarget
-    return world.choose()[0]
+        wait_until(f"the new {node.name} votes", lambda: world.votes(node))
+        world.counts["members replaced"] += 1
 
 
 def _ask(world: World, what: Callable[[Client], int]) -> int:
@@ -65,6 +61,3 @@ def _id(client: Client, node: Node) -> int:
     return next((m.id for m in client.members().members if m.name == node.name), 0)
 
 
-def _votes(world: World, node: Node) -> bool:
-    with world.cluster.client() as client:
-        return any(m.voter for m in client.members().members if m.name == node.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +117,12 @@ class Node:
         """The end of its log."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
+
+    def put_log_away(self) -> None:
+        """What it has said so far goes to a file beside its log: it was expected."""
+        number = sum(1 for _ in self.root.glob(f"{self.log.name}.*"))
+        shutil.copyfile(self.log, self.log.with_suffix(f".{number}"))
+        os.truncate(self.log, 0)
 
     def complaints(self) -> list[str]:
         """Lines of its log that no test expects."""

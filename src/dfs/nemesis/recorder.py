@@ -24,8 +24,16 @@ from ..check import (
     out_of_order,
 )
 from ..client import Client, Watch
-from ..errors import Conflict, DeadlineExceeded, NotFound, OutcomeUnknown, Unavailable
-from .processes import Cluster
+from ..errors import (
+    Conflict,
+    DeadlineExceeded,
+    NotFound,
+    OutcomeUnknown,
+    OutOfSpace,
+    Unavailable,
+)
+from ..offline.acks import Ack
+from .processes import Cluster, Node
 from .waiting import require, wait_until
 
 CLIENTS: Final = 6
@@ -33,10 +41,12 @@ KEYS: Final = 12
 """Fewer than two for each client: they meet."""
 KINDS: Final = (Kind.PUT, Kind.PUT, Kind.PUT, Kind.GET, Kind.GET, Kind.DELETE, Kind.DELETE)
 SHORT_S: Final = 0.03
-"""Of most writes: less than it takes to replace a leader, so that each time some outcomes of both
-kinds stay unknown."""
+"""Of most calls: less than it takes to replace a leader, so that each time some outcomes of both
+kinds of writes stay unknown, and that reads begin at a node that stands still, again and again."""
 SHORT_CHANCE: Final = 0.8
 LONG_S: Final = 5.0
+READ_PAUSE_S: Final = 0.02
+"""Between two reads of those who stay at one node."""
 
 
 @dataclass
@@ -73,8 +83,8 @@ class Recorder:
     """By their SHA-256: events have no more."""
     tried: set[str] = field(default_factory=set)
     """Keys that were added once each and never touched again; of these:"""
-    added: set[str] = field(default_factory=set)
-    """those that were acknowledged, and"""
+    added: dict[str, int] = field(default_factory=dict)
+    """those that were acknowledged, with their revisions, and"""
     listed: set[str] = field(default_factory=set)
     """those that stand there at the end."""
     errors: list[BaseException] = field(default_factory=list)
@@ -88,6 +98,10 @@ class Recorder:
             threads = [
                 threading.Thread(target=self._guarded, args=(self._work, number, stop))
                 for number in range(CLIENTS)
+            ]
+            threads += [
+                threading.Thread(target=self._guarded, args=(self._stay, node, stop))
+                for node in self.cluster.nodes
             ]
             threads.append(threading.Thread(target=self._guarded, args=(self._add, stop)))
             listener = threading.Thread(
@@ -147,7 +161,7 @@ class Recorder:
             ),
         ):
             require(found is None, f"{found}")
-        lost = sorted(self.added - self.listed)
+        lost = sorted(self.added.keys() - self.listed)
         require(not lost, f"{len(lost)} keys were added and are not listed, such as {lost[:3]}")
         made_up = sorted(self.listed - self.tried)
         require(not made_up, f"nobody added these keys, which are listed: {made_up[:3]}")
@@ -155,6 +169,15 @@ class Recorder:
     def outcomes(self) -> Counter[tuple[Kind, Outcome]]:
         """How many calls of each kind had which outcome."""
         return Counter((call.kind, call.outcome) for call in self.calls)
+
+    def acks(self) -> Iterator[Ack]:
+        """Every write that was acknowledged."""
+        for call in self.calls:
+            if call.writes and call.outcome is Outcome.DONE:
+                digest = b"" if call.value is None else hashlib.sha256(call.value).digest()
+                yield Ack(call.revision, call.key, digest)
+        for key, revision in self.added.items():
+            yield Ack(revision, key, hashlib.sha256(b"").digest())
 
     def _guarded(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -184,13 +207,20 @@ class Recorder:
                     return
                 key = f"{self.directory}/{chance.randrange(KEYS)}"
                 kind = chance.choice(KINDS)
+                limit_s = SHORT_S if chance.random() < SHORT_CHANCE else LONG_S
                 if kind is Kind.GET:
-                    seen[key] = self._get(client, key)
+                    seen[key] = self._get(client, key, limit_s)
                     continue
                 value = b"%d.%d" % (number, count) if kind is Kind.PUT else None
                 base = seen.get(key) if chance.random() < 0.3 else None
-                limit_s = SHORT_S if chance.random() < SHORT_CHANCE else LONG_S
                 seen[key] = self._write(client, kind, key, value, base, limit_s)
+
+    def _stay(self, node: Node, stop: threading.Event) -> None:
+        """Reads at one node, which may be an old leader that nobody else asks any more."""
+        chance = random.Random(node.name)
+        with node.client() as client:
+            while not stop.wait(READ_PAUSE_S):
+                self._get(client, f"{self.directory}/{chance.randrange(KEYS)}", SHORT_S)
 
     def _write(
         self, client: Client, kind: Kind, key: str, value: bytes | None, base: int | None,
@@ -209,17 +239,17 @@ class Recorder:
             outcome = Outcome.REFUSED
         except (OutcomeUnknown, DeadlineExceeded):
             outcome = Outcome.UNKNOWN
-        except Unavailable:
+        except (Unavailable, OutOfSpace):
             return 0
         end = NEVER if outcome is Outcome.UNKNOWN else time.monotonic_ns()
         self.calls.append(Call(kind, key, begin, end, outcome, value, revision, base))
         return 0 if value is None else revision
 
-    def _get(self, client: Client, key: str) -> int:
+    def _get(self, client: Client, key: str, limit_s: float = LONG_S) -> int:
         begin = time.monotonic_ns()
         value, revision = None, 0
         try:
-            value, stat = client.read(key, timeout=LONG_S)
+            value, stat = client.read(key, timeout=limit_s)
             revision = stat.revision
         except NotFound:
             pass
@@ -236,9 +266,8 @@ class Recorder:
                 key = f"{self._beside}/{len(self.tried)}"
                 self.tried.add(key)
                 try:
-                    client.put(key, b"", timeout=LONG_S)
-                    self.added.add(key)
-                except (OutcomeUnknown, DeadlineExceeded, Unavailable):
+                    self.added[key] = client.put(key, b"", timeout=LONG_S)
+                except (OutcomeUnknown, DeadlineExceeded, Unavailable, OutOfSpace):
                     pass  # it may be there
 
     @property

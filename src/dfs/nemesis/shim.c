@@ -1,4 +1,5 @@
-/* Makes calls to files fail, for tests: loaded by LD_PRELOAD, steered through a mapped file.
+/* Makes calls to files fail and the wall clock wrong, for tests: loaded by LD_PRELOAD, steered
+ * through a mapped file.
  *
  * Only regular files and directories below `root` are meant; sockets and everything else pass. The
  * control file (struct control, shared with shim.py) is named by FILE_FAULTS. Of the calls that
@@ -18,6 +19,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -48,6 +50,7 @@ struct control {
     _Atomic uint64_t failed_inode; /* of the first fault */
     _Atomic uint32_t failed_op;
     uint32_t unused;
+    _Atomic int64_t clock_ms; /* by which the wall clock is ahead */
     char root[TEXT];   /* an absolute path without symlinks */
     char match[TEXT];  /* in the path; empty: any */
     char failed[TEXT]; /* path of the first fault */
@@ -406,4 +409,46 @@ ssize_t pread(int descriptor, void *data, size_t size, off_t offset) {
 ssize_t pread64(int descriptor, void *data, size_t size, off64_t offset) {
     REAL(ssize_t, "pread64", int, void *, size_t, off64_t);
     READS(real(descriptor, data, size / 2, offset), real(descriptor, data, size, offset))
+}
+
+/* The wall clock, which may jump; clocks that only measure time do not. */
+static void shift(struct timespec *now) {
+    int64_t ms = control ? atomic_load(&control->clock_ms) : 0;
+    int64_t nanoseconds = now->tv_nsec + ms % 1000 * 1000000;
+    now->tv_sec += ms / 1000;
+    if (nanoseconds < 0) {
+        nanoseconds += 1000000000;
+        now->tv_sec--;
+    } else if (nanoseconds >= 1000000000) {
+        nanoseconds -= 1000000000;
+        now->tv_sec++;
+    }
+    now->tv_nsec = nanoseconds;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    REAL(int, "clock_gettime", clockid_t, struct timespec *);
+    int result = real(clock, now);
+    if (!result && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE))
+        shift(now);
+    return result;
+}
+
+int gettimeofday(struct timeval *now, void *zone) {
+    REAL(int, "gettimeofday", struct timeval *, void *);
+    int result = real(now, zone);
+    if (!result) {
+        struct timespec shifted = {now->tv_sec, now->tv_usec * 1000};
+        shift(&shifted);
+        *now = (struct timeval){shifted.tv_sec, shifted.tv_nsec / 1000};
+    }
+    return result;
+}
+
+time_t time(time_t *into) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (into)
+        *into = now.tv_sec;
+    return now.tv_sec;
 }

@@ -1,4 +1,4 @@
-"""Makes files fail under a process: the k-th call, with an error, in part, late.
+"""Makes files fail under a process: the k-th call, with an error, in part, late; and clocks jump.
 
 `shim.c` is built with `cc` when it is wanted and loaded into the process by LD_PRELOAD. Both share
 a mapped file, so faults go on and off while the process runs, and it says how many calls there
@@ -26,11 +26,12 @@ TORN_EXIT: Final = 99
 
 _MAGIC: Final = 0x46464431
 _TEXT: Final = 1024
-_HEAD: Final = struct.Struct("=6I6Q7QQII")
+_HEAD: Final = struct.Struct("=6I6Q7QQIIq")
 _BYTES: Final = _HEAD.size + 3 * _TEXT
 _ARMED: Final = 4
 _FAULT: Final = 8
 _DELAY: Final = 32
+_CLOCK: Final = _HEAD.size - 8
 
 
 class Op(IntEnum):
@@ -109,14 +110,16 @@ class Shim:
         return {"LD_PRELOAD": str(library()), "FILE_FAULTS": str(self._control)}
 
     def reset(self) -> None:
-        """No fault, no delay, nothing counted."""
+        """No fault, no delay, the right time, nothing counted."""
         self._map[:_HEAD.size] = _HEAD.pack(_MAGIC, *[0] * (_HEAD_FIELDS - 1))
         for number, text in enumerate((str(self._root), "", "")):
             self._write_text(number, text)
 
     def arm(self, fault: Fault) -> None:
-        """From now on; counting begins anew."""
+        """From now on; counting begins anew, and no delay is left."""
+        ahead = self._map[_CLOCK : _CLOCK + 8]
         self.reset()
+        self._map[_CLOCK : _CLOCK + 8] = ahead
         ops = sum(1 << op for op in fault.ops)
         self._write_text(1, fault.match)
         struct.pack_into(
@@ -132,6 +135,10 @@ class Shim:
         """Every sync takes so much longer from now on; 0: none does, those that wait included."""
         struct.pack_into("=Q", self._map, _DELAY, delay_ms)
 
+    def clock(self, ahead_ms: int) -> None:
+        """From now on the wall clock of the process is ahead by so much, or behind if negative."""
+        struct.pack_into("=q", self._map, _CLOCK, ahead_ms)
+
     def counts(self) -> Counts:
         """See Counts."""
         found = _HEAD.unpack_from(self._map)
@@ -139,7 +146,7 @@ class Shim:
         calls = {op: found[12 + op] for op in Op}
         text = self._map[_HEAD.size + 2 * _TEXT : _BYTES]
         failed = text[: text.index(0)].decode()
-        return Counts(seen, hits, again, held, calls, failed, Op(found[-2]))
+        return Counts(seen, hits, again, held, calls, failed, Op(found[-3]))
 
     def _write_text(self, number: int, text: str) -> None:
         data = text.encode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from .disk import Disk
 from .network import Direction, Network
 from .node import LIMITS
 from .processes import Cluster, Node
+from .shim import Shim
 from .switch import Rule
 from .waiting import require, wait_until
 
@@ -24,6 +26,8 @@ SMALL: Final[Mapping[str, int]] = {
     "STATE_HASH_INTERVAL_MS": 1_000,
 }
 """Limits with which the log is cut all the time, so that members that were away need snapshots."""
+SNAPSHOT: Final = "replacing the state by the snapshot"
+"""What nodes log that get one."""
 PROGRAM: Final = ("-m", "dfs.nemesis.node")
 
 
@@ -40,6 +44,8 @@ class Setting:
     """Namespaces with a network that can be cut. Needs root."""
     disks: bool = True
     """A disk of its own for each node. Needs root and loop devices."""
+    shims: bool = False
+    """Disks that fail and are slow, clocks that jump. Needs a C compiler."""
     small: bool = True
     """With the limits of SMALL."""
 
@@ -64,12 +70,15 @@ class World:
     cluster: Cluster = field(init=False)
     network: Network | None = None
     disks: dict[str, Disk] = field(default_factory=dict)
+    shims: dict[str, Shim] = field(default_factory=dict)
     hit: set[str] = field(default_factory=set)
     """Names of nodes that are down, stand still, or are apart from the others."""
     choices: int = 0
     """Of targets, so far."""
     terms: set[int] = field(default_factory=set)
     """In which somebody led."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """What was done, in units of its own: a fault may kill one node or all."""
     _rules: list[dict[Direction, Rule]] = field(default_factory=list)
     _stack: ExitStack = field(default_factory=ExitStack)
 
@@ -98,6 +107,10 @@ class World:
                 self.disks[node.name] = self._stack.enter_context(disk)
                 node.data = disk.mount / "data"
                 node.data.mkdir()
+            if self.setting.shims:
+                shim = self._stack.enter_context(Shim(node.data, node.root / "faults"))
+                self.shims[node.name] = shim
+                node.environment |= shim.environment()
             if self.setting.small:
                 node.program = PROGRAM
                 node.environment[LIMITS] = json.dumps(dict(SMALL))
@@ -153,6 +166,12 @@ class World:
             free.sort(key=self.leads, reverse=True)
         return free[:count]
 
+    def take_whole(self) -> Node:
+        """A node to take out of a cluster that lacks nothing. Raises NoTarget."""
+        if not self.whole:
+            raise NoTarget
+        return self.choose()[0]
+
     @contextmanager
     def hurt(self, nodes: Iterable[Node]) -> Iterator[None]:
         """They are hit while the block lasts."""
@@ -191,6 +210,39 @@ class World:
                 if rule.blocked or link not in merged or not merged[link].blocked:
                     merged[link] = rule
         self.network.rule(merged)
+
+    # ---- nodes -----------------------------------------------------------------------------------
+
+    def kill(self, node: Node) -> None:
+        """kill -9."""
+        node.kill()
+        self.counts["kills"] += 1
+
+    def renew(self, node: Node) -> None:
+        """Starts it anew. What it said until now was expected."""
+        if node.alive():
+            self.kill(node)
+        node.put_log_away()
+        node.start()
+
+    def stop(self) -> None:
+        """Stops all nodes in order, and counts what they said. Raises Violation."""
+        for node in self.nodes:
+            code = node.stop()
+            require(code == 0, f"{node.name} ended with {code}:\n{node.tail()}")
+            for log in node.root.glob("log*"):
+                said = log.read_text(errors="replace")
+                self.counts["snapshots installed"] += said.count(SNAPSHOT)
+
+    def votes(self, node: Node) -> bool:
+        """It is a voter."""
+        with self.cluster.client() as client:
+            return any(m.voter for m in client.members().members if m.name == node.name)
+
+    def serves(self, node: Node) -> bool:
+        """It is a voter that lacks nothing and follows somebody, or leads."""
+        status = node.status()
+        return bool(status.leader) and not status.error and self.votes(node)
 
     # ---- health ----------------------------------------------------------------------------------
 
