@@ -36,6 +36,10 @@ def nemesis_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--at-once", type=int, default=1, metavar="N", help="So many faults at a time, at most."
     )
+    parser.add_argument(
+        "--mounts", action="store_true",
+        help="Each node has a mount, too, and its files are read all the time. Needs FUSE.",
+    )
     parser.add_argument("--list", action="store_true", help="Show the faults there are, and end.")
     parser.add_argument(
         "--recheck", type=Path, metavar="FILE", help="Check a history of calls once more, and end."
@@ -121,6 +125,7 @@ def _plan(args: argparse.Namespace, seed: int) -> Plan:
             network=any(FAULTS[name].network for name in faults),
             disks=any(FAULTS[name].disks for name in faults),
             shims=any(FAULTS[name].shims for name in faults),
+            mounts=args.mounts,
         ),
     )
 

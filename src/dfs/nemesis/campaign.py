@@ -66,6 +66,7 @@ class Report:
     """The longest time without an acknowledged write in a round."""
     outcomes: Counter[tuple[Kind, Outcome]] = field(default_factory=Counter)
     keys_added: int = 0
+    mount_reads: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     """What was done to the nodes, in units of its own."""
     leaders: int = 0
@@ -90,6 +91,7 @@ class Report:
         return {
             "seed": self.seed, "rounds": self.rounds, "seconds": round(self.seconds, 1),
             "acknowledged": self.acknowledged,
+            "mount_reads": self.mount_reads,
             "reads": self.outcomes[Kind.GET, Outcome.DONE],
             "unknown": sum(n for (_, o), n in self.outcomes.items() if o is Outcome.UNKNOWN),
             "refused": sum(n for (_, o), n in self.outcomes.items() if o is Outcome.REFUSED),
@@ -150,6 +152,7 @@ class Campaign:
         recorder.check()
         self.report.outcomes += recorder.outcomes()
         self.report.keys_added += len(recorder.added)
+        self.report.mount_reads += sum(map(len, recorder.shown.values()))
         self._acks += recorder.acks()
 
     def _round(self, world: World, recorder: Recorder) -> None:
@@ -211,4 +214,6 @@ class Campaign:
         require(self.report.leaders > 0, "the leader never changed")
         never = [kind for kind in self.plan.faults if not self.report.faults[kind]]
         require(not never, f"these faults never happened: {', '.join(never)}; more rounds, please")
+        seen = self.report.mount_reads or not self.plan.setting.mounts
+        require(seen, "no file of a mount was read")
         require_variety(self.report.outcomes)

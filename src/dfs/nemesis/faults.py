@@ -65,6 +65,7 @@ def _lose_power(world: World, victims: list[Node]) -> Iterator[None]:
     with world.hurt(victims):
         for node in victims:
             node.stand_still()
+            node.kill_helpers()
         for node in victims:
             world.disks[node.name].cut()
         for node in victims:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -45,6 +45,8 @@ class Node:
         self.environment: dict[str, str] = {}
         """Added to that of this process."""
         self.process: subprocess.Popen[bytes] | None = None
+        self._lives: set[int] = set()
+        """Process ids since its helpers were gone for certain: each is a session of its own."""
 
     @property
     def endpoint(self) -> str:
@@ -76,6 +78,7 @@ class Node:
                 # A session of its own: Ctrl-C is for whoever started it and stops it in order.
                 start_new_session=True,
             )
+            self._lives.add(self.process.pid)
 
     def alive(self) -> bool:
         """The process runs."""
@@ -92,6 +95,20 @@ class Node:
         process = self._started()
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+
+    def kill_helpers(self) -> None:
+        """kill -9 of all processes that it has started in its lives, and waits until they are
+        gone."""
+
+        def gone() -> bool:
+            helpers = [pid for pid in _sessions(self._lives) if pid not in self._lives]
+            for pid in helpers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return not helpers
+
+        wait_until(f"the helpers of {self.name} are gone", gone)
+        self._lives = {self._started().pid}
 
     def go_on(self) -> None:
         """SIGCONT."""
@@ -141,6 +158,20 @@ class Node:
     def leads(self) -> bool:
         """It is the leader."""
         return self.status().role == "leader"
+
+
+def _sessions(leaders: Collection[int]) -> list[int]:
+    """The processes of these sessions that are not gone: a zombie may have threads that end yet."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                # proc(5): behind the name, which may have any character: state, ppid, pgrp, session
+                state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+                ended = state == "Z" and len(list((entry / "task").iterdir())) < 2
+                if int(session) in leaders and not ended:
+                    found.append(int(entry.name))
+    return found
 
 
 class Cluster:

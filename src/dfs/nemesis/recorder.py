@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import threading
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Final
 
 from ..check import (
@@ -18,7 +20,9 @@ from ..check import (
     Call,
     Kind,
     Outcome,
+    Shown,
     Told,
+    badly_shown,
     badly_told,
     not_linearizable,
     out_of_order,
@@ -45,6 +49,8 @@ SHORT_S: Final = 0.03
 kinds of writes stay unknown, and that reads begin at a node that stands still, again and again."""
 SHORT_CHANCE: Final = 0.8
 LONG_S: Final = 5.0
+END_S: Final = 60.0
+"""Every call has an end that is much nearer."""
 READ_PAUSE_S: Final = 0.02
 """Between two reads of those who stay at one node."""
 
@@ -87,6 +93,8 @@ class Recorder:
     """those that were acknowledged, with their revisions, and"""
     listed: set[str] = field(default_factory=set)
     """those that stand there at the end."""
+    shown: dict[tuple[str, int], list[Shown]] = field(default_factory=dict)
+    """What files of mounts had, by name and process id of the node."""
     errors: list[BaseException] = field(default_factory=list)
 
     @contextmanager
@@ -95,18 +103,14 @@ class Recorder:
         and the watcher hears of the last change."""
         stop = threading.Event()
         with self.cluster.client() as watching, watching.watch(self.directory) as watch:
+            nodes = self.cluster.nodes
             threads = [
-                threading.Thread(target=self._guarded, args=(self._work, number, stop))
-                for number in range(CLIENTS)
+                *(self._thread(self._work, number, stop) for number in range(CLIENTS)),
+                *(self._thread(self._stay, node, stop) for node in nodes),
+                *(self._thread(self._look, node, stop) for node in nodes if node.mounts),
+                self._thread(self._add, stop),
             ]
-            threads += [
-                threading.Thread(target=self._guarded, args=(self._stay, node, stop))
-                for node in self.cluster.nodes
-            ]
-            threads.append(threading.Thread(target=self._guarded, args=(self._add, stop)))
-            listener = threading.Thread(
-                target=self._guarded, args=(self.live.listen, watch, self.values)
-            )
+            listener = self._thread(self.live.listen, watch, self.values)
             listener.start()
             try:
                 wait_until("the watcher listens", lambda: self.live.after or self.errors)
@@ -115,7 +119,8 @@ class Recorder:
                 yield
                 stop.set()
                 for thread in threads:
-                    thread.join()
+                    thread.join(END_S)
+                    require(not thread.is_alive(), "a call or a read of a mount does not end")
                 self._read_all()
                 last = self.progress()
                 wait_until("it has heard", lambda: self.live.until >= last or self.errors)
@@ -123,9 +128,7 @@ class Recorder:
             finally:
                 stop.set()
                 watch.close()
-                for thread in (listener, *threads):
-                    if thread.ident is not None:
-                        thread.join()
+                listener.join()
         require(not self.errors, f"{self.errors}")
 
     def progress(self) -> int:
@@ -159,6 +162,7 @@ class Recorder:
                 badly_told(heard.told, self.calls, heard.after, heard.until, self.directory)
                 for heard in (self.live, self.late)
             ),
+            *(badly_shown(shown, self.live.told) for shown in self.shown.values()),
         ):
             require(found is None, f"{found}")
         lost = sorted(self.added.keys() - self.listed)
@@ -179,6 +183,11 @@ class Recorder:
         for key, revision in self.added.items():
             yield Ack(revision, key, hashlib.sha256(b"").digest())
 
+    def _thread(self, work: Callable[..., None], *arguments: Any) -> threading.Thread:
+        """Nobody waits for it when something else is wrong: it may read at a node that stands
+        still."""
+        return threading.Thread(target=self._guarded, args=(work, *arguments), daemon=True)
+
     def _guarded(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
             work(*arguments)
@@ -190,9 +199,7 @@ class Recorder:
         self.late.after = self.live.after
         with self.cluster.client() as client:
             watch = client.watch(self.directory, after_revision=self.live.after)
-            listener = threading.Thread(
-                target=self._guarded, args=(self.late.listen, watch, self.values)
-            )
+            listener = self._thread(self.late.listen, watch, self.values)
             with watch:
                 listener.start()
                 wait_until("history is read", lambda: self.late.until >= last or self.errors)
@@ -221,6 +228,19 @@ class Recorder:
         with node.client() as client:
             while not stop.wait(READ_PAUSE_S):
                 self._get(client, f"{self.directory}/{chance.randrange(KEYS)}", SHORT_S)
+
+    def _look(self, node: Node, stop: threading.Event) -> None:
+        """Reads files in the mount of one node, whenever it has one. A node that was started again
+        may show what is older than what it showed before."""
+        chance = random.Random(node.name)
+        while not stop.wait(READ_PAUSE_S):
+            key, process = f"{self.directory}/{chance.randrange(KEYS)}", node.process
+            try:
+                value = _mounted(node.mount, key)
+            except OSError:
+                continue  # it stands still, or is gone
+            if process is not None and node.process is process:
+                self.shown.setdefault((node.name, process.pid), []).append(Shown(key, value))
 
     def _write(
         self, client: Client, kind: Kind, key: str, value: bytes | None, base: int | None,
@@ -279,6 +299,20 @@ class Recorder:
             for number in range(KEYS):
                 self._get(client, f"{self.directory}/{number}")
             self.listed.update(item.key for item in client.list(self._beside))
+
+
+def _mounted(mount: Path, key: str) -> bytes | None:
+    """What a file has, None = there is none. Raises OSError, also when nothing is mounted."""
+    root = os.open(mount, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if os.fstat(root).st_dev == mount.parent.stat().st_dev:
+            raise OSError(f"nothing is mounted at {mount}")
+        with open(os.open(key, os.O_RDONLY, dir_fd=root), "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+    finally:
+        os.close(root)
 
 
 def require_variety(outcomes: Counter[tuple[Kind, Outcome]]) -> None:

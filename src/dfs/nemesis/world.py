@@ -46,6 +46,8 @@ class Setting:
     """A disk of its own for each node. Needs root and loop devices."""
     shims: bool = False
     """Disks that fail and are slow, clocks that jump. Needs a C compiler."""
+    mounts: bool = False
+    """Each node has a mount, whose files are read all the time. Needs FUSE."""
     small: bool = True
     """With the limits of SMALL."""
 
@@ -100,7 +102,9 @@ class World:
             network = Network(self.setting.nodes, self.chance.randrange(1 << 32))
             self.network = self._stack.enter_context(network)
             places = self.network.places
-        self.cluster = Cluster(self.root, self.setting.nodes, places=places)
+        self.cluster = Cluster(
+            self.root, self.setting.nodes, self.setting.mounts, places
+        )
         for node in self.cluster.nodes:
             if self.setting.disks:
                 disk = Disk(node.root / "image", node.root / "disk")
