@@ -26,7 +26,6 @@ def kills(text: str) -> tuple[str, ...]:
 
 
 POWER: Final = kills("test_nemesis.py::test_power_cuts")
-PAUSES: Final = kills("test_nemesis.py::test_processes_that_stand_still")
 PARTITIONS: Final = kills("test_nemesis.py::test_partitions")
 KILLS: Final = kills("test_kills.py::test_kill_nodes_under_load")
 STORE: Final = ("tests/t1_store",)
@@ -77,7 +76,7 @@ MUTANTS: Final = (
     Mutant(
         "purged-before-durable", "engine/src/raft/housekeep.rs",
         "snapshot.min(known).min(self.shared.log.extent().durable)", "snapshot.min(known)",
-        POWER,
+        kills("test_kills.py::test_the_log_keeps_what_the_store_has_not_on_disk"),
     ),
     # ---- who the members are ---------------------------------------------------------------------
     Mutant(  # two majorities that do not meet
@@ -108,7 +107,7 @@ MUTANTS: Final = (
     Mutant(  # etcd, TiKV 9239
         "no-read-barrier", "engine/src/raft/reads.rs",
         "Leader::Me => own_round(&self.shared).await,",
-        "Leader::Me => Some(self.shared.progress.applied()),", PAUSES,
+        "Leader::Me => Some(self.shared.progress.applied()),", PARTITIONS,
     ),
     Mutant(
         "barrier-not-awaited", "engine/src/raft/reads.rs",
@@ -123,7 +122,8 @@ MUTANTS: Final = (
     Mutant(
         "any-vote-confirms", "engine/src/raft/server.rs",
         "Ok(log.saved_vote() == Some(get_vote(request)?))",
-        "get_vote(request)?;\n    Ok(log.saved_vote().is_some())", PARTITIONS,
+        "get_vote(request)?;\n    Ok(log.saved_vote().is_some())",
+        ("rust", "only_the_vote_that_was_saved_last_is_confirmed"),
     ),
     Mutant(  # d-engine 390: a lease by the clock
         "lease-of-three-seconds", "engine/src/raft/reads.rs",
@@ -136,7 +136,7 @@ MUTANTS: Final = (
         "        if let Some(index) = confirmed_index(shared).await {\n"
         "            *LEASE.lock().unwrap() = Some(Instant::now());\n"
         "            return Some(index);\n        }",
-        PAUSES,
+        PARTITIONS,
     ),
     Mutant(
         "kept-answers-stay", "src/dfs/node/hot.py",

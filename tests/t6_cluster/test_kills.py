@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import dfs
+from dfs.nemesis.node import LIMITS
 from dfs.nemesis.processes import Cluster, running, wait_until
 from dfs.nemesis.recorder import Recorder, require_variety
+from dfs.nemesis.world import PROGRAM
 
 KILLS = 10
 LOADERS = 96
@@ -34,6 +37,25 @@ def test_kill_nodes_under_load(tmp_path: Path) -> None:
         cluster.agree()
         recorder.check()
         require_variety(recorder.outcomes())
+
+
+def test_the_log_keeps_what_the_store_has_not_on_disk(tmp_path: Path) -> None:
+    """A node whose log is cut often and whose store is never flushed has everything after a
+    kill."""
+    limits = {
+        "SNAPSHOT_LOG_BYTES": 64 << 10, "LOG_KEEP_BYTES": 32 << 10, "FLUSH_INTERVAL_MS": 600_000,
+    }
+    cluster = Cluster(tmp_path, 1)
+    (node,) = cluster.nodes
+    node.program, node.environment[LIMITS] = PROGRAM, json.dumps(limits)
+    with cluster, cluster.client() as client:
+        for n in range(400):
+            client.put(f"k{n}", bytes([n % 256]) * 1_000)
+        node.kill()
+        node.start()
+        wait_until("it is back", cluster.complete)
+        for n in range(400):
+            assert client.get(f"k{n}") == bytes([n % 256]) * 1_000
 
 
 @dataclass

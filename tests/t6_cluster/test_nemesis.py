@@ -24,7 +24,10 @@ BAD_NETWORKS = ("loss", "delay", "narrow")
 
 
 def campaign(root: Path, seed: int, faults: Sequence[str], rounds: int, **more: int) -> Report:
-    setting = Setting(more.get("nodes", 3), shims=any(FAULTS[name].shims for name in faults))
+    setting = Setting(
+        more.get("nodes", 3), shims=any(FAULTS[name].shims for name in faults),
+        mounts=bool(more.get("mounts")),
+    )
     plan = Plan(seed, faults, rounds, at_once=more.get("at_once", 1), setting=setting)
     report = Campaign(plan, root, print).run()
     assert report.packets["passed"] > 1_000, report.packets
@@ -34,8 +37,8 @@ def campaign(root: Path, seed: int, faults: Sequence[str], rounds: int, **more: 
 def test_power_cuts(tmp_path: Path) -> None:
     """Power cuts of one node and of all at once, under load: every acknowledged write is there
     afterwards, no read is stale, no revision is given twice or goes back, a watcher has heard of
-    each change once."""
-    campaign(tmp_path, 5, ("power", "power-all"), 8)
+    each change once, and no file of a mount shows what was not committed or goes back."""
+    campaign(tmp_path, 5, ("power", "power-all"), 8, mounts=True)
 
 
 def test_processes_that_stand_still(tmp_path: Path) -> None:
