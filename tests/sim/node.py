@@ -159,7 +159,7 @@ class Machine:
             self.clock, self.world.fail,
         )
         node._floor = Floor(
-            codec.record_time, self.clock, knobs.history_age_s, knobs.history_revisions, 1
+            codec.record_time, knobs.history_age_s, knobs.history_revisions, 1
         )
         node.serve_streams(FileService(node).streams())
         await node.start()

@@ -2,13 +2,15 @@
 
 import asyncio
 import shutil
+import time
 
 import pytest
 
 from dfs.errors import Misconfigured, Unavailable
 from dfs.kv import MemoryKV
+from dfs.limits import HISTORY_AGE_S
 from dfs.node import StateFault
-from dfs.node.keeping import Floor, judge
+from dfs.node.keeping import Floor, judge, reached
 from dfs.proto import dfs_pb2 as pb
 from dfs.store import Store
 
@@ -24,13 +26,12 @@ SECOND = 1_000_000_000
 def floor_of(feed, now_s, age_s=10, revisions_max=1_000, step_min=1):
     floor = Floor(
         lambda record: pb.Record.FromString(record).time_ns,
-        lambda: now_s * SECOND,
         age_s,
         revisions_max,
         step_min,
     )
     with feed.store.view() as view:
-        return floor.next(view)
+        return floor.next(view, now_s * SECOND)
 
 
 @pytest.fixture
@@ -71,6 +72,34 @@ async def test_the_leader_moves_the_floor(cluster, monkeypatch):
     expected = one.store.applied - 10
     await one.node.move_floor()
     assert one.store.floor == expected
+
+
+def test_it_is_as_late_as_a_majority_says():
+    assert reached([7], 1) == 7
+    assert reached([7, 9], 2) == 7
+    assert reached([7], 2) == 0
+    assert reached([7, 9_000, 8], 3) == 8, "one clock is far ahead"
+    assert reached([7, 0, 8], 3) == 7, "one clock is far behind"
+    assert reached([9_000, 8], 3) == 8, "one does not answer"
+    assert reached([9_000], 3) == 0, "a minority knows nothing"
+    assert reached([1, 2, 3, 4], 4) == reached([1, 2, 3, 4, 5], 5) - 1 == 2
+
+
+async def test_a_clock_that_is_days_ahead_makes_nothing_old(cluster, monkeypatch):
+    """The clock of the leader alone drops no history, with which watches go on and repeated
+    requests are found; that of a majority does."""
+    one, two, _ = await cluster.three()
+    for n in range(30):
+        await one.put("k", b"%d" % n)
+    monkeypatch.setattr(one.node._floor, "_step_min", 1)
+    ahead = time.time_ns() + 3 * HISTORY_AGE_S * SECOND
+    monkeypatch.setattr(one.node._clocks, "_clock", lambda: ahead)
+    floor = one.store.floor
+    await one.node.move_floor()
+    assert one.store.floor == floor
+    monkeypatch.setattr(two.node._clocks, "_clock", lambda: ahead)
+    await one.node.move_floor()
+    assert one.store.floor > floor
 
 
 # ---- hashes --------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import DataLoss, DfsError, Unavailable, remedy
@@ -77,46 +77,81 @@ class Flusher:
                 self._promised = promised
 
 
+class Clocks:
+    """What time it is for a majority. By the clock of one machine alone, which may be days ahead,
+    history would be too old and gone, and request ids that clients make now be refused."""
+
+    def __init__(self, engine: Engine, cluster: Cluster, clock: Callable[[], int]) -> None:
+        self._engine, self._cluster, self._clock = engine, cluster, clock
+        cluster.on("clock", self._answer)
+
+    async def now(self) -> int:
+        """The latest time, ns since 1970, that the clocks of a majority of the voters have reached;
+        0 where too few answer."""
+        status = self._engine.status()
+        voters = [member for member in status["members"] if member["voter"]]
+        times = [self._clock()]
+        for member in voters:
+            if member["id"] == status["id"]:
+                continue
+            try:
+                answer = await self._cluster.ask(member["raft"], {"ask": "clock"})
+            except DfsError as error:
+                log.debug("no time of %s: %s", member["name"], error)
+            else:
+                times.append(int(answer["time_ns"]))
+        return reached(times, len(voters))
+
+    async def _answer(self, _question: Answer) -> Answer:
+        return {"time_ns": self._clock()}
+
+
+def reached(times: Sequence[int], voters: int) -> int:
+    """The latest time that a majority of so many voters says is reached; 0 without a majority."""
+    needed = voters // 2 + 1
+    return sorted(times, reverse=True)[needed - 1] if len(times) >= needed else 0
+
+
 class Floor:
     """Decides how far the floor of history may move: by count of revisions and by age."""
 
     def __init__(
         self,
         record_time: Callable[[bytes], int],
-        clock: Callable[[], int],
         age_s: int = HISTORY_AGE_S,
         revisions_max: int = HISTORY_REVISIONS_MAX,
         step_min: int = FLOOR_STEP_MIN,
     ) -> None:
-        self._record_time, self._clock = record_time, clock
+        self._record_time = record_time
         self._age_s, self._revisions_max, self._step_min = age_s, revisions_max, step_min
 
-    def next(self, view: View) -> int:
-        """The revision that should become the floor, or 0 to leave it. Blocks: reads history."""
+    def next(self, view: View, now_ns: int) -> int:
+        """The revision that should become the floor, or 0 to leave it. `now_ns`: since 1970.
+        Blocks: reads history."""
         by_count = view.revision - self._revisions_max
-        target = max(by_count, self._too_old(view, max(view.floor, by_count)))
+        target = max(by_count, self._too_old(view, max(view.floor, by_count), now_ns))
         return target if target >= view.floor + self._step_min else 0
 
-    def _too_old(self, view: View, low: int) -> int:
+    def _too_old(self, view: View, low: int, now_ns: int) -> int:
         """The largest revision of which all changes up to it are too old; `low` if none is."""
-        limit = self._clock() - self._age_s * 1_000_000_000
+        limit = now_ns - self._age_s * 1_000_000_000
         high = view.revision
         while low < high:
             middle = (low + high + 1) // 2
-            if self._time_after(view, middle - 1) < limit:
+            if self._time_after(view, middle - 1, now_ns) < limit:
                 low = middle
             else:
                 high = middle - 1
         return low
 
-    def _time_after(self, view: View, revision: int) -> int:
+    def _time_after(self, view: View, revision: int, now_ns: int) -> int:
         """Time of the first change after `revision` that says it; now when none does."""
         for count, change in enumerate(view.changes(revision)):
             if not change.deleted:  # a deletion carries the record before it
                 return self._record_time(change.record)
             if count >= FLOOR_PROBE_MAX:
                 break
-        return self._clock()
+        return now_ns
 
 
 class Hashes:

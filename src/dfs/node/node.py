@@ -30,7 +30,7 @@ from .disk import Disk, Space
 from .history import Past
 from .hot import HotLoop, stop_process
 from .joining import Joining
-from .keeping import Floor, Flusher, Hashes, StateFault, fault
+from .keeping import Clocks, Floor, Flusher, Hashes, StateFault, fault
 from .ports import (
     WORK_ASK,
     WORK_INSTALL,
@@ -87,7 +87,7 @@ class Node:
         self._hashes = Hashes(engine, self._cluster, self._hot, self._condemn)
         self._space = Space(engine, self._cluster, self._hot, identity.directory)
         self._disk = Disk(engine)
-        self._floor = Floor(codec.record_time, clock)
+        self._floor, self._clocks = Floor(codec.record_time), Clocks(engine, self._cluster, clock)
         self._pool = ThreadPoolExecutor(NODE_THREADS_MAX, thread_name_prefix="dfs-work")
         """For what must not wait until reads leave a thread to it."""
         self._remembering = asyncio.Lock()
@@ -284,8 +284,9 @@ class Node:
         """Leader: proposes a new floor of history when it is time."""
         if not self.leads() or self._hot.refusal is not None:
             return
+        now_ns = await self._clocks.now()
         with self._noticing(), self.view() as view:
-            floor = await in_thread(self._floor.next, view)
+            floor = await in_thread(self._floor.next, view, now_ns)
         if floor:
             result = await self._hot.submit(self._codec.floor_entry(floor), DRAIN_MS_MAX)
             if not isinstance(result, bytes):
