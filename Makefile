@@ -45,7 +45,7 @@ sim: setup ## thousands of faults on one thread, by seeds; SEED=17 replays one, 
 	@PYTHONPATH=tests $(PY) -m sim $(if $(SEED),--seed $(SEED)) $(if $(N),--count $(N)) \
 	    $(if $(FIRST),--first $(FIRST))
 
-soak: setup ## campaigns of faults, as root; S=20 minutes each
+soak: setup ## long campaigns of faults, as root; S="kills power" only these (tools/soak lists them)
 	tools/soak $(S)
 
 kth: setup ## each k-th call to the disk fails, twelve kinds, ten minutes

@@ -292,6 +292,13 @@ LIST_ITEMS_MAX: Final = 2_000
 LIST_HOT_ITEMS_MAX: Final = 256
 """A list that takes so many records to fetch is answered between puts and gets, which wait 0.1 to
 0.3 ms for it: those below children count, too. Any other is left to the event loop."""
+SCRUB_INTERVAL_MS: Final = 1_000
+"""Between two pieces of what is stored that are read for their checksums."""
+SCRUB_RECORDS: Final = 1_000
+"""In one piece, if STORE_SCAN_BYTES_MAX are not reached before: some milliseconds. A million small
+keys take a quarter of an hour, 100 GB more than a day."""
+SCRUB_PASS_S_MIN: Final = 3_600
+"""From the begin of one pass to the next: a small store is not read all the time."""
 FLOOR_INTERVAL_MS: Final = 60_000
 """How often the leader looks whether history is old enough to go."""
 FLOOR_STEP_MIN: Final = 1_000

@@ -21,10 +21,12 @@ SEED = int(os.environ.get("DFS_TEST_SEED", "1"))
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Short logs, and what is on disk is written down at once."""
+    """Short logs, what is on disk is written down at once, and all of it is read all the time."""
     monkeypatch.setattr(limits, "SNAPSHOT_LOG_BYTES", 128 << 10)
     monkeypatch.setattr(limits, "LOG_KEEP_BYTES", 64 << 10)
     monkeypatch.setattr("dfs.node.keeping.FLUSH_INTERVAL_MS", 50)
+    monkeypatch.setattr("dfs.node.node.SCRUB_INTERVAL_MS", 5)
+    monkeypatch.setattr("dfs.node.scrub.SCRUB_PASS_S_MIN", 0)
 
 
 async def put_some(member, contents, chance):
@@ -49,12 +51,13 @@ async def read_all(member, contents):
 
 
 async def settled(cluster, member, other):
-    """The member once it has the state of the other, and has written down that its log has all; it
-    is started again when it has found damage."""
+    """The member once it has the state of the other, has written down that its log has all, and has
+    read all that is stored; it is started again when it has found damage."""
 
     def even(member):
         index = int.from_bytes(member.running.identity.promises()[:8], "big")
-        return state(member) == state(other) and index >= member.store.applied
+        read = member.node._scrub.verified
+        return state(member) == state(other) and min(index, read) >= member.store.applied
 
     while True:
         await wait_until(lambda m=member: m.running.identity.fault or even(m))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
+from contextlib import suppress
 
 import pytest
 
@@ -31,3 +34,28 @@ async def test_work_is_waited_for_however_often_it_is_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await working
     assert ended.is_set()
+
+
+async def test_work_that_fails_keeps_nothing() -> None:
+    """What the work had open is free as soon as its error is dealt with, without any collection."""
+
+    class Opened:
+        pass
+
+    found: list[weakref.ref[Opened]] = []
+
+    def work() -> None:
+        opened = Opened()
+        found.append(weakref.ref(opened))
+        raise ValueError("damaged")
+
+    gc.disable()
+    try:
+        with suppress(ValueError):
+            await in_thread(work)
+        # The thread lets go of it when it takes its next work.
+        for _ in range(100):
+            await asyncio.to_thread(lambda: None)
+        assert found[0]() is None
+    finally:
+        gc.enable()

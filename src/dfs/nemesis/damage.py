@@ -10,6 +10,7 @@ from typing import Final
 from ..identity import LOG, QUARANTINE, SOCKET, STORE, UPSTREAM
 
 BLOCK_BYTES: Final = 4_096
+FORMER_SHARE: Final = 0.5
 UNTOUCHED: Final = ("lock", "LOCK", "LOG", SOCKET, UPSTREAM)
 """Nothing stands in them that is read again."""
 
@@ -55,11 +56,19 @@ def size(path: Path) -> int:
 DAMAGES: Final[tuple[Callable[..., None], ...]] = (flip, zero, cut, delete, swap)
 
 
-def anywhere(data: Path, chance: random.Random) -> tuple[str, Path]:
-    """Damages one file of a data directory; (how, which). Half of the time one of the store."""
+def anywhere(data: Path, chance: random.Random, former: Path | None = None) -> tuple[str, Path]:
+    """Damages one file of a data directory; (how, which). Half of the time one of the store.
+
+    `former`: an older copy of the directory, out of which a file may come back.
+    """
     part = data / chance.choice((STORE, STORE, LOG, ""))
     files = [p for p in part.rglob("*") if p.is_file() and p.name not in UNTOUCHED and size(p)]
-    file, how = chance.choice(sorted(files)), chance.choice(DAMAGES)
+    file = chance.choice(sorted(files))
+    older = former / file.relative_to(data) if former else file
+    if older != file and older.exists() and chance.random() < FORMER_SHARE:
+        file.write_bytes(older.read_bytes())
+        return "old", file
+    how = chance.choice(DAMAGES)
     how(file, chance.random())
     return how.__name__, file
 

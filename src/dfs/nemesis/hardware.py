@@ -13,7 +13,7 @@ from ..errors import OutOfSpace
 from ..identity import FILE as IDENTITY
 from ..identity import QUARANTINE
 from ..limits import DISK_FREE_BYTES_MIN
-from .damage import anywhere
+from .damage import UNTOUCHED, anywhere
 from .processes import Node
 from .shim import Fault, Kind, Op
 from .waiting import wait_until
@@ -144,14 +144,20 @@ def damage(world: World) -> Iterator[None]:
         identity = (node.data / IDENTITY).read_bytes()
         # A day's count of heals is for what comes unasked.
         shutil.rmtree(node.data / QUARANTINE, ignore_errors=True)
-        how, file = anywhere(node.data, world.chance)
+        former, now = node.root / "former", node.root / "now"
+        shutil.copytree(node.data, now, ignore=shutil.ignore_patterns(*UNTOUCHED))
+        how, file = anywhere(node.data, world.chance, former)
+        shutil.rmtree(former, ignore_errors=True)
+        now.rename(former)
         world.counts[f"damage: {how}"] += 1
+        revision = max(other.status().applied for other in world.nodes if other is not node)
         yield
         node.start()
 
         def healed() -> bool:
             if node.alive():
-                return world.serves(node)
+                # Damage that nobody has met yet is found by reading everything.
+                return world.serves(node) and node.status().verified >= revision
             if file.name == IDENTITY and IDENTITY in node.tail():
                 file.write_bytes(identity)
             world.renew(node)  # it ended when it found the damage, and heals at a start

@@ -23,9 +23,10 @@ from .waiting import require, wait_until
 
 SMALL: Final[Mapping[str, int]] = {
     "SNAPSHOT_LOG_BYTES": 64 << 10, "LOG_KEEP_BYTES": 32 << 10, "FLUSH_INTERVAL_MS": 200,
-    "STATE_HASH_INTERVAL_MS": 1_000,
+    "STATE_HASH_INTERVAL_MS": 1_000, "SCRUB_INTERVAL_MS": 50, "SCRUB_PASS_S_MIN": 1,
 }
-"""Limits with which the log is cut all the time, so that members that were away need snapshots."""
+"""Limits with which the log is cut all the time, so that members that were away need snapshots, and
+all that is stored is read all the time."""
 SNAPSHOT: Final = "replacing the state by the snapshot"
 """What nodes log that get one."""
 PROGRAM: Final = ("-m", "dfs.nemesis.node")

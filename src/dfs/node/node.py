@@ -20,6 +20,7 @@ from ..limits import (
     NODE_THREADS_MAX,
     READY_LAG_ENTRIES_MAX,
     REMOVAL_CHECK_MS,
+    SCRUB_INTERVAL_MS,
     STATE_HASH_INTERVAL_MS,
     WATCH_WAIT_MS_MAX,
 )
@@ -42,6 +43,7 @@ from .ports import (
     Result,
     Work,
 )
+from .scrub import Scrub
 from .streams import Caller, Streaming, Streams
 from .tasks import every, in_thread
 from .watch import Wanted, Watches
@@ -88,6 +90,7 @@ class Node:
         self._space = Space(engine, self._cluster, self._hot, identity.directory)
         self._disk = Disk(engine)
         self._floor, self._clocks = Floor(codec.record_time), Clocks(engine, self._cluster, clock)
+        self._scrub = Scrub()
         self._pool = ThreadPoolExecutor(NODE_THREADS_MAX, thread_name_prefix="dfs-work")
         """For what must not wait until reads leave a thread to it."""
         self._remembering = asyncio.Lock()
@@ -111,6 +114,7 @@ class Node:
         self._begin(every(DISK_CHECK_INTERVAL_MS, self._space.check))
         self._begin(every(DISK_CHECK_INTERVAL_MS, self._disk.check))
         self._begin(every(FLOOR_INTERVAL_MS, self.move_floor))
+        self._begin(every(SCRUB_INTERVAL_MS, self.scrub))
         self._begin(every(STATE_HASH_INTERVAL_MS, self._hashes.compare))
         self._begin(every(REMOVAL_CHECK_MS, self._remember_addresses))
 
@@ -292,6 +296,13 @@ class Node:
             if not isinstance(result, bytes):
                 log.warning("the floor of history could not be moved: %s", result[1])
 
+    async def scrub(self) -> None:
+        """Reads the next piece of all that is stored. What is damaged gets healed."""
+        if self._hot.refusal is not None:
+            return
+        with suppress(DataLoss, Unavailable), self._noticing(), self.view() as view:
+            await in_thread(self._scrub.step, view)
+
     # ---- inside ----------------------------------------------------------------------------------
 
     async def _local_status(self, _question: Answer) -> Answer:
@@ -307,6 +318,7 @@ class Node:
             "member": _member(mine, status["leader"]),
             "role": status["role"], "term": status["term"], "applied": applied,
             "committed": status["committed"], "last_log": status["last_log"],
+            "verified": self._scrub.verified,
             "floor": self._store.floor, "keys": self._store.keys, "bytes": self._store.bytes,
             # As protobuf's JSON mapping wants bytes.
             "state_hash": base64.b64encode(mark[:16]).decode(),
@@ -447,6 +459,7 @@ class Node:
         else:
             self._hot.mark()  # nothing is applied, so the hot thread does not do it now
             self._watches.fall_behind()
+            self._scrub.restart()
             self._engine.finish(number, b"")
         finally:
             self._hot.come_back()

@@ -31,6 +31,10 @@ async def in_thread(work: Callable[..., T], *arguments: Any, pool: Executor | No
         if not future.cancelled():
             future.exception()  # looked at: nobody else will
         raise
+    finally:
+        # The future has the exception, whose traceback has this frame: a circle, which would keep
+        # what the work had open, such as a store, until some later collection.
+        del future
 
 
 async def every(interval_ms: int, work: Callable[[], Awaitable[None]]) -> None:

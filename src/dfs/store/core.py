@@ -26,7 +26,7 @@ from dfs.limits import (
 from dfs.store import snapshot
 from dfs.store.batch import Batch
 from dfs.store.encode import done_answer, get_answer, stat_answer
-from dfs.store.layout import META_KEY, Meta, Stored, unpack_meta
+from dfs.store.layout import META_KEY, STORE_END, Meta, Stored, unpack_meta
 from dfs.store.listing import Listing
 from dfs.store.operations import Command, parse, put_plain, run
 from dfs.store.read import (
@@ -243,7 +243,7 @@ class Store:
         value = self._kv.get(META_KEY)
         if value is not None:
             return unpack_meta(value)
-        if next(self._kv.scan(b"", b"\xff"), None) is not None:
+        if next(self._kv.scan(b"", STORE_END), None) is not None:
             raise DataLoss("the store has records, but not the one that says what they are")
         return Meta()
 

@@ -38,6 +38,8 @@ HISTORY: Final = b"h"
 INDEX: Final = b"i"
 REQUEST: Final = b"d"
 META_KEY: Final = b"m"
+STORE_END: Final = b"\xff"
+"""Behind all of them."""
 
 CHECKSUM_BYTES: Final = 8
 _VERSION = Struct("<BBIQQQQ16sI")

@@ -24,6 +24,7 @@ from dfs.store.layout import (
     META_KEY,
     PATH_END,
     PLACE,
+    STORE_END,
     Change,
     Event,
     Meta,
@@ -40,6 +41,7 @@ from dfs.store.layout import (
     unpack_event,
     unpack_meta,
     unpack_version,
+    unseal,
 )
 
 _AFTER_ALL = ((1 << 64) - 1, 0)
@@ -80,6 +82,15 @@ class View:
             check_revision(revision, self.floor, self.revision)
             return past_event(self.source, key, revision).record
         return current_record(self.source, key)
+
+    def verify(self, begin: bytes, records_max: int) -> bytes:
+        """Reads records of the store from a store key on and compares their checksums; the key to
+        go on with, b"" at the end. Raises DataLoss."""
+        records, ended = self.source.part(begin, STORE_END, records_max)
+        for store_key, value in records:
+            if store_key[:1] != INDEX:
+                unseal(store_key, value)
+        return b"" if ended else records[-1][0] + b"\0"
 
     def history(self, key: str = "", before: int = 0) -> Iterator[Change]:
         """The retained changes of a key and of all below it, newest first, with revision <

@@ -22,6 +22,7 @@ from dfs.store.layout import (
     CURRENT,
     INDEX,
     META_KEY,
+    STORE_END,
     Meta,
     UnknownEntry,
     digest_of,
@@ -111,7 +112,7 @@ def encoded(source: Reads, head: bytes) -> Iterator[bytes]:
 def _all_records(source: Reads) -> Iterator[Record]:
     meta = source.get(META_KEY)
     yield META_KEY, Meta().pack() if meta is None else meta
-    for key, value in source.scan(b"", b"\xff"):
+    for key, value in source.scan(b"", STORE_END):
         if key != META_KEY:
             yield key, value
 
