@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..errors import DfsError, Misconfigured
+from ..mount import open_device
 from .disk import Disk
 from .network import Direction, Network
 from .node import LIMITS
 from .processes import Cluster, Node
-from .shim import Shim
+from .shim import Shim, library
 from .switch import Rule
 from .waiting import require, wait_until
 
@@ -59,6 +60,13 @@ class Setting:
                 "networks and disks that break need root: run it as root, or choose faults that"
                 " need neither (--faults kill,kill-all,pause)"
             )
+        if self.shims:
+            try:
+                library()
+            except OSError as error:
+                raise Misconfigured(f"faults of disks and clocks need a shim: {error}") from None
+        if self.mounts:
+            os.close(open_device())
         if not 1 <= self.nodes <= 7:
             raise Misconfigured(f"{self.nodes} nodes: one to seven can be had")
 
