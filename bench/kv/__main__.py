@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from . import machine, measure, rows, systems
+from . import machine, measure, recovery, rows, systems
 from .build import build
 from .failure import BenchError
 from .results import Measurement, spread, table
@@ -43,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seconds", type=float, default=5.0, help="Of a row. Default: 5.")
     made.add_argument(
         "--kills", type=int, default=rows.KILLS,
-        help=f"Of the leader, in all rounds together. Default: {rows.KILLS}.",
+        help="Of the leader, and cycles of recovery, in all rounds together. Default:"
+        f" {rows.KILLS}.",
     )
     made.add_argument("--quick", action="store_true", help="A smoke test of a few minutes.")
     made.add_argument(
@@ -64,6 +65,11 @@ def plan_of(args: argparse.Namespace) -> tuple[measure.Plan, dict[str, list[rows
     if args.rounds < 1 or args.seconds <= 0 or args.kills < 1:
         raise BenchError("--rounds, --seconds and --kills must be more than 0")
     wanted = rows.chosen(args.rows)
+    if any(row.stage == "recovery" for row in wanted) and (why := recovery.impossible()):
+        if args.rows:
+            raise BenchError(why)
+        say(f"left out: {why}")
+        wanted = [row for row in wanted if row.stage != "recovery"]
     if args.quick:
         wanted = [rows.quick(row) for row in wanted]
     plan = measure.Plan(

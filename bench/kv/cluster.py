@@ -54,8 +54,11 @@ class Cluster:
     def start(self, number: int) -> None:
         """One node; does not wait until it serves."""
         place = self.places[number]
-        # Nothing that is set for nodes of this machine is meant for these.
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("DFS_", "ETCD_"))}
+        # Nothing that is set for nodes or programs of this machine is meant for these: Python with
+        # PYTHONDONTWRITEBYTECODE, for one, compiles everything again at each start.
+        environment = {
+            k: v for k, v in os.environ.items() if not k.startswith(("DFS_", "ETCD_", "PYTHON"))
+        }
         environment["PYTHONPATH"] = str(systems.ROOT / "src")
         with self._log(number).open("ab") as log:
             self._nodes[number] = subprocess.Popen(

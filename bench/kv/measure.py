@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from . import recovery
 from .cluster import Cluster, Result, errors_of, prefix
 from .machine import Others, rss_mib
 from .results import Measurement
@@ -58,6 +59,9 @@ def run(plan: Plan, stages: dict[str, list[Row]], report: Report) -> None:
     for number in range(plan.rounds):
         for stage, rows in stages.items():
             if stage == "restart" or (stage == "long" and number > 0):
+                continue
+            if stage == "recovery":
+                recovery.run(plan.systems, plan.work, rows, plan.kills_in(number), report)
                 continue
             for system in plan.systems:
                 able = [row for row in rows if system.can(row)]

@@ -12,6 +12,7 @@ BULK_KEYS: Final = 1_000_000
 LONG_S: Final = 180.0
 """Of the row that shows whether a cluster keeps its leader under full load."""
 KILLS: Final = 20
+RECOVERY_CLIENTS: Final = 6
 QUICK_SHARE: Final = 10
 """--quick has this part of the keys; the rows that restart nodes even fewer."""
 QUICK_BULK_KEYS: Final = 20_000
@@ -62,6 +63,9 @@ ROWS: Final = (
     Row("watch x100", "watch", "watch", 1, keys=1_000, anywhere=True, watchers=100, unit="ms"),
     Row("watch x1000", "watch", "watch", 1, keys=1_000, anywhere=True, watchers=1_000, unit="ms"),
     Row("failover", "failover", "failover", 16, unit="s"),
+    Row("recovery leader killed", "recovery", "kill-leader", RECOVERY_CLIENTS, unit="s"),
+    Row("recovery all killed", "recovery", "kill-all", RECOVERY_CLIENTS, unit="s"),
+    Row("recovery power cut", "recovery", "power-cut", RECOVERY_CLIENTS, unit="s"),
     Row("long put 100B c64", "long", "put", 64, seconds=LONG_S),
     Row("load 1M keys c256", "restart", "load", 256, keys=BULK_KEYS),
     Row("bulk get 1M keys c64", "restart", "get", 64, keys=BULK_KEYS),
@@ -88,7 +92,7 @@ def quick(row: Row) -> Row:
     """The same with fewer keys: shows that everything works, and no more."""
     if row.stage == "restart":
         return replace(row, keys=QUICK_BULK_KEYS)
-    if row.mode == "failover":  # each failed put uses a key up
+    if row.stage in ("failover", "recovery"):  # each failed put uses a key up
         return row
     if row.seconds:
         row = replace(row, seconds=QUICK_LONG_S)

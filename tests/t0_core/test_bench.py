@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.kv import machine, measure, results, rows, systems
+from bench.kv import __main__ as bench
+from bench.kv import machine, measure, recovery, results, rows, systems
 from bench.kv.failure import BenchError
 from bench.kv.results import Measurement
 
@@ -93,6 +94,31 @@ def test_rounds_share_the_kills() -> None:
     kills = [list(plan.kills_in(number)) for number in range(3)]
     assert list(itertools.chain(*kills)) == list(range(20))
     assert {len(some) for some in kills} == {6, 7}
+
+
+def test_recovery_is_measured_to_the_end_of_the_time_without_writes_that_a_strike_began() -> None:
+    before, struck, later = (1.0, 9.99), (10.02, 10.5), (11.0, 13.0)
+    assert recovery.recovered([before, struck, later], 16.0, 10.0) == 0.5
+    # The nodes are started a little after the power was cut.
+    assert recovery.recovered([(9.8, 10.75)], 16.0, 10.0) == 0.75
+    # What the strike began is longer than a pause that was under way.
+    assert recovery.recovered([(9.98, 10.01), struck], 16.0, 10.0) == 0.5
+    assert recovery.recovered([before, (10.02, 16.0)], 16.0, 10.0) is None
+    with pytest.raises(BenchError, match="puts went on"):
+        recovery.recovered([before, later], 16.0, 10.0)
+
+
+def test_recovery_says_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(BenchError, match="needs root"):
+        bench.plan_of(bench.parser().parse_args(["--rows", "recovery"]))
+    # Not asked for by name it is left out, and that is said.
+    _, stages = bench.plan_of(bench.parser().parse_args([]))
+    assert "failover" in stages
+    assert "recovery" not in stages
+    assert "left out: recovery needs root" in capsys.readouterr().err
 
 
 def test_systems_run_what_they_can() -> None:

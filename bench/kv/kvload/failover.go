@@ -13,7 +13,7 @@ const (
 	electionWait = 30 * time.Second
 )
 
-// failover puts while somebody kills the leader: failed puts are expected and counted apart. Then
+// failover puts while somebody kills nodes: failed puts are expected and counted apart. Then
 // it reads every acknowledged key back; those that are lost or wrong are failures.
 func failover(ctx context.Context, t target, f *flags, o *options, r *result) error {
 	l := newLoad(t, f, o)
@@ -22,6 +22,12 @@ func failover(ctx context.Context, t target, f *flags, o *options, r *result) er
 	}
 	l.gap.ack(l.end) // a gap that never ended counts until the end
 	r.Extra["longest_gap_ms"] = float64(l.gap.longest.Microseconds()) / 1e3
+	r.Extra["end_unix"] = unix(l.end)
+	gaps := [][2]float64{}
+	for _, one := range l.gap.all {
+		gaps = append(gaps, [2]float64{unix(one[0]), unix(one[1])})
+	}
+	r.Extra["gaps_unix"] = gaps
 	if r.Errors[errNoKey.Error()] > 0 {
 		return errNoKey
 	}
@@ -30,6 +36,8 @@ func failover(ctx context.Context, t target, f *flags, o *options, r *result) er
 	r.Failed = 0
 	return l.readBack(ctx, r)
 }
+
+func unix(t time.Time) float64 { return float64(t.UnixMicro()) / 1e6 }
 
 func (l *load) readBack(ctx context.Context, r *result) error {
 	lead, err := l.t.leader(ctx)

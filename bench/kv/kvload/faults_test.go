@@ -233,4 +233,13 @@ func TestGap(t *testing.T) {
 	if want := 860 * time.Millisecond; g.longest != want {
 		t.Fatalf("%v, not %v", g.longest, want)
 	}
+	var all []time.Duration
+	for _, one := range g.all {
+		all = append(all, one[0].Sub(from), one[1].Sub(from))
+	}
+	ms := time.Millisecond
+	if want := []time.Duration{0, 10 * ms, 10 * ms, 30 * ms, 30 * ms, 130 * ms, 130 * ms, 140 * ms,
+		140 * ms, time.Second}; !slices.Equal(all, want) {
+		t.Fatalf("%v, not %v", all, want)
+	}
 }

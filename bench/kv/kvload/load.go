@@ -28,20 +28,29 @@ type load struct {
 	gap        gap
 }
 
-// gap is the longest time without an acknowledged put.
+// gapMin is what is worth mentioning.
+const gapMin = 10 * time.Millisecond
+
+// gap is the longest time without an acknowledged put, and all that were not short.
 type gap struct {
 	mu      sync.Mutex
 	last    time.Time
 	longest time.Duration
+	all     [][2]time.Time // beginning and end
 }
 
 func (g *gap) ack(now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if d := now.Sub(g.last); d > 0 {
-		g.longest = max(g.longest, d)
-		g.last = now
+	d := now.Sub(g.last)
+	if d <= 0 {
+		return
 	}
+	g.longest = max(g.longest, d)
+	if d >= gapMin {
+		g.all = append(g.all, [2]time.Time{g.last, now})
+	}
+	g.last = now
 }
 
 // tally is what one client counted.
