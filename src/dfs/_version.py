@@ -1,7 +1,6 @@
 """The version of this installation, or of the source tree that runs without one."""
 
 import re
-from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +16,8 @@ def version() -> str:
         found = None
     if found:
         return found[1]
+    from importlib import metadata  # takes 10 ms, most of them for e-mail headers
+
     try:
         return metadata.version("dfs")
     except metadata.PackageNotFoundError:
