@@ -32,6 +32,34 @@ def test_when_all_were_started_again_one_leads_without_an_election_timeout(
     same(nodes)
 
 
+def test_when_the_leader_does_not_come_back_the_others_do_without_it_at_once(
+    nodes: list[Node],
+) -> None:
+    """Their logs name a leader, but they have not heard it since they were started."""
+    nodes[0].put("before", "1")
+    assert nodes[0].leads()
+    for node in nodes:
+        node.close()
+    for node in nodes[1:]:
+        node.start()
+    assert leader(nodes[1:]).get("before") == "1"
+    assert nodes[2].put("after", "1") > 0
+    same(nodes[1:])
+
+
+def test_a_member_alone_knows_no_leader_after_its_start(nodes: list[Node]) -> None:
+    nodes[0].put("before", "1")
+    same(nodes)
+    assert nodes[1].status()["leader"] == nodes[0].id
+    for node in nodes:
+        node.close()
+    nodes[1].start()
+    wait_until(lambda: nodes[1].status()["role"] == "follower", what="Raft runs")
+    assert nodes[1].status()["leader"] == 0
+    nodes[2].start()  # for the order in which they are closed
+    leader(nodes[1:])
+
+
 def test_a_member_that_was_started_again_does_not_disturb_the_leader(nodes: list[Node]) -> None:
     nodes[0].put("before", "1")
     term = nodes[0].status()["term"]

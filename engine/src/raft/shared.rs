@@ -198,6 +198,18 @@ impl Shared {
         self.heard.read().filter(|heard| heard > vote)
     }
 
+    /// The one whom Raft's core follows, unless a newer one has been heard. After a start the core
+    /// takes the leader from its log: nobody knows whether that one is there until it is heard.
+    pub fn followed(&self, vote: &Vote, leader: Option<u64>) -> Option<u64> {
+        let Some(heard) = *self.heard.read() else {
+            return leader.filter(|id| *id == self.id);
+        };
+        match heard > *vote {
+            true => Some(heard.leader_id.node_id),
+            false => leader,
+        }
+    }
+
     pub fn leader(&self) -> Leader {
         let Some(raft) = self.raft() else {
             return Leader::Nobody;
@@ -205,8 +217,7 @@ impl Shared {
         let (leader, membership) = {
             let receiver = raft.server_metrics();
             let m = receiver.borrow_watched();
-            let heard = self.heard_beyond(&m.vote).map(|v| v.leader_id.node_id);
-            match heard.or(m.current_leader) {
+            match self.followed(&m.vote, m.current_leader) {
                 None => return Leader::Nobody,
                 Some(id) if id == self.id => return Leader::Me,
                 Some(id) => (id, m.membership_config.clone()),

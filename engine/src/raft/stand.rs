@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-/// Nodes that start together try to be elected at different times of a heartbeat interval.
-const SLOTS: u64 = 16;
+/// Nodes that start together try to be elected at different times of a heartbeat interval, each
+/// time at others: so many, which some bits of their ids choose.
+const SLOTS: u32 = 16;
+const SLOT_BITS: u32 = SLOTS.ilog2();
 /// Into so many parts a heartbeat interval is divided: in one of them the others, too, find out
 /// that the leader is gone.
 const NOTICE: u32 = 5;
@@ -18,12 +20,23 @@ const DIALS: usize = 5;
 const DIAL_LIMIT: Duration = Duration::from_millis(200);
 
 /// When all nodes have been started again, nobody leads, and an election timeout is a wait for
-/// nothing.
+/// nothing. Where somebody leads, he is heard soon, and until then the others refuse.
 pub async fn after_start(shared: &Shared, raft: &Raft) {
     let beat = Duration::from_millis(shared.options.heartbeat_ms);
-    let slot = (shared.id % SLOTS) as u32;
-    sleep(beat + beat * slot / SLOTS as u32).await;
-    stand(shared, raft, 2 * beat, || shared.leader() == Leader::Nobody).await;
+    let limit = shared.options.election_ms_max + shared.options.election_ms_min; // then Raft does
+    let until = Instant::now() + Duration::from_millis(limit);
+    for attempt in 0.. {
+        sleep(beat * slot(shared.id, attempt) / SLOTS).await;
+        if Instant::now() > until || shared.stopping() || shared.leader() != Leader::Nobody {
+            return;
+        }
+        let _ = raft.trigger().elect(true).await; // Raft has stopped: nothing to do here
+        sleep(2 * beat).await;
+    }
+}
+
+fn slot(id: u64, attempt: u32) -> u32 {
+    (id.rotate_right(attempt * SLOT_BITS) % u64::from(SLOTS)) as u32
 }
 
 /// A leader has ended a session. When its process is gone, nobody has to wait until its lease ends:
@@ -79,5 +92,19 @@ async fn stand(shared: &Shared, raft: &Raft, pause: Duration, wanted: impl Fn() 
     while Instant::now() < until && !shared.stopping() && wanted() {
         let _ = raft.trigger().elect(true).await; // Raft has stopped: nothing to do here
         sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_that_had_the_same_slot_have_another_some_attempts_later() {
+        let (one, two) = (0x0123_4567_89ab_cdef, 0x0123_4567_89ab_c0ef);
+        let differ = |attempt| slot(one, attempt) != slot(two, attempt);
+        let found: Vec<u32> = (0..17).filter(|attempt| differ(*attempt)).collect();
+        assert_eq!(found, [2]);
+        assert!((0..40).all(|attempt| slot(u64::MAX, attempt) == SLOTS - 1));
     }
 }

@@ -135,12 +135,13 @@ impl Shared {
         let count = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::Relaxed);
         let trouble = self.log.trouble();
         let heard = self.heard_beyond(&metrics.vote).map(|v| v.leader_id);
+        let followed = self.followed(&metrics.vote, metrics.current_leader);
         // Until Raft has read the log, what is on disk says whether this node is new.
         let follows = heard.is_some() || (self.raft().is_none() && extent.last.is_some());
         Status {
             id: self.id,
             term: heard.map_or(metrics.current_term, |l| l.term),
-            leader: heard.map_or(metrics.current_leader.unwrap_or(0), |l| l.node_id),
+            leader: followed.unwrap_or(0),
             role: if follows { "follower" } else { role(&metrics) },
             last_log: metrics.last_log_index.unwrap_or(index(extent.last)),
             committed: index(metrics.local_committed),
