@@ -313,6 +313,8 @@ DISK_CHECK_INTERVAL_MS: Final = 1_000
 DISK_TOLD_MS_MAX: Final = 5 * DISK_CHECK_INTERVAL_MS
 """So long a node believes what the leader last said of the space of all; then it looks at its own
 disk."""
+LED_INTERVAL_MS: Final = 10
+"""Between two looks at whether a leader is known, for the few while a node starts."""
 READY_INTERVAL_MS: Final = 200
 """Between two looks at whether this node is ready and who leads."""
 CONTACT_MS_MAX: Final = 2 * ELECTION_MS_MAX

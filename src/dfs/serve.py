@@ -18,9 +18,10 @@ from .errors import DfsError, Misconfigured, OutOfSpace, remedy
 from .healing import Elsewhere, Healer, LogLost, become_another, check_log, claim
 from .identity import LOG, SOCKET, UPSTREAM, Identity, open_identity
 from .kv import KeyValue, RocksKV
-from .limits import READY_INTERVAL_MS, SWITCH_INTERVAL_US
+from .limits import ELECTION_MS_MAX, LED_INTERVAL_MS, READY_INTERVAL_MS, SWITCH_INTERVAL_US
 from .node import Engine, Myself, Node, StateFault, stop_process
-from .server import codec, routes, serving
+from .node.tasks import in_thread
+from .server import Streams, codec, routes
 from .status import engine_failures
 from .store import Store
 
@@ -202,11 +203,23 @@ async def running_node(
             sorted(peers), time.time_ns, die,
         )  # fmt: skip
         stack.push_async_callback(node.close)
-        await stack.enter_async_context(serving(node, settings.data / UPSTREAM))
+        node.serve_streams(Streams(node).natively())
         await _start(node, backend)
+        if identity.cluster:
+            await _led(node)
+        serving = await in_thread(_import_serving)
+        await stack.enter_async_context(serving(node, settings.data / UPSTREAM))
         stack.push_async_callback(node.drain)
         sockets = settings.data / SOCKET, settings.data / UPSTREAM
         yield Running(node, identity, *sockets, engine, store)
+
+
+def _import_serving() -> Callable[[Node, Path], AbstractAsyncContextManager[None]]:
+    """gRPC for Python takes long to import, and no put or get needs it: that is done when a leader
+    is found. Until then the engine's port has calls for it wait."""
+    from .server.host import serving
+
+    return serving
 
 
 async def _open_data(
@@ -300,6 +313,14 @@ def _stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop
+
+
+async def _led(node: Node) -> None:
+    """Returns when a leader is known, or should be."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(ELECTION_MS_MAX / 1000):
+            while not node.led():  # noqa: ASYNC110 - as below
+                await asyncio.sleep(LED_INTERVAL_MS / 1000)
 
 
 async def _ready(node: Node) -> None:

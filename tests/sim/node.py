@@ -14,7 +14,7 @@ from dfs.node import Node
 from dfs.node.keeping import Floor
 from dfs.node.ports import Myself, Refused
 from dfs.server import hot
-from dfs.server.files import FileService
+from dfs.server.streams import Streams
 from dfs.store import Store
 
 from .engine import SimEngine
@@ -161,7 +161,7 @@ class Machine:
         node._floor = Floor(
             codec.record_time, knobs.history_age_s, knobs.history_revisions, 1
         )
-        node.serve_streams(FileService(node).streams())
+        node.serve_streams(Streams(node).natively())
         await node.start()
         self._turn_soon(engine)
         self._flush_later(engine)

@@ -399,21 +399,34 @@ def test_colour_is_for_people_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert output.styled("x", "1", Terminal()) == "x"
 
 
-def test_get_imports_little(tmp_path: Path) -> None:
-    """What takes long to import belongs to the commands that need it."""
-    code = (
-        "import sys; from dfs.cli import main; main(['get', 'a', '-endpoint', 'unix:none']);"
-        "print(*sorted(sys.modules))"
-    )
+def imported(work: Path, code: str) -> set[str]:
+    """Names of all modules that a program has loaded in the end."""
     source = str(Path(dfs.__file__).parents[1])
     ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path,
-        env={"PYTHONPATH": source},
+        [sys.executable, "-c", f"import sys; {code}; print(*sorted(sys.modules))"],
+        capture_output=True, text=True, check=True, cwd=work, env={"PYTHONPATH": source},
     )
-    loaded = set(ran.stdout.split())
+    return set(ran.stdout.split())
+
+
+def test_get_imports_little(tmp_path: Path) -> None:
+    """What takes long to import belongs to the commands that need it."""
+    get = "from dfs.cli import main; main(['get', 'a', '-endpoint', 'unix:none'])"
+    loaded = imported(tmp_path, get)
     assert "grpc" in loaded
     heavy = {
         "dfs._engine", "dfs.node", "dfs.server", "dfs.store", "dfs.cache", "rich", "yaml", "shtab",
         "rocksdict", "multiprocessing", "google.rpc", "dfs.cli.bench", "dfs.cli.demo",
+    }
+    assert not heavy & loaded
+
+
+def test_a_node_imports_little_before_it_takes_part_in_consensus(tmp_path: Path) -> None:
+    """All three start at once when their power comes back, and nobody writes until two run."""
+    loaded = imported(tmp_path, "import dfs.cli.serve")
+    assert {"dfs._engine", "dfs.node", "google.protobuf", "rocksdict"} <= loaded
+    heavy = {
+        "grpc", "grpc_health", "importlib.metadata", "dfs.client", "dfs.cache",
+        "dfs.offline", "dfs.nemesis", "rich", "yaml", "multiprocessing",
     }
     assert not heavy & loaded

@@ -129,8 +129,11 @@ pub const LINKS: usize = 80;
 pub const FORWARD_BUFFER: usize = 64 << 10;
 /// Header lists of upstream's answers: statuses with details.
 pub const LINK_METADATA_BYTES: u32 = 64 << 10;
-/// A unix socket answers at once or not.
+/// A unix socket answers at once or not; so long calls wait for a server that has yet to start.
 pub const DIAL: Duration = Duration::from_secs(3);
+/// After the start of the engine. Python's gRPC is imported in a second on a slow machine.
+pub const UPSTREAM_STARTS: Duration = Duration::from_secs(10);
+pub const UPSTREAM_PAUSE: Duration = Duration::from_millis(10);
 
 /// Time for tasks to say GOAWAY at close, and to end when aborted.
 pub const CLOSE_POLITE: Duration = Duration::from_millis(200);

@@ -2,7 +2,7 @@
 use super::frame::Frame;
 use super::limits::{
     DIAL, FORWARD_BUFFER, LINK_FRAME_BUDGET, LINK_METADATA_BYTES, LINK_STREAM_WINDOW, LINK_STREAMS,
-    LINK_WINDOW, LINKS,
+    LINK_WINDOW, LINKS, UPSTREAM_PAUSE, UPSTREAM_STARTS,
 };
 use super::shared::Census;
 use h2::SendStream;
@@ -13,12 +13,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Instant;
 use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 pub struct Upstream {
     path: PathBuf,
+    born: Instant,
+    /// It has been there since: when it is gone, it does not start, it has stopped.
+    seen: AtomicBool,
     links: Arc<Mutex<Vec<Link>>>,
     /// One dials at a time; the others then find the new connection.
     dialling: tokio::sync::Mutex<()>,
@@ -54,6 +58,8 @@ impl Upstream {
     pub fn new(path: PathBuf) -> Upstream {
         Upstream {
             path,
+            born: Instant::now(),
+            seen: AtomicBool::new(false),
             links: Arc::default(),
             dialling: tokio::sync::Mutex::default(),
             closed: AtomicBool::new(false),
@@ -120,7 +126,7 @@ impl Upstream {
 
     async fn dial(&self) -> Result<(), Unreachable> {
         let dialled = async {
-            let socket = UnixStream::connect(&self.path).await?;
+            let socket = self.connect().await?;
             builder()
                 .handshake::<_, Frame>(socket)
                 .await
@@ -148,6 +154,22 @@ impl Upstream {
             driver: driver.abort_handle(),
         });
         Ok(())
+    }
+
+    /// Python begins to listen when Raft runs already.
+    async fn connect(&self) -> io::Result<UnixStream> {
+        loop {
+            let connected = UnixStream::connect(&self.path).await;
+            let starts = !self.seen.load(Relaxed) && self.born.elapsed() < UPSTREAM_STARTS;
+            match connected {
+                Err(_) if starts && !self.closed.load(Relaxed) => sleep(UPSTREAM_PAUSE).await,
+                Ok(socket) => {
+                    self.seen.store(true, Relaxed);
+                    return Ok(socket);
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn down(&self, why: impl std::fmt::Display) -> Unreachable {

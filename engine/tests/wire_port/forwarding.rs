@@ -270,6 +270,19 @@ async fn upstream_may_be_away_and_come_back() {
     assert_eq!(again.seen.connections.load(SeqCst), 1);
 }
 
+#[tokio::test]
+async fn calls_wait_for_an_upstream_that_has_yet_to_start() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("api.sock");
+    let server = Server::with(Limits::default(), Some(path.clone()));
+    let mut client = Client::connect(server.address).await;
+    let early = client.begin(post("/t.U/Headers"), message(b"x")).await;
+    client.ping().await; // the call is there
+    assert_eq!(client.echo(b"hot calls go on").await, "hot calls go on");
+    let _upstream = Upstream::start(&path);
+    assert_eq!(read(early).await.code(), 0);
+}
+
 async fn read_to_end(response: http::Response<h2::RecvStream>) -> http::HeaderMap {
     let mut body = response.into_body();
     while let Some(chunk) = body.data().await {

@@ -280,6 +280,10 @@ class Node:
         sound = sound and not status["disk_stalled"]
         return bool(sound and lag <= READY_LAG_ENTRIES_MAX and led(status))
 
+    def led(self) -> bool:
+        """A leader is known."""
+        return led(self._engine.status())
+
     def leads(self) -> bool:
         """This node is the leader."""
         return bool(self._engine.status()["role"] == "leader")

@@ -7,9 +7,9 @@ from typing import Any, Final, NoReturn, TypeVar
 import grpc
 
 from .. import status
-from ..errors import DfsError
 from ..limits import DEADLINE_MS_DEFAULT, DEADLINE_MS_MAX, MESSAGE_BYTES_MAX
-from ..node import Failure, Refused, unexpected
+from ..node import Failure
+from .hot import failure_of
 
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -43,17 +43,6 @@ async def guarded(context: Context, work: Awaitable[T], timeout: int = 0) -> T:
     except Exception as error:  # boundary: all that a method raises becomes a refusal
         failure = failure_of(error)
     return await refuse(context, failure)
-
-
-def failure_of(error: Exception) -> Failure:
-    """What the caller is told when a method has raised this."""
-    if isinstance(error, Refused):
-        return error.failure
-    if isinstance(error, TimeoutError):
-        error = status.engine_error("deadline")
-    if not isinstance(error, DfsError):  # the caller gets an id, the log the rest
-        error = unexpected(error)
-    return status.failure(error)
 
 
 async def refuse(context: Context, failure: Failure) -> NoReturn:

@@ -6,7 +6,7 @@ The engine's public port forwards every call to it that is not one of FileServic
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, Protocol
@@ -25,8 +25,7 @@ from ..limits import (
     STREAMS_PER_CONNECTION_MAX,
     WATCHES_MAX,
 )
-from ..node import Streaming
-from . import cluster, files, hot
+from . import cluster, files, hot, streams
 
 log = logging.getLogger("dfs.server")
 
@@ -47,7 +46,7 @@ OPTIONS: Final = (
 LEADER: Final = "dfs.Leader"
 
 
-class Served(files.Files, cluster.Cluster, Protocol):
+class Served(streams.Files, cluster.Cluster, Protocol):
     """What the server needs of a node."""
 
     def ready(self) -> bool:
@@ -56,18 +55,13 @@ class Served(files.Files, cluster.Cluster, Protocol):
     def leads(self) -> bool:
         """It is the leader."""
 
-    def serve_streams(self, methods: Mapping[int, Streaming]) -> None:
-        """How the engine's own port answers its streams."""
-
 
 @asynccontextmanager
 async def serving(node: Served, path: Path) -> AsyncIterator[None]:
     """Serves `node` on a unix socket at `path`, which only this user may open."""
     server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=CALLS_WAITING_MAX)
-    service = files.FileService(node)
-    node.serve_streams(service.streams())
     server.add_generic_rpc_handlers(
-        (service.handler(), cluster.ClusterService(node).handler())
+        (files.FileService(node).handler(), cluster.ClusterService(node).handler())
     )
     states = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(states, server)

@@ -14,7 +14,7 @@ from .. import commands, status
 from .._engine import changed_gets
 from ..errors import DfsError
 from ..limits import PLAIN_PUT_BYTES_MAX, SMALL_VALUE_BYTES_MAX
-from ..node import Behind, Call, Codec
+from ..node import Behind, Call, Codec, Failure, Refused, unexpected
 from ..paths import check_key
 from ..proto.dfs_pb2 import (
     LOCAL,
@@ -85,6 +85,17 @@ def local(body: bytes) -> bool:
         return GetRequest.FromString(body).consistency == LOCAL
     except DecodeError:
         return True  # the handler says what is wrong, which needs no leader
+
+
+def failure_of(error: Exception) -> Failure:
+    """What the caller is told when a method has raised this."""
+    if isinstance(error, Refused):
+        return error.failure
+    if isinstance(error, TimeoutError):
+        error = status.engine_error("deadline")
+    if not isinstance(error, DfsError):  # the caller gets an id, the log the rest
+        error = unexpected(error)
+    return status.failure(error)
 
 
 def codec(store: Store, node: str) -> Codec:
