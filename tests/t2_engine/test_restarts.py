@@ -35,7 +35,8 @@ def test_when_all_were_started_again_one_leads_without_an_election_timeout(
 def test_when_the_leader_does_not_come_back_the_others_do_without_it_at_once(
     nodes: list[Node],
 ) -> None:
-    """Their logs name a leader, but they have not heard it since they were started."""
+    """When all nodes have stopped, a leader is elected as soon as a majority of them runs again,
+    without an election timeout, whether or not the leader of before is among them."""
     nodes[0].put("before", "1")
     assert nodes[0].leads()
     for node in nodes:
