@@ -10,6 +10,10 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Of a payload: so much memory is taken before it is known whether its length is true. A start
+/// reads hundreds of thousands of them.
+const AT_ONCE_BYTES_MAX: usize = 64 << 10;
+
 /// A log id in the form that raft-log stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StoredLogId(pub LogId);
@@ -23,9 +27,16 @@ impl Encode for StoredLogId {
 
 impl Decode for StoredLogId {
     fn decode<R: Read>(mut r: R) -> io::Result<Self> {
-        let mut b = [0; LOG_ID_BYTES];
-        r.read_exact(&mut b)?;
-        Ok(StoredLogId(get_log_id(&mut Bytes::copy_from_slice(&b))?))
+        let mut number = || -> io::Result<u64> {
+            let mut b = [0; 8];
+            r.read_exact(&mut b)?;
+            Ok(u64::from_be_bytes(b))
+        };
+        let (term, node_id) = (number()?, number()?);
+        Ok(StoredLogId(LogId {
+            leader_id: LeaderId { term, node_id },
+            index: number()?,
+        }))
     }
 }
 
@@ -73,9 +84,11 @@ impl Decode for StoredPayload {
     fn decode<R: Read>(mut r: R) -> io::Result<Self> {
         let mut head = [0; 5];
         r.read_exact(&mut head)?;
-        let n = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as u64;
-        let mut bytes = Vec::new();
-        if r.take(n).read_to_end(&mut bytes)? as u64 != n {
+        let n = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        let mut bytes = vec![0; n.min(AT_ONCE_BYTES_MAX)];
+        r.read_exact(&mut bytes)?;
+        let rest = (n - bytes.len()) as u64;
+        if rest > 0 && r.take(rest).read_to_end(&mut bytes)? as u64 != rest {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(StoredPayload(payload(head[0], bytes.into())?))
@@ -190,5 +203,25 @@ mod tests {
         let bytes = stored(&StoredPayload(Payload::Membership(membership)));
         assert_eq!(&bytes[5..], json.as_bytes());
         assert_eq!(&bytes[..5], [2, 0, 0, 0, json.len() as u8]);
+        assert_eq!(StoredLogId::decode(&id_bytes.concat()[..]).unwrap().0, id);
+    }
+
+    #[test]
+    fn payloads_of_every_size_come_back_and_cut_ones_are_errors() {
+        for n in [0, 1, AT_ONCE_BYTES_MAX, AT_ONCE_BYTES_MAX + 1, 1 << 20] {
+            let sent: Vec<u8> = (0..n).map(|i| i as u8).collect();
+            let payload = Payload::Normal(Command(Bytes::from(sent.clone())));
+            let mut bytes = stored(&StoredPayload(payload));
+            bytes.extend_from_slice(b"next");
+            let mut left = &bytes[..];
+            let Payload::Normal(back) = StoredPayload::decode(&mut left).unwrap().0 else {
+                panic!("a command became something else");
+            };
+            assert_eq!((back.0, left), (Bytes::from(sent), &b"next"[..]));
+            let cut = StoredPayload::decode(&bytes[..bytes.len() - 5]);
+            assert!(cut.is_err(), "{n}");
+        }
+        let lying = StoredPayload::decode(&b"\x01\xff\xff\xff\xffhi"[..]);
+        assert_eq!(lying.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }
