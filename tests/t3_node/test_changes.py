@@ -191,6 +191,8 @@ async def test_a_node_that_was_removed_answers_nobody_any_more(any_cluster):
     ):
         assert found[0] == 14, found
         assert "node3 is no member of its cluster any more, it was removed: stop it" in found[1]
+    with pytest.raises(Unavailable, match="node3 is no member"):
+        await three.node.operate({"op": "add", "raft": three.raft})
     await one.node.operate({"op": "add", "raft": three.raft, "promote": True})
     await wait_until(three.node.ready)
     assert await three.get("k") == b"new"

@@ -53,6 +53,8 @@ class Cluster:
         self._pool = ThreadPoolExecutor(CLUSTER_THREADS_MAX, thread_name_prefix="dfs-ask")
         self._handlers: dict[str, Handler] = {"join": self._forward, "cluster": self._forward}
         self._changes = Changes(engine, me, self)
+        self.removed = ""
+        """Why this node is no member any more; "" = it may be one."""
         self.cluster_id: Callable[[], bytes] = lambda: b""
         """UUID of the cluster, b"" while there is none."""
 
@@ -121,6 +123,9 @@ class Cluster:
         until = asyncio.get_running_loop().time() + CLUSTER_MS_MAX / 1000
         unknown = False
         while True:
+            if self.removed:
+                # Who leads is told to members only: the one that it knows may be one no more.
+                raise (OutcomeUnknown if unknown else Unavailable)(self.removed)
             try:
                 return await self._forward(question)
             except Moving as error:

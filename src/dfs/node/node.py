@@ -368,6 +368,7 @@ class Node:
     def _set_removed(self, text: str) -> None:
         """What is answered from here on would grow old: callers go to a member."""
         self._hot.dismiss(Unavailable(text) if text else None)
+        self._cluster.removed = text
         if text:
             self._watches.fall_behind()  # those who wait for changes notice it too
 
