@@ -30,7 +30,7 @@ PARTITIONS: Final = kills("test_nemesis.py::test_partitions")
 KILLS: Final = kills("test_kills.py::test_kill_nodes_under_load")
 STORE: Final = ("tests/t1_store",)
 NODE: Final = ("tests/t3_node",)
-CHANGES: Final = ("tests/t3_node/test_changes.py", "-k", "memory")
+CHANGES: Final = ("tests/t3_node/test_changes.py", "-k", "not real")
 CLIENT: Final = ("tests/t4_api", "-k", "client")
 
 MUTANTS: Final = (
