@@ -216,7 +216,21 @@ MUTANTS: Final = (
         "event.previous_sub)] = None\n",
         "        self.changes[store_key] = None\n", STORE,
     ),
+    Mutant(
+        "damage-is-read-over", "src/dfs/store/read.py",
+        "            if store_key[:1] != INDEX:\n                unseal(store_key, value)\n",
+        "            pass\n", ("tests/t3_node/test_scrub.py",),
+    ),
+    Mutant(  # ours: a leader whose clock was days ahead dropped all history
+        "one-clock-makes-history-old", "src/dfs/node/keeping.py",
+        "    needed = voters // 2 + 1\n", "    needed = 1\n", ("tests/t3_node/test_keeping.py",),
+    ),
     # ---- watches ---------------------------------------------------------------------------------
+    Mutant(  # ours: power cuts of all ended watches
+        "lagging-node-denies-revisions", "src/dfs/node/node.py",
+        "            await self.barrier(False, 0, WATCH_WAIT_MS_MAX)\n", "            pass\n",
+        ("tests/t3_node/test_streams.py",),
+    ),
     Mutant(  # etcd 17529: events are lost when the watcher is slow
         "slow-watchers-lose", "src/dfs/node/watch/watcher.py",
         "        self.collect()\n        self.behind = True\n", "        self.collect()\n", NODE,
