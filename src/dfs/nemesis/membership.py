@@ -25,8 +25,8 @@ def remove(world: World) -> Iterator[None]:
         _ask(world, lambda client: client.remove_member(node.name, number).config)
         world.counts["members removed"] += 1
         yield
-        _ask(world, lambda client: client.add_member("", 0, node.place.raft, "").config)
-        wait_until(f"{node.name} votes again", lambda: world.votes(node))
+        config = _ask(world, lambda client: client.add_member("", 0, node.place.raft, "").config)
+        wait_until(f"{node.name} votes again", lambda: world.votes(node, config))
         world.counts["members added"] += 1
 
 
@@ -42,8 +42,8 @@ def replace(world: World) -> Iterator[None]:
         yield
         node.start()
         wait_until("it waits", lambda: node.status().role == "fresh")
-        _ask(world, lambda client: _replace(client, node, number))
-        wait_until(f"the new {node.name} votes", lambda: world.votes(node))
+        config = _ask(world, lambda client: _replace(client, node, number))
+        wait_until(f"the new {node.name} votes", lambda: world.votes(node, config))
         world.counts["members replaced"] += 1
 
 

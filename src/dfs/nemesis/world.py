@@ -247,10 +247,13 @@ class World:
                 said = log.read_text(errors="replace")
                 self.counts["snapshots installed"] += said.count(SNAPSHOT)
 
-    def votes(self, node: Node) -> bool:
-        """It is a voter."""
+    def votes(self, node: Node, config: int = 0) -> bool:
+        """It is a voter, in this configuration or a later one: others may lag behind a change, and
+        show it, or the one before it of that name, as what it was."""
+        mine = node.status().member.id
         with self.cluster.client() as client:
-            return any(m.voter for m in client.members().members if m.name == node.name)
+            found = client.members()
+        return found.config >= config and any(m.voter for m in found.members if m.id == mine)
 
     def serves(self, node: Node) -> bool:
         """It is a voter that lacks nothing and follows somebody, or leads."""
