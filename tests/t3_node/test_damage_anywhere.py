@@ -67,7 +67,7 @@ async def settled(cluster, member, other):
         member = await cluster.start("node3", "node1", "node2")
 
 
-@pytest.mark.timeout(120 + CASES)
+@pytest.mark.timeout(120 + 5 * CASES)
 @pytest.mark.allow_logs("dfs.healing", "stops serving its state", "this node stops")
 async def test_damage_anywhere_is_harmless_or_noticed(real_cluster, quick):
     """Whatever is damaged in the data directory of one node, and wherever: it serves the right

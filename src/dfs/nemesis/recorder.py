@@ -49,6 +49,9 @@ SHORT_S: Final = 0.03
 kinds of writes stay unknown, and that reads begin at a node that stands still, again and again."""
 SHORT_CHANCE: Final = 0.8
 LONG_S: Final = 5.0
+UNKNOWN_SHARE_MAX: Final = 0.1
+"""Of all calls. Beyond it all limits are long: where machines are slow almost everything would be
+unknown, and the search for an order takes for ever."""
 END_S: Final = 60.0
 """Every call has an end that is much nearer."""
 READ_PAUSE_S: Final = 0.02
@@ -83,6 +86,8 @@ class Recorder:
     cluster: Cluster
     directory: str = "recorded"
     calls: list[Call] = field(default_factory=list)
+    unknown: int = 0
+    """Of these, about: threads count at the same time."""
     live: Heard = field(default_factory=Heard)
     late: Heard = field(default_factory=Heard)
     values: dict[bytes, bytes] = field(default_factory=dict)
@@ -214,13 +219,17 @@ class Recorder:
                     return
                 key = f"{self.directory}/{chance.randrange(KEYS)}"
                 kind = chance.choice(KINDS)
-                limit_s = SHORT_S if chance.random() < SHORT_CHANCE else LONG_S
+                limit_s = self._limit_s(chance)
                 if kind is Kind.GET:
                     seen[key] = self._get(client, key, limit_s)
                     continue
                 value = b"%d.%d" % (number, count) if kind is Kind.PUT else None
                 base = seen.get(key) if chance.random() < 0.3 else None
                 seen[key] = self._write(client, kind, key, value, base, limit_s)
+
+    def _limit_s(self, chance: random.Random) -> float:
+        short = chance.random() < SHORT_CHANCE
+        return SHORT_S if short and self.unknown <= UNKNOWN_SHARE_MAX * len(self.calls) else LONG_S
 
     def _stay(self, node: Node, stop: threading.Event) -> None:
         """Reads at one node, which may be an old leader that nobody else asks any more."""
@@ -259,6 +268,7 @@ class Recorder:
             outcome = Outcome.REFUSED
         except (OutcomeUnknown, DeadlineExceeded):
             outcome = Outcome.UNKNOWN
+            self.unknown += 1
         except (Unavailable, OutOfSpace):
             return 0
         end = NEVER if outcome is Outcome.UNKNOWN else time.monotonic_ns()
