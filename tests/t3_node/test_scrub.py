@@ -64,6 +64,7 @@ def test_a_pass_reads_everything_and_says_as_of_when(feed, monkeypatch):
 
     read.clear()
     scrub.restart()
+    assert not scrub.verified, "nothing of the new state has been read"
     step(scrub, feed.store)
     assert read == sorted(stored)[:3]
 

@@ -93,6 +93,17 @@ class Cluster:
         """
         return _told(await self._exchange(address, question, timeout_ms))
 
+    async def ask_others(self, question: Answer) -> dict[int, Answer]:
+        """What the other members answer, by id, of those who do: one after the other."""
+        status, found = self._engine.status(), {}
+        for member in status["members"]:
+            if member["id"] != status["id"]:
+                try:
+                    found[member["id"]] = await self.ask(member["raft"], question)
+                except DfsError as error:
+                    log.debug("%s does not answer %r: %s", member["name"], question["ask"], error)
+        return found
+
     async def _exchange(self, address: str, question: Answer, timeout_ms: int) -> Answer:
         """The answer of the node at a peer address, whatever it is."""
         body = json.dumps(question).encode()

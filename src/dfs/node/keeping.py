@@ -88,19 +88,10 @@ class Clocks:
     async def now(self) -> int:
         """The latest time, ns since 1970, that the clocks of a majority of the voters have reached;
         0 where too few answer."""
-        status = self._engine.status()
-        voters = [member for member in status["members"] if member["voter"]]
-        times = [self._clock()]
-        for member in voters:
-            if member["id"] == status["id"]:
-                continue
-            try:
-                answer = await self._cluster.ask(member["raft"], {"ask": "clock"})
-            except DfsError as error:
-                log.debug("no time of %s: %s", member["name"], error)
-            else:
-                times.append(int(answer["time_ns"]))
-        return reached(times, len(voters))
+        answers = await self._cluster.ask_others({"ask": "clock"})
+        voters = [member["id"] for member in self._engine.status()["members"] if member["voter"]]
+        times = [int(answers[voter]["time_ns"]) for voter in voters if voter in answers]
+        return reached([self._clock(), *times], len(voters))
 
     async def _answer(self, _question: Answer) -> Answer:
         return {"time_ns": self._clock()}
@@ -180,15 +171,10 @@ class Hashes:
         status = self._engine.status()
         if status["role"] != "leader":
             return
-        others = [m for m in status["members"] if m["id"] != status["id"]]
-        found: dict[int, dict[int, str]] = {}
-        for member in others:
-            try:
-                answer = await self._cluster.ask(member["raft"], {"ask": "marks"})
-            except DfsError as error:
-                log.debug("no hashes of %s: %s", member["name"], error)
-                continue
-            found[member["id"]] = {int(index): mark for index, mark in answer["marks"]}
+        found = {
+            number: {int(index): str(mark) for index, mark in answer["marks"]}
+            for number, answer in (await self._cluster.ask_others({"ask": "marks"})).items()
+        }
         if not found:
             return
         found[status["id"]] = dict(_recent(self._hot))

@@ -302,7 +302,7 @@ class Node:
 
     async def scrub(self) -> None:
         """Reads the next piece of all that is stored. What is damaged gets healed."""
-        if self._hot.refusal is not None:
+        if self._hot.refusal is not None or not self._scrub.due:
             return
         with suppress(DataLoss, Unavailable), self._noticing(), self.view() as view:
             await in_thread(self._scrub.step, view)

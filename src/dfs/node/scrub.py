@@ -6,10 +6,10 @@ are gone. Found early it is healed from them, as all damage is.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
-from ..errors import Unavailable
 from ..limits import SCRUB_PASS_S_MIN, SCRUB_RECORDS
 from ..store import View
 
@@ -20,29 +20,30 @@ class Scrub:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock`: in seconds, never back."""
         self._clock = clock
+        self._revision = 0
+        """Of the state when the pass began."""
+        self.restart()
+
+    def restart(self) -> None:
+        """The state was replaced: nothing of it has been read, and a pass begins at once."""
         self.verified = 0
         """All that was stored up to this revision has been read since, and was right."""
         self._next = b""
         """Where the pass goes on; b"" = none is under way."""
-        self._revision = 0
-        """Of the state when the pass began."""
-        self._begun_s = -float(SCRUB_PASS_S_MIN)
+        self._begun_s = -math.inf
+
+    @property
+    def due(self) -> bool:
+        """A pass is under way, or it is time for one."""
+        return bool(self._next) or self._clock() - self._begun_s >= SCRUB_PASS_S_MIN
 
     def step(self, view: View) -> None:
-        """Reads the next piece, unless it is too early for a new pass. Blocks. Raises DataLoss, or
-        Unavailable: the state was replaced."""
+        """Reads the next piece, if it is due. Blocks. Raises DataLoss, or Unavailable: the state
+        was replaced, of which `restart` has to be told."""
+        if not self.due:
+            return
         if not self._next:
-            if self._clock() - self._begun_s < SCRUB_PASS_S_MIN:
-                return
             self._begun_s, self._revision = self._clock(), view.revision
-        try:
-            self._next = view.verify(self._next, SCRUB_RECORDS)
-        except Unavailable:
-            self.restart()
-            raise
+        self._next = view.verify(self._next, SCRUB_RECORDS)
         if not self._next:
             self.verified = self._revision
-
-    def restart(self) -> None:
-        """The state was replaced: the pass begins anew, at once."""
-        self._next, self._begun_s = b"", -float(SCRUB_PASS_S_MIN)
