@@ -66,5 +66,3 @@ def _ask(world: World, what: Callable[[Client], int]) -> int:
 
 def _id(client: Client, node: Node) -> int:
     return next((m.id for m in client.members().members if m.name == node.name), 0)
-
-

@@ -226,6 +226,8 @@ class Cluster:
         for node in self.nodes:
             if node.alive():
                 node.kill()
+            if node.process is not None:
+                node.kill_helpers()
             if os.path.ismount(node.mount):
                 subprocess.run(["umount", "-l", str(node.mount)], check=False)
 
