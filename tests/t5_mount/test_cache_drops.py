@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import mmap
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from asyncinotify import Inotify, Mask, Watch
 
 from dfs.cache.agent import Options, run
 from dfs.client.values import Kind
@@ -324,6 +327,30 @@ async def test_a_cache_directory_that_vanishes_deletes_nothing(
         rig.drop("other", b"more")
         await rig.shown("other", b"more")
         assert rig.shows("file", b"data")
+
+
+async def test_an_agent_that_is_stopped_in_a_scan_ends_the_scan_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Otherwise the scan adds a watch to an inotify instance that is closed, or worse, to whatever
+    has its number by then."""
+    rig = Rig(tmp_path)
+    for number in range(50):
+        (rig.cache / f"d{number}").mkdir()
+    add_watch, begun = Inotify.add_watch, threading.Event()
+
+    def slow(self: Inotify, path: str, mask: Mask) -> Watch:
+        if not path.endswith("cache"):
+            begun.set()
+            time.sleep(0.05)
+        return add_watch(self, path, mask)
+
+    monkeypatch.setattr(Inotify, "add_watch", slow)
+    await rig.start(scanned=False)
+    await wait_until("the scan goes on", begun.is_set)
+    await rig.stop()
+    assert rig.agent.watcher is not None and rig.agent.watcher.scans == 0
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
 @pytest.mark.allow_logs("cannot be used")

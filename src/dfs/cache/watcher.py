@@ -82,24 +82,21 @@ class Watcher:
         self._unwatched = 0
         self._full_scan_waits = False
         self._stopping = False
-        self._pool = ThreadPoolExecutor(1, "scan")
+        self._pool: ThreadPoolExecutor
+        """Of one life of the root directory, as the watches are."""
         self._loop = asyncio.get_running_loop()
 
     async def run(self) -> NoReturn:
         """Watches for ever; a directory that is missing or gone is tried again and again."""
-        try:
-            while True:
-                try:
-                    await self._watch()
-                except RootGone:
-                    self._problems.set("(cache)", f"the cache directory {self.root} is gone; "
-                                       "make it again or correct -cache")
-                except OSError as error:
-                    self._problems.set("(cache)", _unusable(self.root, error))
-                await asyncio.sleep(CACHE_RETRY_S)
-        finally:
-            self._stopping = True
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        while True:
+            try:
+                await self._watch()
+            except RootGone:
+                self._problems.set("(cache)", f"the cache directory {self.root} is gone; "
+                                   "make it again or correct -cache")
+            except OSError as error:
+                self._problems.set("(cache)", _unusable(self.root, error))
+            await asyncio.sleep(CACHE_RETRY_S)
 
     async def _watch(self) -> None:
         """One life of the root directory."""
@@ -107,15 +104,21 @@ class Watcher:
         self._open_root()
         with Inotify(cache_size=_EVENTS_AT_ONCE) as self._inotify:
             self._dirs, self._unwatched = {}, 0
-            self._add_watch("")
-            self._read_ignore()
-            self._problems.clear("(cache)")
-            rescan = asyncio.create_task(self._rescan())
+            self._stopping = self._full_scan_waits = False
+            self._pool = ThreadPoolExecutor(1, "scan")
             try:
-                while True:
-                    self._event(await self._inotify.get())
-            finally:
-                rescan.cancel()
+                self._add_watch("")
+                self._read_ignore()
+                self._problems.clear("(cache)")
+                rescan = asyncio.create_task(self._rescan())
+                try:
+                    while True:
+                        self._event(await self._inotify.get())
+                finally:
+                    rescan.cancel()
+            finally:  # A scan adds watches: none may go on when inotify is closed.
+                self._stopping = True
+                await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
                 self._inotify = None
 
     def _open_root(self) -> None:
@@ -189,8 +192,7 @@ class Watcher:
         """Any thread. Events may arrive before `_dirs` knows the watch; the scan that follows
         finds what they told of."""
         inotify = self._inotify
-        if inotify is None:
-            return
+        assert inotify is not None
         path = os.path.join(self.root, directory) if directory else self.root
         try:
             watch = inotify.add_watch(path, _MASK if directory else _ROOT_MASK)
@@ -286,6 +288,8 @@ class Watcher:
             found = []
             with os.scandir(fd) as entries:
                 for entry in entries:
+                    if self._stopping:
+                        break
                     if self._foreign(f"{directory}/{entry.name}" if directory else entry.name):
                         continue  # Not even a look: a mount may not be served yet.
                     try:
