@@ -141,6 +141,7 @@ def damage(world: World) -> Iterator[None]:
     node = world.take_whole()
     with world.hurt([node]):
         node.kill()
+        node.kill_helpers()
         identity = (node.data / IDENTITY).read_bytes()
         # A day's count of heals is for what comes unasked.
         shutil.rmtree(node.data / QUARANTINE, ignore_errors=True)
