@@ -37,6 +37,7 @@ def replace(world: World) -> Iterator[None]:
     with world.hurt([node]):
         number = _ask(world, lambda client: _id(client, node))
         node.kill()
+        node.kill_helpers()
         shutil.rmtree(node.data)
         node.data.mkdir()
         yield
