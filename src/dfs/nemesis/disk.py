@@ -10,6 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
+from .waiting import wait_until
+
 DISK_BYTES: Final = 512 << 20
 EXT4_IOC_SHUTDOWN: Final = 0x8004587D
 """fs/ext4/ext4.h: from here on every access fails, and nothing more reaches the device."""
@@ -55,8 +57,14 @@ class Disk:
                 os.posix_fallocate(file.fileno(), 0, taken)
 
     def restore(self) -> None:
-        """The power is back: the journal is replayed. Nobody may have a file open."""
-        _run("umount", str(self.mount))
+        """The power is back: the journal is replayed, as soon as nobody has a file open any
+        more."""
+
+        def unmounted() -> bool:
+            _run("umount", str(self.mount))
+            return True
+
+        wait_until(f"nobody uses {self.mount}", unmounted)
         self._mount()
 
     def _mount(self) -> None:

@@ -70,6 +70,7 @@ def _lose_power(world: World, victims: list[Node]) -> Iterator[None]:
             world.disks[node.name].cut()
         for node in victims:
             node.kill()
+            node.unmount()  # What was open there may be open on the disk, too.
             world.disks[node.name].restore()
         world.counts["disks without power"] += len(victims)
         yield

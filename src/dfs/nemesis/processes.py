@@ -110,6 +110,11 @@ class Node:
         wait_until(f"the helpers of {self.name} are gone", gone)
         self._lives = {self._started().pid}
 
+    def unmount(self) -> None:
+        """Takes the mount away that it has left, if there is one."""
+        argv = ["umount", "-l", str(self.mount)]
+        subprocess.run(argv, check=False, capture_output=True)
+
     def go_on(self) -> None:
         """SIGCONT."""
         self._started().send_signal(signal.SIGCONT)
@@ -228,8 +233,7 @@ class Cluster:
                 node.kill()
             if node.process is not None:
                 node.kill_helpers()
-            if os.path.ismount(node.mount):
-                subprocess.run(["umount", "-l", str(node.mount)], check=False)
+            node.unmount()
 
     def client(self) -> client.Client:
         """A client that knows all nodes."""
