@@ -39,6 +39,7 @@ GO_FUNCTION = re.compile(r"()func (\([^)]*\) )?(?P<name>\w+)")
 PYO3_FILES = {
     "engine/src/lib.rs",
     "engine/src/seam/mod.rs",
+    "engine/src/seam/contents.rs",
     "engine/src/seam/lying.rs",
     "engine/src/seam/turn.rs",
     "engine/src/mount/seam.rs",
@@ -73,7 +74,7 @@ def check_sizes() -> Iterator[str]:
     python = [*sources(".py", "src", "tests", "bench"), *sources(".pyi", "src")]
     for path in [*python, *sources(".rs", "engine"), *sources(".go", "bench")]:
         lines = path.read_text().splitlines()
-        if len(lines) > FILE_LINES_MAX:
+        if len(lines) > FILE_LINES_MAX and path.suffix != ".pyi":
             yield f"{name(path)}: {len(lines)} lines; make it a folder of {FILE_LINES_MAX} each"
         for number, line in enumerate(lines, 1):
             if len(line) > LINE_COLUMNS_MAX:

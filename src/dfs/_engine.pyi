@@ -89,6 +89,7 @@ class Engine:
         failures: Mapping[str, Failure],
         options: Mapping[str, int],
         tls: tuple[bytes, bytes, bytes] | None = None,
+        contents: str = "",
     ) -> Engine:
         """Opens the log below `data_dir`; no sockets yet. Blocks for the replay of the log.
 
@@ -107,6 +108,9 @@ class Engine:
         `tls`: the public port speaks TLS 1.2 or 1.3 and nothing else: (certificates of this node,
         its key, authorities of which callers must have a certificate or b""), the text of PEM
         files each. What does not fit raises ValueError.
+        `contents`: a directory; the whole file `ab/<sha256 in hex>` in it, if there is one, is the
+        content with that SHA-256, of which other members are given chunks (see `fetch_chunks`).
+        Files must come there complete, by rename. It need not exist yet; "" = nothing is given.
         Raises: BlockingIOError (another process has the directory), EngineError (the log is damaged
         beyond its tail), OSError, ValueError.
         """
@@ -258,6 +262,42 @@ class Engine:
         entry when it is applied here, or `config` when there was nothing to change. Raises
         EngineError: surely nothing was changed; TimeoutError: the change may yet be committed."""
 
+    def fetch_chunks(
+        self,
+        addr: str,
+        content: bytes,
+        size: int,
+        chunk_bytes: int,
+        wanted: Sequence[tuple[int, bytes]],
+        path: str,
+        timeout_ms: int,
+    ) -> list[int]:
+        """Fetches chunks of a content from the member that listens at the peer address, writes each
+        at its offset into the existing file at `path`, and returns the numbers of those that are
+        there and right, in the order of `wanted`. May be called before `start`.
+
+        `content`: the SHA-256 of all of it, `size` its bytes. Chunk n is the bytes from
+        n * `chunk_bytes` on, that many or up to `size`. `wanted`: (number, SHA-256 of the chunk),
+        CHUNKS_WANTED_MAX at most; none = nothing is asked.
+
+        A chunk is left out when the member cannot read it, or has other bytes: then its place in
+        the file holds anything, and it is to be had from another. Nothing outside of the wanted
+        chunks is written; the file is neither made, cut nor synced. What ends the transfer early,
+        on either side or on the way, ends it with those that were right until then; it raises only
+        when there is none yet. So call again for what is missing, best at another member: each call
+        brings something, is told that this member has nothing (an empty list), or says why not.
+
+        Blocks as long as something moves (option "stall_ms_max"); `timeout_ms` is for the
+        connection. Many threads may call it at once, also for one file. A member serves
+        TRANSFERS_MAX of these at a time; others wait for half of "stall_ms_max", then it refuses.
+
+        Raises ConnectionError / TimeoutError with the address and cause: no connection, broken off,
+        nothing moved, or this engine was closed; EngineError: the member refuses, with its sentence
+        (it has no such content, or of another size; too busy; another cluster), or speaks nonsense;
+        OSError with errno and `path`: the file cannot be opened or written (ENOSPC: full disk);
+        ValueError: a number beyond the content, a digest or content that is not 32 bytes.
+        """
+
     def transfer_leader(self, node_id: int, timeout_ms: int) -> None:
         """Leader only; 0 = the voter that has caught up furthest. Returns when another leads."""
 
@@ -304,6 +344,34 @@ def is_founding(log_id: bytes) -> bool:
 
 # option → default; see limits.py for the reasons.
 OPTIONS: Final[dict[str, int]]
+
+# Of one `Engine.fetch_chunks`: what the largest content has.
+CHUNKS_WANTED_MAX: Final[int]
+# Other members that are given chunks at once; each costs a thread and a buffer.
+TRANSFERS_MAX: Final[int]
+
+def copy_and_hash(source: int, target: int, chunk_bytes: int) -> tuple[int, bytes, bytes]:
+    """Copies a file, from its begin to the end that it has now, into an empty one. Returns (bytes
+    copied, SHA-256 of all of them, SHA-256 of each chunk of `chunk_bytes`, one behind the other;
+    the last chunk may be shorter, an empty file has none).
+
+    Both are open descriptors, of regular files; they stay open. Holes of the source are not read;
+    they, and every aligned 64 KiB of zeros, are holes of the target, which ends up with the same
+    size. Nothing is synced. A file that changes meanwhile is copied as it is met: the digests are
+    those of what the target has, and who must know compares stat before and after. Afterwards the
+    position of `source` is anywhere, that of `target` as before.
+
+    Blocks without the interpreter lock; more than one chunk takes a second thread. Raises OSError
+    (ENOSPC: full disk), ValueError (`source` is no file, `target` is not empty, `chunk_bytes` is
+    0)."""
+
+def digest_chunks(
+    fd: int, size: int, chunk_bytes: int, numbers: Sequence[int]
+) -> list[bytes]:
+    """The SHA-256 of each of these chunks of an open file, whose content has `size` bytes. Does not
+    move its position. Blocks without the interpreter lock. Raises OSError (damaged disk),
+    ValueError (the file ends before one of them does, a number beyond the content, `chunk_bytes`
+    is 0)."""
 
 # (leader's time, key in `n`): an entry that is a plain Put.
 PlainPut = tuple[int, bytes]

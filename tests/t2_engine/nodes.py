@@ -109,6 +109,7 @@ class Node:
         """Where it listens, if that is not its address."""
         self.grpc = ""
         self.tls: tuple[bytes, bytes, bytes] | None = None
+        self.contents: Path | str = path / name / "contents"
         self.disk = Disk()
         self.answer: Callable[[str, bytes], Any] = lambda name, body: name.encode() + b":" + body
         self.method: dict[int, Callable[[bytes], Any]] = {}
@@ -144,6 +145,7 @@ class Node:
             failures=FAILURES,
             options=self.options,
             tls=self.tls,
+            contents=str(self.contents),
         )
         self.stopping = False
         self.error = None

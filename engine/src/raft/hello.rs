@@ -5,6 +5,7 @@ use super::codec::*;
 use super::shared::Shared;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -17,8 +18,8 @@ const HELLO_BYTES_MAX: usize = 4 << 10;
 /// One append request or forwarded proposal: the largest value with room for what travels with it.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
 const READ_BYTES: usize = 64 << 10;
-/// Sent data that the peer's kernel does not acknowledge for so long breaks the connection.
-const UNACKED_MS_MAX: libc::c_int = 5_000;
+/// See `limit_unacked`.
+const UNACKED_MAX: Duration = Duration::from_secs(5);
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +37,14 @@ pub enum Purpose {
     Ask = b'A',
     /// One snapshot for a node that has lost its state and asks for one before it starts.
     Fetch = b'G',
+    /// Chunks of one content.
+    Content = b'K',
 }
 
 impl Purpose {
     fn of(byte: u8) -> Option<Purpose> {
         use Purpose::*;
-        [Append, Control, Forward, Snapshot, Ask, Fetch]
+        [Append, Control, Forward, Snapshot, Ask, Fetch, Content]
             .into_iter()
             .find(|p| *p as u8 == byte)
     }
@@ -146,9 +149,14 @@ fn objection(shared: &Shared, hello: &Hello) -> Option<String> {
 
 /// Settings of every peer connection.
 pub fn tune(stream: &TcpStream) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
     stream.set_nodelay(true)?;
-    let value = UNACKED_MS_MAX;
+    limit_unacked(stream, UNACKED_MAX)
+}
+
+/// Sent data that the peer's kernel does not acknowledge or has no room for so long breaks the
+/// connection.
+pub fn limit_unacked(stream: &impl AsRawFd, limit: Duration) -> io::Result<()> {
+    let value = limit.as_millis() as libc::c_int;
     // SAFETY: the descriptor is open for as long as `stream` lives, and the option value is a
     // c_int that outlives the call.
     let rc = unsafe {
@@ -327,6 +335,16 @@ impl Frames {
 
     pub async fn write(&mut self, message: &[u8]) -> io::Result<()> {
         self.stream.write_all(&framed(message)).await
+    }
+
+    /// For a thread that waits itself; whatever comes now is its.
+    pub fn into_std(self) -> io::Result<std::net::TcpStream> {
+        if !self.buffer.is_empty() {
+            return Err(bad("bytes that nobody has asked for"));
+        }
+        let stream = self.stream.into_std()?;
+        stream.set_nonblocking(false)?;
+        Ok(stream)
     }
 
     /// Writes one message and reads one.

@@ -15,10 +15,11 @@
 //! types, codec: what things are and their bytes · options: settings · log: storage on raft-log ·
 //! machine, progress, snapshot: the state machine's side · queue: the meeting with Python ·
 //! answers: what reads need not ask there again · hello, peers, client, riding, server, transfer,
-//! forward: peers · calls, propose, reads, confirm, members: what is asked of Raft · housekeep,
-//! status, stand, shared, node: one running node.
+//! forward, chunks: peers · calls, propose, reads, confirm, members: what is asked of Raft ·
+//! housekeep, status, stand, shared, node: one running node.
 pub mod answers;
 pub mod calls;
+pub mod chunks;
 pub mod client;
 pub mod codec;
 pub mod confirm;

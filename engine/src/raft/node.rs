@@ -1,5 +1,6 @@
 //! One node: opened, started, used from any thread, closed.
 use super::calls::Plain;
+use super::chunks::Contents;
 use super::client::Factory;
 use super::codec::*;
 use super::forward::{Forwarder, get_failure};
@@ -47,6 +48,8 @@ pub struct Setup {
     pub raft_addr: String,
     pub failures: HashMap<String, Failure>,
     pub options: Options,
+    /// Where whole contents are, for other members; empty = nowhere.
+    pub contents: PathBuf,
 }
 
 /// What the disk holds.
@@ -134,6 +137,7 @@ impl Node {
             failures: setup.failures,
             log,
             snapshots,
+            contents: Contents::new(setup.contents),
             proposals,
             reads,
         }));

@@ -78,8 +78,10 @@ fn stranger(from: IpAddr, insecure: bool) -> bool {
 }
 
 async fn serve(shared: &Arc<Shared>, hello: &Hello, frames: Frames) -> io::Result<()> {
-    if hello.purpose == Purpose::Ask {
-        return ask(shared, hello, frames).await;
+    match hello.purpose {
+        Purpose::Ask => return ask(shared, hello, frames).await,
+        Purpose::Content => return super::chunks::give::give(shared, frames).await,
+        _ => {}
     }
     let Some(raft) = shared.raft_in(STARTING_LIMIT).await.cloned() else {
         return Ok(());
@@ -94,7 +96,7 @@ async fn serve(shared: &Arc<Shared>, hello: &Hello, frames: Frames) -> io::Resul
         Purpose::Forward => forward::serve(shared, frames).await,
         Purpose::Snapshot => super::transfer::receive(shared, frames, &raft).await,
         Purpose::Fetch => super::transfer::give(shared, frames).await,
-        Purpose::Ask => Ok(()),
+        Purpose::Ask | Purpose::Content => Ok(()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What all parts of one running node share.
 use super::calls::Plain;
+use super::chunks::Contents;
 use super::housekeep::FailedBuild;
 use super::log::Log;
 use super::options::Options;
@@ -63,6 +64,7 @@ pub struct Shared {
     pub failures: HashMap<String, Failure>,
     pub log: Log,
     pub snapshots: Snapshots,
+    pub contents: Contents,
     pub queue: Arc<Queue>,
     pub progress: Arc<Progress>,
     pub gate: Arc<Gate>,
@@ -96,6 +98,7 @@ pub struct Parts {
     pub failures: HashMap<String, Failure>,
     pub log: Log,
     pub snapshots: Snapshots,
+    pub contents: Contents,
     pub proposals: mpsc::UnboundedSender<Proposal>,
     pub reads: mpsc::UnboundedSender<Read>,
 }
@@ -116,6 +119,7 @@ impl Shared {
             failures: parts.failures,
             log: parts.log,
             snapshots: parts.snapshots,
+            contents: parts.contents,
             queue,
             progress: Arc::default(),
             gate,

@@ -24,12 +24,15 @@ const WORKING: u8 = 0;
 const DONE: u8 = 1;
 const FAILED: u8 = 2;
 
-fn stall(shared: &Shared) -> Duration {
+pub fn stall(shared: &Shared) -> Duration {
     Duration::from_millis(shared.options.stall_ms_max)
 }
 
 /// Fails when `work` moves nothing for the stall limit.
-async fn moving<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+pub async fn moving<T>(
+    limit: Duration,
+    work: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
     match tokio::time::timeout(limit, work).await {
         Ok(result) => result,
         Err(_) => {

@@ -1,4 +1,5 @@
 //! The Python class Engine: plain values in and out, one crossing a batch. See _engine.pyi.
+mod contents;
 mod lying;
 mod turn;
 
@@ -13,6 +14,7 @@ use crate::raft::queue::WorkKind;
 use crate::raft::types::Member;
 use crate::wire::Pem;
 use bytes::Bytes;
+use contents::Wanted;
 use pyo3::create_exception;
 use pyo3::exceptions::{
     PyBlockingIOError, PyConnectionError, PyException, PyOSError, PyTimeoutError, PyValueError,
@@ -116,7 +118,8 @@ struct Engine {
 impl Engine {
     #[new]
     #[pyo3(signature = (*, data_dir, name, node_id, cluster, raft_addr, raft_advertise, grpc_addr,
-        grpc_advertise, local, upstream, routes, failures, options, tls=None))]
+        grpc_advertise, local, upstream, routes, failures, options, tls=None,
+        contents=""))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -134,6 +137,7 @@ impl Engine {
         failures: &Bound<'_, PyDict>,
         options: &Bound<'_, PyDict>,
         tls: Option<(Vec<u8>, Vec<u8>, Vec<u8>)>,
+        contents: &str,
     ) -> PyResult<Engine> {
         if node_id == 0 || node_id >> 63 != 0 {
             return Err(PyValueError::new_err("a node id has 63 bits and is not 0"));
@@ -154,6 +158,7 @@ impl Engine {
             raft_addr,
             failures: table.clone(),
             options: options_of(options)?,
+            contents: contents.into(),
         };
         let routes = routes.into_iter().map(|(path, (method, reads, streams))| {
             let route = Route {
@@ -388,6 +393,22 @@ impl Engine {
         fetched.map_err(peer_error)
     }
 
+    #[allow(clippy::too_many_arguments)]
+    fn fetch_chunks(
+        &self,
+        py: Python<'_>,
+        addr: &str,
+        content: &[u8],
+        size: u64,
+        chunk_bytes: u64,
+        wanted: Vec<(u64, [u8; 32])>,
+        path: PathBuf,
+        timeout_ms: u64,
+    ) -> PyResult<Vec<u64>> {
+        let wanted = Wanted::new(content, size, chunk_bytes, wanted)?;
+        wanted.fetch(py, &self.node, addr, &path, ms(timeout_ms))
+    }
+
     fn change(
         &self,
         py: Python<'_>,
@@ -464,6 +485,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pymodule]
 fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     register(m)?;
+    contents::register(m)?;
     lying::register(m)?;
     crate::records::seam::register(m)?;
     crate::mount::seam::register(m)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from ..limits import STREAM_BYTES
 from .answers import KeptAnswers
+from .contents import Contents
 from .membership import EngineError, Membership
 from .network import Cluster, Failure, LogItem, MemoryNetwork, Result, Waiting, log_id
 from .streams import StreamedCall, Streams
@@ -30,7 +31,7 @@ BATCH_ENTRIES_MAX: Final = 512
 TIME_TAG: Final = b"\x11"
 
 
-class MemoryEngine(Membership):
+class MemoryEngine(Membership, Contents):
     """One node's member of a cluster in memory; see `_engine.Engine` for every verb."""
 
     def __init__(
@@ -49,14 +50,14 @@ class MemoryEngine(Membership):
         routes: Mapping[str, tuple[int, bool, bool]],
         failures: Mapping[str, Failure],
         options: Mapping[str, int],
+        contents: str = "",
         network: MemoryNetwork | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self.data_dir, self.name, self.node_id, self.cluster = data_dir, name, node_id, cluster
-        self.raft, self.grpc = raft_advertise, grpc_advertise
+        self.raft, self.grpc, self.contents = raft_advertise, grpc_advertise, contents
         self.listens = raft_addr, grpc_addr, local
-        self.upstream, self.options = upstream, options
-        self.failures = failures
+        self.upstream, self.options, self.failures = upstream, options, failures
         self.reads = {method for method, reads, _ in routes.values() if reads}
         self.network = network or MemoryNetwork()
         self.cluster_log = self.network.cluster_of(node_id)

@@ -1,0 +1,293 @@
+//! Copying a file while it is hashed, as a whole and by chunks; holes stay holes.
+//!
+//! ```text
+//! reader:   read a piece, hash it into the whole ──► writer: hash it into its chunk, write it
+//!               ▲                                                                        │
+//!               └──────────────────────────── the empty buffer ──────────────────────────┘
+//! ```
+//! The two are threads, because hashing takes most of the time. A file of one chunk is hashed once.
+use super::{Digest, PIECE_BYTES, invalid};
+use sha2::{Digest as _, Sha256};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// Zeros of this size and alignment are not written: file systems keep blocks of up to 64 KiB.
+const HOLE_BYTES: usize = 64 << 10;
+/// Between the two threads: neither waits for the other at every piece.
+const PIECES: usize = 8;
+static ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
+
+/// What has been copied.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Copied {
+    pub size: u64,
+    pub sha256: Digest,
+    /// Of each chunk, one behind the other.
+    pub chunks: Vec<u8>,
+}
+
+/// Copies all that `source` has now into `target`, which is empty; see `copy_and_hash` of the stub.
+pub fn copy(source: &File, target: &File, chunk_bytes: u64) -> io::Result<Copied> {
+    if chunk_bytes == 0 {
+        return Err(invalid("a chunk has at least one byte".into()));
+    }
+    if !source.metadata()?.is_file() {
+        return Err(invalid("only files are copied".into()));
+    }
+    if target.metadata()?.len() > 0 {
+        return Err(invalid("the target of a copy must be empty".into()));
+    }
+    let mut reader = Reader::new(source)?;
+    let copied = match reader.end > chunk_bytes {
+        true => side_by_side(&mut reader, target, chunk_bytes)?,
+        false => alone(&mut reader, target)?,
+    };
+    if target.metadata()?.len() < copied.size {
+        target.set_len(copied.size)?; // it ends with a hole
+    }
+    Ok(copied)
+}
+
+/// A content of one chunk.
+fn alone(reader: &mut Reader, target: &File) -> io::Result<Copied> {
+    let mut buffer = Vec::new();
+    while let Some(piece) = reader.next(buffer)? {
+        piece.write(target)?;
+        buffer = piece.bytes;
+    }
+    let sha256 = reader.sha256();
+    let chunks = if reader.at > 0 {
+        sha256.to_vec()
+    } else {
+        Vec::new()
+    };
+    Ok(Copied {
+        size: reader.at,
+        sha256,
+        chunks,
+    })
+}
+
+fn side_by_side(reader: &mut Reader, target: &File, chunk_bytes: u64) -> io::Result<Copied> {
+    let (full, taken) = sync_channel::<Piece>(PIECES);
+    let (empty, returned) = sync_channel::<Vec<u8>>(PIECES);
+    let chunks = std::thread::scope(|scope| {
+        let writer = std::thread::Builder::new()
+            .name("dfs-copy".into())
+            .spawn_scoped(scope, move || write_all(taken, empty, target, chunk_bytes))?;
+        let read = read_all(reader, full, returned);
+        let chunks = writer.join().map_err(|_| io::Error::other("a bug"))?;
+        read.and(chunks)
+    })?;
+    Ok(Copied {
+        size: reader.at,
+        sha256: reader.sha256(),
+        chunks,
+    })
+}
+
+/// Ends early when the writer has: that one says why.
+fn read_all(
+    reader: &mut Reader,
+    full: SyncSender<Piece>,
+    returned: Receiver<Vec<u8>>,
+) -> io::Result<()> {
+    loop {
+        let buffer = returned.try_recv().unwrap_or_default();
+        let Some(piece) = reader.next(buffer)? else {
+            return Ok(());
+        };
+        if full.send(piece).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Returns the digests of the chunks.
+fn write_all(
+    taken: Receiver<Piece>,
+    empty: SyncSender<Vec<u8>>,
+    target: &File,
+    chunk_bytes: u64,
+) -> io::Result<Vec<u8>> {
+    let mut chunks = Chunks::new(chunk_bytes);
+    for piece in taken {
+        piece.each(|bytes| chunks.update(bytes));
+        piece.write(target)?;
+        let _ = empty.try_send(piece.bytes); // the reader makes another where it has none
+    }
+    Ok(chunks.finish())
+}
+
+/// A part of a file.
+struct Piece {
+    at: u64,
+    /// Empty for a hole.
+    bytes: Vec<u8>,
+    hole: u64,
+}
+
+impl Piece {
+    /// Its bytes, in one part or many.
+    fn each(&self, mut see: impl FnMut(&[u8])) {
+        see(&self.bytes);
+        let mut left = self.hole;
+        while left > 0 {
+            let n = left.min(HOLE_BYTES as u64);
+            see(&ZEROS[..n as usize]);
+            left -= n;
+        }
+    }
+
+    /// Writes it, but for runs of zeros.
+    fn write(&self, target: &File) -> io::Result<()> {
+        let (mut from, mut to) = (0, 0); // not written yet
+        let put = |from: usize, to: usize| {
+            target.write_all_at(&self.bytes[from..to], self.at + from as u64)
+        };
+        while to < self.bytes.len() {
+            let aligned = HOLE_BYTES - (self.at as usize + to) % HOLE_BYTES;
+            let next = self.bytes.len().min(to + aligned);
+            if self.bytes[to..next] == ZEROS[..] {
+                put(from, to)?;
+                from = next;
+            }
+            to = next;
+        }
+        put(from, to)
+    }
+}
+
+/// Reads a file in order, up to the end that it had at first, and hashes all of it.
+struct Reader<'a> {
+    file: &'a File,
+    at: u64,
+    end: u64,
+    /// Up to here there is no hole.
+    data_end: u64,
+    hasher: Sha256,
+}
+
+impl Reader<'_> {
+    fn new(file: &File) -> io::Result<Reader<'_>> {
+        Ok(Reader {
+            file,
+            at: 0,
+            end: file.metadata()?.len(),
+            data_end: 0,
+            hasher: Sha256::new(),
+        })
+    }
+
+    fn sha256(&self) -> Digest {
+        self.hasher.clone().finalize().into()
+    }
+
+    /// The next piece, in this buffer; `None` at the end, also where the file was cut meanwhile.
+    fn next(&mut self, bytes: Vec<u8>) -> io::Result<Option<Piece>> {
+        let mut piece = Piece {
+            at: self.at,
+            bytes,
+            hole: 0,
+        };
+        piece.bytes.clear();
+        if self.at == self.end {
+            return Ok(None);
+        }
+        if self.at == self.data_end {
+            let data = self.seek(libc::SEEK_DATA)?;
+            piece.hole = data - self.at;
+            if piece.hole == 0 {
+                self.data_end = self.seek(libc::SEEK_HOLE)?;
+            } else {
+                self.data_end = data;
+            }
+        }
+        if piece.hole == 0 {
+            let room = PIECE_BYTES as u64 - self.at % PIECE_BYTES as u64;
+            piece
+                .bytes
+                .resize(room.min(self.data_end - self.at) as usize, 0);
+            let n = fill(self.file, &mut piece.bytes, self.at)?;
+            piece.bytes.truncate(n);
+        }
+        self.at += piece.hole + piece.bytes.len() as u64;
+        piece.each(|bytes| self.hasher.update(bytes));
+        Ok((self.at > piece.at).then_some(piece))
+    }
+
+    /// Where data or a hole begins; the end if it does not.
+    fn seek(&self, what: libc::c_int) -> io::Result<u64> {
+        // SAFETY: lseek on a descriptor that `file` keeps open; it touches no memory.
+        let found = unsafe { libc::lseek(self.file.as_raw_fd(), self.at as libc::off_t, what) };
+        if found >= 0 {
+            return Ok(self.end.min(found as u64));
+        }
+        match io::Error::last_os_error() {
+            e if e.raw_os_error() == Some(libc::ENXIO) => Ok(self.end),
+            e => Err(e),
+        }
+    }
+}
+
+/// Reads until the buffer is full or the file ends.
+fn fill(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut n = 0;
+    while n < buffer.len() {
+        match file.read_at(&mut buffer[n..], at + n as u64) {
+            Ok(0) => break,
+            Ok(more) => n += more,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(n)
+}
+
+/// Digests of chunks, of bytes that come in order.
+struct Chunks {
+    chunk_bytes: u64,
+    /// Of the present chunk.
+    left: u64,
+    hasher: Sha256,
+    done: Vec<u8>,
+}
+
+impl Chunks {
+    fn new(chunk_bytes: u64) -> Chunks {
+        Chunks {
+            chunk_bytes,
+            left: chunk_bytes,
+            hasher: Sha256::new(),
+            done: Vec::new(),
+        }
+    }
+
+    fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let n = self.left.min(bytes.len() as u64);
+            let (now, later) = bytes.split_at(n as usize);
+            self.hasher.update(now);
+            self.left -= n;
+            bytes = later;
+            if self.left == 0 {
+                self.end();
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        self.done.extend_from_slice(&self.hasher.finalize_reset());
+        self.left = self.chunk_bytes;
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        if self.left < self.chunk_bytes {
+            self.end();
+        }
+        self.done
+    }
+}

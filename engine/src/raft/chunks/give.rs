@@ -1,0 +1,101 @@
+//! The side that has a content.
+use super::super::hello::{self, Frames, closed, framed, reason};
+use super::super::shared::Shared;
+use super::super::transfer::{moving, stall};
+use super::{
+    BYTES, BYTES_MAX, GONE, HEAD_BYTES, Line, ORDER_BYTES_MAX, Order, TRANSFERS_MAX, head, hex,
+};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::sync::Arc;
+
+/// Answers one order.
+pub async fn give(shared: &Arc<Shared>, mut frames: Frames) -> io::Result<()> {
+    let limit = stall(shared);
+    let asked = moving(limit, frames.read(ORDER_BYTES_MAX)).await?;
+    let order = match Order::decode(asked.ok_or_else(closed)?) {
+        Ok(order) => order,
+        Err(e) => return hello::refuse(&mut frames, &e.to_string()).await,
+    };
+    // The asker waits for twice as long.
+    let place = shared.contents.places.clone().acquire_owned();
+    let Ok(Ok(place)) = tokio::time::timeout(limit / 2, place).await else {
+        let me = &shared.me.name;
+        let text = format!("{me} is busy: it gives contents to {TRANSFERS_MAX} others already");
+        return hello::refuse(&mut frames, &text).await;
+    };
+    let shared = shared.clone();
+    let work = move || {
+        let _place = place;
+        answer(&Line::new(&shared, frames)?, &order)
+    };
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
+}
+
+fn answer(line: &Line, order: &Order) -> io::Result<()> {
+    let file = match open(line.shared, order) {
+        Ok(file) => file,
+        Err(text) => {
+            let refusal = [&[1], text.as_bytes()].concat();
+            return line.write_all(&framed(&refusal));
+        }
+    };
+    line.write_all(&framed(&[0]))?;
+    let mut buffer = vec![0; HEAD_BYTES + BYTES_MAX];
+    for number in &order.numbers {
+        send(line, &file, order.layout.chunk(*number)?, &mut buffer)?;
+    }
+    Ok(())
+}
+
+/// The file of a content, or why it cannot be given. Nothing but the digest makes the path.
+fn open(shared: &Shared, order: &Order) -> Result<File, String> {
+    let (me, dir) = (&shared.me.name, &shared.contents.dir);
+    if dir.as_os_str().is_empty() {
+        return Err(format!("{me} keeps no contents"));
+    }
+    let hex = hex(&order.content);
+    // Whatever else has that name, it is not waited for.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(dir.join(&hex[..2]).join(&hex));
+    let file = file.map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => format!("{me} has no content {hex}"),
+        _ => format!("{me} cannot open content {hex}: {}", reason(&e)),
+    })?;
+    let found = file
+        .metadata()
+        .map_err(|e| format!("{me} cannot open content {hex}: {}", reason(&e)))?;
+    if !found.is_file() {
+        return Err(format!(
+            "{me} has something else than a file as content {hex}"
+        ));
+    }
+    let (size, wanted) = (found.len(), order.layout.size());
+    if size != wanted {
+        let text = format!("{me} has {size} bytes as content {hex}, which has {wanted}");
+        return Err(text);
+    }
+    Ok(file)
+}
+
+/// Sends a chunk as far as the disk gives it.
+fn send(line: &Line, file: &File, chunk: Range<u64>, buffer: &mut [u8]) -> io::Result<()> {
+    let mut at = chunk.start;
+    while at < chunk.end {
+        let n = BYTES_MAX.min((chunk.end - at) as usize);
+        let frame = &mut buffer[..HEAD_BYTES + n];
+        if file.read_exact_at(&mut frame[HEAD_BYTES..], at).is_err() {
+            return line.write_all(&head(GONE, 0)); // damaged, or cut meanwhile
+        }
+        frame[..HEAD_BYTES].copy_from_slice(&head(BYTES, n));
+        line.write_all(frame)?;
+        at += n as u64;
+    }
+    Ok(())
+}
