@@ -6,72 +6,32 @@ import errno
 import hashlib
 import os
 import random
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from dfs import _engine
+from dfs.nemesis.shim import Fault, Kind, Op, Shim
 
+from .contents import ANSWERS_BYTES, CHUNK_BYTES, FRAME_BYTES, HEAD_BYTES, Content, content, zeros
 from .dam import Dam
-from .nodes import Node, cluster
+from .nodes import Node, cluster, wait_until
 
-CHUNK_BYTES = 100_000
-FRAME_BYTES = 1 << 20
-"""What a frame has at most, behind its head."""
-ANSWERS_BYTES = 10
-"""What the giver says before the first frame: to the hello, and to the order."""
-HEAD_BYTES = 5
-"""Of a frame."""
-
-
-@dataclass
-class Content:
-    """A content as its manifest has it."""
-
-    data: bytes
-    chunk_bytes: int = CHUNK_BYTES
-
-    @property
-    def sha256(self) -> bytes:
-        return hashlib.sha256(self.data).digest()
-
-    def chunk(self, number: int) -> bytes:
-        return self.data[number * self.chunk_bytes :][: self.chunk_bytes]
-
-    def wanted(self, *numbers: int) -> list[tuple[int, bytes]]:
-        """These chunks, or all, with their digests."""
-        count = -(-len(self.data) // self.chunk_bytes)
-        return [
-            (n, hashlib.sha256(self.chunk(n)).digest()) for n in (numbers or range(count))
-        ]
-
-    def keep(self, node: Node) -> Path:
-        """Puts it where a node gives it from."""
-        path = Path(node.contents, self.sha256.hex()[:2], self.sha256.hex())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self.data)
-        return path
-
-    def fetch(self, node: Node, addr: str, target: Path, *numbers: int) -> list[int]:
-        """Has a node fetch these chunks, or all."""
-        return node.engine.fetch_chunks(
-            addr, self.sha256, len(self.data), self.chunk_bytes, self.wanted(*numbers),
-            str(target), 2_000,
-        )
-
-
-def content(count: int = 10, size: int | None = None) -> Content:
-    """So many chunks, the last not whole."""
-    return Content(random.Random(7).randbytes(size or count * CHUNK_BYTES - 1_234))
-
-
-def zeros(count: int) -> Content:
-    """Chunks of 1 MiB of zeros."""
-    return Content(bytes(count * FRAME_BYTES), FRAME_BYTES)
+GIVER = """
+import sys
+from pathlib import Path
+from t2_engine.nodes import Node
+node = Node(Path(sys.argv[1]), "node1").start()
+print(node.addr, flush=True)
+sys.stdin.readline()
+node.close()
+"""
 
 
 @pytest.fixture
@@ -204,6 +164,37 @@ def test_a_chunk_that_is_damaged_there_is_left_out(pair, target, at: int) -> Non
     assert target.read_bytes() == whole.data
 
 
+def test_a_chunk_that_cannot_be_read_there_is_left_out(target, tmp_path: Path) -> None:
+    """The giver is a process whose second and fifth read of the content fail."""
+    whole = content()
+    asker = Node(tmp_path, "node2").start()
+    whole.keep(Node(tmp_path, "node1"))
+    with Shim(tmp_path / "node1" / "contents", tmp_path / "control") as shim:
+        argv = [sys.executable, "-c", GIVER, str(tmp_path)]
+        paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+        giver = subprocess.Popen(
+            argv, env=os.environ | paths | shim.environment(), text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+        try:
+            assert giver.stdout
+            addr = giver.stdout.readline().strip()
+            for failing, bad in [(2, 1), (5, 4)]:
+                shim.arm(Fault(Kind.ERROR, failing, (Op.READ,)))
+                expected = [n for n in range(10) if n != bad]
+                assert whole.fetch(asker, addr, target) == expected
+                assert shim.counts().hits == 1
+            shim.disarm()
+            assert whole.fetch(asker, addr, target, 4) == [4]
+            giver.communicate("", timeout=10)
+        finally:
+            giver.kill()
+            giver.wait()
+            asker.close()
+    assert giver.returncode == 0
+    assert target.read_bytes() == whole.data
+
+
 def test_a_chunk_that_is_damaged_on_the_way_is_left_out(pair, target) -> None:
     giver, asker = pair
     whole = content()
@@ -222,14 +213,14 @@ def test_a_chunk_that_is_damaged_on_the_way_is_left_out(pair, target) -> None:
 
 def test_a_file_that_is_cut_while_it_is_given_lacks_the_end(pair, target) -> None:
     giver, asker = pair
-    whole = zeros(16)
+    whole = zeros(8)
     path = whole.keep(giver)
     with Dam(giver.addr, ANSWERS_BYTES) as dam, ThreadPoolExecutor() as pool:
         fetching = pool.submit(whole.fetch, asker, dam.addr, target)
         assert dam.full.acquire(timeout=10)
-        os.truncate(path, (15 << 20) + 1)
+        os.truncate(path, (7 << 20) + 1)
         dam.open()
-        assert fetching.result(10) == list(range(15))
+        assert fetching.result(10) == list(range(7))
 
 
 def test_what_was_right_counts_when_the_connection_ends(pair, target) -> None:
@@ -289,6 +280,8 @@ def test_an_asker_that_is_closed_lets_go(pair, target) -> None:
         with Dam(giver.addr, level) as dam, ThreadPoolExecutor() as pool:
             fetching = pool.submit(whole.fetch, asker, dam.addr, target)
             assert dam.full.acquire(timeout=10)
+            if expected:
+                wait_until(lambda: target.stat().st_size == CHUNK_BYTES, what="the first chunk")
             asker.engine.close()
             if expected is None:
                 with pytest.raises(ConnectionError, match="the engine is closed"):
@@ -303,11 +296,11 @@ def test_a_transfer_that_stands_still_is_broken_off(pair, target, tmp_path: Path
     giver, _ = pair
     whole = content()
     whole.keep(giver)
-    asker = Node(tmp_path, "node3", stall_ms_max=300).start()
+    asker = Node(tmp_path, "node3", stall_ms_max=1_000).start()
     try:
         with (
             Dam(giver.addr, ANSWERS_BYTES) as dam,
-            pytest.raises(TimeoutError, match=f"^{dam.addr}: nothing moved for 300 ms$"),
+            pytest.raises(TimeoutError, match=f"^{dam.addr}: nothing moved for 1000 ms$"),
         ):
             whole.fetch(asker, dam.addr, target)
         with Dam(giver.addr, ANSWERS_BYTES + 2 * (HEAD_BYTES + CHUNK_BYTES)) as dam:
@@ -332,6 +325,24 @@ def test_a_disk_that_is_full_or_a_file_that_is_not_there_is_an_error_of_this_nod
     assert not absent.exists()
     with pytest.raises(IsADirectoryError):
         whole.fetch(asker, giver.addr, tmp_path)
+
+
+def test_what_was_right_counts_when_the_disk_is_full(pair, target) -> None:
+    """Here it is a limit for the size of files; the next call is told."""
+    giver, asker = pair
+    whole = content()
+    whole.keep(giver)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * CHUNK_BYTES + 10, before[1]))
+    try:
+        assert whole.fetch(asker, giver.addr, target) == [0, 1]
+        with pytest.raises(OSError, match="File too large") as told:
+            whole.fetch(asker, giver.addr, target, 2, 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (told.value.errno, told.value.filename) == (errno.EFBIG, str(target))
+    assert whole.fetch(asker, giver.addr, target, *range(2, 10)) == list(range(2, 10))
+    assert target.read_bytes() == whole.data
 
 
 def test_one_file_is_filled_from_two_members_at_once(pair, target, tmp_path: Path) -> None:
@@ -379,9 +390,9 @@ def test_offsets_beyond_4_gib(pair, target) -> None:
 
 
 def test_too_many_at_once_wait_for_a_place_and_are_refused_then(tmp_path: Path, target) -> None:
-    giver = Node(tmp_path, "node1", stall_ms_max=4_000).start()
+    giver = Node(tmp_path, "node1", stall_ms_max=6_000).start()
     asker = Node(tmp_path, "node2").start()
-    whole = zeros(16)
+    whole = zeros(8)
     whole.keep(giver)
     places = _engine.TRANSFERS_MAX
     try:
@@ -396,8 +407,8 @@ def test_too_many_at_once_wait_for_a_place_and_are_refused_then(tmp_path: Path, 
                 whole.fetch(asker, giver.addr, target)
             waiting = pool.submit(whole.fetch, asker, giver.addr, target)
             dam.open()
-            assert [other.result(20) for other in others] == [list(range(16))] * places
-            assert waiting.result(20) == list(range(16))
+            assert [other.result(20) for other in others] == [list(range(8))] * places
+            assert waiting.result(20) == list(range(8))
     finally:
         asker.close()
         giver.close()
@@ -406,7 +417,7 @@ def test_too_many_at_once_wait_for_a_place_and_are_refused_then(tmp_path: Path, 
 def test_content_does_not_hold_up_puts(tmp_path: Path) -> None:
     """A transfer that stands still on both sides, and others that run meanwhile."""
     with cluster(tmp_path, 3) as nodes:
-        whole = zeros(16)
+        whole = zeros(8)
         whole.keep(nodes[0])
         (tmp_path / "slow").touch()
         term = nodes[0].status()["term"]
@@ -416,10 +427,10 @@ def test_content_does_not_hold_up_puts(tmp_path: Path) -> None:
             for number in range(4):
                 path = tmp_path / f"fast{number}"
                 path.touch()
-                assert len(whole.fetch(nodes[2], nodes[0].addr, path)) == 16
+                assert len(whole.fetch(nodes[2], nodes[0].addr, path)) == 8
                 assert nodes[1].put(f"k{number}", "v", 1_000) > 0
             dam.open()
-            assert slow.result(10) == list(range(16))
+            assert slow.result(10) == list(range(8))
         assert nodes[0].status()["term"] == term
 
 
