@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Kind,
         Lost,
         Stat,
+        Transferred,
         Update,
         Watch,
         connect,
@@ -58,11 +59,15 @@ __all__ = [
     "Event", "FailedPrecondition", "Internal", "InvalidArgument", "IsADirectory", "Item", "Kind",
     "Lost", "Misconfigured", "NotADirectory", "NotAMember", "NotEmpty", "NotFound", "OutOfRange",
     "OutOfSpace", "OutcomeUnknown", "Overloaded", "PermissionDenied", "RequestTooOld", "Stat",
-    "TooLarge", "Unavailable", "Unimplemented", "Update", "Watch", "__version__", "connect",
+    "TooLarge", "Transferred", "Unavailable", "Unimplemented", "Update", "Watch", "__version__",
+    "connect",
 ]
 
 _CLIENT = frozenset(
-    ("AsyncClient", "Client", "Event", "Item", "Kind", "Lost", "Stat", "Update", "Watch", "connect")
+    (
+        "AsyncClient", "Client", "Event", "Item", "Kind", "Lost", "Stat", "Transferred", "Update",
+        "Watch", "connect",
+    )
 )
 
 

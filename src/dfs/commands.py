@@ -15,13 +15,21 @@ from functools import lru_cache
 from typing import Final
 
 from dfs._engine import plain_head
+from dfs.contents import SHA256_BYTES, chunk_bytes_of
 from dfs.errors import InvalidArgument, TooLarge
-from dfs.limits import MODE_MAX, REQUEST_ID_BYTES, VALUE_BYTES_MAX
+from dfs.limits import (
+    INLINE_BYTES_MAX,
+    MODE_MAX,
+    REQUEST_ID_BYTES,
+    SMALL_VALUE_BYTES_MAX,
+    VALUE_BYTES_MAX,
+)
 from dfs.paths import check_key, check_target
 from dfs.proto.dfs_pb2 import (
     DeleteRequest,
     MakeDirRequest,
     Metadata,
+    PutContentRequest,
     PutRequest,
     SymlinkRequest,
 )
@@ -39,6 +47,7 @@ DELETE: Final = 17
 MAKE_DIR: Final = 18
 SYMLINK: Final = 19
 SET_FLOOR: Final = 20
+PUT_CONTENT: Final = 21
 """Field numbers of the operations in Entry."""
 
 STAMP_TAG: Final = b"\x11"
@@ -80,6 +89,18 @@ def symlink_head(request: SymlinkRequest, size: int, node: str, principal: str) 
     return _head(SYMLINK, size, node, principal)
 
 
+def put_content_head(request: PutContentRequest, size: int, node: str, principal: str) -> bytes:
+    """Head of a PutContent, whose content is on a majority by then."""
+    check_key(request.key)
+    check_put_content(request)
+    if request.size <= INLINE_BYTES_MAX:
+        raise InvalidArgument(
+            f"{request.key}: {request.size:,} bytes are no large content; up to"
+            f" {INLINE_BYTES_MAX:,} (INLINE_BYTES_MAX) they are stored by Put"
+        )
+    return _head(PUT_CONTENT, size, node, principal)
+
+
 def floor_entry(revision: int, node: str) -> bytes:
     """A whole SetFloor entry but for its stamp: history before `revision` may go."""
     body = SetFloor(revision=revision).SerializeToString()
@@ -103,6 +124,23 @@ def check_put(request: PutRequest) -> None:
     check_request_id(request.request_id)
     if request.HasField("metadata"):
         check_metadata(request.metadata)
+
+
+def check_put_content(request: PutContentRequest) -> None:
+    """Rules of a PutContent besides its key."""
+    key, size, chunk_bytes = request.key, request.size, request.chunk_bytes
+    if len(request.sha256) != SHA256_BYTES:
+        raise InvalidArgument(f"{key}: the SHA-256 of the content has {SHA256_BYTES} bytes")
+    if size <= SMALL_VALUE_BYTES_MAX or chunk_bytes != chunk_bytes_of(size):
+        raise InvalidArgument(f"{key}: {size} bytes are not cut into chunks of {chunk_bytes}")
+    chunks = -(-size // chunk_bytes)
+    if len(request.digests) != chunks * SHA256_BYTES:
+        raise InvalidArgument(
+            f"{key}: {chunks} chunks have {chunks * SHA256_BYTES} bytes of digests, not"
+            f" {len(request.digests)}"
+        )
+    check_request_id(request.request_id)
+    check_metadata(request.metadata)
 
 
 def check_make_dir(request: MakeDirRequest) -> None:

@@ -33,7 +33,7 @@ PEERS: Final = "peers.json"
 """Where this node and the other members were last: whom to ask, before Raft says it."""
 PROMISES: Final = "promises.json"
 """What the log has on disk for sure; see `dfs.healing`."""
-OURS: Final = (LOG, STORE, SOCKET, UPSTREAM, FILE, PEERS, PROMISES, QUARANTINE, "agent")
+OURS: Final = (LOG, STORE, SOCKET, UPSTREAM, FILE, PEERS, PROMISES, QUARANTINE, "contents", "agent")
 """Everything that a node and its agent put into the data directory."""
 NOTHING_PROMISED: Final = bytes(8)
 """For the engine: no vote, and no entry."""

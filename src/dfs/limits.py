@@ -15,6 +15,15 @@ TARGET_BYTES_MAX: Final = 4_095
 """PATH_MAX without its NUL: what symlink(2) takes."""
 VALUE_BYTES_MAX: Final = 16 << 20
 """Largest content of one key while all content travels in the log."""
+INLINE_BYTES_MAX: Final = 1 << 20
+"""Files up to here go through the log whoever stores them; larger ones as contents of their own,
+unless they come by Put. Below, one flush of the log is quicker than files on a majority; above, the
+log, its files and snapshots would carry the bytes several times."""
+CHUNK_BYTES_MIN: Final = 4 << 20
+"""Of a large content, moved and verified as one: damage and broken connections cost no more."""
+CHUNKS_MAX: Final = 16_384
+"""Of one content: its digests stay below a megabyte. Of what is larger than 64 GiB the chunks are
+larger."""
 SMALL_VALUE_BYTES_MAX: Final = 2_048
 """Up to here content stands in the current record as well as in history: one lookup per read."""
 REQUEST_ID_BYTES: Final = 16
@@ -193,6 +202,38 @@ PROMOTE_LAG_ENTRIES_MAX: Final = 1_000
 STATE_HASH_INTERVAL_MS: Final = 10_000
 """A member that differs is found within this time."""
 
+# ---- large contents -----------------------------------------------------------------------------
+CONTENT_PULLS_MAX: Final = 4
+"""Contents that a node gets from others at once; the rest wait their turn."""
+CONTENT_FETCHES: Final = 2
+"""Parts of one content on their way at once: one is verified while another arrives."""
+CONTENT_FETCH_CHUNKS: Final = 8
+"""Chunks of one such part: what a broken connection makes somebody else fetch again at most."""
+CONTENT_HOLD_WAIT_MS: Final = 2_000
+"""For a member that is asked to hold a content to say that it does; then it is asked again, and
+says how far it is."""
+CONTENT_STALL_MS: Final = 10_000
+"""No member gets any further with a content for so long: its put is given up."""
+CONTENT_RETRY_MS: Final = 500
+"""Before a member that could not get a content is asked again, or tries again."""
+CONTENT_RETRY_MS_MAX: Final = 30_000
+"""Between attempts of a node to get what it lacks; doubles from one to the other."""
+CONTENT_CHECK_MS: Final = 1_000
+"""Between two looks at what is lacking and what is left over."""
+CONTENT_KEEP_S: Final = 3_600
+"""A content that nothing names stays so long: its put may be under way, and so may the same
+content's next one. Far more than a put takes once a majority holds it."""
+CONTENT_SCRUB_BYTES: Final = 8 << 20
+"""Of contents read again each second, at least one chunk: a terabyte in a day and a half."""
+CONTENT_SCRUB_PASS_S_MIN: Final = 24 * 3_600
+"""Between the beginnings of two passes over all contents."""
+PROGRESS_BYTES: Final = 8 << 20
+"""Of an upload, between two answers that say how far it is."""
+TRANSFER_STALL_MS: Final = 60_000
+"""An upload or download that gets no further for so long, whatever node is asked, is given up."""
+UPLOAD_PIECE_BYTES: Final = 1 << 20
+"""Of a message of an upload or download."""
+
 # ---- agent --------------------------------------------------------------------------------------
 FETCH_MS_MAX: Final = 30_000
 """For content that a reader waits for; then an errno, never a hang."""
@@ -203,13 +244,11 @@ DROP_QUIET_MS: Final = 100
 UPLOADS_MAX: Final = 64
 """Puts of one agent under way at once: they share log writes."""
 UPLOADS_BIG_MAX: Final = 2
-"""Of those, larger than UPLOAD_BIG_BYTES: what the agent holds in memory stays below 100 MiB."""
-UPLOAD_BIG_BYTES: Final = 1 << 20
-"""See UPLOADS_BIG_MAX."""
+"""Of those, larger than INLINE_BYTES_MAX: each is copied, and keeps a disk and a processor busy."""
 DROP_READERS: Final = 2
 """Threads that read and hash drops: hashing leaves the interpreter lock, more only wait for it."""
 READ_BATCH_MAX: Final = 16
-"""Drops that one of them reads in one go, at most UPLOAD_BIG_BYTES each."""
+"""Drops that one of them reads in one go, at most INLINE_BYTES_MAX each."""
 DROP_ATTEMPTS_MAX: Final = 8
 """Former requests of one drop by which a version is recognised as its own. One whose outcome stays
 unknown may be done until its deadline; a drop that changes more often meanwhile may be kept as a

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from . import limits
 from ._version import version
+from .contents import DIRECTORY
 from .errors import DfsError, Misconfigured, OutOfSpace, remedy
 from .healing import Elsewhere, Healer, LogLost, become_another, check_log, claim
 from .identity import LOG, SOCKET, UPSTREAM, Identity, open_identity
@@ -272,6 +273,7 @@ def _open_engine(settings: Settings, identity: Identity, backend: Backend) -> En
             upstream=str((settings.data / UPSTREAM).absolute()),
             routes=routes(),
             failures=engine_failures(),
+            contents=str(settings.data / DIRECTORY),
             options={**options, "insecure": int(settings.insecure)},
         )
     except BlockingIOError:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from dfs.cache.feeder import Feeder
 from dfs.cache.journal import Changes, Journal, Row
+from dfs.cache.large import Large
 from dfs.cache.pending import CLOSED, HINT, MOVED, SCANNED, TOUCHED
 from dfs.cache.problems import Problems
 from dfs.cache.take import Busy, Signature, Taken
@@ -159,6 +160,7 @@ class Agent:
         self.feeder = Feeder(client, problems)
         self.uploader = Uploader(
             client, self.feeder, self.journal, problems, self.node,
+            Large(client, "", "", self.journal.unchanged),
             SimReader(world, self.files, self.journal), lambda: new_id(world),
         )
         self.feeder.removed = self.uploader.retry_blocked

@@ -14,6 +14,7 @@ from dfs.proto.dfs_pb2 import (
     DeleteRequest,
     MakeDirRequest,
     Metadata,
+    PutContentRequest,
     PutRequest,
     Record,
     SymlinkRequest,
@@ -36,6 +37,7 @@ def test_the_numbers_that_stand_in_logs_and_stores_on_disk():
     assert numbers(Entry) == {
         "format": 1, "time_ns": 2, "node": 3, "principal": 4, "sha256": 5, "put": 16,
         "delete": 17, "make_dir": 18, "symlink": 19, "set_floor": 20,
+        "put_content": 21,
     }  # fmt: skip
     assert numbers(PutRequest) == {
         "key": 1, "data": 2, "metadata": 3, "base_revision": 4, "request_id": 5,
@@ -47,19 +49,24 @@ def test_the_numbers_that_stand_in_logs_and_stores_on_disk():
     assert numbers(SymlinkRequest) == {
         "key": 1, "target": 2, "metadata": 3, "base_revision": 4, "request_id": 5,
     }  # fmt: skip
+    assert numbers(PutContentRequest) == {
+        "key": 1, "sha256": 2, "metadata": 3, "base_revision": 4, "request_id": 5, "size": 6,
+        "chunk_bytes": 7, "digests": 8, "incoming": 9,
+    }  # fmt: skip
     assert numbers(SetFloor) == {"revision": 1}
     assert numbers(Metadata) == {"mode": 1, "mtime_ns": 2}
     assert numbers(Record) == {
         "kind": 1, "revision": 2, "created_revision": 3, "version": 4, "size": 5, "sha256": 6,
         "mode": 7, "mtime_ns": 8, "target": 9, "node": 10, "principal": 11, "time_ns": 12,
-        "request_id": 13, "implicit": 14, "children": 15,
+        "request_id": 13, "implicit": 14, "children": 15, "chunk_bytes": 16,
     }  # fmt: skip
     assert dict(dfs_pb2.Kind.items()) == {"FILE": 0, "DIRECTORY": 1, "SYMLINK": 2}
     assert numbers(dfs_pb2.GetResponse) == {"data": 1, "record": 2}
     assert numbers(dfs_pb2.GetRequest)["key"] == 1
     assert [
         commands.PUT, commands.DELETE, commands.MAKE_DIR, commands.SYMLINK, commands.SET_FLOOR,
-    ] == [16, 17, 18, 19, 20]  # fmt: skip
+        commands.PUT_CONTENT,
+    ] == [16, 17, 18, 19, 20, 21]  # fmt: skip
     assert commands.ENTRY_FORMAT == 1
 
 

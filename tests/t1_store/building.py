@@ -1,12 +1,16 @@
 """What the tests of the store share: entries, a store to write through, a dump of everything."""
 
+import hashlib
+
 from dfs import commands
+from dfs.contents import chunk_bytes_of
 from dfs.errors import DfsError
 from dfs.proto.dfs_pb2 import (
     DeleteRequest,
     DeleteResponse,
     MakeDirRequest,
     Metadata,
+    PutContentRequest,
     PutRequest,
     Record,
     SymlinkRequest,
@@ -24,6 +28,20 @@ def entry(head, request, time_ns, node="node1", principal="me"):
 
 def metadata(mode=None, mtime_ns=None):
     return None if mode is None and mtime_ns is None else Metadata(mode=mode, mtime_ns=mtime_ns)
+
+
+def content(key, size, sha256=None):
+    """A request to put a large content of so many zeros, or of that digest."""
+    chunk_bytes = chunk_bytes_of(size)
+    return PutContentRequest(
+        key=key, size=size, sha256=sha256 or hashlib.sha256(bytes(size)).digest(),
+        chunk_bytes=chunk_bytes, digests=b"d" * 32 * -(-size // chunk_bytes),
+    )  # fmt: skip
+
+
+def _content_head(request, size, node, principal):
+    """As the door makes it, which takes no content that is smaller than it need be."""
+    return commands._head(commands.PUT_CONTENT, size, node, principal)
 
 
 class Writer:
@@ -60,6 +78,14 @@ class Writer:
             request_id=request_id,
         )  # fmt: skip
         return revision(self.send(commands.put_head, request)[0])
+
+    def put_content(self, key, size, *, mode=None, base=None, request_id=b"", sha256=None):
+        """The revision. The content of that size is some bytes that nobody has."""
+        request = content(key, size, sha256)
+        request.MergeFrom(PutContentRequest(metadata=metadata(mode), request_id=request_id))
+        if base is not None:
+            request.base_revision = base
+        return revision(self.send(_content_head, request)[0])
 
     def delete(self, key, *, recursive=False, base=None, request_id=b""):
         """(revision, count of deleted keys)."""

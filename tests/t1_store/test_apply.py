@@ -10,7 +10,7 @@ from dfs.limits import MODE_MAX, VALUE_BYTES_MAX
 from dfs.proto.dfs_pb2 import MakeDirRequest, Metadata, PutRequest, SymlinkRequest
 from dfs.proto.internal.log_pb2 import Entry
 from dfs.store import Store, UnknownEntry, change_of
-from dfs.store.layout import STORE_FORMAT
+from dfs.store.layout import STORE_FORMAT, STORE_FORMAT_MIN
 
 PUT = entry(commands.put_head, PutRequest(key="a", data=b"1"), START_NS)
 
@@ -133,8 +133,8 @@ def test_an_entry_of_a_newer_format_stops_the_node(writer):
 
 
 def test_an_operation_of_a_newer_version_stops_the_node(writer):
-    payload = raw() + b"\xaa\x01\x00"
-    with pytest.raises(UnknownEntry, match="operation 21, which this version"):
+    payload = raw() + b"\x9a\x06\x00"
+    with pytest.raises(UnknownEntry, match="operation 99, which this version"):
         writer.store.apply([(1, payload, True)], b"id", b"")
 
 
@@ -147,11 +147,20 @@ def test_a_state_of_a_newer_format_is_not_opened(kv, monkeypatch):
 
 
 def test_a_state_of_an_older_format_says_what_is_left_to_do(kv, monkeypatch):
-    monkeypatch.setattr("dfs.store.layout.STORE_FORMAT", STORE_FORMAT - 1)
+    monkeypatch.setattr("dfs.store.layout.STORE_FORMAT", STORE_FORMAT_MIN - 1)
     Writer(kv).put("a")
     monkeypatch.undo()
     with pytest.raises(UnknownEntry, match=r"it is older; .*, or begin with an empty directory"):
         Store(kv)
+
+
+def test_a_state_without_large_contents_is_that_of_the_format_before(kv, monkeypatch):
+    monkeypatch.setattr("dfs.store.layout.STORE_FORMAT", STORE_FORMAT_MIN)
+    Writer(kv).put("a")
+    monkeypatch.undo()
+    writer = Writer(kv)
+    writer.put_content("b", 3_000)
+    assert writer.keys() == ["a", "b"]
 
 
 def test_records_without_the_one_that_describes_them_are_not_opened():

@@ -47,9 +47,9 @@ def versions_before(draw):
     kind = draw(st.sampled_from([None, FILE, SYMLINK]))
     if kind is None:
         return None
-    inline = kind == FILE and draw(st.booleans())
+    flags = draw(st.sampled_from([0, layout.INLINE, layout.LARGE])) if kind == FILE else 0
     return layout.Version(
-        kind, layout.INLINE if inline else 0, draw(st.integers(0, 99)), draw(NUMBER), draw(NUMBER),
+        kind, flags, draw(st.integers(0, 99)), draw(NUMBER), draw(NUMBER),
         draw(st.integers(1, 40)), draw(st.integers(0, 1 << 40)),
         draw(st.binary(min_size=16, max_size=16)), 3,
     )  # fmt: skip
@@ -80,8 +80,10 @@ def test_packed_file(
         len(record),
     )  # fmt: skip
     value = layout.pack_version(*version[:-1], record, data if inline else b"")
+    flags = layout.PREVIOUS_INDEXED if old and old.indexed else 0
+    flags |= layout.PREVIOUS_LARGE if old and old.large else 0
     event = layout.pack_event(
-        False, bool(old and old.indexed), old.sub if old else 0, old.revision if old else 0,
+        flags, old.sub if old else 0, old.revision if old else 0,
         time_ns, request_id, path, record, data,
     )  # fmt: skip
     before = None

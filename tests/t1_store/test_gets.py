@@ -36,7 +36,7 @@ TEXT = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 def test_a_plain_request_is_what_clients_send(keys):
     requests = get_requests(keys)
     events = [(b"", seal(b"", pack_event(
-        False, False, 0, 0, 0, b"", path_of(key), b"record", b"data"
+        0, 0, 0, 0, b"", path_of(key), b"record", b"data"
     ))) for key in keys]  # fmt: skip
     assert changed_gets(events, 2, 0) == [(2, request, None) for request in requests]
     expected = [(number, CURRENT + path_of(key)) for number, key in enumerate(keys)]

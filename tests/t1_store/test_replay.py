@@ -82,6 +82,10 @@ OPERATION = st.one_of(
         st.just("put"), st.sampled_from(KEYS), st.sampled_from([b"", b"1", b"x" * 5_000]),
         st.sampled_from([None, None, None, 0, 1, 2, 3]),
     ),
+    st.tuples(
+        st.just("content"), st.sampled_from(KEYS), st.sampled_from([3_000, 4_000]),
+        st.sampled_from([None, None, 0, 1, 2]),
+    ),
     st.tuples(st.just("delete"), st.sampled_from(KEYS), st.booleans()),
     st.tuples(st.just("mkdir"), st.sampled_from(KEYS)),
     st.tuples(st.just("symlink"), st.sampled_from(KEYS), st.sampled_from(["t", "u"])),
@@ -96,6 +100,9 @@ def act(model, writer, operation):
         if name == "put":
             expected = model.write(index, key, FILE, more[0], more[1])
             writer.put(key, more[0], base=more[1])
+        elif name == "content":
+            expected = model.write(index, key, FILE, bytes(more[0]), more[1])
+            writer.put_content(key, more[0], base=more[1])
         elif name == "delete":
             expected = model.delete(key, *more)
             writer.delete(key, recursive=more[0])
@@ -117,6 +124,9 @@ def shown(writer):
         for key, encoded, data in view.list(recursive=True, data_bytes_max=1 << 20):
             record = Record.FromString(encoded)
             content = record.target.encode() if record.kind == SYMLINK else data or b""
+            if record.chunk_bytes:
+                assert data is None
+                content = bytes(record.size)
             whole[key] = (record.kind, content, record.implicit)
             assert view.stat(key) == encoded
     return whole
@@ -169,7 +179,8 @@ def test_events_replayed_give_the_tree(operations):
                 assert change.key in replayed
                 del replayed[change.key]
             else:
-                replayed[change.key] = change.data
+                size = Record.FromString(change.record).size
+                replayed[change.key] = bytes(size) if change.data is None else change.data
     assert replayed == {
         key: content if kind == FILE else b"" for key, (kind, content, _) in model.tree().items()
     }

@@ -1,5 +1,5 @@
 //! The store's records of a new version of a file.
-use super::{CHECKSUM_BYTES, HEAD_BYTES, INLINE, KIND_FILE, put_bytes, put_varint};
+use super::{CHECKSUM_BYTES, HEAD_BYTES, INLINE, KIND_FILE, LARGE, put_bytes, put_varint};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed, xxh3_128};
 
 /// Tag of the kind in a Record.
@@ -8,6 +8,10 @@ const KIND_TAG: u8 = 0x08;
 const DELETED: u8 = 1;
 /// Flag of an event: the event before is in the index.
 const PREVIOUS_INDEXED: u8 = 2;
+/// Flag of an event: the event before names a large content.
+const PREVIOUS_LARGE: u8 = 4;
+/// Flag of an event: it names a large content, which is a file of its own.
+const LARGE_EVENT: u8 = 8;
 /// One version in so many of a key is in the index.
 const HISTORY_STEP: u64 = 16;
 pub const KIND_DIRECTORY: u8 = 1;
@@ -26,6 +30,8 @@ fn put_number(out: &mut Vec<u8>, tag: u8, number: u64) {
 pub struct Current<'a> {
     pub kind: u8,
     pub inline: bool,
+    /// The content is a file of its own.
+    pub large: bool,
     pub sub: u32,
     pub revision: u64,
     pub created: u64,
@@ -52,6 +58,7 @@ impl Current<'_> {
         Some(Current {
             kind: head[0],
             inline: head[1] & INLINE != 0,
+            large: head[1] & LARGE != 0,
             sub: u32::from_le_bytes(at_offset(head, 2)),
             revision: number(6),
             created: number(14),
@@ -69,6 +76,12 @@ impl Current<'_> {
         } else {
             0
         }
+    }
+
+    /// What the event that replaces it says of it.
+    fn flags_of_next(&self) -> u8 {
+        let indexed = if self.indexed() { PREVIOUS_INDEXED } else { 0 };
+        indexed | if self.large { PREVIOUS_LARGE } else { 0 }
     }
 
     fn indexed(&self) -> bool {
@@ -196,8 +209,7 @@ impl File<'_> {
         let path = &self.key[1..];
         let length = EVENT_HEAD_BYTES + path.len() + record.len() + self.data.len();
         sealed(key, length, |out| {
-            let indexed = old.is_some_and(Current::indexed);
-            out.push(if indexed { PREVIOUS_INDEXED } else { 0 });
+            out.push(old.map_or(0, Current::flags_of_next));
             out.extend_from_slice(&old.map_or(0, |o| o.sub).to_le_bytes());
             out.extend_from_slice(&old.map_or(0, |o| o.revision).to_le_bytes());
             out.extend_from_slice(&self.time_ns.to_le_bytes());
@@ -219,6 +231,8 @@ impl File<'_> {
 /// What an event of history is about.
 pub struct Event<'a> {
     pub deleted: bool,
+    /// Its content is a file of its own, of which nothing is known here.
+    pub large: bool,
     pub path: &'a [u8],
     pub record: &'a [u8],
     pub data: &'a [u8],
@@ -236,6 +250,7 @@ impl Event<'_> {
         let (record, data) = rest.split_at_checked(record_length as usize)?;
         Some(Event {
             deleted: head[0] & DELETED != 0,
+            large: head[0] & LARGE_EVENT != 0,
             path,
             record,
             data,
@@ -307,6 +322,7 @@ mod tests {
         let expected = Current {
             kind: KIND_FILE,
             inline: true,
+            large: false,
             revision: 9,
             sub: 2,
             created: 9,

@@ -41,7 +41,8 @@ pub fn get_answer(store_key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
 /// Where in `h` the content stands, for a value of `n` that is a file without it and so small.
 pub fn content_key(store_key: &[u8], value: &[u8], data_bytes_max: usize) -> Option<Vec<u8>> {
     let file = Current::read(store_key, value)?;
-    let there = file.kind == KIND_FILE && !file.inline && file.size <= data_bytes_max as u64;
+    let stored = file.kind == KIND_FILE && !file.inline && !file.large;
+    let there = stored && file.size <= data_bytes_max as u64;
     there.then(|| event_key(file.revision, file.sub))
 }
 
@@ -58,7 +59,8 @@ pub fn content_answer(store_key: &[u8], content_key: &[u8], value: &[u8]) -> Opt
 
 /// The GetResponse for the file that an event has made, if its content is small.
 pub fn changed_answer(event: &Event<'_>, data_bytes_max: usize) -> Option<Vec<u8>> {
-    let small = !event.deleted && event.is_file() && event.data.len() <= data_bytes_max;
+    let whole = !event.deleted && !event.large && event.is_file();
+    let small = whole && event.data.len() <= data_bytes_max;
     small.then(|| answer(event.record, event.data))
 }
 

@@ -12,6 +12,8 @@ pub mod seam;
 
 /// Flag of a current version: its content stands beside it.
 const INLINE: u8 = 1;
+/// Flag of a current version: its content is a file of its own, beside the store.
+const LARGE: u8 = 4;
 const KIND_FILE: u8 = 0;
 const CHECKSUM_BYTES: usize = 8;
 /// Of the head of a current version.

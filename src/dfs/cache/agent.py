@@ -31,6 +31,7 @@ from ..proto import dfs_pb2 as pb
 from .feeder import Feeder
 from .fetcher import Fetcher
 from .journal import Journal
+from .large import Large
 from .objects import Objects
 from .ports import Client, Tree
 from .problems import Problems
@@ -64,6 +65,8 @@ class Options:
     fuse_table: int = -1
     """Descriptor of the supervisor's memory in which open files are noted for the next agent."""
     name: str = field(default_factory=socket.gethostname)
+    contents: str = ""
+    """The node's directory of large contents, where that is on this machine."""
     cache_bytes_max: int = 0
     """Of content kept below `state`; 0 = no limit."""
     no_open: bool = False
@@ -80,14 +83,17 @@ class Agent:
         self.journal = Journal(options.state)
         self.objects = Objects(options.state) if tree is not None else None
         self.feeder = Feeder(client, self.problems, self.objects, tree)
+        self.large = Large(client, options.state, options.contents, self.journal.unchanged)
+        if self.objects is not None:
+            self.objects.elsewhere = self.large.backing
         self.uploader = Uploader(
-            client, self.feeder, self.journal, self.problems, options.name
+            client, self.feeder, self.journal, self.problems, options.name, self.large
         )
         self.feeder.removed = self.uploader.retry_blocked
         self.fetcher: Fetcher | None = None
         if tree is not None and self.objects is not None:
             self.fetcher = Fetcher(
-                client, self.objects, self.feeder, tree, options.cache_bytes_max
+                client, self.objects, self.feeder, tree, self.large, options.cache_bytes_max
             )
         self.watcher: Watcher | None = None
         if options.cache:
@@ -103,6 +109,7 @@ class Agent:
         lock = self._lock_state()
         try:
             self.journal.open()
+            self.large.open()
             if self.objects is not None:
                 self.objects.open()
             await self._run_parts()
@@ -309,6 +316,7 @@ def options_of(argv: Sequence[str]) -> Options:
     add("--adopt", action="store_true", help="the descriptor was served by an agent that died")
     add("--name", default=socket.gethostname(), help="in the names of conflict copies")
     add("--cache-size", type=int, default=0, help="bytes of cached content; 0 = no limit")
+    add("--contents", default="", help="the node's directory of large contents")
     add("--no-open", action="store_true", help="faster for trees of small files only")
     add("--no-passthrough", action="store_true", help="all reads go through this process")
     given = parser.parse_args(argv)
@@ -318,8 +326,8 @@ def options_of(argv: Sequence[str]) -> Options:
         mount=os.path.abspath(given.mount) if given.mount else "",
         fuse_fd=given.fuse_fd, adopt=given.adopt,
         fuse_table=int(os.environ.get(TABLE_VARIABLE, "-1")),
-        name=given.name, cache_bytes_max=given.cache_size, no_open=given.no_open,
-        passthrough=not given.no_passthrough,
+        contents=given.contents, name=given.name, cache_bytes_max=given.cache_size,
+        no_open=given.no_open, passthrough=not given.no_passthrough,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from ..client.values import Kind, Stat
@@ -42,6 +42,10 @@ def _head(path: str) -> str:
     return f"{directory}{slash}{last.partition(MARK)[0] or last}"
 
 
+Put = Callable[[str, Taken, int], Awaitable[int]]
+"""Stores the content of a drop under a key that must have that revision."""
+
+
 async def winner(client: Client, path: str) -> Stat | None:
     """What is there now; None if it was deleted meanwhile."""
     try:
@@ -50,7 +54,9 @@ async def winner(client: Client, path: str) -> Stat | None:
         return None
 
 
-async def keep(client: Client, path: str, taken: Taken, node: str, copies: Copies) -> str:
+async def keep(
+    client: Client, path: str, taken: Taken, node: str, copies: Copies, put: Put
+) -> str:
     """Stores the loser beside the winner unless a copy with its content is there already."""
     prefix = _head(path) + MARK
     for key, stat in copies(prefix):
@@ -62,9 +68,7 @@ async def keep(client: Client, path: str, taken: Taken, node: str, copies: Copie
             if taken.kind is Kind.SYMLINK:
                 await client.symlink(key, taken.target, base_revision=0)
             else:
-                await client.put(
-                    key, taken.data, mode=taken.mode, mtime_ns=taken.mtime_ns, base_revision=0
-                )
+                await put(key, taken, 0)
             return key
         except Conflict:
             found = await winner(client, key)

@@ -12,11 +12,13 @@ import errno
 import functools
 import hashlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 from ..client.values import Kind, Stat
 from ..errors import DataLoss, DeadlineExceeded, DfsError, NotFound, OutOfRange, Unavailable
@@ -25,11 +27,13 @@ from ..limits import (
     AGENT_RETRY_MS,
     AGENT_RETRY_MS_MAX,
     FETCH_MS_MAX,
+    INLINE_BYTES_MAX,
     MISS_WAIT_MS,
     MISSES_MAX,
     WARM_FETCHES_MAX,
 )
 from .feeder import Feeder
+from .large import Large
 from .objects import Objects
 from .ports import Client, Tree
 
@@ -45,10 +49,10 @@ class Fetcher:
 
     def __init__(
         self, client: Client, objects: Objects, feeder: Feeder, tree: Tree,
-        bytes_max: int = 0, deadline_ms: int = FETCH_MS_MAX,
+        large: Large, bytes_max: int = 0, deadline_ms: int = FETCH_MS_MAX,
     ) -> None:
         self._client, self._objects, self._feeder, self._tree = client, objects, feeder, tree
-        self._bytes_max = bytes_max
+        self._large, self._bytes_max = large, bytes_max
         self.deadline_s = deadline_ms / 1000
         """How long a reader waits at most."""
         self._fetching: dict[Key, asyncio.Task[str]] = {}
@@ -121,11 +125,46 @@ class Fetcher:
             here = await self._thread(lambda: self._objects.verify(stat.sha256))
             if here is not None:
                 return here
+        if stat is None or stat.size > INLINE_BYTES_MAX:
+            found = stat or await self._client.stat(
+                path, revision=version, local=True, min_revision=version
+            )
+            if found.chunk_bytes:
+                return await self._large_content(path, version, found)
         data, sha256 = await self._download(path, version, stat)
         backing = await self._thread(lambda: self._objects.add(sha256, data))
         if sha256 not in self._feeder.needed:
             self._objects.retire(sha256)  # A past version, for one reader.
         return backing
+
+    async def _large_content(self, path: str, version: int, stat: Stat) -> str:
+        """A large file: where the node of this machine has it, else downloaded."""
+        end = time.monotonic() + self.deadline_s
+        if self._large.local:
+            return await self._large.have(stat, lambda: end - time.monotonic())
+        temporary = self._objects.new_file()
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                with Path(temporary).open("wb") as file:  # noqa: ASYNC230 - a moment
+                    await self._get_large(path, version, stat, file)
+            return await self._thread(
+                lambda: self._objects.adopt(temporary, stat.sha256, stat.size)
+            )
+        except TimeoutError:
+            text = f"no node gave all of it within {self.deadline_s:g} s"
+            raise DeadlineExceeded(text) from None
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+    async def _get_large(self, path: str, version: int, stat: Stat, file: BinaryIO) -> None:
+        download = self._client.download
+        try:
+            found = await download(path, file, revision=version, local=True, min_revision=version)
+        except (OutOfRange, NotFound):
+            found = await download(path, file, local=True, min_revision=version)
+        if found.sha256 != stat.sha256:
+            raise NotFound(f"revision {version} of {path} is gone; now it is {found.revision}")
 
     async def _download(
         self, path: str, version: int, stat: Stat | None

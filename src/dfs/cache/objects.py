@@ -18,7 +18,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Final
 
 from ..errors import DataLoss
@@ -49,6 +49,8 @@ class Objects:
         self._evicted: set[bytes] = set()
         self._retired: deque[tuple[float, bytes]] = deque()
         self._temporary = itertools.count()
+        self.elsewhere: Callable[[bytes, int], str | None] = lambda _sha256, _size: None
+        """Where a content of that size is, if it is not to be kept here."""
         self._lock = threading.Lock()
 
     def open(self) -> None:
@@ -131,6 +133,8 @@ class Objects:
     def backing(self, sha256: bytes, size: int) -> str | None:
         """The object's path if it was verified already and has the size that was committed; one
         that was cut or grew on disk since is quarantined. Does not block."""
+        if (large := self.elsewhere(sha256, size)) is not None:
+            return large
         if sha256 not in self._verified:
             return None
         with self._lock:
@@ -164,6 +168,21 @@ class Objects:
             os.rename(temporary, path)
             self._leave_former(sha256)
             self._count(sha256, len(data))
+            self._verified.add(sha256)
+        return path
+
+    def new_file(self) -> str:
+        """A place for content that is on its way, for `adopt`."""
+        return f"{self.root}/00/{next(self._temporary)}.tmp"
+
+    def adopt(self, temporary: str, sha256: bytes, size: int) -> str:
+        """Makes a complete and verified file the object; its path."""
+        os.chmod(temporary, 0o444)
+        path = self.path(sha256)
+        with self._lock:
+            os.rename(temporary, path)
+            self._leave_former(sha256)
+            self._count(sha256, size)
             self._verified.add(sha256)
         return path
 

@@ -23,6 +23,7 @@ from ..limits import (
     LEASE_RETRY_MS,
     LEASE_RETRY_MS_MAX,
 )
+from .take import Taken
 
 # Why a path is looked at.
 CLOSED: Final = 1
@@ -58,6 +59,8 @@ class Drop:
     next_base: int | None = None
     """The revision that this change replaces: what was known when it happened, or what is stored
     by the time that it has its turn."""
+    copied: Taken | None = None
+    """Of a large file, what was copied for an attempt that has to be repeated."""
     busy_ms: int = 0
     request_id: bytes = b""
     """Of the attempt to store it, and of those that repeat it unchanged."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from ..client.values import Stat, Update
 from ..errors import DfsError
@@ -31,8 +31,36 @@ class Client(Protocol):
         """Content and record."""
         ...
 
-    async def stat(self, key: str, *, timeout: float | None = None) -> Stat:
-        """The record, linearizable."""
+    async def stat(
+        self, key: str, *, revision: int = 0, local: bool = False,
+        min_revision: int | None = None, timeout: float | None = None,
+    ) -> Stat:
+        """The record."""
+        ...
+
+    async def put_content(
+        self, request: pb.PutContentRequest, *, timeout: float | None = None
+    ) -> int:
+        """Stores a content that was handed to the node; returns the revision."""
+        ...
+
+    async def have_content(self, sha256: bytes, *, wait_ms: int) -> pb.HaveContentResponse:
+        """Has the node get a content."""
+        ...
+
+    async def upload(
+        self, key: str, source: BinaryIO, *, size: int = 0, mode: int | None = None,
+        mtime_ns: int | None = None, base_revision: int | None = None,
+        request_id: bytes | None = None,
+    ) -> int:
+        """Stores a file of any size; returns the revision."""
+        ...
+
+    async def download(
+        self, key: str, target: BinaryIO, *, revision: int = 0, local: bool = False,
+        min_revision: int | None = None,
+    ) -> Stat:
+        """Writes the content of a file of any size into another."""
         ...
 
     async def mkdir(

@@ -17,10 +17,13 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, NamedTuple
 
+from .._engine import copy_and_hash
 from ..client.values import Kind
-from ..limits import DROP_QUIET_NO_LEASE_MS, SIGNATURE_RACY_NS, TARGET_BYTES_MAX, VALUE_BYTES_MAX
+from ..contents import Manifest, chunk_bytes_of
+from ..limits import DROP_QUIET_NO_LEASE_MS, SIGNATURE_RACY_NS, TARGET_BYTES_MAX
 
 READ_BYTES: Final = 1 << 20
 _SYS_OPENAT2: Final = 437
@@ -53,6 +56,10 @@ class Taken(NamedTuple):
     """Changed just before it was taken: a later change may leave the same signature."""
     leased: bool = True
     """False: the file system has no leases; that it stood still for a while had to do."""
+    manifest: Manifest | None = None
+    """Of a large file, whose `data` is empty."""
+    copy: Path | None = None
+    """Where a large file was copied to."""
 
 
 class Busy(Exception):
@@ -184,11 +191,6 @@ def _take_file(root: int, path: str, bytes_max: int) -> Taken:
         try:
             if not leased:
                 _must_be_quiet(before)
-            if before.st_size > VALUE_BYTES_MAX:
-                raise Skip(
-                    f"has {before.st_size:,} bytes, the largest file is {VALUE_BYTES_MAX:,} "
-                    "(VALUE_BYTES_MAX); it stays here and is not stored"
-                )
             if before.st_size > bytes_max:
                 raise Big
             data = _read(fd, before.st_size)
@@ -202,6 +204,53 @@ def _take_file(root: int, path: str, bytes_max: int) -> Taken:
     if signature_of(before) != signature_of(after) or len(data) != before.st_size:
         raise Busy
     return _taken(Kind.FILE, after, data, sha256)._replace(leased=leased)
+
+
+def take_large(
+    root: int, path: str, unchanged: Unchanged, target: Path, former: Taken | None = None
+) -> Taken | None:
+    """As `take`, of a large file: copies it to `target`, which it makes, holes as holes. `former`:
+    what was taken earlier is taken again if the file is still the same."""
+    fd = open_beneath(root, path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        before = os.fstat(fd)
+        if not stat.S_ISREG(before.st_mode):
+            raise Busy
+        if unchanged(path, Kind.FILE, signature_of(before), stat.S_IMODE(before.st_mode)):
+            return None
+        if former is not None and signature_of(before) == former.signature and not former.racy:
+            return former
+        leased = _is_complete(fd, before)
+        manifest = _copy(fd, target, before.st_size)
+        # It is not held for so long: a writer would have to wait. Who wrote meanwhile is seen.
+        _is_complete(fd, before)
+        after = os.fstat(fd)
+    finally:
+        os.close(fd)
+    if signature_of(before) != signature_of(after) or manifest.size != before.st_size:
+        raise Busy
+    taken = _taken(Kind.FILE, after, b"", manifest.sha256)
+    return taken._replace(leased=leased, manifest=manifest, copy=target)
+
+
+def _is_complete(fd: int, found: os.stat_result) -> bool:
+    """Whether that was found by a lease. Raises Busy: somebody writes it."""
+    leased = _lease(fd)
+    if leased:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    else:
+        _must_be_quiet(found)
+    return leased
+
+
+def _copy(source: int, target: Path, size: int) -> Manifest:
+    fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        chunk_bytes = chunk_bytes_of(size)
+        copied, sha256, digests = copy_and_hash(source, fd, chunk_bytes)
+    finally:
+        os.close(fd)
+    return Manifest(sha256, copied, chunk_bytes, digests)
 
 
 def _lease(fd: int) -> bool:

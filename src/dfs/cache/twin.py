@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import contextlib
 import hashlib
 import queue
 import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 from ..client.values import Event, Item, Kind, Stat, Update
+from ..contents import INCOMING, chunk_bytes_of, path_in
 from ..errors import (
     Conflict,
     DeadlineExceeded,
@@ -186,6 +189,10 @@ class MemoryNode:
         """So many writes are done and their answers lost."""
         self.damage_reads = 0
         """So many reads give wrong bytes."""
+        self.files: Path | None = None
+        """Where it has large contents, if that is on the machine of the agent."""
+        self.elsewhere: dict[bytes, bytes] = {}
+        """Large contents that others have."""
         self.hold: asyncio.Event | None = None
         """Reads and writes wait for it."""
         self._done: dict[bytes, tuple[int, tuple[str, str, bytes, str]]] = {}
@@ -303,11 +310,76 @@ class MemoryNode:
         async with self._news:
             self._news.notify_all()
 
-    # ---- reads -----------------------------------------------------------------------------------
-    async def stat(self, key: str, *, timeout: float | None = None) -> Stat:
-        """See `dfs.AsyncClient.stat`."""
+    # ---- large contents --------------------------------------------------------------------------
+    async def put_content(
+        self, request: pb.PutContentRequest, *, timeout: float | None = None
+    ) -> int:
+        """See `dfs.AsyncClient.put_content`: the file handed over becomes the content."""
+        assert self.files is not None
+        incoming, sha256 = self.files / INCOMING / request.incoming, request.sha256
+        target = path_in(self.files, sha256)
         if self.away:
+            self.calls.append(("put_content", request.key))
+            raise Unavailable("no leader: node2 and node3 are silent")
+        if incoming.exists():
+            target.parent.mkdir(exist_ok=True)
+            incoming.rename(target)
+        assert hashlib.sha256(target.read_bytes()).digest() == sha256
+        stat = _stat(Kind.FILE, request.size, sha256, request.metadata.mode,
+                     request.metadata.mtime_ns)
+        base = request.base_revision if request.HasField("base_revision") else None
+        return await self._write(
+            "put_content", request.key, stat._replace(chunk_bytes=request.chunk_bytes), b"", base,
+            request.request_id or None,
+        )
+
+    async def have_content(self, sha256: bytes, *, wait_ms: int) -> pb.HaveContentResponse:
+        """See `dfs.AsyncClient.have_content`: gets what other nodes have."""
+        self.calls.append(("have_content", sha256.hex()))
+        if self.hold is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_ms / 1000):
+                    await self.hold.wait()
+        here = self.hold is None or self.hold.is_set()
+        if here and self.files is not None:
+            target = path_in(self.files, sha256)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(self.elsewhere[sha256])
+        return pb.HaveContentResponse(here=here)
+
+    async def upload(
+        self, key: str, source: BinaryIO, *, size: int = 0, mode: int | None = None,
+        mtime_ns: int | None = None, base_revision: int | None = None,
+        request_id: bytes | None = None,
+    ) -> int:
+        """See `dfs.AsyncClient.upload`."""
+        data = source.read()
+        assert len(data) == size
+        stat = _stat(Kind.FILE, size, hashlib.sha256(data).digest(),
+                     0o644 if mode is None else mode, mtime_ns)
+        stat = stat._replace(chunk_bytes=chunk_bytes_of(size))
+        self.elsewhere[stat.sha256] = data
+        return await self._write("upload", key, stat, b"", base_revision, request_id)
+
+    async def download(
+        self, key: str, target: BinaryIO, *, revision: int = 0, local: bool = False,
+        min_revision: int | None = None,
+    ) -> Stat:
+        """See `dfs.AsyncClient.download`."""
+        data, stat = await self.read(key, revision=revision)
+        target.write(self.elsewhere[stat.sha256] if stat.chunk_bytes else data)
+        return stat
+
+    # ---- reads -----------------------------------------------------------------------------------
+    async def stat(
+        self, key: str, *, revision: int = 0, local: bool = False,
+        min_revision: int | None = None, timeout: float | None = None,
+    ) -> Stat:
+        """See `dfs.AsyncClient.stat`."""
+        if self.away and not local:
             raise Unavailable("no leader")
+        if revision:
+            return (await self.read(key, revision=revision))[1]
         if key not in self.records:
             raise NotFound(f"no such key: {key}")
         return self.records[key]
@@ -362,8 +434,8 @@ class MemoryNode:
             if news:
                 after_revision = news[-1].revision
                 yield Update([], False, [
-                    e._replace(data=e.data if e.data is not None and e.stat.kind is Kind.FILE
-                               and len(e.data) <= data_bytes_max else None)
+                    e._replace(data=self._content(e.key, e.stat, data_bytes_max)
+                               if e.data is not None else None)
                     for e in news
                 ], after_revision)
             async with self._news:
@@ -381,7 +453,7 @@ class MemoryNode:
         await self._tell()
 
     def _content(self, key: str, stat: Stat, data_bytes_max: int) -> bytes | None:
-        if stat.kind is not Kind.FILE or stat.size > data_bytes_max:
+        if stat.kind is not Kind.FILE or stat.size > data_bytes_max or stat.chunk_bytes:
             return None
         return self.contents[key, stat.revision]
 

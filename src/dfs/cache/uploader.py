@@ -8,6 +8,7 @@ says why. Runs on the event loop; reading and hashing happen in a few threads.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -30,15 +31,15 @@ from ..limits import (
     AGENT_RETRY_MS,
     AGENT_RETRY_MS_MAX,
     DROP_QUIET_NO_LEASE_MS,
-    UPLOAD_BIG_BYTES,
+    INLINE_BYTES_MAX,
     UPLOADS_BIG_MAX,
     UPLOADS_MAX,
-    VALUE_BYTES_MAX,
 )
 from ..paths import check_key
 from . import conflicts
 from .feeder import Feeder
 from .journal import Journal, Row, row_of
+from .large import Large
 from .pending import MOVED, SCANNED, TOUCHED, Drop, Pending, now_s
 from .ports import Client
 from .problems import Problems
@@ -88,12 +89,13 @@ class Uploader:
 
     def __init__(
         self, client: Client, feeder: Feeder, journal: Journal, problems: Problems, node: str,
-        reader: Takes | None = None, new_id: Callable[[], bytes] = uuid7,
+        large: Large, reader: Takes | None = None, new_id: Callable[[], bytes] = uuid7,
     ) -> None:
         """`reader`: of the cache directory; None = `Reader`. `new_id`: a fresh request id."""
         self.counts = Counts()
         self.pending = Pending()
         self.reader: Takes = reader or Reader(journal.unchanged)
+        self.large = large
         self._new_id = new_id
         self._client, self._feeder = client, feeder
         self._journal, self._problems, self._node = journal, problems, node
@@ -152,6 +154,7 @@ class Uploader:
                     group.create_task(self._work())
         finally:
             self.reader.close()
+            self.large.close()
 
     async def _work(self) -> None:
         while True:
@@ -181,10 +184,10 @@ class Uploader:
             if drop.base is None:
                 drop.base = self._base(path)
             try:
-                return await self._send(drop, await self.reader.take(path, UPLOAD_BIG_BYTES))
+                return await self._send(drop, await self.reader.take(path, INLINE_BYTES_MAX))
             except Big:
                 async with self._big:
-                    return await self._send(drop, await self.reader.take(path, VALUE_BYTES_MAX))
+                    return await self._send_large(drop)
         except FileNotFoundError:
             if not drop.again:
                 self.gone(path)
@@ -194,8 +197,21 @@ class Uploader:
         except DfsError as error:
             self._refused(path, str(error), isinstance(error, FailedPrecondition))
         except OSError as error:
+            if error.errno == errno.ENOSPC:
+                return self._later(drop, OutOfSpace(
+                    f"{path} needs a copy on the disk of the node, which is full: make room there"
+                ))
             self._refused(path, f"cannot be read: {error.strerror}")
         return None
+
+    async def _send_large(self, drop: Drop) -> float | None:
+        due = None
+        try:
+            due = await self._send(drop, await self.large.take(self.reader.root, drop))
+        finally:
+            if due is None:
+                self.large.done(drop)
+        return due
 
     async def _send(self, drop: Drop, taken: Taken | None) -> float | None:
         if taken is None:
@@ -251,9 +267,16 @@ class Uploader:
                 path, taken.target, mtime_ns=taken.mtime_ns, base_revision=drop.base,
                 request_id=drop.request_id,
             )
-        return await client.put(
-            path, taken.data, mode=taken.mode, mtime_ns=taken.mtime_ns, base_revision=drop.base,
-            request_id=drop.request_id,
+        return await self._put(path, taken, drop.base, drop.request_id)
+
+    async def _put(
+        self, key: str, taken: Taken, base: int | None, request_id: bytes | None = None
+    ) -> int:
+        if taken.manifest is not None:
+            return await self.large.store(key, taken, base, request_id)
+        return await self._client.put(
+            key, taken.data, mode=taken.mode, mtime_ns=taken.mtime_ns, base_revision=base,
+            request_id=request_id,
         )
 
     # ---- outcomes --------------------------------------------------------------------------------
@@ -304,7 +327,9 @@ class Uploader:
                 drop.end_request()
                 return 0.0
             if not _equal(winner, taken, False):
-                kept = await conflicts.keep(self._client, path, taken, self._node, self._copies)
+                kept = await conflicts.keep(
+                    self._client, path, taken, self._node, self._copies, self._put
+                )
                 self.counts.conflicts += 1
                 log.warning("%s was changed elsewhere at the same time (revision %d); the version "
                             "from here is kept as %s", path, winner.revision, kept)

@@ -41,6 +41,8 @@ class Plan(NamedTuple):
     mount_asked: bool
     """It is no default: without it nothing is served."""
     state: Path
+    contents: Path | None
+    """The directory of large contents of the node on this machine."""
     name: str
     notes: list[str]
     """One line for each thing that is missing, with its remedy."""
@@ -49,6 +51,8 @@ class Plan(NamedTuple):
         """The command line of the agent's process."""
         words = [sys.executable, "-P", "-m", MODULE, "--state", str(self.state.absolute())]
         words += ["--name", self.name]
+        if self.contents is not None:
+            words += ["--contents", str(self.contents.absolute())]
         for endpoint in endpoints:
             words += ["--endpoint", endpoint]
         if self.cache is not None:
@@ -80,7 +84,7 @@ def plan(loaded: Loaded) -> Plan:
             chosen[name] = None
             notes.append(f"no {name}: {error.text}; or choose another with -{name}")
     asked = loaded.given("mount")
-    return Plan(chosen["cache"], chosen["mount"], asked, settings.state, settings.id, notes)
+    return Plan(chosen["cache"], chosen["mount"], asked, settings.state, None, settings.id, notes)
 
 
 def _absent(path: Path) -> bool:

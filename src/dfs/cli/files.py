@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ..errors import InvalidArgument, Misconfigured, TooLarge
-from ..limits import VALUE_BYTES_MAX
-from . import output, parsing, shared
+from ..errors import DfsError, InvalidArgument, Misconfigured
+from ..limits import INLINE_BYTES_MAX
+from . import output, parsing, shared, transfers
+
+if TYPE_CHECKING:
+    from ..client import Client, Stat
 
 STANDARD = "-"
 
@@ -32,28 +37,28 @@ def put_flags(parser: argparse.ArgumentParser) -> None:
 def put(args: argparse.Namespace) -> None:
     """Stores a file; prints its revision."""
     mode, mtime_ns = args.mode, None
-    if args.text is not None:
-        data = args.text.encode()
-    elif args.file == STANDARD:
-        if sys.stdin.isatty():
-            output.note("reading the content from the terminal; Ctrl-D ends it")
-        data = sys.stdin.buffer.read(VALUE_BYTES_MAX + 1)
-    else:
-        with _readable(args.file).open("rb") as file:
-            data = file.read(VALUE_BYTES_MAX + 1)
+    with contextlib.ExitStack() as stack:
+        if args.text is not None:
+            source: BinaryIO = io.BytesIO(args.text.encode())
+        elif args.file == STANDARD:
+            if sys.stdin.isatty():
+                output.note("reading the content from the terminal; Ctrl-D ends it")
+            source = sys.stdin.buffer
+        else:
+            source = stack.enter_context(_readable(args.file).open("rb"))
             if args.preserve:
-                found = os.fstat(file.fileno())
+                found = os.fstat(source.fileno())
                 mtime_ns = found.st_mtime_ns
                 mode = found.st_mode & 0o7777 if mode is None else mode
-    if len(data) > VALUE_BYTES_MAX:
-        raise TooLarge(
-            f"the content is larger than {VALUE_BYTES_MAX:,} bytes (VALUE_BYTES_MAX), the most"
-            " that one key holds"
-        )
-    with shared.client(args) as client:
-        revision = client.put(
-            args.key, data, mode=mode, mtime_ns=mtime_ns, base_revision=args.base_revision
-        )
+        client = stack.enter_context(shared.client(args))
+        metadata: dict[str, Any] = {
+            "mode": mode, "mtime_ns": mtime_ns, "base_revision": args.base_revision
+        }
+        data = source.read(INLINE_BYTES_MAX + 1)
+        if len(data) <= INLINE_BYTES_MAX:
+            revision = client.put(args.key, data, **metadata)
+        else:
+            revision = transfers.upload(client, args.key, data, source, metadata)
     _revision(args, revision)
 
 
@@ -102,9 +107,13 @@ def get_flags(parser: argparse.ArgumentParser) -> None:
 def get(args: argparse.Namespace) -> None:
     """Reads a file, to standard output or into a file that appears complete or not at all."""
     with shared.client(args) as client:
-        data, stat = client.read(args.key, revision=args.revision, local=args.local)
-    if args.file != STANDARD:
-        _write(Path(args.file), data, stat.mode)
+        if args.file != STANDARD:
+            stat = _write(args, client, Path(args.file))
+        elif args.output == "json":
+            data, stat = client.read(args.key, revision=args.revision, local=args.local)
+        else:
+            transfers.to_stdout(client, args.key, args.revision, args.local)
+            return
     if args.output == "json":
         record = {"key": args.key, **shared.stat_json(stat)}
         if args.file == STANDARD:
@@ -112,29 +121,32 @@ def get(args: argparse.Namespace) -> None:
 
             record["data"] = base64.b64encode(data).decode()
         output.json(record)
-    elif args.file == STANDARD:
-        output.raw(data)
 
 
-def _write(path: Path, data: bytes, mode: int) -> None:
+def _write(args: argparse.Namespace, client: Client, path: Path) -> Stat:
+    """Downloads into a file that appears whole."""
     import tempfile  # 5 ms, only here
 
+    wanted = args.key, args.revision, args.local
     try:
         if path.exists() and not path.is_file():
-            path.write_bytes(data)  # A device or a pipe takes what it is given.
-            return
+            with path.open("wb") as file:  # A device or a pipe takes what it is given.
+                return transfers.download(client, *wanted, file)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                os.fchmod(file.fileno(), mode & 0o777)
+                stat = transfers.download(client, *wanted, file)
+                os.fchmod(file.fileno(), stat.mode & 0o777)
             Path(temporary).replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
             raise
+    except DfsError:
+        raise
     except OSError as error:
         raise Misconfigured(f"{path} cannot be written: {error.strerror}") from None
+    return stat
 
 
 def cat_flags(parser: argparse.ArgumentParser) -> None:
@@ -151,7 +163,7 @@ def cat(args: argparse.Namespace) -> None:
     with shared.client(args) as client:
         for word in args.key:
             key, revision = (word, args.revision) if args.revision is not None else at(word)
-            output.raw(client.get(key, revision=revision, local=args.local))
+            transfers.to_stdout(client, key, revision, args.local)
 
 
 def at(word: str) -> tuple[str, int]:

@@ -12,6 +12,7 @@ from typing import Final
 
 from .. import serve as node
 from ..config import EVERYWHERE, Settings, join_address, split_address
+from ..contents import DIRECTORY
 from ..limits import GRPC_PORT
 from . import agents, output, parsing
 
@@ -27,7 +28,7 @@ def serve(args: argparse.Namespace) -> None:
     loaded = parsing.settings(args)
     settings = loaded.settings
     start_logging(settings.log_level)
-    plan = agents.plan(loaded)
+    plan = agents.plan(loaded)._replace(contents=loaded.settings.data / DIRECTORY)
     for line in plan.notes:
         output.note(line)
 

@@ -3,8 +3,10 @@
 from .aio import AsyncClient
 from .streams import Lost
 from .sync import Client, Watch, connect
+from .transfers import Transferred
 from .values import Event, Item, Kind, Stat, Update
 
 __all__ = [
-    "AsyncClient", "Client", "Event", "Item", "Kind", "Lost", "Stat", "Update", "Watch", "connect",
+    "AsyncClient", "Client", "Event", "Item", "Kind", "Lost", "Stat", "Transferred",
+    "Update", "Watch", "connect",
 ]

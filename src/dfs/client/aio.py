@@ -19,6 +19,7 @@ from .calls import Call, Message, Terms, encode, uuid7
 from .faults import Fault, fault_of
 from .session import TIMEOUT_S, Session, channel_options
 from .streams import WATCH_SILENCE_S, Lost, Watching
+from .transfers import AsyncTransfers
 from .values import Event, Item, Stat, Update
 
 R = TypeVar("R")
@@ -47,7 +48,7 @@ def _now_s() -> float:
     return asyncio.get_running_loop().time()
 
 
-class AsyncClient:
+class AsyncClient(AsyncTransfers):
     """`Client` for asyncio, best with `async with`.
 
     Belongs to the event loop in which it is first used, and to one thread.

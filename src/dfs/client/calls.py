@@ -59,7 +59,8 @@ def uuid7() -> bytes:
     return number.to_bytes(16, "big")
 
 
-def _request_id(given: bytes) -> bytes:
+def checked_id(given: bytes) -> bytes:
+    """The id of a write, checked."""
     if len(given) != REQUEST_ID_BYTES:
         raise InvalidArgument(f"request_id has {len(given)} bytes, not {REQUEST_ID_BYTES}")
     return given
@@ -80,7 +81,8 @@ def _content(data: bytes | bytearray | memoryview) -> bytes:
     raise TypeError(f"data must be bytes, not {type(data).__name__}")
 
 
-def _metadata(mode: int | None, mtime_ns: int | None) -> pb.Metadata | None:
+def metadata_of(mode: int | None, mtime_ns: int | None) -> pb.Metadata | None:
+    """What a writer sets of a record; None = nothing."""
     if mode is None and mtime_ns is None:
         return None
     return pb.Metadata(mode=mode, mtime_ns=mtime_ns)
@@ -91,7 +93,8 @@ def consistency(local: bool) -> pb.Consistency:
     return pb.LOCAL if local else pb.LINEARIZABLE
 
 
-def _revision(answer: Any) -> int:
+def revision_of(answer: Any) -> int:
+    """Of the answer to a write."""
     return int(answer.revision)
 
 
@@ -101,7 +104,7 @@ def _record_revision(answer: Any) -> int:
 
 def _write(name: str, request: Any, parse: Callable[[bytes], Any]) -> Call[int]:
     return Call(
-        FILES + name, request, parse, _revision, _revision, True, True, request.request_id
+        FILES + name, request, parse, revision_of, revision_of, True, True, request.request_id
     )
 
 
@@ -111,8 +114,8 @@ def put(
 ) -> Call[int]:
     """Store a file."""
     return _write("Put", pb.PutRequest(
-        key=text(key), data=_content(data), metadata=_metadata(mode, mtime_ns),
-        base_revision=base_revision, request_id=_request_id(request_id),
+        key=text(key), data=_content(data), metadata=metadata_of(mode, mtime_ns),
+        base_revision=base_revision, request_id=checked_id(request_id),
     ), pb.PutResponse.FromString)
 
 
@@ -122,7 +125,7 @@ def delete(
     """Remove a key or a subtree."""
     return _write("Delete", pb.DeleteRequest(
         key=text(key), recursive=recursive, base_revision=base_revision,
-        request_id=_request_id(request_id),
+        request_id=checked_id(request_id),
     ), pb.DeleteResponse.FromString)
 
 
@@ -131,7 +134,7 @@ def mkdir(
 ) -> Call[int]:
     """Make a directory that stays."""
     return _write("MakeDir", pb.MakeDirRequest(
-        key=text(key), metadata=_metadata(mode, mtime_ns), request_id=_request_id(request_id)
+        key=text(key), metadata=metadata_of(mode, mtime_ns), request_id=checked_id(request_id)
     ), pb.MakeDirResponse.FromString)
 
 
@@ -141,8 +144,8 @@ def symlink(
 ) -> Call[int]:
     """Store a symbolic link."""
     return _write("Symlink", pb.SymlinkRequest(
-        key=text(key), target=text(target), metadata=_metadata(mode, mtime_ns),
-        base_revision=base_revision, request_id=_request_id(request_id),
+        key=text(key), target=text(target), metadata=metadata_of(mode, mtime_ns),
+        base_revision=base_revision, request_id=checked_id(request_id),
     ), pb.SymlinkResponse.FromString)
 
 

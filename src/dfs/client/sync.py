@@ -21,12 +21,13 @@ from .calls import Call, Message, Terms, encode
 from .faults import Fault, fault_of
 from .session import TIMEOUT_S, Session, channel_options
 from .streams import WATCH_SILENCE_S, Lost, Watching
+from .transfers import Transfers
 from .values import Event, Item, Stat, Update
 
 R = TypeVar("R")
 
 
-class Client:
+class Client(Transfers):
     """A connection to a cluster. Get one from `dfs.connect`, best with `with`.
 
     It knows the endpoints it is given and learns the other members from them; when one does not

@@ -45,6 +45,8 @@ class Stat(NamedTuple):
     implicit: bool
     """Directories only: it goes with its last child."""
     children: int
+    chunk_bytes: int = 0
+    """Not 0: the content is large, members hold it as a file of its own."""
 
     @property
     def is_file(self) -> bool:
@@ -108,6 +110,7 @@ def stat_of(record: pb.Record) -> Stat:
         _KINDS[record.kind], record.revision, record.created_revision, record.version,
         record.size, record.sha256, record.mode, record.mtime_ns, record.target, record.node,
         record.principal, record.time_ns, record.request_id, record.implicit, record.children,
+        record.chunk_bytes,
     )
 
 

@@ -3,6 +3,7 @@
 It knows neither protobuf nor gRPC: what a request means comes from outside (`Codec`).
 """
 
+from .contents import Contents
 from .hot import EXIT_CODE_STATE, stop_process, unexpected
 from .keeping import StateFault
 from .node import Node
@@ -27,6 +28,7 @@ __all__ = [
     "Call",
     "Caller",
     "Codec",
+    "Contents",
     "Engine",
     "Failure",
     "Item",

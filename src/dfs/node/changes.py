@@ -148,15 +148,24 @@ class Changes:
             lag = self._engine.status()["last_log"] - reached
             # In a short log the lag alone says little, and a voter that holds nothing would only
             # cost the majority.
-            if lag <= PROMOTE_LAG_ENTRIES_MAX and reached and not member["error"]:
+            near = lag <= PROMOTE_LAG_ENTRIES_MAX and reached and not member["error"]
+            missing = await self._missing(member, question) if near else 0
+            if near and not missing:
                 break
             if question.get("automatic"):
-                return {"voter": False, "lag": lag}
+                return {"voter": False, "lag": lag, "missing": missing}
             if asyncio.get_running_loop().time() > until:
-                raise NotAMember(_too_far_behind(member, lag))
+                raise NotAMember(_too_far_behind(member, lag, missing))
             await asyncio.sleep(PROMOTE_RETRY_MS / 1000)
         done = await self._carry_out(question, lambda now: plans.promote(now, name, number))
         return {**done, "voter": True}
+
+    async def _missing(self, member: Answer, question: Answer) -> int:
+        """How many large contents a learner lacks. As a voter it would be counted on for them."""
+        if question.get("automatic"):
+            return int(question.get("missing", 0))
+        found = await self._asking.ask(member["raft"], {"ask": "status"})
+        return int(found["contents_missing"])
 
     async def _remove(self, question: Answer) -> Answer:
         name, number = str(question["name"]), int(question.get("id") or 0)
@@ -334,7 +343,12 @@ def _changed_meanwhile(meant: int, now: Now) -> str:
     )
 
 
-def _too_far_behind(member: Answer, lag: int) -> str:
+def _too_far_behind(member: Answer, lag: int, missing: int) -> str:
+    if missing:
+        return (
+            f"{member['name']} has yet to get {missing:,} large contents; it can become a voter"
+            " when it has them all, as the others will count on it then"
+        )
     why = f": {member['error']}" if member["error"] else ""
     return (
         f"{member['name']} is {lag:,} log entries behind{why}; it can become a voter when it"

@@ -32,7 +32,7 @@ class Past:
                 break
             change, concerns = found
             looked_at += 1
-            size += len(change.record) + len(change.data)
+            size += len(change.record) + len(change.data or b"")
             if concerns:
                 piece.append(change._replace(data=b""))
                 self._left -= 1

@@ -36,7 +36,7 @@ from ..limits import (
     STREAM_CHUNK_BYTES_MAX,
     TURN_ANSWER_BYTES_MAX,
 )
-from ..store import Stored
+from ..store import LargeContent, Stored
 from .ports import (
     Batch,
     Behind,
@@ -63,6 +63,7 @@ class Machine(Protocol):
     applied: int
     state_hash: bytes
     chain: bytes
+    contents: dict[bytes, bool]
 
     def apply(
         self, entries: list[tuple[int, bytes, bool]], log_id: bytes, membership: bytes
@@ -100,12 +101,17 @@ class HotLoop:
         on_changes: Callable[[tuple[int, list[Stored]]], None],
         on_streams: Callable[[tuple[list[Call], list[Flow]]], None],
         on_damage: Callable[[DataLoss], None],
+        on_contents: Callable[[dict[bytes, bool]], None],
+        on_large: Callable[[tuple[LargeContent, Callable[[Result], None]]], None],
         die: Callable[[str], Any] = stop_process,
     ) -> None:
-        """`on_work` and `on_damage` run on the hot thread, the others on the asyncio thread."""
+        """`on_work` and `on_damage` run on the hot thread, the others on the asyncio thread.
+        `on_contents` hears what an apply did to large contents; `on_large` answers a read of one,
+        by calling what it is given."""
         self._engine, self._store, self._codec = engine, store, codec
         self._on_work, self._on_changes, self._die = on_work, on_changes, die
         self._on_streams, self._on_damage = on_streams, on_damage
+        self._on_contents, self._on_large = on_contents, on_large
         self.watched = False
         """Somebody wants the changes. Set on the asyncio thread."""
         self.fault: DfsError | None = None
@@ -289,6 +295,8 @@ class HotLoop:
                 (seq, [failure(r) if isinstance(r, DfsError) else r for r in results])
             )
             changed += changes
+            if self._store.contents:
+                self.post(self._on_contents, self._store.contents)
         self._changed = self._codec.changed(changed)
         self.mark()
         if self.watched:
@@ -324,6 +332,8 @@ class HotLoop:
                     raise self.full
                 else:
                     propose.append((call_id, write(body)))
+            except LargeContent as large:
+                self._read_large(large, self._responder(call_id))
             except Behind as behind:
                 self._reread(behind, method, body, DEADLINE_MS_DEFAULT, self._responder(call_id))
             except DfsError as error:
@@ -382,12 +392,23 @@ class HotLoop:
             if refusal := self.refusal:
                 raise refusal
             answer(self._codec.reads[method](body))
+        except LargeContent as large:
+            self._read_large(large, answer)
         except Behind as behind:
             self._reread(behind, method, body, timeout_ms, answer)
         except DfsError as error:
             answer(self._refused(error))
         except Exception as error:  # boundary: the caller gets an id, the log the rest
             answer(self._codec.failure(unexpected(error)))
+
+    def _read_large(self, large: LargeContent, answer: Callable[[Result], None]) -> None:
+        """Has the asyncio side answer, as it takes the disk, and perhaps other members."""
+
+        def answered(result: Result) -> None:
+            self._jobs.append(lambda: answer(result))
+            self._engine.wake()
+
+        self.post(self._on_large, (large, answered))
 
     def _reread(
         self,

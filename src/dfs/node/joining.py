@@ -51,6 +51,9 @@ class Joining:
         self._starts = self._list[0] == me.raft
         self._say = SayOnce()
         self._joined = asyncio.Event()
+        self.missing: Callable[[], int] = lambda: 0
+        """How many large contents this node lacks: before it has them all it is no voter, as the
+        others would count on it."""
         self.removed = ""
         """Not empty: this node is no member any more; what to do."""
         self.on_removal: Callable[[str], None] = lambda _removed: None
@@ -91,10 +94,12 @@ class Joining:
                 found = await self._cluster.operate(
                     {
                         "op": "promote", "name": self._me.name, "id": self._me.id,
-                        "automatic": True, "applied": applied,
+                        "automatic": True, "applied": applied, "missing": self.missing(),
                     }
                 )
-                if "lag" in found:
+                if found.get("missing"):
+                    self._say(f"catching up: {found['missing']:,} large contents are missing")
+                elif "lag" in found:
                     self._say(f"catching up: {found['lag']:,} log entries behind the leader")
             except DfsError as error:
                 self._say(f"waiting to become a voter: {error}")

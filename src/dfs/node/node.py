@@ -4,16 +4,18 @@ import asyncio
 import base64
 import logging
 import resource
-import struct
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataLoss, DfsError, Misconfigured, OutOfRange, Unavailable
+from ..contents import DIRECTORY, Files
+from ..errors import DataLoss, DfsError, OutOfRange, Unavailable
 from ..identity import Identity
 from ..limits import (
+    CONTENT_CHECK_MS,
+    CONTENT_HOLD_WAIT_MS,
     DISK_CHECK_INTERVAL_MS,
     DRAIN_MS_MAX,
     FLOOR_INTERVAL_MS,
@@ -24,9 +26,11 @@ from ..limits import (
     STATE_HASH_INTERVAL_MS,
     WATCH_WAIT_MS_MAX,
 )
-from ..store import Change, Store, View
+from ..store import Change, LargeContent, Store, View
+from ..store.encode import get_answer
 from .backup import Pieces
 from .cluster import Answer, Cluster, led
+from .contents import Contents
 from .disk import Disk, Space
 from .history import Past
 from .hot import HotLoop, stop_process
@@ -34,8 +38,6 @@ from .joining import Joining
 from .keeping import Clocks, Floor, Flusher, Hashes, StateFault, fault
 from .ports import (
     WORK_ASK,
-    WORK_INSTALL,
-    WORK_SNAPSHOT,
     Codec,
     Engine,
     Myself,
@@ -44,6 +46,7 @@ from .ports import (
     Work,
 )
 from .scrub import Scrub
+from .snapshots import Snapshots
 from .streams import Caller, Streaming, Streams
 from .tasks import every, in_thread
 from .watch import Wanted, Watches
@@ -77,15 +80,19 @@ class Node:
         self._streams = Streams(engine)
         self._hot = HotLoop(
             engine, store, codec, self._on_work, self._watches.deliver, self._streams.turn,
-            self._damaged, die,
+            self._damaged, self._on_contents, self._on_large, die,
         )  # fmt: skip
         self._flusher = Flusher(
             engine, store.flush, identity.keep_promises, self._damaged, die
         )
         self._cluster = Cluster(engine, me, codec.failure)
         self._cluster.on("status", self._local_status)
+        self._files = Files(identity.directory / DIRECTORY)
+        self.contents = Contents(engine, self._cluster, self._files, self.view)
+        """Large ones: what this member has of them, and how it gets the rest."""
         self._joining = Joining(engine, self._cluster, identity, me, peers)
         self._joining.on_removal = self._set_removed
+        self._joining.missing = lambda: self.contents.missing
         self._hashes = Hashes(engine, self._cluster, self._hot, self._condemn)
         self._space = Space(engine, self._cluster, self._hot, identity.directory)
         self._disk = Disk(engine)
@@ -93,6 +100,10 @@ class Node:
         self._scrub = Scrub()
         self._pool = ThreadPoolExecutor(NODE_THREADS_MAX, thread_name_prefix="dfs-work")
         """For what must not wait until reads leave a thread to it."""
+        self._snapshots = Snapshots(
+            engine, store, codec, self._hot, self._flusher, self._pool, self._damaged,
+            self._replaced, self._begin,
+        )  # fmt: skip
         self._remembering = asyncio.Lock()
         self._agent: Answer = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -108,6 +119,7 @@ class Node:
         """
         self._loop = asyncio.get_running_loop()
         self.failed = self._loop.create_future()
+        await in_thread(self._files.open)
         await in_thread(self._engine.start, self._store.log_id, self._store.membership)
         self._hot.start()
         self._flusher.start()
@@ -115,6 +127,7 @@ class Node:
         self._begin(every(DISK_CHECK_INTERVAL_MS, self._disk.check))
         self._begin(every(FLOOR_INTERVAL_MS, self.move_floor))
         self._begin(every(SCRUB_INTERVAL_MS, self.scrub))
+        self._begin(every(CONTENT_CHECK_MS, self._keep_contents))
         self._begin(every(STATE_HASH_INTERVAL_MS, self._hashes.compare))
         self._begin(every(REMOVAL_CHECK_MS, self._remember_addresses))
 
@@ -140,6 +153,7 @@ class Node:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.contents.close()
         await asyncio.to_thread(self._hot.stop)
         await asyncio.to_thread(self._flusher.stop)
         await asyncio.to_thread(self._engine.close)
@@ -307,6 +321,15 @@ class Node:
         with suppress(DataLoss, Unavailable), self._noticing(), self.view() as view:
             await in_thread(self._scrub.step, view)
 
+    async def _keep_contents(self) -> None:
+        """Gets what is lacking of large contents; removes what nothing names."""
+        if self._hot.refusal is not None:
+            return
+        with self._noticing():
+            await self.contents.check()
+            with suppress(Refused):
+                await self.contents.tidy(lambda: self.barrier(False, 0, CONTENT_HOLD_WAIT_MS))
+
     # ---- inside ----------------------------------------------------------------------------------
 
     async def _local_status(self, _question: Answer) -> Answer:
@@ -322,7 +345,7 @@ class Node:
             "member": _member(mine, status["leader"]),
             "role": status["role"], "term": status["term"], "applied": applied,
             "committed": status["committed"], "last_log": status["last_log"],
-            "verified": self._scrub.verified,
+            "verified": self._scrub.verified, **self.contents.figures(),
             "floor": self._store.floor, "keys": self._store.keys, "bytes": self._store.bytes,
             # As protobuf's JSON mapping wants bytes.
             "state_hash": base64.b64encode(mark[:16]).decode(),
@@ -361,6 +384,22 @@ class Node:
     def _check(self) -> None:
         if refusal := self._hot.refusal:
             raise refusal
+
+    def _on_contents(self, changes: dict[bytes, bool]) -> None:
+        self.contents.changed(changes)
+
+    def _on_large(self, wanted: tuple[LargeContent, Callable[[Result], None]]) -> None:
+        self._begin(self._give_large(*wanted))
+
+    async def _give_large(self, large: LargeContent, answer: Callable[[Result], None]) -> None:
+        """Answers a Get whose content is not in the store. `answer`: any thread."""
+        try:
+            with self._noticing():
+                data = await self.contents.whole(large.sha256, large.size)
+            answer(get_answer(large.record, data))
+        except (DfsError, OSError) as error:
+            failed = error if isinstance(error, DfsError) else Unavailable(str(error))
+            answer(self._codec.failure(failed))
 
     def _set_watched(self, watched: bool) -> None:
         self._hot.watched = watched
@@ -417,63 +456,23 @@ class Node:
     # ---- work of the engine; begins on the hot thread --------------------------------------------
 
     def _on_work(self, work: Work) -> None:
-        number, kind, text, data = work
+        number, kind, _, data = work
         if kind == WORK_ASK:
             self._hot.post(self._begin_answer, (number, data))
-        elif kind == WORK_SNAPSHOT and self._hot.fault is not None:
-            self._engine.finish(number, self._codec.failure(self._hot.fault))
-        elif kind == WORK_SNAPSHOT:
-            view = self._store.view()
-            self._engine.frozen(number)
-            self._hot.post(self._begin, self._snapshot(number, view, text))
         else:
-            assert kind == WORK_INSTALL
-            self._hot.leave(Unavailable(
-                "this node is replacing its state by a snapshot of the leader's; try again"
-            ))
-            self._hot.post(self._begin, self._install(number, text, data))
+            self._snapshots.take(work)
+
+    def _replaced(self) -> None:
+        """Another state is in its place."""
+        self._watches.fall_behind()
+        self._scrub.restart()
+        self.contents.restart()
 
     def _begin_answer(self, question: tuple[int, bytes]) -> None:
         self._begin(self._answer(*question))
 
     async def _answer(self, number: int, body: bytes) -> None:
         self._engine.finish(number, await self._cluster.answer(body))
-
-    async def _snapshot(self, number: int, view: View, path: str) -> None:
-        with view:
-            try:
-                await in_thread(self._store.export, view, path, pool=self._pool)
-            except (DfsError, OSError) as error:
-                log.error("the snapshot %s could not be written: %s", path, error)
-                if isinstance(error, DataLoss):
-                    self._damaged(error)
-                failed = error if isinstance(error, DfsError) else Unavailable(str(error))
-                self._engine.finish(number, self._codec.failure(failed))
-            else:
-                self._engine.finish(number, b"")
-
-    async def _install(self, number: int, path: str, data: bytes) -> None:
-        """Replaces the state. Nothing is applied and nothing is read meanwhile."""
-        log.info("replacing the state by the snapshot %s", path)
-        try:
-            await in_thread(self._restore, path, _unpack(data)[0], pool=self._pool)
-        except (DfsError, OSError) as error:
-            log.error("the snapshot %s could not be installed: %s", path, error)
-            failed = error if isinstance(error, DfsError) else Unavailable(str(error))
-            self._engine.finish(number, self._codec.failure(failed))
-        else:
-            self._hot.mark()  # nothing is applied, so the hot thread does not do it now
-            self._watches.fall_behind()
-            self._scrub.restart()
-            self._engine.finish(number, b"")
-        finally:
-            self._hot.come_back()
-
-    def _restore(self, path: str, log_id: bytes) -> None:
-        with self._flusher.lock:
-            self._store.restore(path)
-        if self._store.log_id != log_id:
-            raise Misconfigured(f"the snapshot {path} ends at another log entry than it should")
 
 
 def _resident_bytes() -> int:
@@ -483,11 +482,3 @@ def _resident_bytes() -> int:
 def _member(member: Answer, leader: int) -> Answer:
     found = {key: member[key] for key in ("name", "id", "raft", "grpc", "voter")}
     return {**found, "leader": member["id"] == leader}
-
-
-def _unpack(data: bytes) -> tuple[bytes, bytes]:
-    """The two length-prefixed fields of WORK_INSTALL: log id, membership."""
-    (size,) = struct.unpack_from(">I", data)
-    log_id = data[4 : 4 + size]
-    (rest,) = struct.unpack_from(">I", data, 4 + size)
-    return log_id, data[8 + size : 8 + size + rest]

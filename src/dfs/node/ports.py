@@ -81,6 +81,10 @@ class Engine(Protocol):
         self, config: int, members: Sequence[tuple[int, str, str, str, bool]], timeout_ms: int
     ) -> int: ...
     def transfer_leader(self, node_id: int, timeout_ms: int) -> None: ...  # noqa: D102
+    def fetch_chunks(  # noqa: D102
+        self, addr: str, content: bytes, size: int, chunk_bytes: int,
+        wanted: Sequence[tuple[int, bytes]], path: str, timeout_ms: int,
+    ) -> list[int]: ...
     def drain(self, timeout_ms: int) -> None: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 

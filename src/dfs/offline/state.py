@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from struct import error as StructError
 
 from google.protobuf.message import DecodeError
@@ -12,6 +13,8 @@ from ..kv import Reads
 from ..limits import SMALL_VALUE_BYTES_MAX
 from ..proto.dfs_pb2 import DIRECTORY, FILE, Record
 from ..store.layout import (
+    CHUNKS,
+    CONTENT,
     CURRENT,
     HISTORY,
     INDEX,
@@ -20,6 +23,7 @@ from ..store.layout import (
     PATH_END,
     PLACE,
     REQUEST,
+    Content,
     Event,
     Meta,
     Version,
@@ -32,10 +36,12 @@ from ..store.layout import (
     key_of,
     place_of,
     record_of,
+    unpack_content,
     unpack_done,
     unpack_event,
     unpack_meta,
     unpack_version,
+    unseal,
 )
 
 PROBLEMS_MAX = 20
@@ -54,6 +60,10 @@ class StateCheck:
         """Problems beyond PROBLEMS_MAX."""
         self.keys = self.bytes = self.events = self.requests = 0
         self.state_hash = 0
+        self.contents: dict[bytes, Content] = {}
+        """Large contents by SHA-256: files beside the store."""
+        self._named: Counter[bytes] = Counter()
+        """By how many events."""
         value = source.get(META_KEY)
         self.meta = Meta() if value is None else unpack_meta(value)
         self._passed = self.meta.pruned, self.meta.pruned_sub
@@ -70,7 +80,7 @@ class StateCheck:
 
     def _walk(self) -> None:
         kinds = {CURRENT: self._version, HISTORY: self._event, INDEX: self._place,
-                 REQUEST: self._request}
+                 REQUEST: self._request, CONTENT: self._content, CHUNKS: self._chunks}
         try:
             for key, value in self._source.scan(b"", b"\xff"):
                 if key == META_KEY:
@@ -103,6 +113,25 @@ class StateCheck:
                 f" {meta.state_hash.to_bytes(16, 'little').hex()}: a record is missing, too much or"
                 " exchanged"
             )
+        for sha256 in self.contents.keys() | self._named.keys():
+            said = self.contents[sha256].events if sha256 in self.contents else 0
+            if said != self._named[sha256]:
+                self._problem(
+                    f"{self._named[sha256]} events name the large content {sha256.hex()}, the state"
+                    f" says {said}"
+                )
+
+    # ---- large contents --------------------------------------------------------------------------
+
+    def _content(self, key: bytes, value: bytes) -> None:
+        self.contents[key[1:]] = unpack_content(key, value)
+        if self._source.get(CHUNKS + key[1:]) is None:
+            self._problem(f"{described(key)} is not whole: the digests of its chunks are missing")
+
+    def _chunks(self, key: bytes, value: bytes) -> None:
+        unseal(key, value)
+        if key[1:] not in self.contents:
+            self._problem(f"{described(key)} is left over: no event names it")
 
     # ---- current versions ------------------------------------------------------------------------
 
@@ -164,7 +193,9 @@ class StateCheck:
         record = Record.FromString(event.record)
         if place[0] > self.meta.applied:
             self._problem(f"{described(key)} is yet to come")
-        if record.kind == FILE and not event.deleted:
+        if event.large:
+            self._named[record.sha256] += 1
+        elif record.kind == FILE and not event.deleted:
             right = hashlib.sha256(event.data).digest() == record.sha256
             if not right or len(event.data) != record.size:
                 self._problem(

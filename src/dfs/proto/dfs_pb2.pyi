@@ -24,7 +24,7 @@ LINEARIZABLE: Consistency
 LOCAL: Consistency
 
 class Record(_message.Message):
-    __slots__ = ("kind", "revision", "created_revision", "version", "size", "sha256", "mode", "mtime_ns", "target", "node", "principal", "time_ns", "request_id", "implicit", "children")
+    __slots__ = ("kind", "revision", "created_revision", "version", "size", "sha256", "mode", "mtime_ns", "target", "node", "principal", "time_ns", "request_id", "implicit", "children", "chunk_bytes")
     KIND_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     CREATED_REVISION_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,7 @@ class Record(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     IMPLICIT_FIELD_NUMBER: _ClassVar[int]
     CHILDREN_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
     kind: Kind
     revision: int
     created_revision: int
@@ -55,7 +56,8 @@ class Record(_message.Message):
     request_id: bytes
     implicit: bool
     children: int
-    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., revision: _Optional[int] = ..., created_revision: _Optional[int] = ..., version: _Optional[int] = ..., size: _Optional[int] = ..., sha256: _Optional[bytes] = ..., mode: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., target: _Optional[str] = ..., node: _Optional[str] = ..., principal: _Optional[str] = ..., time_ns: _Optional[int] = ..., request_id: _Optional[bytes] = ..., implicit: _Optional[bool] = ..., children: _Optional[int] = ...) -> None: ...
+    chunk_bytes: int
+    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., revision: _Optional[int] = ..., created_revision: _Optional[int] = ..., version: _Optional[int] = ..., size: _Optional[int] = ..., sha256: _Optional[bytes] = ..., mode: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., target: _Optional[str] = ..., node: _Optional[str] = ..., principal: _Optional[str] = ..., time_ns: _Optional[int] = ..., request_id: _Optional[bytes] = ..., implicit: _Optional[bool] = ..., children: _Optional[int] = ..., chunk_bytes: _Optional[int] = ...) -> None: ...
 
 class Metadata(_message.Message):
     __slots__ = ("mode", "mtime_ns")
@@ -84,6 +86,112 @@ class PutResponse(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     revision: int
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
+
+class UploadRequest(_message.Message):
+    __slots__ = ("head", "data")
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    head: UploadHead
+    data: bytes
+    def __init__(self, head: _Optional[_Union[UploadHead, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class UploadHead(_message.Message):
+    __slots__ = ("key", "size", "metadata", "base_revision", "request_id", "sha256")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    BASE_REVISION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    size: int
+    metadata: Metadata
+    base_revision: int
+    request_id: bytes
+    sha256: bytes
+    def __init__(self, key: _Optional[str] = ..., size: _Optional[int] = ..., metadata: _Optional[_Union[Metadata, _Mapping]] = ..., base_revision: _Optional[int] = ..., request_id: _Optional[bytes] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+
+class UploadResponse(_message.Message):
+    __slots__ = ("received", "held", "voters", "revision")
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    VOTERS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    received: int
+    held: int
+    voters: int
+    revision: int
+    def __init__(self, received: _Optional[int] = ..., held: _Optional[int] = ..., voters: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class DownloadRequest(_message.Message):
+    __slots__ = ("key", "revision", "consistency", "min_revision", "offset", "length")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    MIN_REVISION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    revision: int
+    consistency: Consistency
+    min_revision: int
+    offset: int
+    length: int
+    def __init__(self, key: _Optional[str] = ..., revision: _Optional[int] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., min_revision: _Optional[int] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
+
+class DownloadResponse(_message.Message):
+    __slots__ = ("record", "data")
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    record: Record
+    data: bytes
+    def __init__(self, record: _Optional[_Union[Record, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class PutContentRequest(_message.Message):
+    __slots__ = ("key", "sha256", "metadata", "base_revision", "request_id", "size", "chunk_bytes", "digests", "incoming")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    BASE_REVISION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    INCOMING_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    sha256: bytes
+    metadata: Metadata
+    base_revision: int
+    request_id: bytes
+    size: int
+    chunk_bytes: int
+    digests: bytes
+    incoming: str
+    def __init__(self, key: _Optional[str] = ..., sha256: _Optional[bytes] = ..., metadata: _Optional[_Union[Metadata, _Mapping]] = ..., base_revision: _Optional[int] = ..., request_id: _Optional[bytes] = ..., size: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., digests: _Optional[bytes] = ..., incoming: _Optional[str] = ...) -> None: ...
+
+class PutContentResponse(_message.Message):
+    __slots__ = ("revision",)
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    def __init__(self, revision: _Optional[int] = ...) -> None: ...
+
+class HaveContentRequest(_message.Message):
+    __slots__ = ("sha256", "wait_ms")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    sha256: bytes
+    wait_ms: int
+    def __init__(self, sha256: _Optional[bytes] = ..., wait_ms: _Optional[int] = ...) -> None: ...
+
+class HaveContentResponse(_message.Message):
+    __slots__ = ("here", "received", "size")
+    HERE_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    here: bool
+    received: int
+    size: int
+    def __init__(self, here: _Optional[bool] = ..., received: _Optional[int] = ..., size: _Optional[int] = ...) -> None: ...
 
 class GetRequest(_message.Message):
     __slots__ = ("key", "revision", "consistency", "min_revision")
@@ -346,7 +454,7 @@ class AgentStatus(_message.Message):
     def __init__(self, cache: _Optional[str] = ..., mount: _Optional[str] = ..., mount_mode: _Optional[str] = ..., revision: _Optional[int] = ..., pending_drops: _Optional[int] = ..., cached_bytes: _Optional[int] = ..., problems: _Optional[_Iterable[str]] = ..., files: _Optional[int] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("member", "role", "term", "applied", "committed", "last_log", "floor", "keys", "bytes", "state_hash", "version", "last_contact_ms", "error", "agent", "leader", "cpu_us", "rss_bytes", "verified")
+    __slots__ = ("member", "role", "term", "applied", "committed", "last_log", "floor", "keys", "bytes", "state_hash", "version", "last_contact_ms", "error", "agent", "leader", "cpu_us", "rss_bytes", "verified", "contents", "contents_missing", "contents_bytes")
     MEMBER_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
@@ -365,6 +473,9 @@ class NodeStatus(_message.Message):
     CPU_US_FIELD_NUMBER: _ClassVar[int]
     RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     VERIFIED_FIELD_NUMBER: _ClassVar[int]
+    CONTENTS_FIELD_NUMBER: _ClassVar[int]
+    CONTENTS_MISSING_FIELD_NUMBER: _ClassVar[int]
+    CONTENTS_BYTES_FIELD_NUMBER: _ClassVar[int]
     member: Member
     role: str
     term: int
@@ -383,7 +494,10 @@ class NodeStatus(_message.Message):
     cpu_us: int
     rss_bytes: int
     verified: int
-    def __init__(self, member: _Optional[_Union[Member, _Mapping]] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., applied: _Optional[int] = ..., committed: _Optional[int] = ..., last_log: _Optional[int] = ..., floor: _Optional[int] = ..., keys: _Optional[int] = ..., bytes: _Optional[int] = ..., state_hash: _Optional[bytes] = ..., version: _Optional[str] = ..., last_contact_ms: _Optional[int] = ..., error: _Optional[str] = ..., agent: _Optional[_Union[AgentStatus, _Mapping]] = ..., leader: _Optional[str] = ..., cpu_us: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., verified: _Optional[int] = ...) -> None: ...
+    contents: int
+    contents_missing: int
+    contents_bytes: int
+    def __init__(self, member: _Optional[_Union[Member, _Mapping]] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., applied: _Optional[int] = ..., committed: _Optional[int] = ..., last_log: _Optional[int] = ..., floor: _Optional[int] = ..., keys: _Optional[int] = ..., bytes: _Optional[int] = ..., state_hash: _Optional[bytes] = ..., version: _Optional[str] = ..., last_contact_ms: _Optional[int] = ..., error: _Optional[str] = ..., agent: _Optional[_Union[AgentStatus, _Mapping]] = ..., leader: _Optional[str] = ..., cpu_us: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., verified: _Optional[int] = ..., contents: _Optional[int] = ..., contents_missing: _Optional[int] = ..., contents_bytes: _Optional[int] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ("local",)

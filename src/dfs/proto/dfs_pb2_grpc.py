@@ -81,6 +81,26 @@ class FileServiceStub:
                 request_serializer=dfs_dot_proto_dot_dfs__pb2.HistoryRequest.SerializeToString,
                 response_deserializer=dfs_dot_proto_dot_dfs__pb2.HistoryResponse.FromString,
                 _registered_method=True)
+        self.Upload = channel.stream_stream(
+                '/dfs.FileService/Upload',
+                request_serializer=dfs_dot_proto_dot_dfs__pb2.UploadRequest.SerializeToString,
+                response_deserializer=dfs_dot_proto_dot_dfs__pb2.UploadResponse.FromString,
+                _registered_method=True)
+        self.Download = channel.unary_stream(
+                '/dfs.FileService/Download',
+                request_serializer=dfs_dot_proto_dot_dfs__pb2.DownloadRequest.SerializeToString,
+                response_deserializer=dfs_dot_proto_dot_dfs__pb2.DownloadResponse.FromString,
+                _registered_method=True)
+        self.PutContent = channel.unary_unary(
+                '/dfs.FileService/PutContent',
+                request_serializer=dfs_dot_proto_dot_dfs__pb2.PutContentRequest.SerializeToString,
+                response_deserializer=dfs_dot_proto_dot_dfs__pb2.PutContentResponse.FromString,
+                _registered_method=True)
+        self.HaveContent = channel.unary_unary(
+                '/dfs.FileService/HaveContent',
+                request_serializer=dfs_dot_proto_dot_dfs__pb2.HaveContentRequest.SerializeToString,
+                response_deserializer=dfs_dot_proto_dot_dfs__pb2.HaveContentResponse.FromString,
+                _registered_method=True)
 
 
 class FileServiceServicer:
@@ -151,6 +171,36 @@ class FileServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Upload(self, request_iterator, context):
+        """Stores a file of any size, sent in pieces. The answers say how far it is; the last one has the
+        revision.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Download(self, request, context):
+        """Streams the content of a file of any size, or a range of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutContent(self, request, context):
+        """What Upload does, for programs on the machine of the node: the content is a file in the node's
+        directory for that.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HaveContent(self, request, context):
+        """Sees to it that this node has a large content on its disk, and says how far that is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FileServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -198,6 +248,26 @@ def add_FileServiceServicer_to_server(servicer, server):
                     servicer.History,
                     request_deserializer=dfs_dot_proto_dot_dfs__pb2.HistoryRequest.FromString,
                     response_serializer=dfs_dot_proto_dot_dfs__pb2.HistoryResponse.SerializeToString,
+            ),
+            'Upload': grpc.stream_stream_rpc_method_handler(
+                    servicer.Upload,
+                    request_deserializer=dfs_dot_proto_dot_dfs__pb2.UploadRequest.FromString,
+                    response_serializer=dfs_dot_proto_dot_dfs__pb2.UploadResponse.SerializeToString,
+            ),
+            'Download': grpc.unary_stream_rpc_method_handler(
+                    servicer.Download,
+                    request_deserializer=dfs_dot_proto_dot_dfs__pb2.DownloadRequest.FromString,
+                    response_serializer=dfs_dot_proto_dot_dfs__pb2.DownloadResponse.SerializeToString,
+            ),
+            'PutContent': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutContent,
+                    request_deserializer=dfs_dot_proto_dot_dfs__pb2.PutContentRequest.FromString,
+                    response_serializer=dfs_dot_proto_dot_dfs__pb2.PutContentResponse.SerializeToString,
+            ),
+            'HaveContent': grpc.unary_unary_rpc_method_handler(
+                    servicer.HaveContent,
+                    request_deserializer=dfs_dot_proto_dot_dfs__pb2.HaveContentRequest.FromString,
+                    response_serializer=dfs_dot_proto_dot_dfs__pb2.HaveContentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -445,6 +515,114 @@ class FileService:
             '/dfs.FileService/History',
             dfs_dot_proto_dot_dfs__pb2.HistoryRequest.SerializeToString,
             dfs_dot_proto_dot_dfs__pb2.HistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Upload(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/dfs.FileService/Upload',
+            dfs_dot_proto_dot_dfs__pb2.UploadRequest.SerializeToString,
+            dfs_dot_proto_dot_dfs__pb2.UploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Download(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dfs.FileService/Download',
+            dfs_dot_proto_dot_dfs__pb2.DownloadRequest.SerializeToString,
+            dfs_dot_proto_dot_dfs__pb2.DownloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutContent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dfs.FileService/PutContent',
+            dfs_dot_proto_dot_dfs__pb2.PutContentRequest.SerializeToString,
+            dfs_dot_proto_dot_dfs__pb2.PutContentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HaveContent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dfs.FileService/HaveContent',
+            dfs_dot_proto_dot_dfs__pb2.HaveContentRequest.SerializeToString,
+            dfs_dot_proto_dot_dfs__pb2.HaveContentResponse.FromString,
             options,
             channel_credentials,
             insecure,

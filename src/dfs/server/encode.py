@@ -44,8 +44,9 @@ def _event(change: Change, data_bytes_max: int) -> Event:
         sub=change.sub,
     )
     event.record.MergeFromString(change.record)
-    record = event.record
-    if not change.deleted and record.kind == FILE and record.size <= data_bytes_max > 0:
-        event.data = change.data
+    record, data = event.record, change.data
+    is_file = record.kind == FILE and not change.deleted
+    if data is not None and is_file and record.size <= data_bytes_max > 0:
+        event.data = data
         event.has_data = True
     return event

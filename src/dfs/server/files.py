@@ -7,6 +7,7 @@ import grpc
 from ..node import Mailboxes, Result
 from ..proto.dfs_pb2 import LOCAL
 from . import hot
+from .contents import Contents
 from .guard import Context, check_size, guarded, refuse, timeout_ms
 from .streams import Files, Stream, Streams
 
@@ -16,6 +17,7 @@ class FileService:
 
     def __init__(self, node: Files) -> None:
         self._node, self._streams = node, Streams(node)
+        self._contents = Contents(node)
         self._mailboxes = Mailboxes()
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -28,6 +30,7 @@ class FileService:
         for stream in self._streams.all:
             call = self._on_grpcio(stream)
             table[stream.method.name] = grpc.unary_stream_rpc_method_handler(call)
+        table |= self._contents.handlers()
         return grpc.method_handlers_generic_handler(hot.SERVICE, table)
 
     def _hot(self, method: hot.Method) -> Any:

@@ -22,6 +22,7 @@ from ..proto.dfs_pb2 import (
     GetRequest,
     ListRequest,
     MakeDirRequest,
+    PutContentRequest,
     PutRequest,
     Record,
     StatRequest,
@@ -54,6 +55,8 @@ SYMLINK: Final = Method("Symlink", 6, False)
 LIST: Final = Method("List", 7, True, streams=True)
 WATCH: Final = Method("Watch", 8, False, streams=True)
 HISTORY: Final = Method("History", 9, True, streams=True)
+PUT_CONTENT: Final = Method("PutContent", 10, False)
+"""Begins elsewhere, when the content is on a majority; only the entry is made here."""
 METHODS: Final = (PUT, GET, STAT, DELETE, MAKE_DIR, SYMLINK, LIST, WATCH, HISTORY)
 NOBODY: Final = ""
 """The principal of all calls: nobody is authenticated yet."""
@@ -133,7 +136,12 @@ def _writes(node: str) -> dict[int, Callable[[bytes], bytes]]:
     def symlink(body: bytes) -> bytes:
         return commands.symlink_head(parse(SymlinkRequest, body), len(body), node, principal)
 
+    def put_content(body: bytes) -> bytes:
+        request = parse(PutContentRequest, body)
+        return commands.put_content_head(request, len(body), node, principal)
+
     return {
+        PUT_CONTENT.number: put_content,
         PUT.number: put,
         DELETE.number: delete,
         MAKE_DIR.number: make_dir,

@@ -7,16 +7,23 @@ from typing import Any, NamedTuple, Protocol
 from google.protobuf.message import Message
 
 from ..limits import WATCH_PROGRESS_MS, WATCH_PROGRESS_MS_MIN
-from ..node import Caller, Failure, Result, Streaming, Wanted
+from ..node import Caller, Contents, Failure, Result, Streaming, Wanted
 from ..paths import check_key
 from ..proto.dfs_pb2 import HistoryRequest, ListRequest, WatchRequest
-from ..store import Change
+from ..store import Change, View
 from . import hot
 from .encode import history_answer
 
 
 class Files(Protocol):
     """What the service needs of a node."""
+
+    @property
+    def contents(self) -> Contents:
+        """Large contents."""
+
+    def view(self) -> View:
+        """The state as of now, frozen; close it."""
 
     async def write(self, method: int, body: bytes, timeout_ms: int) -> Result:
         """Proposes a write."""

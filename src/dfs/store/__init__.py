@@ -5,8 +5,18 @@ key/value port. What it needs of the world (time, writer, request id) stands in 
 """
 
 from dfs.store.core import Store
-from dfs.store.layout import Change, Stored, UnknownEntry, change_of
+from dfs.store.layout import Change, Content, Stored, UnknownEntry, change_of
 from dfs.store.listing import Listing
-from dfs.store.read import View
+from dfs.store.read import LargeContent, View
 
-__all__ = ["Change", "Listing", "Store", "Stored", "UnknownEntry", "View", "change_of"]
+__all__ = [
+    "Change",
+    "Content",
+    "LargeContent",
+    "Listing",
+    "Store",
+    "Stored",
+    "UnknownEntry",
+    "View",
+    "change_of",
+]

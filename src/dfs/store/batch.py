@@ -19,16 +19,24 @@ from dfs.limits import (
     REQUEST_AHEAD_S_MAX,
     SMALL_VALUE_BYTES_MAX,
 )
-from dfs.proto.dfs_pb2 import DIRECTORY, FILE
+from dfs.proto.dfs_pb2 import DIRECTORY, FILE, Record
 from dfs.store.encode import with_children
 from dfs.store.layout import (
+    CHUNKS,
+    CONTENT,
     CURRENT,
+    DELETED,
     HISTORY,
     INDEX,
+    LARGE,
+    LARGE_EVENT,
     NO_REQUEST,
     PATH_END,
     PLACE,
+    PREVIOUS_INDEXED,
+    PREVIOUS_LARGE,
     REQUEST,
+    Content,
     Event,
     Meta,
     Stored,
@@ -39,11 +47,13 @@ from dfs.store.layout import (
     index_key,
     is_indexed,
     key_of,
+    pack_content,
     pack_event,
     pack_version,
     place_of,
     record_of,
     seal,
+    unpack_content,
     unpack_event,
     unpack_version,
 )
@@ -72,9 +82,11 @@ class Batch:
         """What is to be written; None deletes."""
         self.events: list[Stored] = []
         """What watchers will see."""
+        self.contents: dict[bytes, bool] = {}
+        """Large contents that events began to name (True), or do not name any more."""
         self._kv = kv
         self.seen: dict[bytes, bytes | None] = {}
-        """Values of `n` and `d` that were looked at or changed, as they are now."""
+        """Values of all families but `h` and `i` that were looked at or changed, as of now."""
         self.sub = 0
         """The sub-index that the next change of this entry gets."""
         self._new_children: dict[bytes, int] = {}
@@ -96,7 +108,7 @@ class Batch:
             self.seen.update(zip(store_keys, self._kv.get_many(store_keys), strict=True))
 
     def value(self, store_key: bytes) -> bytes | None:
-        """A value in `n` or `d` as of now."""
+        """A value as of now, but of `h` and `i`."""
         try:
             return self.seen[store_key]
         except KeyError:
@@ -104,11 +116,11 @@ class Batch:
             return found
 
     def put(self, store_key: bytes, body: bytes) -> None:
-        """Stores a value in `n` or `d`."""
+        """Stores such a value."""
         self.seen[store_key] = self.changes[store_key] = seal(store_key, body)
 
     def remove(self, store_key: bytes) -> None:
-        """Removes a value of `n` or `d`."""
+        """Removes such a value."""
         self.seen[store_key] = self.changes[store_key] = None
 
     def scan(self, begin: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -141,7 +153,8 @@ class Batch:
         self, index: int, path: bytes, old: Version | None, kind: int, flags: int, size: int,
         record: bytes, request_id: bytes,
     ) -> None:  # fmt: skip
-        """Makes a new version of a directory or symlink, with its event. `size` = children."""
+        """Makes a new version of a directory, a symlink or a file with large content, with its
+        event. `size`: children, or bytes of the content."""
         created, number = (old.created, old.number + 1) if old else (index, 1)
         store_key = CURRENT + path
         digest = digest_of(store_key, record)
@@ -150,11 +163,15 @@ class Batch:
         else:
             self._uncount(old)
         self._hash_in(digest)
+        if kind == FILE:
+            self.meta.content_bytes += size
         body = pack_version(
             kind, flags, self.sub, index, created, number, size, digest, record, b""
         )
         self.put(store_key, body)
-        self._add(index, old, is_indexed(number), False, request_id, path, record)
+        large = bool(flags & LARGE)
+        event_flags = LARGE_EVENT if large else 0
+        self._add(index, old, large or is_indexed(number), event_flags, request_id, path, record)
 
     def store_file(
         self, index: int, path: bytes, mode: int, mtime_ns: int, node: str, principal: str,
@@ -217,7 +234,7 @@ class Batch:
         self.meta.keys -= 1
         self._uncount(old)
         self.remove(CURRENT + path)
-        self._add(index, old, True, True, request_id, path, record)
+        self._add(index, old, True, DELETED, request_id, path, record)
 
     def add_child(self, path: bytes) -> None:
         """A directory got a child. Its record is counted up once for all that come in a row."""
@@ -262,22 +279,54 @@ class Batch:
             self.drop(index, path, parent, b"")
 
     def _add(
-        self, index: int, old: Version | None, indexed: bool, deleted: bool, request_id: bytes,
+        self, index: int, old: Version | None, indexed: bool, flags: int, request_id: bytes,
         path: bytes, record: bytes,
     ) -> None:  # fmt: skip
-        """The event of a change that has no content."""
+        """The event of a change that has no content in the log."""
         previous, previous_sub = (old.revision, old.sub) if old else (0, 0)
+        if old is not None:
+            flags |= PREVIOUS_INDEXED if old.indexed else 0
+            flags |= PREVIOUS_LARGE if old.large else 0
         place = PLACE.pack(index, self.sub)
         history = HISTORY + place
         body = pack_event(
-            deleted, old is not None and old.indexed, previous_sub, previous, self.meta.time_ns,
-            request_id, path, record, b"",
-        )  # fmt: skip
+            flags, previous_sub, previous, self.meta.time_ns, request_id, path, record, b""
+        )
         event = self.changes[history] = seal(history, body)
         if indexed:
             self.changes[INDEX + path + PATH_END + place] = b""
         self.sub += 1
         self.events.append((history, event))
+
+    # ---- large contents --------------------------------------------------------------------------
+
+    def name_content(self, sha256: bytes, size: int, chunk_bytes: int, digests: bytes) -> None:
+        """One more event, which is made next, names that content."""
+        key = CONTENT + sha256
+        value = self.value(key)
+        known = Content(0, size, chunk_bytes) if value is None else unpack_content(key, value)
+        if not known.events:
+            self.put(CHUNKS + sha256, digests)
+            self.contents[sha256] = True
+        self.put(key, pack_content(known._replace(events=known.events + 1)))
+
+    def _release(self, history: bytes) -> None:
+        """The event that stands there goes, and names its content no more."""
+        value = self.changes[history] if history in self.changes else self._kv.get(history)
+        if value is None:
+            raise DataLoss(f"the state is damaged: {described(history)} is missing")
+        sha256 = Record.FromString(unpack_event(history, value).record).sha256
+        key = CONTENT + sha256
+        known = self.value(key)
+        if known is None:
+            raise DataLoss(f"the state is damaged: {described(key)} is missing")
+        content = unpack_content(key, known)
+        if content.events > 1:
+            self.put(key, pack_content(content._replace(events=content.events - 1)))
+        else:
+            self.remove(key)
+            self.remove(CHUNKS + sha256)
+            self.contents[sha256] = False
 
     # ---- history ---------------------------------------------------------------------------------
 
@@ -329,6 +378,8 @@ class Batch:
 
     def _forget(self, store_key: bytes, event: Event) -> None:
         revision, sub = place_of(store_key)
+        if event.previous_large:
+            self._release(history_key(event.previous, event.previous_sub))
         if event.previous:
             self.changes[history_key(event.previous, event.previous_sub)] = None
         if event.previous_indexed:

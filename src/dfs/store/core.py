@@ -69,6 +69,8 @@ class Store:
         keys         live records, directories included
         bytes        sum of the sizes of the live files
         time_ns      time of the last entry; never goes back
+        contents     large contents that events name since the last `apply` (True), or do not name
+                     any more since then
 
     `apply`, `restore` and all that ends in `answer` or `answers` belong to one thread (the hot
     one); `view`, `listing`, `export` and `flush` may be called from any.
@@ -78,6 +80,7 @@ class Store:
         """Opens the state in `kv`. Raises DataLoss when it is damaged, UnknownEntry when a newer
         version of dfs wrote it."""
         self._kv = kv
+        self.contents: dict[bytes, bool] = {}
         self._turn = 0
         """Odd while the state is being replaced, which `flush` on another thread must not miss."""
         self._show(self._load())
@@ -113,6 +116,7 @@ class Store:
         batch.changes[META_KEY] = batch.meta.pack()
         self._kv.write(batch.changes)
         self._show(batch.meta)
+        self.contents = batch.contents
         return results, batch.events
 
     def view(self) -> View:
@@ -148,7 +152,7 @@ class Store:
             source.close()
 
     def get_answer(self, key: str, revision: int = 0) -> bytes:
-        """The encoded GetResponse of a file. Raises as View.get."""
+        """The encoded GetResponse of a file. Raises as View.get, LargeContent too."""
         if revision:
             check_revision(revision, self.floor, self.applied)
             return get_answer(*past_file(self._kv, key, revision))

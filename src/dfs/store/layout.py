@@ -7,12 +7,14 @@ key may hold: so a subtree is contiguous and sorts by component.
     h revision sub               → event: one change of one key
     i path 0x00 0x00 revision sub → nothing; where walks back through the events of a key begin
     d request id                 → what the request with that id did
+    c sha256                     → a large content: how many events of `h` name it
+    k sha256                     → the SHA-256 of each of its chunks
     m                            → the state's own record: applied index, counters, hashes
 
 revision: u64, sub: u32, both big-endian. All else is little-endian. A value starts with 8 bytes of
 XXH3-64 over the rest, seeded by the XXH3-64 of its store key: a value that is damaged, or stands
 under another key, does not open. Content of up to SMALL_VALUE_BYTES_MAX stands in `n` and in `h`,
-larger content in `h` alone.
+larger content in `h` alone; large contents (`c`) are files of their own, beside the store.
 
 An event says where the one before of its key is, up to the creation. So a walk back finds every
 version; `i` has the places where it may begin: one version in HISTORY_STEP, every deletion, and
@@ -30,13 +32,17 @@ from xxhash import xxh3_64_digest, xxh3_64_intdigest, xxh3_128_digest
 from dfs.errors import DataLoss
 from dfs.proto.dfs_pb2 import FILE, Kind
 
-STORE_FORMAT: Final = 2
-"""Of everything here. A store or snapshot with another number is refused."""
+STORE_FORMAT: Final = 3
+"""Of everything here. A store or snapshot with a higher number is refused."""
+STORE_FORMAT_MIN: Final = 2
+"""Without large contents, else the same."""
 
 CURRENT: Final = b"n"
 HISTORY: Final = b"h"
 INDEX: Final = b"i"
 REQUEST: Final = b"d"
+CONTENT: Final = b"c"
+CHUNKS: Final = b"k"
 META_KEY: Final = b"m"
 STORE_END: Final = b"\xff"
 """Behind all of them."""
@@ -45,6 +51,7 @@ CHECKSUM_BYTES: Final = 8
 _VERSION = Struct("<BBIQQQQ16sI")
 _EVENT = Struct("<BIQQ16sHI")
 _REQUEST = Struct("<QQQ")
+_CONTENT = Struct("<QQQ")
 _META = Struct("<HQQQQIQQQ16s16sI")
 
 PLACE: Final = Struct(">QI")
@@ -58,9 +65,12 @@ _RECORD_START = CHECKSUM_BYTES + _VERSION.size
 
 INLINE: Final = 1
 IMPLICIT: Final = 2
+LARGE: Final = 4
 """Flags of a current version."""
-_DELETED = 1
-_PREVIOUS_INDEXED = 2
+DELETED: Final = 1
+PREVIOUS_INDEXED: Final = 2
+PREVIOUS_LARGE: Final = 4
+LARGE_EVENT: Final = 8
 """Flags of an event."""
 HISTORY_STEP: Final = 16
 """One version in so many of a key is in the index."""
@@ -81,8 +91,8 @@ class Change(NamedTuple):
     key: str
     record: bytes
     """Encoded Record: the new one; for a deletion the last one."""
-    data: bytes
-    """Content of a file; b"" for a deletion."""
+    data: bytes | None
+    """Content of a file; b"" for a deletion; None: it is large, and elsewhere."""
     previous: int
     """Revision that it replaced; 0 = the key did not exist."""
 
@@ -149,6 +159,8 @@ def described(store_key: bytes) -> str:
         return f"event {sub} of revision {revision}"
     if family == REQUEST:
         return f"request {rest.hex()}"
+    if family in (CONTENT, CHUNKS):
+        return f"what is known of the large content {rest.hex()}"
     if store_key == META_KEY:
         return "the state's own record"
     return f"the store's record {store_key[:_SHOWN_BYTES_MAX]!r}"
@@ -186,6 +198,11 @@ class Version(NamedTuple):
     def implicit(self) -> bool:
         """A directory that goes with its last child."""
         return bool(self.flags & IMPLICIT)
+
+    @property
+    def large(self) -> bool:
+        """The content is a file of its own."""
+        return bool(self.flags & LARGE)
 
     @property
     def indexed(self) -> bool:
@@ -245,9 +262,7 @@ def inline_data_of(version: Version, value: bytes) -> bytes:
 class Event(NamedTuple):
     """A change as history keeps it."""
 
-    deleted: bool
-    previous_indexed: bool
-    """The event before is in `i`."""
+    flags: int
     previous_sub: int
     previous: int
     time_ns: int
@@ -257,19 +272,39 @@ class Event(NamedTuple):
     record: bytes
     data: bytes
 
+    @property
+    def deleted(self) -> bool:
+        """The key was removed."""
+        return bool(self.flags & DELETED)
+
+    @property
+    def previous_indexed(self) -> bool:
+        """The event before is in `i`."""
+        return bool(self.flags & PREVIOUS_INDEXED)
+
+    @property
+    def previous_large(self) -> bool:
+        """The event before names a large content."""
+        return bool(self.flags & PREVIOUS_LARGE)
+
+    @property
+    def large(self) -> bool:
+        """It names a large content."""
+        return bool(self.flags & LARGE_EVENT)
+
     def change(self, revision: int, sub: int) -> Change:
         """The same for the outside."""
+        data = None if self.large else self.data
         return Change(
-            revision, sub, self.deleted, key_of(self.path), self.record, self.data, self.previous
+            revision, sub, self.deleted, key_of(self.path), self.record, data, self.previous
         )
 
 
 def pack_event(
-    deleted: bool, previous_indexed: bool, previous_sub: int, previous: int, time_ns: int,
-    request_id: bytes, path: bytes, record: bytes, data: bytes,
+    flags: int, previous_sub: int, previous: int, time_ns: int, request_id: bytes, path: bytes,
+    record: bytes, data: bytes,
 ) -> bytes:  # fmt: skip
     """The body of a value in `h`; the arguments are the fields of Event."""
-    flags = (_DELETED if deleted else 0) | (_PREVIOUS_INDEXED if previous_indexed else 0)
     head = _EVENT.pack(
         flags, previous_sub, previous, time_ns, request_id or NO_REQUEST, len(path), len(record)
     )
@@ -285,8 +320,8 @@ def unpack_event(store_key: bytes, value: bytes) -> Event:
     path_end = _EVENT.size + path_length
     record_end = path_end + record_length
     return Event(
-        bool(flags & _DELETED), bool(flags & _PREVIOUS_INDEXED), previous_sub, previous, time_ns,
-        request_id, body[_EVENT.size : path_end], body[path_end:record_end], body[record_end:],
+        flags, previous_sub, previous, time_ns, request_id, body[_EVENT.size : path_end],
+        body[path_end:record_end], body[record_end:],
     )  # fmt: skip
 
 
@@ -320,6 +355,28 @@ def pack_done(done: Done) -> bytes:
 def unpack_done(store_key: bytes, value: bytes) -> Done:
     """Reads a value of `d`. Raises DataLoss."""
     return Done(*_REQUEST.unpack(unseal(store_key, value)))
+
+
+# ---- large contents ------------------------------------------------------------------------------
+
+
+class Content(NamedTuple):
+    """A large content, as the state knows it."""
+
+    events: int
+    """So many events name it."""
+    size: int
+    chunk_bytes: int
+
+
+def pack_content(content: Content) -> bytes:
+    """The body of a value in `c`."""
+    return _CONTENT.pack(*content)
+
+
+def unpack_content(store_key: bytes, value: bytes) -> Content:
+    """Reads a value of `c`. Raises DataLoss."""
+    return Content(*_CONTENT.unpack(unseal(store_key, value)))
 
 
 # ---- the state's own record ----------------------------------------------------------------------
@@ -363,9 +420,9 @@ def unpack_meta(value: bytes) -> Meta:
     """Reads the value of `m`. Raises DataLoss, or UnknownEntry for another format."""
     body = unseal(META_KEY, value)
     written = int.from_bytes(body[:2], "little")
-    if written != STORE_FORMAT:
+    if not STORE_FORMAT_MIN <= written <= STORE_FORMAT:
         remedy = "use the version that wrote it, or a newer one"
-        if written < STORE_FORMAT:
+        if written < STORE_FORMAT_MIN:
             remedy = "it is older; use the version that wrote it, or begin with an empty directory"
         raise UnknownEntry(
             f"the state has format {written}, this version of dfs knows {STORE_FORMAT}: {remedy}"

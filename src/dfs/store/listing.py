@@ -20,7 +20,7 @@ from dfs.limits import (
 from dfs.proto.dfs_pb2 import DIRECTORY
 from dfs.store.encode import list_answer, list_item
 from dfs.store.layout import CURRENT, unpack_version
-from dfs.store.read import check_after, list_head, list_range, listed
+from dfs.store.read import check_after, list_head, list_range, listed, shows_data
 
 
 class Listing:
@@ -134,7 +134,9 @@ class Listing:
         store_key, value = self._records[self._at]
         version = unpack_version(store_key, value)
         path = store_key[len(CURRENT) :]
-        size = len(path) + version.record_bytes + version.size
+        size = len(path) + version.record_bytes
+        if shows_data(version, self._data_bytes_max):
+            size += version.size
         if piece.count and size > piece.bytes_max:
             return False
         item = listed(self._source, (path, version, value), self._data_bytes_max)

@@ -29,9 +29,11 @@ from dfs.limits import DELETE_KEYS_MAX, VALUE_BYTES_MAX
 from dfs.paths import check_key
 from dfs.proto.dfs_pb2 import (
     DIRECTORY,
+    FILE,
     SYMLINK,
     DeleteRequest,
     Metadata,
+    PutContentRequest,
     PutRequest,
     Record,
     SymlinkRequest,
@@ -41,6 +43,7 @@ from dfs.store.batch import Batch, uuid7_ns
 from dfs.store.layout import (
     CURRENT,
     IMPLICIT,
+    LARGE,
     REQUEST,
     Done,
     UnknownEntry,
@@ -77,7 +80,7 @@ class Command(NamedTuple):
     """Of the operation."""
     entry: Entry
     request: Any
-    """PutRequest, DeleteRequest, MakeDirRequest, SymlinkRequest, SetFloor, or the refusal."""
+    """PutRequest, DeleteRequest, …, SetFloor, or the refusal."""
     path: bytes
     """Of the request's key, as in store keys."""
     needs: tuple[bytes, ...]
@@ -154,6 +157,22 @@ def _put(batch: Batch, index: int, command: Command) -> Outcome:
     batch.store_file(
         index, path, mode, mtime_ns, entry.node, entry.principal, sha256, request.request_id, data
     )
+    return index, 0
+
+
+def _put_content(batch: Batch, index: int, command: Command) -> Outcome:
+    entry, request, path = command.entry, command.request, command.path
+    commands.check_put_content(request)
+    old = _leaf_before(batch, request, path)
+    if old is None:
+        _make_parents(batch, index, entry, path)
+    mode, mtime_ns = _metadata(request.metadata, FILE_MODE, batch.meta.time_ns)
+    batch.name_content(request.sha256, request.size, request.chunk_bytes, request.digests)
+    record = Record(
+        kind=FILE, size=request.size, sha256=request.sha256, chunk_bytes=request.chunk_bytes,
+        mode=mode, mtime_ns=mtime_ns, request_id=request.request_id,
+    )  # fmt: skip
+    _store(batch, index, entry, path, old, record)
     return index, 0
 
 
@@ -239,6 +258,7 @@ _OPERATIONS: Final[dict[str, tuple[int, Callable[[Batch, int, Command], Outcome]
     "make_dir": (commands.MAKE_DIR, _make_dir),
     "symlink": (commands.SYMLINK, _symlink),
     "set_floor": (commands.SET_FLOOR, _set_floor),
+    "put_content": (commands.PUT_CONTENT, _put_content),
 }
 
 
@@ -246,7 +266,7 @@ _OPERATIONS: Final[dict[str, tuple[int, Callable[[Batch, int, Command], Outcome]
 
 
 def _leaf_before(
-    batch: Batch, request: PutRequest | SymlinkRequest, path: bytes
+    batch: Batch, request: PutRequest | SymlinkRequest | PutContentRequest, path: bytes
 ) -> Version | None:
     """The version that a file or symlink is to replace. Refuses a directory and a conflict."""
     old = batch.version(path)
@@ -259,7 +279,9 @@ def _leaf_before(
     return old
 
 
-def _check_base(request: PutRequest | SymlinkRequest | DeleteRequest, old: Version | None) -> None:
+def _check_base(
+    request: PutRequest | SymlinkRequest | PutContentRequest | DeleteRequest, old: Version | None
+) -> None:
     expected, found = request.base_revision, old.revision if old else 0
     if expected == found:
         return
@@ -313,15 +335,15 @@ def _store(
     batch: Batch, index: int, entry: Entry, path: bytes, old: Version | None,
     record: Record,
 ) -> None:  # fmt: skip
-    """Makes the next version of a directory or symlink."""
+    """Makes the next version of a directory, a symlink or a file with large content."""
     record.revision = index
     record.created_revision = old.created if old else index
     record.version = old.number + 1 if old else 1
     record.node, record.principal = entry.node, entry.principal
     record.time_ns = batch.meta.time_ns
-    flags = IMPLICIT if record.implicit else 0
+    flags = (IMPLICIT if record.implicit else 0) | (LARGE if record.chunk_bytes else 0)
     batch.store(
-        index, path, old, record.kind, flags, record.children,
+        index, path, old, record.kind, flags, record.size or record.children,
         record.SerializeToString(deterministic=True), record.request_id,
     )  # fmt: skip
 

@@ -17,19 +17,24 @@ from dfs.kv import Reads, Snapshot
 from dfs.paths import check_key, is_below, parent
 from dfs.proto.dfs_pb2 import DIRECTORY, FILE, Record
 from dfs.store.layout import (
+    CHUNKS,
+    CONTENT,
     CURRENT,
     HISTORY,
     INDEX,
     INLINE,
+    LARGE,
     META_KEY,
     PATH_END,
     PLACE,
     STORE_END,
     Change,
+    Content,
     Event,
     Meta,
     Version,
     change_of,
+    described,
     history_key,
     index_key,
     inline_data_of,
@@ -38,6 +43,7 @@ from dfs.store.layout import (
     place_of,
     record_of,
     subtree,
+    unpack_content,
     unpack_event,
     unpack_meta,
     unpack_version,
@@ -46,6 +52,18 @@ from dfs.store.layout import (
 
 _AFTER_ALL = ((1 << 64) - 1, 0)
 Item = tuple[str, bytes, bytes | None]
+
+
+class LargeContent(Exception):
+    """What was asked for is a large content, which the store does not have: only its record."""
+
+    def __init__(self, record: bytes) -> None:
+        super().__init__()
+        self.record = record
+        decoded = Record.FromString(record)
+        self.sha256, self.size = decoded.sha256, decoded.size
+
+
 Place = tuple[int, int]
 """(revision, sub) of an event."""
 Found = tuple[bytes, Version, bytes]
@@ -68,8 +86,8 @@ class View:
         self.floor = meta.floor
 
     def get(self, key: str, revision: int = 0) -> tuple[bytes, bytes]:
-        """(encoded Record, content) of a file. Raises NotFound, IsADirectory, OutOfRange,
-        FailedPrecondition (a symlink), InvalidArgument, DataLoss."""
+        """(encoded Record, content) of a file. Raises LargeContent, NotFound, IsADirectory,
+        OutOfRange, FailedPrecondition (a symlink), InvalidArgument, DataLoss."""
         if revision:
             check_revision(revision, self.floor, self.revision)
             return past_file(self.source, key, revision)
@@ -82,6 +100,23 @@ class View:
             check_revision(revision, self.floor, self.revision)
             return past_event(self.source, key, revision).record
         return current_record(self.source, key)
+
+    def content(self, sha256: bytes) -> tuple[Content, bytes] | None:
+        """What is known of a large content, and the digests of its chunks; None: no event names
+        it. Raises DataLoss."""
+        known, chunks = CONTENT + sha256, CHUNKS + sha256
+        value = self.source.get(known)
+        if value is None:
+            return None
+        digests = self.source.get(chunks)
+        if digests is None:
+            raise DataLoss(f"{described(chunks)} is missing")
+        return unpack_content(known, value), unseal(chunks, digests)
+
+    def contents(self) -> Iterator[tuple[bytes, Content]]:
+        """All large contents that events name, by SHA-256."""
+        for store_key, value in self.source.scan(CONTENT, _behind(CONTENT)):
+            yield store_key[1:], unpack_content(store_key, value)
 
     def verify(self, begin: bytes, records_max: int) -> bytes:
         """Reads records of the store from a store key on and compares their checksums; the key to
@@ -174,6 +209,8 @@ def current_file(source: Reads, key: str) -> tuple[bytes, bytes]:
         _refuse_kind(key, version.kind, record)
     if version.flags & INLINE:
         return record, inline_data_of(version, value)
+    if version.flags & LARGE:
+        raise LargeContent(record)
     return record, _event(source, path_of(key), version.revision, version.sub).data
 
 
@@ -183,6 +220,8 @@ def past_file(source: Reads, key: str, revision: int) -> tuple[bytes, bytes]:
     record = Record.FromString(event.record)
     if record.kind != FILE:
         _refuse_kind(key, record.kind, event.record)
+    if event.large:
+        raise LargeContent(event.record)
     return event.record, event.data
 
 
@@ -259,12 +298,17 @@ def listed(source: Reads, found: Found, data_bytes_max: int) -> Item:
     """What a list shows of one key."""
     path, version, value = found
     data = None
-    if data_bytes_max and version.kind == FILE and version.size <= data_bytes_max:
+    if shows_data(version, data_bytes_max):
         if version.flags & INLINE:
             data = inline_data_of(version, value)
         else:
             data = _event(source, path, version.revision, version.sub).data
     return key_of(path), record_of(version, value), data
+
+
+def shows_data(version: Version, data_bytes_max: int) -> bool:
+    """Whether a list with content up to so many bytes shows that of this key."""
+    return version.kind == FILE and not version.large and version.size <= data_bytes_max > 0
 
 
 def _subtree(source: Reads, begin: bytes, end: bytes) -> Iterator[Found]:

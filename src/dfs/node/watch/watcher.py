@@ -22,7 +22,9 @@ class Wanted(NamedTuple):
 
     def seen(self, change: Change) -> Change:
         """The change without content that is too large."""
-        return change if len(change.data) <= self.data_bytes_max else change._replace(data=b"")
+        data = change.data
+        fits = data is None or len(data) <= self.data_bytes_max
+        return change if fits else change._replace(data=None)
 
 
 class Watcher:
@@ -131,4 +133,4 @@ def above(key: str) -> list[str]:
 
 def size_of(change: Change) -> int:
     """What it takes in a queue or in a message."""
-    return len(change.key) + len(change.record) + len(change.data)
+    return len(change.key) + len(change.record) + len(change.data or b"")

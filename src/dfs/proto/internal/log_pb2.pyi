@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Entry(_message.Message):
-    __slots__ = ("format", "time_ns", "node", "principal", "sha256", "put", "delete", "make_dir", "symlink", "set_floor")
+    __slots__ = ("format", "time_ns", "node", "principal", "sha256", "put", "delete", "make_dir", "symlink", "set_floor", "put_content")
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     TIME_NS_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,7 @@ class Entry(_message.Message):
     MAKE_DIR_FIELD_NUMBER: _ClassVar[int]
     SYMLINK_FIELD_NUMBER: _ClassVar[int]
     SET_FLOOR_FIELD_NUMBER: _ClassVar[int]
+    PUT_CONTENT_FIELD_NUMBER: _ClassVar[int]
     format: int
     time_ns: int
     node: str
@@ -28,7 +29,8 @@ class Entry(_message.Message):
     make_dir: _dfs_pb2.MakeDirRequest
     symlink: _dfs_pb2.SymlinkRequest
     set_floor: SetFloor
-    def __init__(self, format: _Optional[int] = ..., time_ns: _Optional[int] = ..., node: _Optional[str] = ..., principal: _Optional[str] = ..., sha256: _Optional[bytes] = ..., put: _Optional[_Union[_dfs_pb2.PutRequest, _Mapping]] = ..., delete: _Optional[_Union[_dfs_pb2.DeleteRequest, _Mapping]] = ..., make_dir: _Optional[_Union[_dfs_pb2.MakeDirRequest, _Mapping]] = ..., symlink: _Optional[_Union[_dfs_pb2.SymlinkRequest, _Mapping]] = ..., set_floor: _Optional[_Union[SetFloor, _Mapping]] = ...) -> None: ...
+    put_content: _dfs_pb2.PutContentRequest
+    def __init__(self, format: _Optional[int] = ..., time_ns: _Optional[int] = ..., node: _Optional[str] = ..., principal: _Optional[str] = ..., sha256: _Optional[bytes] = ..., put: _Optional[_Union[_dfs_pb2.PutRequest, _Mapping]] = ..., delete: _Optional[_Union[_dfs_pb2.DeleteRequest, _Mapping]] = ..., make_dir: _Optional[_Union[_dfs_pb2.MakeDirRequest, _Mapping]] = ..., symlink: _Optional[_Union[_dfs_pb2.SymlinkRequest, _Mapping]] = ..., set_floor: _Optional[_Union[SetFloor, _Mapping]] = ..., put_content: _Optional[_Union[_dfs_pb2.PutContentRequest, _Mapping]] = ...) -> None: ...
 
 class SetFloor(_message.Message):
     __slots__ = ("revision",)

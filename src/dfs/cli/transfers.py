@@ -1,0 +1,89 @@
+"""Files of any size to and from the cluster, with a line that says how far it is."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from . import output
+
+if TYPE_CHECKING:
+    from ..client import Client, Stat, Transferred
+
+
+class _Behind(io.RawIOBase):
+    """What was read already, and then the rest, which cannot be read twice."""
+
+    def __init__(self, data: bytes, rest: BinaryIO) -> None:
+        self._data, self._rest = data, rest
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        if self._data:
+            found, self._data = self._data[:size], self._data[size:]
+            return found
+        return self._rest.read(size)
+
+    def seekable(self) -> bool:
+        """It is not."""
+        return False
+
+
+class _Line:
+    """The progress of one transfer, on a terminal."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._progress = output.Progress(what, total)
+        self._begun_s = time.monotonic()
+
+    def show(self, done: Transferred) -> None:
+        """How far it is, how fast, and on how many members."""
+        rate = done.received / max(time.monotonic() - self._begun_s, 0.001)
+        more = f"{output.size(int(rate))}/s"
+        if done.voters:
+            more += f", on {done.held} of {done.voters} voters"
+        self._progress.total = max(self._progress.total, done.received)
+        self._progress.update(done.received, more)
+
+    def clear(self) -> None:
+        """Takes it away."""
+        self._progress.clear()
+
+
+def upload(
+    client: Client, key: str, begin: bytes, source: BinaryIO, metadata: dict[str, Any]
+) -> int:
+    """Stores what begins with `begin` and goes on with the rest of `source`; the revision."""
+    size = 0
+    if source.seekable():
+        source.seek(0)
+        size = os.fstat(source.fileno()).st_size
+    else:
+        source = cast("BinaryIO", _Behind(begin, source))
+    line = _Line(key, size)
+    try:
+        return client.upload(key, source, size=size, progress=line.show, **metadata)
+    finally:
+        line.clear()
+
+
+def download(client: Client, key: str, revision: int, local: bool, target: BinaryIO) -> Stat:
+    """Writes the content of a file to `target`; its record."""
+    total = client.stat(key, revision=revision, local=local).size
+    line = _Line(key, total)
+    try:
+        return client.download(
+            key, target, revision=revision, local=local, progress=line.show
+        )
+    finally:
+        line.clear()
+
+
+def to_stdout(client: Client, key: str, revision: int, local: bool) -> None:
+    """The content of a file, as it comes."""
+    sys.stdout.flush()
+    client.download(key, sys.stdout.buffer, revision=revision, local=local)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,370 @@
+"""Large contents on disk: one immutable file for each, by its SHA-256.
+
+    contents/ab/<sha256>        whole, verified, on disk; appears only by rename
+    contents/arriving/<sha256>  of its size, some chunks written: what is right in it is kept
+    contents/incoming/<name>    handed over by programs of this machine, or on its way from a caller
+    contents/quarantine/…       damaged chunks, for people to look at
+
+A content is cut into chunks of equal size, which are moved and verified one by one; their digests
+stand in the state. Holes stay holes. Any thread may call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from ._engine import digest_chunks
+from .durable import sync_directory
+from .errors import DataLoss, FailedPrecondition, InvalidArgument
+from .limits import CHUNK_BYTES_MIN, CHUNKS_MAX, CONTENT_KEEP_S
+
+DIRECTORY: Final = "contents"
+ARRIVING: Final = "arriving"
+INCOMING: Final = "incoming"
+QUARANTINE: Final = "quarantine"
+SHA256_BYTES: Final = 32
+_NAME: Final = re.compile(r"[0-9a-f]{32,64}")
+
+
+def chunk_bytes_of(size: int) -> int:
+    """How large the chunks of a content are: CHUNK_BYTES_MIN, doubled until there are at most
+    CHUNKS_MAX."""
+    chunk_bytes = CHUNK_BYTES_MIN
+    while chunk_bytes * CHUNKS_MAX < size:
+        chunk_bytes *= 2
+    return chunk_bytes
+
+
+class Manifest(NamedTuple):
+    """What a content must be."""
+
+    sha256: bytes
+    size: int
+    chunk_bytes: int
+    digests: bytes
+    """SHA-256 of each chunk, one after the other."""
+
+    @property
+    def chunks(self) -> int:
+        """How many."""
+        return -(-self.size // self.chunk_bytes)
+
+    def digest(self, number: int) -> bytes:
+        """Of one chunk."""
+        return self.digests[number * SHA256_BYTES : (number + 1) * SHA256_BYTES]
+
+    def length(self, number: int) -> int:
+        """Bytes of one chunk; the last one may be shorter."""
+        return min(self.chunk_bytes, self.size - number * self.chunk_bytes)
+
+    def empty(self, number: int) -> bool:
+        """The chunk is nothing but zeros: a hole is right."""
+        return self.digest(number) == zeros_digest(self.length(number))
+
+
+@lru_cache(maxsize=64)
+def zeros_digest(size: int) -> bytes:
+    """SHA-256 of so many zeros."""
+    digest, block = hashlib.sha256(), bytes(1 << 20)
+    while size:
+        digest.update(block[:size])
+        size -= min(size, len(block))
+    return digest.digest()
+
+
+class Files:
+    """The contents of one node. Only one process may have them open for writing."""
+
+    def __init__(self, root: Path) -> None:
+        """`root`: the directory `contents`."""
+        self.root = root
+        self.arriving, self.incoming = root / ARRIVING, root / INCOMING
+        self.here: dict[bytes, int] = {}
+        """Size of each that is whole."""
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Makes the directories and looks what is there. Blocks. Raises OSError."""
+        for directory in (self.root, self.arriving, self.incoming):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        for directory in self._directories():
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if len(entry.name) == 2 * SHA256_BYTES:
+                        size = entry.stat(follow_symlinks=False).st_size
+                        self.here[bytes.fromhex(entry.name)] = size
+
+    def _directories(self) -> Iterator[Path]:
+        for number in range(256):
+            directory = self.root / f"{number:02x}"
+            if directory.is_dir():
+                yield directory
+
+    @property
+    def total(self) -> int:
+        """Bytes of all that are whole."""
+        return sum(list(self.here.values()))
+
+    def __contains__(self, sha256: bytes) -> bool:
+        return sha256 in self.here
+
+    def free(self) -> int:
+        """Bytes that the disk has for them. Raises OSError."""
+        found = os.statvfs(self.root)
+        return found.f_bavail * found.f_frsize
+
+    def path(self, sha256: bytes) -> Path:
+        """Where a content is, or would be."""
+        return path_in(self.root, sha256)
+
+    # ---- what comes in ---------------------------------------------------------------------------
+
+    def incoming_path(self, name: str) -> Path:
+        """Where a file is that is handed over by that name, 32 to 64 hexadecimal digits. Raises
+        InvalidArgument."""
+        if not _NAME.fullmatch(name):
+            raise InvalidArgument(f"{name!r} is no name of incoming content: 32 to 64 of 0-9a-f")
+        return self.incoming / name
+
+    def adopt(self, name: str, manifest: Manifest) -> None:
+        """Makes an incoming file, whose digests its writer has computed, the content: on disk when
+        this returns. Blocks. Raises FailedPrecondition, OSError."""
+        source = self.incoming_path(name)
+        if manifest.sha256 in self.here:
+            self.touch(manifest.sha256)
+            source.unlink(missing_ok=True)
+            return
+        try:
+            size = source.stat().st_size
+        except FileNotFoundError:
+            raise FailedPrecondition(
+                f"no content is coming in as {name}: hand it over again"
+            ) from None
+        if size != manifest.size:
+            raise FailedPrecondition(
+                f"the incoming content {name} has {size:,} bytes, not {manifest.size:,}: hand it"
+                " over again"
+            )
+        self._install(source, manifest)
+
+    def arrive(self, manifest: Manifest) -> Path:
+        """The file into which chunks may be written, made if need be. Blocks. Raises OSError."""
+        path = self.arriving / manifest.sha256.hex()
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(fd).st_size != manifest.size:
+                os.ftruncate(fd, manifest.size)
+        finally:
+            os.close(fd)
+        return path
+
+    def lacking(self, manifest: Manifest) -> list[int]:
+        """Numbers of the chunks that are not right in the arriving file. Blocks: it reads what was
+        written there."""
+        with (self.arriving / manifest.sha256.hex()).open("rb") as file:
+            fd = file.fileno()
+            written = set(_written(fd, manifest))
+            holes = (n for n in range(manifest.chunks) if n not in written)
+            lacking = [n for n in holes if not manifest.empty(n)]
+            return sorted(lacking + wrong(fd, manifest, written))
+
+    def borrow(self, manifest: Manifest, numbers: Iterable[int], base: Manifest) -> list[int]:
+        """Copies chunks out of another content that is here, such as the version before: the
+        numbers of those that are right now. Without other bytes on disk where the file system can
+        share them. Blocks."""
+        places = {base.digest(n): n for n in range(base.chunks)}
+        found = [(n, places[d]) for n in numbers if (d := manifest.digest(n)) in places]
+        if not found or base.chunk_bytes != manifest.chunk_bytes or base.sha256 not in self.here:
+            return []
+        path = self.arriving / manifest.sha256.hex()
+        with self.path(base.sha256).open("rb") as source, path.open("r+b") as target:
+            for number, at in found:
+                _copy(source.fileno(), at * base.chunk_bytes, target.fileno(),
+                      number * manifest.chunk_bytes, manifest.length(number))
+            copied = {number for number, _ in found}
+            return sorted(copied - set(wrong(target.fileno(), manifest, copied)))
+
+    def complete(self, manifest: Manifest) -> None:
+        """All chunks of the arriving file are right: it is the content, and on disk, when this
+        returns. Blocks. Raises OSError."""
+        self._install(self.arriving / manifest.sha256.hex(), manifest)
+
+    def _install(self, source: Path, manifest: Manifest) -> None:
+        target = self.path(manifest.sha256)
+        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+            os.fchmod(fd, 0o444)
+            os.utime(fd)
+        finally:
+            os.close(fd)
+        with self._lock:
+            if not target.parent.is_dir():
+                target.parent.mkdir(mode=0o700)
+                sync_directory(self.root)
+            source.rename(target)
+            self.here[manifest.sha256] = manifest.size
+        sync_directory(target.parent)
+
+    # ---- what is here ----------------------------------------------------------------------------
+
+    def touch(self, sha256: bytes) -> None:
+        """Somebody is about to name it: it stays for another CONTENT_KEEP_S."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self.path(sha256))
+
+    def read(self, manifest: Manifest, number: int) -> bytes:
+        """One chunk, verified. Blocks. Raises DataLoss: it is damaged or gone; OSError."""
+        length = manifest.length(number)
+        try:
+            with self.path(manifest.sha256).open("rb") as file:
+                data = os.pread(file.fileno(), length, number * manifest.chunk_bytes)
+        except FileNotFoundError:
+            data = b""
+        if hashlib.sha256(data).digest() != manifest.digest(number):
+            raise DataLoss(f"chunk {number} of the content {manifest.sha256.hex()} is damaged")
+        return data
+
+    def distrust(self, manifest: Manifest) -> list[int]:
+        """Takes a content back to those that arrive, and keeps its damaged chunks for people to
+        look at: their numbers. Blocks."""
+        with self._lock:
+            self.here.pop(manifest.sha256, None)
+            with contextlib.suppress(FileNotFoundError):
+                self.path(manifest.sha256).rename(self.arriving / manifest.sha256.hex())
+        path = self.arrive(manifest)
+        path.chmod(0o600)
+        damaged = self.lacking(manifest)
+        quarantine = self.root / QUARANTINE
+        quarantine.mkdir(mode=0o700, exist_ok=True)
+        with path.open("rb") as file:
+            for number in damaged[:_KEPT_CHUNKS_MAX]:
+                length, at = manifest.length(number), number * manifest.chunk_bytes
+                data = os.pread(file.fileno(), length, at)
+                (quarantine / f"{manifest.sha256.hex()}.{number}").write_bytes(data)
+        return damaged
+
+    def remove(self, sha256: bytes) -> None:
+        """Nothing names it any more. Whoever has it open keeps it. Blocks."""
+        with self._lock:
+            self.here.pop(sha256, None)
+            self.path(sha256).unlink(missing_ok=True)
+
+    def spare(self, sha256: bytes) -> bool:
+        """It has not been handed over, or been about to be named, for CONTENT_KEEP_S."""
+        try:
+            return _age_s(self.path(sha256)) > CONTENT_KEEP_S
+        except FileNotFoundError:
+            return True
+
+    def sweep(self, wanted: Iterable[bytes]) -> None:
+        """Removes what was left on its way for CONTENT_KEEP_S, but for what is `wanted`. Blocks."""
+        keep = {sha256.hex() for sha256 in wanted}
+        for path in [*self.arriving.iterdir(), *self.incoming.iterdir()]:
+            with contextlib.suppress(FileNotFoundError):
+                if path.name not in keep and _age_s(path) > CONTENT_KEEP_S:
+                    path.unlink()
+
+
+class Arrival:
+    """A content that arrives piece by piece, from its begin on. One thread at a time."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        """Goes on behind what an earlier attempt has left at `path`, which is read once more.
+        `size`: what it should have in the end; 0 = not known. Blocks. Raises OSError."""
+        self.path, self.size = path, 0
+        self._chunk_bytes = chunk_bytes_of(size)
+        self._whole, self._chunk = hashlib.sha256(), hashlib.sha256()
+        self._digests: list[bytes] = []
+        self._file = path.open("a+b")
+        self._file.seek(0)
+        while data := self._file.read(_BLOCK_BYTES):
+            self._digest(data)
+
+    def _digest(self, data: bytes | memoryview) -> None:
+        self._whole.update(data)
+        view = memoryview(data)
+        while view:
+            part = view[: self._chunk_bytes - self.size % self._chunk_bytes]
+            self._chunk.update(part)
+            self.size += len(part)
+            view = view[len(part) :]
+            if self.size % self._chunk_bytes == 0:
+                self._end_chunk()
+
+    def _end_chunk(self) -> None:
+        self._digests.append(self._chunk.digest())
+        self._chunk = hashlib.sha256()
+
+    def add(self, data: bytes) -> None:
+        """The next piece. Blocks. Raises OSError."""
+        self._file.write(data)
+        self._digest(data)
+
+    def finish(self) -> Manifest:
+        """All has arrived. Blocks. Raises OSError."""
+        self._file.flush()
+        if self.size % self._chunk_bytes:
+            self._end_chunk()
+        chunk_bytes, digests = chunk_bytes_of(self.size), self._digests
+        if chunk_bytes != self._chunk_bytes:  # it is larger than was said
+            numbers = range(-(-self.size // chunk_bytes))
+            digests = digest_chunks(self._file.fileno(), self.size, chunk_bytes, numbers)
+        return Manifest(self._whole.digest(), self.size, chunk_bytes, b"".join(digests))
+
+    def close(self) -> None:
+        """What has arrived stays. Idempotent."""
+        self._file.close()
+
+
+_BLOCK_BYTES = 1 << 20
+_KEPT_CHUNKS_MAX = 8
+"""Damaged chunks of one content that are put into quarantine."""
+
+
+def path_in(root: Path, sha256: bytes) -> Path:
+    """Where a content stands below the directory `contents`."""
+    name = sha256.hex()
+    return root / name[:2] / name
+
+
+def wrong(fd: int, manifest: Manifest, numbers: Iterable[int]) -> list[int]:
+    """Those of the chunks of an open file that are not what they must be. Blocks."""
+    asked = sorted(numbers)
+    found = digest_chunks(fd, manifest.size, manifest.chunk_bytes, asked)
+    pairs = zip(asked, found, strict=True)
+    return [number for number, digest in pairs if digest != manifest.digest(number)]
+
+
+def _written(fd: int, manifest: Manifest) -> Iterator[int]:
+    """Numbers of the chunks of which something was written."""
+    at = 0
+    while at < manifest.size:
+        try:
+            at = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError:  # ENXIO: nothing but a hole up to the end
+            return
+        number = at // manifest.chunk_bytes
+        yield number
+        at = (number + 1) * manifest.chunk_bytes
+
+
+def _copy(source: int, at: int, target: int, to: int, length: int) -> None:
+    while length:
+        copied = os.copy_file_range(source, target, length, at, to)
+        if not copied:
+            return  # The source is shorter than it was: the digest will tell.
+        at, to, length = at + copied, to + copied, length - copied
+
+
+def _age_s(path: Path) -> float:
+    return time.time() - path.stat().st_mtime

@@ -1,0 +1,453 @@
+"""Large contents: how a member gets them, keeps them, and lets them go.
+
+A put of a large content is made in this order, so that nothing that is committed lacks its bytes:
+
+    adopt    the node that was called has it on its own disk
+    spread   every other member is asked to hold it, and pulls the chunks that it lacks from the
+             node that asks; a majority of the voters, the asker included, has it on disk
+    propose  the entry that names it
+
+Whoever was not part of that majority goes on pulling. A member that lacks what its state names gets
+it in the background from whoever has it: after it was away, wiped, or found damage. What nothing
+names goes, after CONTENT_KEEP_S; and only when a read barrier has shown that this node has applied
+every entry that could name it, since others may count on what it once said it holds.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from ..contents import Files, Manifest
+from ..errors import DataLoss, DfsError, NotFound, OutOfSpace, TooLarge, Unavailable
+from ..limits import (
+    CONTENT_FETCH_CHUNKS,
+    CONTENT_FETCHES,
+    CONTENT_HOLD_WAIT_MS,
+    CONTENT_PULLS_MAX,
+    CONTENT_RETRY_MS,
+    CONTENT_RETRY_MS_MAX,
+    CONTENT_STALL_MS,
+    DISK_FREE_BYTES_MIN,
+    VALUE_BYTES_MAX,
+)
+from ..store import View
+from .cluster import Answer, Cluster
+from .ports import Engine
+from .tasks import in_thread
+
+log = logging.getLogger("dfs.node")
+
+
+class Pull:
+    """One content on its way here."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.sources: list[str] = []
+        """Peer addresses of members that may have it, the best one first."""
+        self.received = 0
+        """Bytes that are here and right."""
+        self.task: asyncio.Task[None]
+
+
+class Contents:
+    """What one member has and gets. Asyncio thread only."""
+
+    def __init__(
+        self, engine: Engine, cluster: Cluster, files: Files, view: Callable[[], View]
+    ) -> None:
+        """`view`: the state as of now, frozen; close it."""
+        self._engine, self._cluster, self._view = engine, cluster, view
+        self.files = files
+        self._pulls: dict[bytes, Pull] = {}
+        self._places = asyncio.Semaphore(CONTENT_PULLS_MAX)
+        self._named: dict[bytes, int] = {}
+        """Contents that the state names, and their size."""
+        self._lacking: dict[bytes, tuple[float, int]] = {}
+        """Of those, what is not here: when to try again, and how long to wait after that, in ms."""
+        self._spare: set[bytes] = set()
+        """Here, and not named."""
+        self._stale = True
+        """All has to be compared anew."""
+        self._pool = ThreadPoolExecutor(
+            CONTENT_PULLS_MAX * CONTENT_FETCHES + 2, thread_name_prefix="dfs-contents"
+        )
+        cluster.on("hold", self._asked)
+
+    async def close(self) -> None:
+        """Ends all pulls; what has arrived stays."""
+        tasks = [pull.task for pull in self._pulls.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(self._pool.shutdown)
+
+    # ---- figures ---------------------------------------------------------------------------------
+
+    @property
+    def missing(self) -> int:
+        """How many contents the state names that are not on this disk."""
+        return len(self._lacking)
+
+    def figures(self) -> Answer:
+        """For the status."""
+        return {
+            "contents": len(self._named), "contents_missing": self.missing,
+            "contents_bytes": self.files.total,
+        }  # fmt: skip
+
+    def received(self, sha256: bytes) -> int:
+        """Bytes of a content that are here."""
+        if sha256 in self.files:
+            return self.files.here[sha256]
+        pull = self._pulls.get(sha256)
+        return pull.received if pull else 0
+
+    # ---- putting ---------------------------------------------------------------------------------
+
+    async def adopt(self, incoming: str, manifest: Manifest) -> None:
+        """Makes what is coming in the content, on disk. Without `incoming` it has to be here or
+        with another member. Raises FailedPrecondition, Unavailable, OutOfSpace, OSError."""
+        if incoming:
+            await self._blocking(self.files.adopt, incoming, manifest)
+        else:
+            await self.have(manifest)
+            await self._blocking(self.files.touch, manifest.sha256)
+
+    async def spread(
+        self, manifest: Manifest, base: bytes = b"",
+        told: Callable[[int, int], None] = lambda _held, _voters: None,
+    ) -> None:  # fmt: skip
+        """Returns when a majority of the voters has it on disk, this node among them. `base`: a
+        content that shares chunks with it, such as the version before. `told`: of so many voters so
+        many have it. Raises Unavailable or OutOfSpace when no other member gets any further."""
+        spreading = _Spreading(self._engine, manifest, told)
+        tasks: dict[int, asyncio.Task[None]] = {}
+        try:
+            while not spreading.done():
+                for member in spreading.others():
+                    if member["id"] not in tasks:
+                        asking = self._have_hold(spreading, member, base)
+                        tasks[member["id"]] = asyncio.ensure_future(asking)
+                await spreading.news()
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+    async def _have_hold(self, spreading: "_Spreading", member: Answer, base: bytes) -> None:
+        """Asks one member until it has it."""
+        manifest = spreading.manifest
+        question = {
+            "ask": "hold", "sha256": manifest.sha256.hex(), "size": manifest.size,
+            "chunk_bytes": manifest.chunk_bytes, "digests": manifest.digests.hex(),
+            "base": base.hex(), "from": spreading.me["raft"],
+        }  # fmt: skip
+        while True:
+            try:
+                limit = 2 * CONTENT_HOLD_WAIT_MS
+                answer = await self._cluster.ask(member["raft"], question, limit)
+            except DfsError as error:
+                spreading.failed(member, error)
+                await asyncio.sleep(CONTENT_RETRY_MS / 1000)
+                continue
+            spreading.received(member, int(answer["received"]), bool(answer["here"]))
+            if answer["here"]:
+                return
+
+    async def _asked(self, question: Answer) -> Answer:
+        """Another member wants this one to hold a content."""
+        manifest = Manifest(
+            bytes.fromhex(question["sha256"]), int(question["size"]), int(question["chunk_bytes"]),
+            bytes.fromhex(question["digests"]),
+        )  # fmt: skip
+        if manifest.sha256 in self.files:
+            await self._blocking(self.files.touch, manifest.sha256)
+        else:
+            base = bytes.fromhex(question["base"])
+            pull = self._pull(manifest, [str(question["from"])], base)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CONTENT_HOLD_WAIT_MS / 1000):
+                    await asyncio.shield(pull.task)
+        here = manifest.sha256 in self.files
+        return {"here": here, "received": self.received(manifest.sha256)}
+
+    # ---- getting ---------------------------------------------------------------------------------
+
+    async def have(self, manifest: Manifest) -> None:
+        """Returns when the content is on this disk. Raises Unavailable (nobody who is reached can
+        give it), OutOfSpace, OSError."""
+        if manifest.sha256 not in self.files:
+            pull = self._pull(manifest, self._others())
+            await asyncio.shield(pull.task)
+
+    async def read(self, manifest: Manifest, number: int) -> bytes:
+        """One chunk, verified; had from others where it is not here, or damaged. Raises as
+        `have`."""
+        try:
+            data: bytes = await self._blocking(self.files.read, manifest, number)
+        except DataLoss as error:
+            await self._heal(manifest, error)
+            data = await self._blocking(self.files.read, manifest, number)
+        return data
+
+    async def whole(self, sha256: bytes, size: int) -> bytes:
+        """A content of bounded size. Raises as `read`, TooLarge."""
+        if size > VALUE_BYTES_MAX:
+            raise TooLarge(
+                f"the content has {size:,} bytes, Get gives {VALUE_BYTES_MAX:,} at most"
+                " (VALUE_BYTES_MAX): use Download",
+                limit="VALUE_BYTES_MAX",
+            )
+        manifest = self.known(sha256)
+        return b"".join([await self.read(manifest, n) for n in range(manifest.chunks)])
+
+    async def _heal(self, manifest: Manifest, error: DataLoss) -> None:
+        """Has the damaged chunks of a content again."""
+        if manifest.sha256 in self.files:
+            damaged = await self._blocking(self.files.distrust, manifest)
+            log.warning("%s: %d chunks are fetched again from other members", error, len(damaged))
+        await self.have(manifest)
+
+    def _others(self) -> list[str]:
+        status = self._engine.status()
+        leader = status["leader"]
+        others = [m for m in status["members"] if m["id"] != status["id"]]
+        return [m["raft"] for m in sorted(others, key=lambda m: m["id"] != leader)]
+
+    def _pull(self, manifest: Manifest, sources: Sequence[str], base: bytes = b"") -> Pull:
+        """The pull of a content, begun if there is none; it tries these sources, too."""
+        pull = self._pulls.get(manifest.sha256)
+        if pull is None:
+            pull = self._pulls[manifest.sha256] = Pull(manifest)
+            pull.task = asyncio.ensure_future(self._run(pull, base))
+            pull.task.add_done_callback(lambda task: self._ended(manifest.sha256, task))
+        pull.sources += [address for address in sources if address not in pull.sources]
+        return pull
+
+    def _ended(self, sha256: bytes, task: "asyncio.Task[None]") -> None:
+        del self._pulls[sha256]
+        if not task.cancelled():
+            task.exception()  # looked at: who waits for it gets it too
+
+    async def _run(self, pull: Pull, base: bytes) -> None:
+        manifest = pull.manifest
+        async with self._places:
+            await self._blocking(self.check_space, manifest.size)
+            await self._blocking(self.files.arrive, manifest)
+            lacking = await self._blocking(self.files.lacking, manifest)
+            if lacking and (known := self._known(base)):
+                done = await self._blocking(self.files.borrow, manifest, lacking, known)
+                lacking = sorted(set(lacking) - set(done))
+            pull.received = manifest.size - sum(map(manifest.length, lacking))
+            await self._fetch_all(pull, lacking)
+            await self._blocking(self.files.complete, manifest)
+        self._lacking.pop(manifest.sha256, None)
+        if manifest.sha256 not in self._named:
+            self._spare.add(manifest.sha256)
+
+    def check_space(self, size: int) -> None:
+        """Raises OutOfSpace when there is none for so many bytes more, OSError."""
+        free = self.files.free()
+        if free - size < DISK_FREE_BYTES_MIN:
+            raise OutOfSpace(
+                f"{self.files.root} has {free >> 20:,} MiB left, which is too little for a content"
+                f" of {size >> 20:,} MiB and {DISK_FREE_BYTES_MIN >> 20:,} MiB that stay free"
+                " (DISK_FREE_BYTES_MIN): make room there",
+                limit="DISK_FREE_BYTES_MIN",
+            )
+
+    def _known(self, sha256: bytes) -> Manifest | None:
+        """What the state knows of a content that is here."""
+        return self.manifest(sha256) if sha256 in self.files else None
+
+    def known(self, sha256: bytes) -> Manifest:
+        """What the state knows of a content. Raises NotFound."""
+        if manifest := self.manifest(sha256):
+            return manifest
+        raise NotFound(f"no version names the content {sha256.hex()}")
+
+    def manifest(self, sha256: bytes) -> Manifest | None:
+        """What the state knows of a content."""
+        with self._view() as view:
+            found = view.content(sha256)
+        if found is None:
+            return None
+        content, digests = found
+        return Manifest(sha256, content.size, content.chunk_bytes, digests)
+
+    async def _fetch_all(self, pull: Pull, lacking: Iterable[int]) -> None:
+        """Fetches chunks from one source after the other, until all are here. Raises
+        Unavailable."""
+        left, tried = deque(lacking), 0
+        errors: list[str] = []
+        while left:
+            if tried == len(pull.sources):
+                why = "; ".join(errors) or "there is no other member"
+                raise Unavailable(
+                    f"the content {pull.manifest.sha256.hex()[:16]}… cannot be had: {why}"
+                )
+            address = pull.sources[tried]
+            tried += 1
+            found = await asyncio.gather(
+                *(self._fetch_from(pull, address, left) for _ in range(CONTENT_FETCHES))
+            )
+            errors += [error for error in found if error]
+
+    async def _fetch_from(self, pull: Pull, address: str, left: deque[int]) -> str:
+        """Takes parts of what is left and fetches them from there, until nothing is left, or the
+        source fails: then it says why, and what it did not give is left."""
+        manifest, path = pull.manifest, str(self.files.arriving / pull.manifest.sha256.hex())
+        while left:
+            part = [left.popleft() for _ in range(min(CONTENT_FETCH_CHUNKS, len(left)))]
+            try:
+                got = await self._blocking(
+                    self._engine.fetch_chunks, address, manifest.sha256, manifest.size,
+                    manifest.chunk_bytes, [(n, manifest.digest(n)) for n in part], path,
+                    CONTENT_STALL_MS,
+                )
+            except OSError as error:
+                left.extend(part)
+                if not isinstance(error, ConnectionError | TimeoutError):
+                    raise
+                return f"{address}: {error}"
+            except Exception as error:  # boundary: EngineError has the other's sentence
+                left.extend(part)
+                return str(error) if address in str(error) else f"{address}: {error}"
+            pull.received += sum(map(manifest.length, got))
+            if len(got) < len(part):
+                left.extend(set(part) - set(got))
+                return f"{address} lacks {len(part) - len(got)} chunks"
+        return ""
+
+    async def _blocking(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return await in_thread(work, *arguments, pool=self._pool)
+
+    # ---- keeping ---------------------------------------------------------------------------------
+
+    def restart(self) -> None:
+        """The state was replaced: all is compared anew."""
+        self._stale = True
+
+    def changed(self, changes: dict[bytes, bool]) -> None:
+        """What `Store.contents` says after an apply."""
+        for sha256, named in changes.items():
+            if not named:
+                self._named.pop(sha256, None)
+                self._lacking.pop(sha256, None)
+                if sha256 in self.files:
+                    self._spare.add(sha256)
+                continue
+            self._named[sha256] = 0
+            self._spare.discard(sha256)
+            if sha256 not in self.files and sha256 not in self._lacking:
+                self._lacking[sha256] = 0.0, CONTENT_RETRY_MS
+
+    async def check(self) -> None:
+        """Begins to get what is lacking, as far as it is time, and lets go of what is left over."""
+        if self._stale:
+            await self._compare()
+        now = asyncio.get_running_loop().time()
+        for sha256, (due, wait_ms) in list(self._lacking.items()):
+            if len(self._pulls) >= 2 * CONTENT_PULLS_MAX:
+                break
+            if due > now or sha256 in self._pulls:
+                continue
+            self._lacking[sha256] = now + wait_ms / 1000, min(2 * wait_ms, CONTENT_RETRY_MS_MAX)
+            if manifest := self.manifest(sha256):
+                pull = self._pull(manifest, self._others())
+                pull.task.add_done_callback(_say_why)
+
+    async def _compare(self) -> None:
+        self._stale = False
+
+        def named() -> dict[bytes, int]:
+            with self._view() as view:
+                return {sha256: content.size for sha256, content in view.contents()}
+
+        self._named = await in_thread(named)
+        here = self.files.here
+        self._lacking = {s: (0.0, CONTENT_RETRY_MS) for s in self._named if s not in here}
+        self._spare = {sha256 for sha256 in here if sha256 not in self._named}
+
+    async def tidy(self, barrier: Callable[[], Any]) -> None:
+        """Removes what nothing names, and what never arrived. `barrier`: returns when this node has
+        applied all that is committed; raises when that cannot be known."""
+        spare = set(self._spare)
+        old = {s for s in spare if s not in self._pulls and self.files.spare(s)}
+        if old and not self._stale:
+            await barrier()
+            for sha256 in old & self._spare:
+                self._spare.discard(sha256)
+                await self._blocking(self.files.remove, sha256)
+        await self._blocking(self.files.sweep, list(self._pulls))
+
+
+def _say_why(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.info("not yet here: %s", error)
+
+
+class _Spreading:
+    """One content on its way to a majority."""
+
+    def __init__(
+        self, engine: Engine, manifest: Manifest, told: Callable[[int, int], None]
+    ) -> None:
+        self.manifest = manifest
+        self._engine, self._told = engine, told
+        status = engine.status()
+        self.me: Answer = next(
+            (m for m in status["members"] if m["id"] == status["id"]), {"id": status["id"]}
+        )
+        self._holders: set[int] = {status["id"]}
+        self._progress: dict[int, int] = {}
+        self._errors: dict[str, DfsError] = {}
+        self._news = asyncio.Event()
+        self._moved = asyncio.get_running_loop().time()
+
+    def others(self) -> list[Answer]:
+        """All members of now but this one."""
+        return [m for m in self._engine.status()["members"] if m["id"] != self.me["id"]]
+
+    def done(self) -> bool:
+        """A majority of the voters of now has it."""
+        voters = [m for m in self._engine.status()["members"] if m["voter"]]
+        held = sum(m["id"] in self._holders for m in voters)
+        self._told(held, len(voters))
+        return 2 * held > len(voters)
+
+    def received(self, member: Answer, bytes_there: int, here: bool) -> None:
+        """A member says how far it is."""
+        self._errors.pop(member["name"], None)
+        if here:
+            self._holders.add(member["id"])
+        if here or bytes_there > self._progress.get(member["id"], -1):
+            self._progress[member["id"]] = bytes_there
+            self._moved = asyncio.get_running_loop().time()
+        self._news.set()
+
+    def failed(self, member: Answer, error: DfsError) -> None:
+        """A member does not answer, or cannot hold it."""
+        self._errors[member["name"]] = error
+        self._news.set()
+
+    async def news(self) -> None:
+        """Returns when something has changed, or it is time to look. Raises Unavailable or
+        OutOfSpace when nothing moves any more."""
+        self._news.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CONTENT_RETRY_MS / 1000):
+                await self._news.wait()
+        if asyncio.get_running_loop().time() - self._moved < CONTENT_STALL_MS / 1000:
+            return
+        why = "; ".join(f"{name}: {error}" for name, error in sorted(self._errors.items()))
+        full = any(isinstance(error, OutOfSpace) for error in self._errors.values())
+        raise (OutOfSpace if full else Unavailable)(
+            "the content is not on a majority of the voters, so nothing was stored:"
+            f" {why or 'they do not get any further'}"
+        )

@@ -1,0 +1,340 @@
+"""Files of any size on grpcio: Upload, Download, PutContent, HaveContent."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any, Protocol
+
+import grpc
+
+from ..commands import check_metadata, check_put_content, check_request_id
+from ..contents import SHA256_BYTES, Arrival, Manifest
+from ..errors import FailedPrecondition, InvalidArgument, NotFound
+from ..limits import (
+    DEADLINE_MS_DEFAULT,
+    DEADLINE_MS_MAX,
+    INLINE_BYTES_MAX,
+    PROGRESS_BYTES,
+    UPLOAD_PIECE_BYTES,
+)
+from ..node import Contents as NodeContents
+from ..node import Refused, Result
+from ..paths import check_key
+from ..proto.dfs_pb2 import (
+    FILE,
+    LOCAL,
+    DownloadRequest,
+    DownloadResponse,
+    GetRequest,
+    GetResponse,
+    HaveContentRequest,
+    HaveContentResponse,
+    PutContentRequest,
+    PutContentResponse,
+    PutRequest,
+    Record,
+    StatRequest,
+    StatResponse,
+    UploadHead,
+    UploadRequest,
+    UploadResponse,
+)
+from ..store import View
+from . import hot
+from .guard import Context, check_size, guarded, timeout_ms
+
+
+class Node(Protocol):
+    """What is needed of a node."""
+
+    @property
+    def contents(self) -> NodeContents:
+        """What it has of large contents."""
+
+    async def write(self, method: int, body: bytes, timeout_ms: int) -> Result:
+        """Proposes a write."""
+
+    async def read(self, method: int, body: bytes, local: bool, timeout_ms: int) -> Result:
+        """Answers a read."""
+
+    def view(self) -> View:
+        """The state as of now, frozen; close it."""
+
+
+class Contents:
+    """The methods of FileService for files of any size."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._arriving: set[str] = set()
+        """Names of incoming files that some call writes."""
+
+    def handlers(self) -> dict[str, Any]:
+        """Name of the method → how grpcio calls it."""
+        return {
+            "Upload": grpc.stream_stream_rpc_method_handler(self._upload),
+            "Download": grpc.unary_stream_rpc_method_handler(self._download),
+            "PutContent": grpc.unary_unary_rpc_method_handler(self._put_content),
+            "HaveContent": grpc.unary_unary_rpc_method_handler(self._have_content),
+        }
+
+    # ---- Upload ----------------------------------------------------------------------------------
+
+    async def _upload(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        await guarded(context, self._take_upload(requests, context))
+
+    async def _take_upload(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        first = hot.parse(UploadRequest, await anext(requests, b""))
+        head = first.head
+        _check_head(head)
+        name = (head.request_id or secrets.token_bytes(16)).hex()
+        if name in self._arriving:
+            raise FailedPrecondition(
+                f"{head.key}: another upload with this request id is under way; wait for its end,"
+                " or use another id"
+            )
+        self._arriving.add(name)
+        try:
+            manifest = await self._receive(head, name, first.data, requests, context)
+            revision = await self._store(head, name, manifest, context)
+        finally:
+            self._arriving.discard(name)
+        done = UploadResponse(received=manifest.size, revision=revision)
+        await context.write(done.SerializeToString())
+
+    async def _receive(
+        self, head: UploadHead, name: str, data: bytes, requests: AsyncIterator[bytes],
+        context: Context,
+    ) -> Manifest:  # fmt: skip
+        """Writes what comes to a file of that name, behind what an earlier call has left there."""
+        contents = self._node.contents
+        if known := contents.manifest(head.sha256) if head.sha256 else None:
+            with suppress(FailedPrecondition):
+                await contents.adopt("", known)
+                await _tell(context, known.size)
+                return known
+        contents.check_space(head.size)
+        path = contents.files.incoming_path(name)
+        arrival = await asyncio.to_thread(Arrival, path, head.size)
+        try:
+            told = arrival.size
+            await _tell(context, told)
+            while True:
+                if data:
+                    await asyncio.to_thread(arrival.add, data)
+                if arrival.size - told >= PROGRESS_BYTES:
+                    told = arrival.size
+                    contents.check_space(max(head.size - told, 0))
+                    await _tell(context, told)
+                body = await anext(requests, None)
+                if body is None:
+                    break
+                check_size(body)
+                data = hot.parse(UploadRequest, body).data
+            manifest = await asyncio.to_thread(arrival.finish)
+        finally:
+            await asyncio.to_thread(arrival.close)
+        _check_whole(head, manifest)
+        return manifest
+
+    async def _store(
+        self, head: UploadHead, name: str, manifest: Manifest, context: Context
+    ) -> int:
+        contents = self._node.contents
+        path = contents.files.incoming_path(name)
+        fields: dict[str, Any] = {"key": head.key, "request_id": head.request_id}
+        if head.HasField("metadata"):
+            fields["metadata"] = head.metadata
+        if head.HasField("base_revision"):
+            fields["base_revision"] = head.base_revision
+        if manifest.size <= INLINE_BYTES_MAX:
+            data = await asyncio.to_thread(path.read_bytes)
+            body = PutRequest(data=data, **fields).SerializeToString()
+            done = await self._write(hot.PUT, body, DEADLINE_MS_MAX)
+            path.unlink(missing_ok=True)
+            return PutContentResponse.FromString(done).revision
+        request = PutContentRequest(**fields, **manifest._asdict())
+        telling: set[asyncio.Task[None]] = set()
+
+        def told(held: int, voters: int) -> None:
+            news = UploadResponse(received=manifest.size, held=held, voters=voters)
+            task = asyncio.ensure_future(_write(context, news))
+            telling.add(task)
+            task.add_done_callback(telling.discard)
+
+        incoming = name if path.exists() else ""
+        try:
+            return await self._put(request, incoming, told)
+        finally:
+            await asyncio.gather(*telling)
+
+    # ---- PutContent ------------------------------------------------------------------------------
+
+    async def _put_content(self, body: bytes, context: Context) -> bytes:
+        # A content takes as long as its bytes take; it is given up when nothing moves.
+        found = await guarded(context, self._take_content(body))
+        return found.SerializeToString()
+
+    async def _take_content(self, body: bytes) -> PutContentResponse:
+        check_size(body)
+        request = hot.parse(PutContentRequest, body)
+        check_key(request.key)
+        check_put_content(request)
+        return PutContentResponse(revision=await self._put(request, request.incoming))
+
+    async def _put(
+        self, request: PutContentRequest, incoming: str,
+        told: Any = lambda _held, _voters: None,
+    ) -> int:  # fmt: skip
+        """Puts a content of which `incoming` is the file; without, it has to be here."""
+        contents = self._node.contents
+        manifest = Manifest(
+            request.sha256, request.size, request.chunk_bytes, request.digests
+        )
+        request.ClearField("incoming")
+        await contents.adopt(incoming, manifest)
+        await contents.spread(manifest, self._before(request.key), told)
+        body = request.SerializeToString()
+        done = await self._write(hot.PUT_CONTENT, body, DEADLINE_MS_MAX)
+        return PutContentResponse.FromString(done).revision
+
+    def _before(self, key: str) -> bytes:
+        """The large content that the key has now; b"" = none."""
+        with suppress(NotFound), self._node.view() as view:
+            record = Record.FromString(view.stat(key))
+            return record.sha256 if record.chunk_bytes else b""
+        return b""
+
+    async def _write(self, method: hot.Method, body: bytes, limit: int) -> bytes:
+        return _passed(await self._node.write(method.number, body, limit))
+
+    # ---- Download --------------------------------------------------------------------------------
+
+    async def _download(self, body: bytes, context: Context) -> None:
+        await guarded(context, self._send(body, context))
+
+    async def _send(self, body: bytes, context: Context) -> None:
+        check_size(body)
+        request = hot.parse(DownloadRequest, body)
+        check_key(request.key)
+        asked: dict[str, Any] = {
+            "key": request.key, "revision": request.revision,
+            "min_revision": request.min_revision, "consistency": request.consistency,
+        }  # fmt: skip
+        found = await self._read(hot.STAT, StatRequest(**asked), context)
+        record = StatResponse.FromString(found).record
+        data = None
+        if record.kind != FILE or not record.chunk_bytes:
+            whole = GetResponse.FromString(await self._read(hot.GET, GetRequest(**asked), context))
+            record, data = whole.record, whole.data
+        begin, end = _range(request, record)
+        answer = DownloadResponse(record=record)
+        async for piece in self._pieces(record, data, begin, end):
+            answer.data = piece
+            await context.write(answer.SerializeToString())
+            answer = DownloadResponse()
+        if answer.HasField("record"):
+            await context.write(answer.SerializeToString())
+
+    async def _read(
+        self, method: hot.Method, request: StatRequest | GetRequest, context: Context
+    ) -> bytes:
+        local = request.consistency == LOCAL
+        limit = timeout_ms(context) if context.time_remaining() else DEADLINE_MS_DEFAULT
+        return _passed(
+            await self._node.read(method.number, request.SerializeToString(), local, limit)
+        )
+
+    async def _pieces(
+        self, record: Record, data: bytes | None, begin: int, end: int
+    ) -> AsyncIterator[bytes]:
+        """The bytes from `begin` to `end`, verified."""
+        if data is not None:
+            for at in range(begin, end, UPLOAD_PIECE_BYTES):
+                yield data[at : min(at + UPLOAD_PIECE_BYTES, end)]
+            return
+        if begin == end:
+            return
+        contents = self._node.contents
+        manifest = contents.known(record.sha256)
+        numbers = range(begin // manifest.chunk_bytes, -(-end // manifest.chunk_bytes))
+        following: asyncio.Task[bytes] | None = None
+        try:
+            for number in numbers:
+                reading = following or asyncio.ensure_future(contents.read(manifest, number))
+                chunk = await reading
+                following = None
+                if number + 1 in numbers:  # is read while this one is sent
+                    following = asyncio.ensure_future(contents.read(manifest, number + 1))
+                start = number * manifest.chunk_bytes
+                stop = min(len(chunk), end - start)
+                for at in range(max(begin - start, 0), stop, UPLOAD_PIECE_BYTES):
+                    yield chunk[at : min(at + UPLOAD_PIECE_BYTES, stop)]
+        finally:
+            if following is not None:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
+
+    # ---- HaveContent -----------------------------------------------------------------------------
+
+    async def _have_content(self, body: bytes, context: Context) -> bytes:
+        found = await guarded(context, self._have(body))
+        return found.SerializeToString()
+
+    async def _have(self, body: bytes) -> HaveContentResponse:
+        request = hot.parse(HaveContentRequest, body)
+        contents = self._node.contents
+        manifest = contents.known(request.sha256)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(request.wait_ms / 1000):
+                await contents.have(manifest)
+        return HaveContentResponse(
+            here=manifest.sha256 in contents.files, received=contents.received(manifest.sha256),
+            size=manifest.size,
+        )  # fmt: skip
+
+
+def _check_head(head: UploadHead) -> None:
+    check_key(head.key)
+    check_request_id(head.request_id)
+    check_metadata(head.metadata)
+    if head.sha256 and len(head.sha256) != SHA256_BYTES:
+        raise InvalidArgument(f"{head.key}: the SHA-256 of the content has {SHA256_BYTES} bytes")
+
+
+def _check_whole(head: UploadHead, manifest: Manifest) -> None:
+    """What has arrived is what was said. What is too short may be gone on with."""
+    if head.size and manifest.size != head.size:
+        raise FailedPrecondition(
+            f"{head.key}: {manifest.size:,} bytes have come, {head.size:,} were announced; upload"
+            " with the same request id goes on behind them"
+        )
+    if head.sha256 and manifest.sha256 != head.sha256:
+        raise FailedPrecondition(
+            f"{head.key}: what has come has SHA-256 {manifest.sha256.hex()}, not the announced"
+            f" {head.sha256.hex()}; nothing was stored, upload it with another request id"
+        )
+
+
+def _range(request: DownloadRequest, record: Record) -> tuple[int, int]:
+    """(begin, end) of what is asked for, within the content."""
+    begin = min(request.offset, record.size)
+    end = begin + request.length if request.length else record.size
+    return begin, min(end, record.size)
+
+
+def _passed(result: Result) -> bytes:
+    if not isinstance(result, bytes):
+        raise Refused(result)
+    return result
+
+
+async def _tell(context: Context, received: int) -> None:
+    await _write(context, UploadResponse(received=received))
+
+
+async def _write(context: Context, news: UploadResponse) -> None:
+    await context.write(news.SerializeToString())

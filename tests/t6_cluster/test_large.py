@@ -1,0 +1,162 @@
+"""Files that are too large for the log: on real nodes, disks and mounts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+import dfs
+from dfs.contents import DIRECTORY, INCOMING
+from dfs.nemesis.processes import Cluster, Node, running, wait_until
+
+needs_fuse = pytest.mark.skipif(
+    not Path("/dev/fuse").exists() or os.geteuid() != 0, reason="needs /dev/fuse and root"
+)
+MIB = 1 << 20
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def made(path: Path, size: int) -> str:
+    """Writes a file of random bytes; its digest."""
+    path.write_bytes(os.urandom(size))
+    return digest(path)
+
+
+def shows(node: Node, name: str, size: int, sha256: str) -> bool:
+    """The mount shows the file, whole. It never shows anything else under that name."""
+    path = node.mount / name
+    if not path.exists():
+        return False
+    assert path.stat().st_size == size
+    assert digest(path) == sha256
+    return True
+
+
+def kept(node: Node) -> list[Path]:
+    """Large contents on its disk."""
+    return [p for p in (node.data / DIRECTORY).glob("??/*") if len(p.name) == 64]
+
+
+@needs_fuse
+def test_a_large_file_is_identical_on_every_mount(tmp_path: Path) -> None:
+    """A file that is too large for the log, dropped on one node, is shown whole or not at all on
+    the mounts of all nodes, byte for byte, and stands once on the disk of each."""
+    size = 48 * MIB + 17
+    source = tmp_path / "source"
+    sha256 = made(source, size)
+    with running(tmp_path, mounts=True) as cluster:
+        dropped = cluster.nodes[0].cache / "large"
+        dropped.write_bytes(source.read_bytes())
+        for node in cluster.nodes:
+            wait_until(f"{node.name} shows it", lambda n=node: shows(n, "large", size, sha256))
+            [content] = kept(node)
+            assert content.name == sha256
+            assert not list((node.data / "agent" / "objects").glob(f"??/{sha256}"))
+            assert node.status().contents == 1
+        with cluster.client() as client:
+            client.delete("large")
+        for node in cluster.nodes:
+            wait_until("it is gone", lambda n=node: not (n.mount / "large").exists())
+
+
+def upload_until_stored(cluster: Cluster, path: Path, outcome: list[object]) -> None:
+    with cluster.client() as client, path.open("rb") as file:
+        try:
+            outcome.append(client.upload("large", file, size=path.stat().st_size))
+        except dfs.DfsError as error:
+            outcome.append(error)
+
+
+def test_an_upload_survives_kills_of_all_nodes(tmp_path: Path) -> None:
+    """While a large file is uploaded every node is killed in turn: in the end it is stored once and
+    whole, on the disks of all."""
+    source = tmp_path / "source"
+    sha256 = made(source, 160 * MIB)
+    with running(tmp_path) as cluster:
+        outcome: list[object] = []
+        uploading = threading.Thread(target=upload_until_stored, args=(cluster, source, outcome))
+        uploading.start()
+        for node in cluster.nodes:
+            wait_until("something has arrived", lambda n=node: arrived(n) or outcome)
+            node.kill()
+            node.start()
+            wait_until(f"{node.name} is back", lambda n=node: n.status().applied)
+        uploading.join(timeout=90)
+        assert outcome, "the upload has an end"
+        assert isinstance(outcome[0], int), outcome
+        for node in cluster.nodes:
+            wait_until(f"{node.name} has it", lambda n=node: len(kept(n)) == 1)
+            assert digest(kept(node)[0]) == sha256
+        with cluster.client() as client, (tmp_path / "copy").open("wb") as copy:
+            assert client.download("large", copy).revision == outcome[0]
+        assert digest(tmp_path / "copy") == sha256
+        assert client_history(cluster) == 1
+
+
+def arrived(node: Node) -> bool:
+    """Bytes of a content that is not whole yet are on its disk."""
+    directory = node.data / DIRECTORY
+    on_the_way = [*directory.glob("arriving/*"), *(directory / INCOMING).glob("*")]
+    return any(size_on_disk(path) for path in on_the_way)
+
+
+def size_on_disk(path: Path) -> int:
+    try:
+        return path.stat().st_blocks
+    except FileNotFoundError:
+        return 0  # It has become a content meanwhile.
+
+
+def client_history(cluster: Cluster) -> int:
+    with cluster.client() as client:
+        return len(list(client.history("large")))
+
+
+def test_memory_stays_small_while_a_large_file_goes_through(tmp_path: Path) -> None:
+    """A node holds no more than pieces of a large file in memory, whoever sends and reads it."""
+    source = tmp_path / "source"
+    size = 400 * MIB
+    with source.open("wb") as file:
+        for _ in range(size // MIB):
+            file.write(os.urandom(MIB))
+    sha256 = digest(source)
+    with running(tmp_path) as cluster:
+        peaks = {node.name: 0 for node in cluster.nodes}
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(0.02):
+                for node in cluster.nodes:
+                    peaks[node.name] = max(peaks[node.name], resident(node))
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        try:
+            with cluster.client() as client:
+                with source.open("rb") as file:
+                    client.upload("large", file, size=size)
+                with (tmp_path / "copy").open("wb") as copy:
+                    client.download("large", copy)
+        finally:
+            done.set()
+            watching.join()
+        assert digest(tmp_path / "copy") == sha256
+        for name, peak in peaks.items():
+            assert peak < 250 * MIB, f"{name} had {peak / MIB:.0f} MiB"
+
+
+def resident(node: Node) -> int:
+    assert node.process is not None
+    try:
+        pages = Path(f"/proc/{node.process.pid}/statm").read_text().split()[1]
+    except (OSError, IndexError):
+        return 0
+    return int(pages) * os.sysconf("SC_PAGESIZE")
