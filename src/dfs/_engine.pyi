@@ -470,14 +470,13 @@ def changed_gets(
 class Tree:
     """The kernel side of the mount: the tree in memory, the FUSE request loop, the misses.
 
-    The tree is served to the kernel entirely from memory; only content can miss. A node id is
-    hash(path, version): an open file keeps its version to the end. Threads of Rust answer the
-    kernel; none of them ever waits for Python except through a miss, which has a deadline.
+    The tree is served from memory; only content can miss. A node id is hash(path, version): an open
+    file keeps its version. Who asks waits for Python only in misses and questions, with deadlines.
     """
 
     def __new__(cls, options: Mapping[str, int]) -> Tree:
         """Options, all optional: "passthrough" 0|1 (1), "no_open" 0|1 (0), "deadline_ms" (30,000),
-        "ttl_ms" (3,600,000), "uid", "gid" (0)."""
+        "ttl_ms" (3,600,000), "xattr" 0|1 (0: there are none; 1: questions), "uid", "gid" (0)."""
 
     def apply(
         self,
@@ -520,6 +519,19 @@ class Tree:
     def fulfil(self, miss: int, result: str | int) -> bool:
         """A backing path, or an errno. False when the deadline has answered already."""
 
+    def offer(self, names: Sequence[str]) -> None:
+        """Files below `.dfs/`, in no listing of the root: each open is a question. Once, before
+        anybody looks; no effect with "no_open". Raises ValueError."""
+
+    def next_questions(self, max_items: int, timeout_ms: int) -> list[tuple[int, str, int, str]]:
+        """(question, path, version, "content" | "xattr:NAME" | "xattrs" (with NUL behind each))."""
+
+    def answer(self, question: int, result: bytes | int) -> bool:
+        """Bytes, or an errno. False when the deadline or an interrupt has answered already."""
+
+    def set_free(self, free_bytes: int) -> None:
+        """What statfs says is free; used is what the files of the tree hold."""
+
     def flush(self, timeout_ms: int) -> bool:
         """Waits until every later path lookup sees all changes applied so far."""
 
@@ -531,10 +543,10 @@ class Tree:
 
     def stats(self) -> dict[str, int]:
         """entries, bytes, nodes, live, passthrough (in use), epochs, notices_queued,
-        notices_delivered, waiting (readers), requests, lookups, opens, reads, misses, timeouts,
-        interrupts, damaged (local files without the committed size), io_errors, malformed, stale
-        (ignored upserts), collisions (entries not shown), open, open_passthrough,
-        passthrough_refused, table_errors."""
+        notices_delivered, waiting (readers), requests, lookups, opens, reads, misses, questions,
+        answers (held), timeouts, interrupts, damaged (local files without the committed size),
+        io_errors, malformed, stale (ignored upserts), collisions (entries not shown), open,
+        open_passthrough, passthrough_refused, table_errors."""
 
     def running(self) -> bool:
         """False when the kernel has ended the connection (unmounted or aborted)."""

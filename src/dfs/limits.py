@@ -289,6 +289,11 @@ WARM_FETCHES_MAX: Final = 8
 """Contents fetched at once in the background: readers and drops come first."""
 OBJECT_KEEP_S: Final = 10
 """A cached object stays so long after its last version is gone: a reader may just open it."""
+MEMBERS_MS_MAX: Final = 2_000
+"""For a node to name the members for `.dfs/members`; then the file says that none did."""
+NOTICES_MS_MAX: Final = 1_000
+"""One wait for the kernel to forget what changed: a reader of `.dfs/sync` who has gone holds a
+thread no longer than that."""
 REPORT_INTERVAL_MS: Final = 1_000
 """How old the agent's figures in `dfs status` may be."""
 PROBLEMS_MAX: Final = 20

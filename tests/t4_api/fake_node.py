@@ -126,13 +126,13 @@ class Node(dfs_pb2_grpc.FileServiceServicer, dfs_pb2_grpc.ClusterServiceServicer
         self.answer("List", request, context, lambda: None)
         with self.tree.lock:
             files, revision = sorted(self.tree.files.items()), self.tree.revision
-        for key, (data, record) in files:
-            if key.startswith(request.key):
-                item = pb.Item(
-                    key=key, record=record, data=data, has_data=request.data_bytes_max > 0
-                )
-                yield pb.ListResponse(items=[item], revision=revision)
-                self.answer("List part", request, context, lambda: None)
+        found = [(key, *entry) for key, entry in files if key.startswith(request.key)]
+        for key, data, record in found:
+            item = pb.Item(key=key, record=record, data=data, has_data=request.data_bytes_max > 0)
+            yield pb.ListResponse(items=[item], revision=revision)
+            self.answer("List part", request, context, lambda: None)
+        if not found:
+            yield pb.ListResponse(revision=revision)
 
     def Watch(self, request: pb.WatchRequest, context: Any) -> Iterator[pb.WatchResponse]:
         self.answer("Watch", request, context, lambda: None)

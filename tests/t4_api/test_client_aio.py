@@ -30,6 +30,17 @@ async def test_what_is_put_can_be_read(client: dfs.AsyncClient) -> None:
         await client.get("missing")
 
 
+async def test_the_newest_revision_is_that_of_the_last_write(
+    client: dfs.AsyncClient, nodes: list[Node]
+) -> None:
+    assert await client.newest() == 0
+    await client.put("a", b"1")
+    revision = await client.put("b/c", b"2")
+    assert await client.newest() == revision
+    with dfs.Client(*(n.endpoint for n in nodes), learn=False) as blocking:
+        assert await asyncio.to_thread(blocking.newest) == revision
+
+
 async def test_a_write_is_repeated_and_applied_once(
     client: dfs.AsyncClient, nodes: list[Node], tree: Tree
 ) -> None:

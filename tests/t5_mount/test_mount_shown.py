@@ -99,11 +99,20 @@ def test_permission_bits_hold_for_other_users(one: Rig) -> None:
     assert b"Permission denied" in read("private").stderr
 
 
-def test_statfs_counts_from_memory(one: Rig) -> None:
+def test_df_shows_what_the_files_hold_and_what_is_free(one: Rig) -> None:
+    """What `df` shows comes from memory and never waits for a node: used is the content of the
+    files in the tree, free is what the disk of the agent's state directory has left, as last
+    measured; the inodes in use are the entries of the tree."""
     one.put("d/f", b"x" * 10_000)
+    one.tree.set_free(4_096 * 7)
     figures = os.statvfs(one.point)
-    assert (figures.f_files, figures.f_blocks, figures.f_bavail) == (2, 3, 0)
+    assert (figures.f_frsize, figures.f_blocks, figures.f_bfree, figures.f_bavail) == (
+        4_096, 3 + 7, 7, 7
+    )
+    assert figures.f_files - figures.f_ffree == 2
     assert figures.f_namemax == 255
+    one.tree.set_free(0)
+    assert os.statvfs(one.point).f_bavail == 0
 
 
 def test_extended_attributes_are_not_supported_and_asked_for_once(one: Rig) -> None:

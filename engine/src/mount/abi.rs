@@ -11,6 +11,8 @@ pub mod op {
     pub const READ: u32 = 15;
     pub const STATFS: u32 = 17;
     pub const RELEASE: u32 = 18;
+    pub const GETXATTR: u32 = 22;
+    pub const LISTXATTR: u32 = 23;
     pub const INIT: u32 = 26;
     pub const OPENDIR: u32 = 27;
     pub const READDIR: u32 = 28;
@@ -49,6 +51,8 @@ pub mod cap {
 
 /// Flags of an OPEN reply.
 pub mod fopen {
+    /// Reads come here, whatever the size is said to be.
+    pub const DIRECT_IO: u32 = 1;
     pub const KEEP_CACHE: u32 = 1 << 1;
     pub const CACHE_DIR: u32 = 1 << 3;
     pub const NOFLUSH: u32 = 1 << 5;

@@ -1,4 +1,5 @@
-//! Files that readers want and that are not here: one fetch per file, each under a deadline.
+//! What readers wait for, each under a deadline: content that is not here, one fetch per file, and
+//! answers to questions, each asked for itself.
 use super::abi::UNIQUE_RESEND;
 use super::node::Node;
 use parking_lot::{Condvar, Mutex};
@@ -16,7 +17,14 @@ pub const WAITERS_MAX: usize = 65_536;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
     Open,
-    Read { offset: u64, size: u32 },
+    Read {
+        offset: u64,
+        size: u32,
+    },
+    /// An extended attribute, or the list of them.
+    Value {
+        size: u32,
+    },
 }
 
 /// A request of the kernel that has not been answered.
@@ -29,7 +37,19 @@ pub struct Waiter {
 /// (miss id, path, version)
 pub type Wanted = (u64, String, u64);
 
-struct Miss {
+/// (question id, path, version, what is asked)
+pub type Question = (u64, String, u64, String);
+
+/// What a wait is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Subject {
+    /// The content of a node.
+    Content(u64),
+    /// An answer to one request: one that was made for another may be too old.
+    Answer(u64),
+}
+
+struct Wait {
     id: u64,
     path: String,
     node: Arc<Node>,
@@ -39,10 +59,12 @@ struct Miss {
 
 #[derive(Default)]
 struct State {
-    by_node: HashMap<u64, Miss>,
-    node_of: HashMap<u64, u64>,
+    waits: HashMap<Subject, Wait>,
+    subjects: HashMap<u64, Subject>,
     /// Miss ids that nobody has taken yet.
     fresh: VecDeque<u64>,
+    /// Questions that nobody has taken yet.
+    asked: VecDeque<Question>,
     /// Node → until when it fails at once, and with which errno.
     failed: HashMap<u64, (Instant, i32)>,
     waiting: usize,
@@ -54,6 +76,8 @@ pub struct Misses {
     state: Mutex<State>,
     /// Something fresh, or closed.
     arrived: Condvar,
+    /// A question, or closed.
+    questioned: Condvar,
     /// The earliest deadline may have changed, or closed.
     timed: Condvar,
     deadline: Duration,
@@ -64,6 +88,7 @@ impl Misses {
         Misses {
             state: Mutex::default(),
             arrived: Condvar::new(),
+            questioned: Condvar::new(),
             timed: Condvar::new(),
             deadline,
         }
@@ -72,54 +97,44 @@ impl Misses {
     /// Keeps a request until its file is here. Err: answer it with that errno now. It comes back
     /// when the file has come since its sender looked: whoever brought it has told all who waited.
     pub fn park(&self, waiter: Waiter, path: &str, now: Instant) -> Result<Option<Waiter>, i32> {
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
-        if state.closed {
-            return Err(libc::ENOTCONN);
-        }
+        let mut state = self.state.lock();
         let id = waiter.node.id;
         if let Some((_, errno)) = state.failed.get(&id).filter(|failed| failed.0 > now) {
             return Err(*errno);
         }
-        if state.waiting >= WAITERS_MAX {
-            return Err(libc::EAGAIN);
-        }
-        if let Some(miss) = state.by_node.get_mut(&id) {
-            match miss
-                .waiters
-                .iter_mut()
-                .find(|there| same(there.unique, waiter.unique))
-            {
-                // Handed out again: the kernel wants the newer id.
-                Some(there) => *there = waiter,
-                None => {
-                    miss.waiters.push(waiter);
-                    state.waiting += 1;
-                }
-            }
+        state.admit()?;
+        let subject = Subject::Content(id);
+        let Some(waiter) = state.join(subject, waiter) else {
             return Ok(None);
-        }
+        };
         if waiter.node.place.lock().is_some() {
             return Ok(Some(waiter));
         }
-        state.next += 1;
-        let (miss, due) = (state.next, now + self.deadline);
-        let (path, node) = (path.to_owned(), waiter.node.clone());
-        let entry = Miss {
-            id: miss,
-            path,
-            node,
-            waiters: vec![waiter],
-            due,
-        };
-        state.by_node.insert(id, entry);
-        state.node_of.insert(miss, id);
+        let miss = state.begin(subject, waiter, path, now + self.deadline);
         state.fresh.push_back(miss);
-        state.waiting += 1;
-        drop(guard);
+        drop(state);
         self.arrived.notify_one();
         self.timed.notify_one();
         Ok(None)
+    }
+
+    /// Keeps a request until its question is answered. Err: answer it with that errno now.
+    pub fn ask(&self, waiter: Waiter, path: &str, what: String, now: Instant) -> Result<(), i32> {
+        let mut state = self.state.lock();
+        state.admit()?;
+        let subject = Subject::Answer(waiter.unique & !UNIQUE_RESEND);
+        let Some(waiter) = state.join(subject, waiter) else {
+            return Ok(());
+        };
+        let version = waiter.node.version;
+        let question = state.begin(subject, waiter, path, now + self.deadline);
+        state
+            .asked
+            .push_back((question, path.to_owned(), version, what));
+        drop(state);
+        self.questioned.notify_one();
+        self.timed.notify_one();
+        Ok(())
     }
 
     /// Waits for misses that nobody has taken; empty at the timeout or when closed.
@@ -132,11 +147,7 @@ impl Misses {
             while taken.len() < max
                 && let Some(id) = state.fresh.pop_front()
             {
-                let miss = state
-                    .node_of
-                    .get(&id)
-                    .and_then(|node| state.by_node.get(node));
-                if let Some(miss) = miss {
+                if let Some(miss) = state.wait(id) {
                     taken.push((id, miss.path.clone(), miss.node.version));
                 }
             }
@@ -149,36 +160,69 @@ impl Misses {
         }
     }
 
+    /// Waits for questions that nobody has taken; empty at the timeout or when closed.
+    pub fn take_questions(&self, max: usize, timeout: Duration) -> Vec<Question> {
+        let end = Instant::now() + timeout;
+        let mut state = self.state.lock();
+        loop {
+            let mut taken = Vec::new();
+            while taken.len() < max
+                && let Some(question) = state.asked.pop_front()
+            {
+                if state.wait(question.0).is_some() {
+                    taken.push(question);
+                }
+            }
+            if !taken.is_empty() || state.closed {
+                return taken;
+            }
+            if self.questioned.wait_until(&mut state, end).timed_out() {
+                return taken;
+            }
+        }
+    }
+
     /// Ends a miss; returns the waiters to be answered. None when it has ended already.
     /// With an errno the file fails at once for a while.
     pub fn end(&self, miss: u64, failed: Option<i32>, now: Instant) -> Option<Vec<Waiter>> {
         let mut state = self.state.lock();
-        let node = state.node_of.remove(&miss)?;
-        let ended = state.by_node.remove(&node)?;
-        state.waiting -= ended.waiters.len();
+        let ended = state.end(miss, |subject| matches!(subject, Subject::Content(_)))?;
         if let Some(errno) = failed {
-            state.failed.insert(node, (now + FAILURE_MEMORY, errno));
+            let until = now + FAILURE_MEMORY;
+            state.failed.insert(ended.node.id, (until, errno));
         }
         Some(ended.waiters)
+    }
+
+    /// Ends a question; returns who waits to be answered. None when it has ended already.
+    pub fn end_question(&self, question: u64) -> Option<Waiter> {
+        let mut state = self.state.lock();
+        let mut ended = state.end(question, |subject| matches!(subject, Subject::Answer(_)))?;
+        ended.waiters.pop()
     }
 
     /// The node that a miss is about.
     pub fn node(&self, miss: u64) -> Option<Arc<Node>> {
         let state = self.state.lock();
-        let miss = state.by_node.get(state.node_of.get(&miss)?)?;
-        Some(miss.node.clone())
+        let subject = state.subjects.get(&miss)?;
+        matches!(subject, Subject::Content(_)).then(|| state.waits[subject].node.clone())
     }
 
     /// Gives up one request, because its caller was interrupted.
     pub fn interrupt(&self, unique: u64) -> Option<Waiter> {
-        let mut state = self.state.lock();
-        for miss in state.by_node.values_mut() {
-            if let Some(at) = miss
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let question = Subject::Answer(unique & !UNIQUE_RESEND);
+        if let Some(id) = state.waits.get(&question).map(|wait| wait.id) {
+            return state.end(id, |_| true)?.waiters.pop(); // Nobody else waits for it.
+        }
+        for wait in state.waits.values_mut() {
+            if let Some(at) = wait
                 .waiters
                 .iter()
                 .position(|there| same(there.unique, unique))
             {
-                let waiter = miss.waiters.swap_remove(at);
+                let waiter = wait.waiters.swap_remove(at);
                 state.waiting -= 1;
                 return Some(waiter);
             }
@@ -198,7 +242,7 @@ impl Misses {
             if !late.is_empty() {
                 return Some(late);
             }
-            match state.by_node.values().map(|miss| miss.due).min() {
+            match state.waits.values().map(|wait| wait.due).min() {
                 Some(due) => {
                     self.timed.wait_until(&mut state, due);
                 }
@@ -212,13 +256,14 @@ impl Misses {
         let mut state = self.state.lock();
         state.closed = true;
         state.waiting = 0;
-        state.node_of.clear();
+        state.subjects.clear();
         let waiters = state
-            .by_node
+            .waits
             .drain()
-            .flat_map(|(_, miss)| miss.waiters)
+            .flat_map(|(_, wait)| wait.waiters)
             .collect();
         self.arrived.notify_all();
+        self.questioned.notify_all();
         self.timed.notify_all();
         waiters
     }
@@ -235,20 +280,84 @@ fn same(one: u64, other: u64) -> bool {
 }
 
 impl State {
+    /// Err: one more cannot wait.
+    fn admit(&self) -> Result<(), i32> {
+        if self.closed {
+            return Err(libc::ENOTCONN);
+        }
+        if self.waiting >= WAITERS_MAX {
+            return Err(libc::EAGAIN);
+        }
+        Ok(())
+    }
+
+    /// Lets the waiter wait with those who wait for the same; gives it back when there are none.
+    fn join(&mut self, subject: Subject, waiter: Waiter) -> Option<Waiter> {
+        let Some(wait) = self.waits.get_mut(&subject) else {
+            return Some(waiter);
+        };
+        match wait
+            .waiters
+            .iter_mut()
+            .find(|there| same(there.unique, waiter.unique))
+        {
+            // Handed out again: the kernel wants the newer id.
+            Some(there) => *there = waiter,
+            None => {
+                wait.waiters.push(waiter);
+                self.waiting += 1;
+            }
+        }
+        None
+    }
+
+    /// The first who waits for this; returns the id under which it will end.
+    fn begin(&mut self, subject: Subject, waiter: Waiter, path: &str, due: Instant) -> u64 {
+        self.next += 1;
+        let wait = Wait {
+            id: self.next,
+            path: path.to_owned(),
+            node: waiter.node.clone(),
+            waiters: vec![waiter],
+            due,
+        };
+        self.waits.insert(subject, wait);
+        self.subjects.insert(self.next, subject);
+        self.waiting += 1;
+        self.next
+    }
+
+    fn wait(&self, id: u64) -> Option<&Wait> {
+        self.waits.get(self.subjects.get(&id)?)
+    }
+
+    /// Takes a wait away if it is of the right kind.
+    fn end(&mut self, id: u64, fits: impl FnOnce(Subject) -> bool) -> Option<Wait> {
+        let subject = *self.subjects.get(&id)?;
+        if !fits(subject) {
+            return None;
+        }
+        self.subjects.remove(&id);
+        let ended = self.waits.remove(&subject)?;
+        self.waiting -= ended.waiters.len();
+        Some(ended)
+    }
+
     fn expire(&mut self, now: Instant) -> Vec<Waiter> {
         self.failed.retain(|_, failed| failed.0 > now);
-        let late = self.by_node.iter().filter(|(_, miss)| miss.due <= now);
-        let late: Vec<u64> = late.map(|(node, _)| *node).collect();
+        let late = self.waits.values().filter(|wait| wait.due <= now);
+        let late: Vec<u64> = late.map(|wait| wait.id).collect();
         let mut waiters = Vec::new();
-        for node in late {
-            let Some(miss) = self.by_node.remove(&node) else {
+        for id in late {
+            let subject = self.subjects[&id];
+            let Some(wait) = self.end(id, |_| true) else {
                 continue;
             };
-            self.node_of.remove(&miss.id);
-            self.failed
-                .insert(node, (now + FAILURE_MEMORY, libc::ETIMEDOUT));
-            self.waiting -= miss.waiters.len();
-            waiters.extend(miss.waiters);
+            if let Subject::Content(node) = subject {
+                self.failed
+                    .insert(node, (now + FAILURE_MEMORY, libc::ETIMEDOUT));
+            }
+            waiters.extend(wait.waiters);
         }
         waiters
     }

@@ -9,17 +9,24 @@
 //! | tree.rs      | the tree: what the kernel may ask of it                      | yes  |
 //! | change.rs    | the tree: changes, and which notices they cause              | yes  |
 //! | notice.rs    | the queue of notices                                         | yes  |
-//! | misses.rs    | files that are not here, and who waits for them              | yes  |
+//! | misses.rs    | content and answers that are not here, and who waits         | yes  |
+//! | answers.rs   | what was answered to open files that are made                | yes  |
 //! | table.rs     | open files, written where they outlive the process           | a file |
 //! | pins.rs      | open files: content of one version to the end                | files |
 //! | device.rs    | system calls: /dev/fuse, mount, umount                       | no   |
 //! | threads.rs   | named threads that never are waited for without end          | no   |
 //! | session.rs   | all of it together: one mount                                | no   |
 //! | serve.rs     | answers requests                                             | no   |
+//! | ask.rs       | parks questions, delivers answers                            | no   |
 //! | seam.rs      | the classes and functions that Python sees                   | no   |
 pub mod abi;
+pub mod answers;
+mod ask;
 pub mod change;
 pub mod device;
+#[cfg(test)]
+#[path = "tests/kernel.rs"]
+mod kernel;
 pub mod misses;
 pub mod node;
 pub mod notice;

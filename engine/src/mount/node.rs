@@ -16,13 +16,15 @@ pub enum Kind {
     File,
     Directory,
     Link,
+    /// A file of ours: its content is made anew for each open.
+    Made,
 }
 
 impl Kind {
     /// The file type bits of a mode.
     pub fn type_bits(self) -> u32 {
         match self {
-            Kind::File => S_IFREG,
+            Kind::File | Kind::Made => S_IFREG,
             Kind::Directory => S_IFDIR,
             Kind::Link => S_IFLNK,
         }
@@ -80,6 +82,7 @@ pub fn node_id(kind: Kind, path: &str, version: u64) -> u64 {
         Kind::File => (b'f', version),
         Kind::Link => (b'l', version),
         Kind::Directory => (b'd', 0),
+        Kind::Made => (b'm', 0),
     };
     digest(domain, version, path.as_bytes())
 }

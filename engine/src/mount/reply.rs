@@ -40,7 +40,7 @@ pub struct Totals {
     pub bytes: u64,
 }
 
-const BLOCK: u32 = 4096;
+pub const BLOCK: u32 = 4096;
 
 /// A message under construction; its buffer is reused.
 #[derive(Default)]
@@ -194,13 +194,29 @@ impl Message {
         self.u64(0).u32(flags).u32(backing)
     }
 
-    /// `struct fuse_kstatfs`: full, as a read-only file system is.
-    pub fn statfs(&mut self, totals: Totals) -> &mut Self {
-        self.u64(totals.bytes.div_ceil(u64::from(BLOCK)))
-            .u64(0)
-            .u64(0)
-            .u64(totals.entries)
-            .u64(0);
+    /// `struct fuse_open_out` of a file whose content was made for this open. It is known by its
+    /// handle, and its size is what comes.
+    pub fn opened_made(&mut self, handle: u64) -> &mut Self {
+        self.u64(handle)
+            .u32(fopen::DIRECT_IO | fopen::NOFLUSH)
+            .u32(0)
+    }
+
+    /// `struct fuse_getxattr_out`: how long a value is.
+    pub fn length(&mut self, length: usize) -> &mut Self {
+        self.u32(length as u32).u32(0)
+    }
+
+    /// `struct fuse_kstatfs`. There may be as many more entries as there are free blocks: none is
+    /// smaller than one.
+    pub fn statfs(&mut self, totals: Totals, free: u64) -> &mut Self {
+        let block = u64::from(BLOCK);
+        let (used, free) = (totals.bytes.div_ceil(block), free / block);
+        self.u64(used.saturating_add(free))
+            .u64(free)
+            .u64(free)
+            .u64(totals.entries.saturating_add(free))
+            .u64(free);
         self.u32(BLOCK).u32(255).u32(BLOCK).zeros(28)
     }
 

@@ -20,10 +20,21 @@ pub enum Request<'a> {
     ReadLink,
     Open,
     Read {
+        handle: u64,
         offset: u64,
         size: u32,
     },
-    Release,
+    Release {
+        handle: u64,
+    },
+    /// A size of 0 asks how long the value is.
+    GetXattr {
+        name: &'a [u8],
+        size: u32,
+    },
+    ListXattr {
+        size: u32,
+    },
     OpenDir,
     ReadDir {
         offset: u64,
@@ -109,10 +120,20 @@ fn body(opcode: u32, body: &[u8]) -> Option<Request<'_>> {
         op::READLINK => Request::ReadLink,
         op::OPEN => Request::Open,
         op::READ => Request::Read {
+            handle: u64_at(body, 0)?,
             offset: u64_at(body, 8)?,
             size: u32_at(body, 16)?,
         },
-        op::RELEASE => Request::Release,
+        op::RELEASE => Request::Release {
+            handle: u64_at(body, 0)?,
+        },
+        op::GETXATTR => Request::GetXattr {
+            name: name(body.get(8..)?)?,
+            size: u32_at(body, 0)?,
+        },
+        op::LISTXATTR => Request::ListXattr {
+            size: u32_at(body, 0)?,
+        },
         op::OPENDIR => Request::OpenDir,
         op::READDIR | op::READDIRPLUS => Request::ReadDir {
             offset: u64_at(body, 8)?,

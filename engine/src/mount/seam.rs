@@ -3,6 +3,7 @@ use super::change::Upsert;
 use super::device;
 use super::node::Kind;
 use super::session::{Options, Session};
+use super::tree::RESERVED;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -18,7 +19,6 @@ use std::time::Duration;
 const KEY_BYTES_MAX: usize = 1_024;
 const COMPONENT_BYTES_MAX: usize = 255;
 const TARGET_BYTES_MAX: usize = 4_095;
-const RESERVED: &str = ".dfs";
 
 /// (path, kind, size, mode, mtime_ns, version, backing)
 type Item = (String, u8, u64, u32, i64, u64, Option<String>);
@@ -32,6 +32,12 @@ enum Fetched {
     Place(String),
 }
 
+#[derive(FromPyObject)]
+enum Answered {
+    Errno(i32),
+    Bytes(Vec<u8>),
+}
+
 #[pymethods]
 impl PyTree {
     #[new]
@@ -41,6 +47,7 @@ impl PyTree {
             no_open: false,
             deadline: Duration::from_secs(30),
             ttl: Duration::from_secs(3_600),
+            xattr: false,
             uid: 0,
             gid: 0,
         };
@@ -51,6 +58,7 @@ impl PyTree {
                 "no_open" => chosen.no_open = value != 0,
                 "deadline_ms" => chosen.deadline = Duration::from_millis(value.into()),
                 "ttl_ms" => chosen.ttl = Duration::from_millis(value.into()),
+                "xattr" => chosen.xattr = value != 0,
                 "uid" => chosen.uid = value,
                 "gid" => chosen.gid = value,
                 _ => return Err(PyValueError::new_err(format!("unknown option {name:?}"))),
@@ -118,11 +126,45 @@ impl PyTree {
 
     fn fulfil(&self, py: Python<'_>, miss: u64, result: Fetched) -> PyResult<bool> {
         let result = match result {
-            Fetched::Errno(errno) if errno > 0 => Err(errno),
-            Fetched::Errno(errno) => return Err(PyValueError::new_err(format!("errno {errno}"))),
+            Fetched::Errno(errno) => Err(positive(errno)?),
             Fetched::Place(place) => Ok(c_string(&place)?),
         };
         Ok(py.detach(|| self.0.fulfil(miss, result)))
+    }
+
+    fn offer(&self, py: Python<'_>, names: Vec<String>) -> PyResult<()> {
+        let bad = names
+            .iter()
+            .find(|name| name.contains('/') || check_path(name).is_err());
+        if let Some(name) = bad {
+            return Err(bad_path(name, "is no name"));
+        }
+        py.detach(|| self.0.offer(&names));
+        Ok(())
+    }
+
+    fn next_questions(
+        &self,
+        py: Python<'_>,
+        max_items: usize,
+        timeout_ms: u64,
+    ) -> Vec<(u64, String, u64, String)> {
+        py.detach(|| {
+            self.0
+                .next_questions(max_items, Duration::from_millis(timeout_ms))
+        })
+    }
+
+    fn answer(&self, py: Python<'_>, question: u64, result: Answered) -> PyResult<bool> {
+        let result = match result {
+            Answered::Errno(errno) => Err(positive(errno)?),
+            Answered::Bytes(bytes) => Ok(bytes),
+        };
+        Ok(py.detach(|| self.0.answer_question(question, result)))
+    }
+
+    fn set_free(&self, free_bytes: u64) {
+        self.0.set_free(free_bytes);
     }
 
     fn flush(&self, py: Python<'_>, timeout_ms: u64) -> bool {
@@ -202,6 +244,14 @@ fn check_path(path: &str) -> Result<(), &'static str> {
         }
     }
     Ok(())
+}
+
+fn positive(errno: i32) -> PyResult<i32> {
+    if errno > 0 {
+        Ok(errno)
+    } else {
+        Err(PyValueError::new_err(format!("errno {errno}")))
+    }
 }
 
 fn bad_path(path: &str, why: &str) -> PyErr {

@@ -41,24 +41,24 @@ enum IfAbsent {
 }
 
 /// Where the answer to one request goes.
-struct Call<'a> {
-    device: &'a Device,
-    unique: u64,
-    message: &'a mut Message,
+pub(super) struct Call<'a> {
+    pub device: &'a Device,
+    pub unique: u64,
+    pub message: &'a mut Message,
 }
 
 impl Call<'_> {
     /// Begins a successful answer.
-    fn ok(&mut self) -> &mut Message {
+    pub fn ok(&mut self) -> &mut Message {
         self.message.ok(self.unique)
     }
 
     /// False when nobody waits for it any more.
-    fn send(&mut self) -> bool {
+    pub fn send(&mut self) -> bool {
         self.device.send(self.message.sealed()).is_ok()
     }
 
-    fn refuse(&mut self, errno: i32) {
+    pub fn refuse(&mut self, errno: i32) {
         self.message.error(self.unique, errno);
         self.send();
     }
@@ -135,17 +135,11 @@ impl Session {
                 call.ok().bytes(target.to_bytes());
                 call.send();
             }),
-            Request::Open if self.options.no_open => call.refuse(libc::ENOSYS),
-            Request::Open => self.with_node(call, id, |call, node| {
-                self.open(call, node, IfAbsent::Fetch);
-            }),
-            Request::Read { offset, size } => self.with_node(call, id, |call, node| {
-                self.read(call, node, (offset, size), IfAbsent::Fetch);
-            }),
-            Request::Release => {
-                self.pins.release(id, call.device);
-                call.ok();
-                call.send();
+            Request::Open | Request::Read { .. } | Request::Release { .. } => {
+                self.content(call, id, request);
+            }
+            Request::GetXattr { .. } | Request::ListXattr { .. } if self.options.xattr => {
+                self.attributes(call, id, request);
             }
             Request::ReadDir { offset, size, plus } => self.list(call, id, (offset, size), plus),
             Request::ReleaseDir => {
@@ -154,7 +148,7 @@ impl Session {
             }
             Request::StatFs => {
                 let totals = self.tree.read().totals();
-                call.ok().statfs(totals);
+                call.ok().statfs(totals, self.free.load(Relaxed));
                 call.send();
             }
             Request::Interrupt(target) => self.interrupt(call, target),
@@ -172,11 +166,45 @@ impl Session {
                 return Next::End;
             }
             Request::NotifyReply => {}
-            // OPENDIR: the kernel then opens and caches directories by itself. The others:
-            // extended attributes, FLUSH and so on, most of which it then never asks again.
-            Request::OpenDir | Request::Other => call.refuse(libc::ENOSYS),
+            // OPENDIR: the kernel then opens and caches directories by itself. The others: FLUSH
+            // and so on, most of which it then never asks again.
+            Request::OpenDir
+            | Request::GetXattr { .. }
+            | Request::ListXattr { .. }
+            | Request::Other => call.refuse(libc::ENOSYS),
         }
         Next::Continue
+    }
+
+    /// Opens, reads, closes.
+    fn content(&self, call: &mut Call<'_>, id: u64, request: &Request<'_>) {
+        match *request {
+            Request::Open if self.options.no_open => call.refuse(libc::ENOSYS),
+            Request::Open => self.with_node(call, id, |call, node| {
+                self.open(call, node, IfAbsent::Fetch);
+            }),
+            Request::Read {
+                handle: 0,
+                offset,
+                size,
+            } => self.with_node(call, id, |call, node| {
+                self.read(call, node, (offset, size), IfAbsent::Fetch);
+            }),
+            Request::Read {
+                handle,
+                offset,
+                size,
+            } => self.read_answer(call, handle, (offset, size)),
+            Request::Release { handle } => {
+                match handle {
+                    0 => self.pins.release(id, call.device),
+                    _ => self.answers.drop(handle),
+                }
+                call.ok();
+                call.send();
+            }
+            _ => call.refuse(libc::ENOSYS),
+        }
     }
 
     fn init(&self, call: &mut Call<'_>, (major, minor): (u32, u32), readahead: u32, flags: u64) {
@@ -234,8 +262,10 @@ impl Session {
 
     /// Opens a file, or parks the request until its content is here.
     fn open(&self, call: &mut Call<'_>, node: &Arc<Node>, if_absent: IfAbsent) {
-        if node.kind != Kind::File {
-            return call.refuse(libc::EISDIR);
+        match node.kind {
+            Kind::File => {}
+            Kind::Made => return self.ask(call, node, Want::Open, "content".to_owned()),
+            Kind::Directory | Kind::Link => return call.refuse(libc::EISDIR),
         }
         match self
             .pins
@@ -326,6 +356,7 @@ impl Session {
             Want::Read { offset, size } => {
                 self.read(call, &waiter.node, (offset, size), IfAbsent::Fail);
             }
+            Want::Value { .. } => call.refuse(libc::EIO), // A question; none of the misses.
         }
     }
 
@@ -362,7 +393,7 @@ impl Session {
     }
 
     /// ESTALE when there is no such node any more.
-    fn with_node<'a>(
+    pub(super) fn with_node<'a>(
         &self,
         call: &mut Call<'a>,
         id: u64,

@@ -4,13 +4,14 @@
 //! |-------------|---------------------------------------------------|------------------------|
 //! | dfs-fuse    | reads requests, answers all but misses            | the kernel             |
 //! | dfs-notify  | tells the kernel what changed; holds no lock      | the kernel's own locks |
-//! | dfs-late    | answers misses whose deadline has passed          | the clock              |
+//! | dfs-late    | answers who has waited until the deadline         | the clock              |
 //!
-//! Callers' threads change the tree and fulfil misses. Locks are taken one at a time, except that a
-//! node's `place` may be taken under any.
+//! Callers' threads change the tree, fulfil misses and answer questions. Locks are taken one at a
+//! time, except that a node's `place` may be taken under any.
+use super::answers::Answers;
 use super::change::{Batch, Upsert};
 use super::device::Device;
-use super::misses::{Misses, Wanted};
+use super::misses::{Misses, Question, Wanted};
 use super::node::Node;
 use super::notice::{Notice, Notices, Queue};
 use super::pins::Pins;
@@ -46,6 +47,9 @@ pub struct Options {
     pub deadline: Duration,
     /// How long the kernel may keep names and attributes; it is told of each change.
     pub ttl: Duration,
+    /// Extended attributes are questions; else the kernel is told that there are none, and never
+    /// asks again.
+    pub xattr: bool,
     pub uid: u32,
     pub gid: u32,
 }
@@ -58,6 +62,7 @@ pub struct Counters {
     pub opens: AtomicU64,
     pub reads: AtomicU64,
     pub misses: AtomicU64,
+    pub questions: AtomicU64,
     pub timeouts: AtomicU64,
     pub interrupts: AtomicU64,
     /// Local files without the committed size.
@@ -72,10 +77,13 @@ pub struct Session {
     pub(super) options: Options,
     pub(super) tree: RwLock<Tree>,
     pub(super) misses: Misses,
+    pub(super) answers: Answers,
     pub(super) notices: Queue,
     pub(super) pins: Pins,
     pub(super) counters: Counters,
     pub(super) recent: Mutex<VecDeque<Arc<Node>>>,
+    /// Bytes that may still be stored, as far as is known.
+    pub(super) free: AtomicU64,
     /// The stream of changes is whole: the kernel may keep what it is told.
     pub(super) live: AtomicBool,
     /// The kernel has agreed to read local files itself.
@@ -90,10 +98,13 @@ impl Session {
             options,
             tree: RwLock::new(Tree::new(now_ns())),
             misses: Misses::new(options.deadline),
+            // Nanoseconds: no process gives so many handles that the next would meet them.
+            answers: Answers::new(now_ns() as u64),
             notices: Queue::default(),
             pins: Pins::default(),
             counters: Counters::default(),
             recent: Mutex::default(),
+            free: 0.into(),
             live: true.into(),
             passthrough: false.into(),
             device: RwLock::default(),
@@ -238,6 +249,35 @@ impl Session {
         true
     }
 
+    /// Offers files below `.dfs/`: each open of one is a question. Not where the kernel never asks
+    /// to open.
+    pub fn offer(&self, names: &[String]) {
+        if !self.options.no_open {
+            self.tree.write().offer(names, now_ns());
+        }
+    }
+
+    /// Questions that nobody has taken.
+    pub fn next_questions(&self, max: usize, timeout: Duration) -> Vec<Question> {
+        self.misses.take_questions(max, timeout)
+    }
+
+    /// Answers a question, or ends it with an errno. False when it has ended already.
+    pub fn answer_question(&self, question: u64, result: Result<Vec<u8>, i32>) -> bool {
+        let Some(waiter) = self.misses.end_question(question) else {
+            return false;
+        };
+        if let Some(device) = self.device.read().clone() {
+            self.deliver_answer(&device, &waiter, result);
+        }
+        true
+    }
+
+    /// What statfs says is free.
+    pub fn set_free(&self, bytes: u64) {
+        self.free.store(bytes, Relaxed);
+    }
+
     /// Waits until every later look-up of a path sees all changes applied so far.
     pub fn flush(&self, timeout: Duration) -> bool {
         self.notices.flush(timeout)
@@ -317,6 +357,8 @@ impl Session {
             ("opens", of(&counters.opens)),
             ("reads", of(&counters.reads)),
             ("misses", of(&counters.misses)),
+            ("questions", of(&counters.questions)),
+            ("answers", self.answers.held() as u64),
             ("timeouts", of(&counters.timeouts)),
             ("interrupts", of(&counters.interrupts)),
             ("damaged", of(&counters.damaged)),

@@ -1,7 +1,7 @@
 //! The tree in memory: what the kernel sees. Pure: no clock, no descriptors, no locks of its own.
 //! `change.rs` has what alters it.
 use super::abi::ROOT;
-use super::node::{IdHasher, Kind, Node, cookie};
+use super::node::{IdHasher, Kind, Node, cookie, node_id};
 use super::reply::Totals;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
@@ -10,7 +10,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 type IdMap<V> = HashMap<u64, V, BuildHasherDefault<IdHasher>>;
 
+/// No key begins with this component: there is the directory of files that are made.
+pub const RESERVED: &str = ".dfs";
+
 const DIRECTORY_MODE: u32 = 0o755;
+const MADE_MODE: u32 = 0o444;
 /// Cookies of the entries that every directory has.
 const DOT: u64 = 1;
 const DOT_DOT: u64 = 2;
@@ -27,6 +31,9 @@ pub struct Tree {
     /// Of each directory, by cookie.
     pub(super) children: IdMap<BTreeMap<u64, Arc<Node>>>,
     pub(super) totals: Totals,
+    /// The directory of the files that are made: there for who names it, in no listing and no
+    /// count, so that copies and searches of the tree leave it out.
+    aside: Option<Arc<Node>>,
     /// The kernel may hold anything: a former process told it things.
     pub(super) tell_all: bool,
 }
@@ -37,6 +44,7 @@ impl Tree {
             nodes: IdMap::default(),
             children: IdMap::default(),
             totals: Totals::default(),
+            aside: None,
             tell_all: false,
         };
         let root = directory(ROOT, ROOT, b"", now_ns);
@@ -59,7 +67,9 @@ impl Tree {
         if !self.children.contains_key(&parent) {
             return Err(NoDirectory);
         }
-        let found = self.child(parent, name);
+        let found = self
+            .child(parent, name)
+            .or_else(|| self.aside(parent, name));
         match found {
             Some(node) => {
                 node.lookups.fetch_add(1, Relaxed);
@@ -171,6 +181,25 @@ impl Tree {
         (node.id != ROOT).then_some(node)
     }
 
+    /// Offers files whose content is made for each open, once; they are below `RESERVED`.
+    pub fn offer(&mut self, names: &[String], now_ns: i64) {
+        let id = node_id(Kind::Directory, RESERVED, 0);
+        let above = directory(id, ROOT, RESERVED.as_bytes(), now_ns);
+        let below = names.iter().map(|name| made(id, name, now_ns));
+        let below: BTreeMap<u64, Arc<Node>> =
+            below.map(|node| (cookie(&node.name), node)).collect();
+        for node in below.values().chain([&above]) {
+            self.nodes.insert(node.id, node.clone());
+        }
+        self.children.insert(id, below);
+        self.aside = Some(above);
+    }
+
+    fn aside(&self, parent: u64, name: &[u8]) -> Option<&Arc<Node>> {
+        let named = parent == ROOT && name == RESERVED.as_bytes();
+        self.aside.as_ref().filter(|_| named)
+    }
+
     pub(super) fn has_children(&self, id: u64) -> bool {
         self.children
             .get(&id)
@@ -188,14 +217,28 @@ impl Tree {
 pub struct NoDirectory;
 
 pub(super) fn directory(id: u64, parent: u64, name: &[u8], now_ns: i64) -> Arc<Node> {
+    unversioned((id, Kind::Directory, DIRECTORY_MODE), parent, name, now_ns)
+}
+
+fn made(parent: u64, name: &str, now_ns: i64) -> Arc<Node> {
+    let id = node_id(Kind::Made, &format!("{RESERVED}/{name}"), 0);
+    unversioned((id, Kind::Made, MADE_MODE), parent, name.as_bytes(), now_ns)
+}
+
+fn unversioned(
+    (id, kind, mode): (u64, Kind, u32),
+    parent: u64,
+    name: &[u8],
+    now_ns: i64,
+) -> Arc<Node> {
     Arc::new(Node {
         id,
         parent,
         name: name.into(),
-        kind: Kind::Directory,
+        kind,
         size: 0,
         version: 0,
-        mode: DIRECTORY_MODE.into(),
+        mode: mode.into(),
         newest: 0.into(),
         mtime_ns: now_ns.into(),
         lookups: 0.into(),

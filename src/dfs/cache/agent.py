@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -28,6 +29,7 @@ from ..client import AsyncClient
 from ..errors import DfsError, Misconfigured
 from ..limits import FETCH_MS_MAX, REPORT_INTERVAL_MS
 from ..proto import dfs_pb2 as pb
+from .about import About
 from .feeder import Feeder
 from .fetcher import Fetcher
 from .journal import Journal
@@ -35,6 +37,7 @@ from .large import Large
 from .objects import Objects
 from .ports import Client, Tree
 from .problems import Problems
+from .questions import Questions
 from .uploader import Uploader
 from .watcher import Watcher
 
@@ -91,10 +94,15 @@ class Agent:
         )
         self.feeder.removed = self.uploader.retry_blocked
         self.fetcher: Fetcher | None = None
+        self.questions: Questions | None = None
         if tree is not None and self.objects is not None:
             self.fetcher = Fetcher(
                 client, self.objects, self.feeder, tree, self.large, options.cache_bytes_max
             )
+            about = About(
+                client, tree, self.feeder, self.objects, self.uploader, self.problems
+            )
+            self.questions = Questions(tree, about.files())
         self.watcher: Watcher | None = None
         if options.cache:
             excluded = {place(p) for p in (options.mount, options.state) if p}
@@ -148,8 +156,8 @@ class Agent:
         parts = [self.feeder.run(), self._house(), self._report()]
         if self.watcher is not None:
             parts += [self.watcher.run(), self.uploader.run()]
-        if self.tree is not None and self.fetcher is not None:
-            parts += [self._mount(self.tree), self.fetcher.run()]
+        if self.tree is not None and self.fetcher is not None and self.questions is not None:
+            parts += [self._mount(self.tree), self.fetcher.run(), self.questions.run()]
         tasks = [asyncio.create_task(part) for part in parts]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -163,15 +171,23 @@ class Agent:
     async def _mount(self, tree: Tree) -> None:
         """Serves the mount from the moment the tree is known; returns when the kernel ends it."""
         await self.feeder.ready.wait()
+        self._measure(tree)
         if self.options.fuse_fd >= 0:
             begin = tree.adopt if self.options.adopt else tree.serve
             begin(self.options.fuse_fd, self.options.fuse_table)
             log.info("%s shows revision %d", self.options.mount, self.feeder.revision)
         while True:
             await asyncio.sleep(REPORT_INTERVAL_MS / 1000)
+            await asyncio.to_thread(self._measure, tree)
             if self.options.fuse_fd >= 0 and not tree.running():
                 log.warning("%s was unmounted", self.options.mount)
                 return
+
+    def _measure(self, tree: Tree) -> None:
+        """What `df` shows as free is known before anybody asks: the answer must not wait."""
+        with contextlib.suppress(OSError):  # Then the last figure stands.
+            figures = os.statvfs(self.options.state)
+            tree.set_free(figures.f_bavail * figures.f_frsize)
 
     # ---- housekeeping ----------------------------------------------------------------------------
     async def _house(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,12 @@ class Feeder:
         self.revision = 0
         self.live = False
         """Changes arrive; otherwise `known` may be old."""
+        self.lost_s = time.time()
+        """Since when it is not live; seconds since 1970, like those that follow."""
+        self.heard_s = 0.0
+        """When the node last said something, be it that nothing has changed."""
+        self.changed_s = 0.0
+        """When the last change arrived."""
         self.ready = asyncio.Event()
         """The first snapshot is complete."""
         self.needed: Counter[bytes] = Counter()
@@ -58,6 +65,8 @@ class Feeder:
         self._objects, self._tree = objects, tree
         self._incoming: dict[str, Stat] = {}
         self._outage = False
+        self._moved = asyncio.Event()
+        """Set when `revision` grows; there is a new one each time."""
         self._pool = ThreadPoolExecutor(1, "feeder")
 
     async def run(self) -> None:
@@ -82,6 +91,11 @@ class Feeder:
                 wait_ms = min(wait_ms * 2, AGENT_RETRY_MS_MAX)
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def reached(self, revision: int) -> None:
+        """Waits until the tree is that of this revision or a later one."""
+        while self.revision < revision:
+            await self._moved.wait()
 
     def back(self, paths: Iterable[str]) -> None:
         """The content of these paths is here now: the mount need not ask for it."""
@@ -152,6 +166,8 @@ class Feeder:
     def _set_live(self, live: bool) -> None:
         if self.live != live:
             self.live = live
+            if not live:
+                self.lost_s = time.time()
             if self._tree is not None:
                 self._tree.set_live(live)
 
@@ -170,14 +186,22 @@ class Feeder:
             if update.snapshot_end:
                 await self._switch(update.revision)
             for event in update.events:
+                self.changed_s = time.time()
                 gone = event.deleted or event.stat.implicit
                 changes[event.key] = None if gone else event.stat
         await self._show(changes)
         if updates[-1].revision:
-            self.revision = max(self.revision, updates[-1].revision)
+            self._move(updates[-1].revision)
             self._arrived()
 
+    def _move(self, revision: int) -> None:
+        if revision > self.revision:
+            self.revision = revision
+            moved, self._moved = self._moved, asyncio.Event()
+            moved.set()
+
     def _arrived(self) -> None:
+        self.heard_s = time.time()
         self._set_live(True)
         if self._outage:
             self._outage = False
@@ -192,7 +216,7 @@ class Feeder:
             if old is None or old.revision != stat.revision:
                 changes[path] = stat
         await self._show(changes)
-        self.revision = max(self.revision, revision)
+        self._move(revision)
         if self._objects is not None:
             for sha256 in self._objects.all():
                 if sha256 not in self.needed:

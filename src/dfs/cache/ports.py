@@ -13,6 +13,10 @@ Upsert = tuple[str, int, int, int, int, int, str | None]
 """(path, kind, size, mode, mtime_ns, version, backing or target); see `dfs._engine.Tree.apply`."""
 
 
+Question = tuple[int, str, int, str]
+"""(question, path, version, what is asked); see `dfs._engine.Tree.next_questions`."""
+
+
 class Client(Protocol):
     """The calls of `dfs.AsyncClient` that the agent makes."""
 
@@ -84,6 +88,14 @@ class Client(Protocol):
         """The stream of changes; goes on by itself, telling `on_lost`, when it loses its node."""
         ...
 
+    async def newest(self, *, timeout: float | None = None) -> int:
+        """The newest revision, linearizable."""
+        ...
+
+    async def members(self, *, timeout: float | None = None) -> pb.MembersResponse:
+        """Who belongs to the cluster."""
+        ...
+
     async def report_agent(self, report: pb.AgentStatus, *, timeout: float | None = None) -> None:
         """Tells the node how its agent is."""
         ...
@@ -114,6 +126,26 @@ class Tree(Protocol):
 
     def fulfil(self, miss: int, result: str | int) -> bool:
         """A backing path, or an errno."""
+        ...
+
+    def offer(self, names: Sequence[str]) -> None:
+        """Shows files below `.dfs/`, each open of which is a question."""
+        ...
+
+    def next_questions(self, max_items: int, timeout_ms: int) -> list[Question]:
+        """What the kernel wants to know."""
+        ...
+
+    def answer(self, question: int, result: bytes | int) -> bool:
+        """The answer, or an errno."""
+        ...
+
+    def flush(self, timeout_ms: int) -> bool:
+        """Waits until every later look-up sees all changes so far; False when it took too long."""
+        ...
+
+    def set_free(self, free_bytes: int) -> None:
+        """What `df` is told."""
         ...
 
     def set_live(self, live: bool) -> None:

@@ -25,6 +25,13 @@ class Problems:
         """It is gone."""
         self._texts.pop(subject, None)
 
+    def get(self, subject: str) -> str:
+        """The sentence; "" when there is none."""
+        return self._texts.get(subject, "")
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
     def __contains__(self, subject: str) -> bool:
         return subject in self._texts
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -36,7 +37,7 @@ from ..errors import (
 from ..limits import VALUE_BYTES_MAX
 from ..paths import check_key
 from ..proto import dfs_pb2 as pb
-from .ports import Upsert
+from .ports import Question, Upsert
 
 
 class Shown(NamedTuple):
@@ -66,6 +67,10 @@ class MemoryTree:
         self._deadline_s = deadline_s
         self._misses: queue.Queue[tuple[int, str, int]] = queue.Queue(10_000)
         self._waiting: dict[int, tuple[threading.Event, list[str | int]]] = {}
+        self.offered: list[str] = []
+        self.free = 0
+        self._questions: queue.Queue[Question] = queue.Queue(10_000)
+        self._asked: dict[int, Future[bytes | int]] = {}
 
     def apply(self, upserts: Sequence[Upsert], deletes: Sequence[str]) -> int:
         """See `dfs._engine.Tree`."""
@@ -146,6 +151,43 @@ class MemoryTree:
             raise OSError(backing, path)
         with open(backing, "rb") as file:
             return file.read()
+
+    def offer(self, names: Sequence[str]) -> None:
+        """See `dfs._engine.Tree`."""
+        self.offered = list(names)
+
+    def next_questions(self, max_items: int, timeout_ms: int) -> list[Question]:
+        """See `dfs._engine.Tree`."""
+        try:
+            return [] if self.ended else [self._questions.get(timeout=timeout_ms / 1000)]
+        except queue.Empty:
+            return []
+
+    def answer(self, question: int, result: bytes | int) -> bool:
+        """See `dfs._engine.Tree`."""
+        asked = self._asked.pop(question, None)
+        if asked is not None:
+            asked.set_result(result)
+        return asked is not None
+
+    def ask(self, path: str, what: str) -> bytes:
+        """As the kernel, in a thread of its own: waits for the answer. Raises OSError."""
+        question, future = time.monotonic_ns(), Future[bytes | int]()
+        self._asked[question] = future
+        self._questions.put((question, path, self.shown[path].version if what != "content" else 0,
+                             what))
+        answer = future.result(self._deadline_s)
+        if isinstance(answer, int):
+            raise OSError(answer, path)
+        return answer
+
+    def flush(self, timeout_ms: int) -> bool:
+        """See `dfs._engine.Tree`."""
+        return True
+
+    def set_free(self, free_bytes: int) -> None:
+        """See `dfs._engine.Tree`."""
+        self.free = free_bytes
 
     def set_live(self, live: bool) -> None:
         """See `dfs._engine.Tree`."""
@@ -456,6 +498,19 @@ class MemoryNode:
         if stat.kind is not Kind.FILE or stat.size > data_bytes_max or stat.chunk_bytes:
             return None
         return self.contents[key, stat.revision]
+
+    async def newest(self, *, timeout: float | None = None) -> int:
+        """See `dfs.AsyncClient.newest`."""
+        if self.away:
+            raise Unavailable("no leader: node2 and node3 are silent")
+        return self.revision
+
+    async def members(self, *, timeout: float | None = None) -> pb.MembersResponse:
+        """See `dfs.AsyncClient.members`."""
+        self._must_be_up()
+        return pb.MembersResponse(members=[
+            pb.Member(name="node1", grpc="127.0.0.1:13001", voter=True, leader=True)
+        ])
 
     async def report_agent(self, report: pb.AgentStatus, *, timeout: float | None = None) -> None:
         """See `dfs.AsyncClient.report_agent`."""

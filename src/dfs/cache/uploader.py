@@ -110,6 +110,10 @@ class Uploader:
         return len(self.pending) + sum(p not in self.pending.drops for p in self._blocked)
 
     # ---- from the watcher ------------------------------------------------------------------------
+    def not_stored(self) -> set[str]:
+        """All that was dropped and is not stored yet."""
+        return {*self.pending.drops, *self._blocked}
+
     def changed(self, path: str, why: int) -> None:
         """Something happened to `path`."""
         drop = self.pending.changed(path, why)

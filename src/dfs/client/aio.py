@@ -181,6 +181,11 @@ class AsyncClient(AsyncTransfers):
             for part in streams.items_of(answer):
                 yield part
 
+    async def newest(self, *, timeout: float | None = None) -> int:
+        """See `Client.newest`."""
+        answers = self._stream(*streams.NEWEST, timeout)
+        return streams.newest_of([answer async for answer in answers])
+
     async def history(
         self, key: str, *, limit: int = 0, before_revision: int = 0, local: bool = False,
         min_revision: int | None = None, timeout: float | None = None,

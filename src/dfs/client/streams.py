@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from ..errors import DataLoss, DfsError, InvalidArgument, OutOfRange, Unavailable
@@ -34,6 +34,15 @@ def list_request(
         key=text(key), recursive=recursive, data_bytes_max=data_bytes_max, after=text(after),
         limit=limit, consistency=consistency(local), min_revision=min_revision,
     )
+
+
+NEWEST: Final = LIST, pb.ListRequest(limit=1), pb.ListResponse.FromString
+"""Asks for as little as possible: what matters is the revision of the answer."""
+
+
+def newest_of(answers: Iterable[pb.ListResponse]) -> int:
+    """The revision that a list shows; there is at least one answer."""
+    return max(answer.revision for answer in answers)
 
 
 def history_request(

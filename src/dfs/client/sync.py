@@ -176,11 +176,13 @@ class Client(Transfers):
             key, recursive, data_bytes_max, after, limit, local,
             self._session.least(local, min_revision),
         )
-        for answer in self._stream(
-            streams.LIST, request, pb.ListResponse.FromString, timeout
-        ):
+        for answer in self._stream(streams.LIST, request, pb.ListResponse.FromString, timeout):
             self._answered(self._session.current(), answer.revision)
             yield from streams.items_of(answer)
+
+    def newest(self, *, timeout: float | None = None) -> int:
+        """The newest revision: whatever was acknowledged before the call is at or below it."""
+        return streams.newest_of(self._stream(*streams.NEWEST, timeout))
 
     def history(
         self, key: str, *, limit: int = 0, before_revision: int = 0, local: bool = False,

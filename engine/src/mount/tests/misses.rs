@@ -143,3 +143,69 @@ fn a_request_whose_file_has_come_meanwhile_is_no_miss() {
         (0, 0)
     );
 }
+
+#[test]
+fn each_question_is_one_of_its_own() {
+    let (misses, now, one) = (Misses::new(DEADLINE), Instant::now(), node("one"));
+    let ask = |unique| misses.ask(waiter(unique, &one), ".dfs/sync", "content".to_owned(), now);
+    ask(2).unwrap();
+    ask(4).unwrap();
+    assert_eq!(misses.take(9, Duration::ZERO), [], "a question is no miss");
+    let taken = misses.take_questions(9, Duration::ZERO);
+    let question = |id| (id, ".dfs/sync".to_owned(), 4, "content".to_owned());
+    assert_eq!(taken, [question(1), question(2)]);
+    assert_eq!(misses.take_questions(9, Duration::ZERO), []);
+    assert_eq!(misses.end_question(2).unwrap().unique, 4);
+    assert!(misses.end_question(2).is_none());
+    assert_eq!(misses.waiting(), 1);
+}
+
+#[test]
+fn a_question_is_not_ended_as_a_miss_nor_a_miss_as_a_question() {
+    let (misses, now, one) = (Misses::new(DEADLINE), Instant::now(), node("one"));
+    let what = "content".to_owned();
+    misses.ask(waiter(2, &one), ".dfs/a", what, now).unwrap();
+    misses.park(waiter(4, &one), "one", now).unwrap();
+    assert!(misses.end(1, Some(libc::EIO), now).is_none());
+    assert!(misses.node(1).is_none());
+    assert!(misses.end_question(2).is_none());
+    assert_eq!(misses.waiting(), 2);
+}
+
+#[test]
+fn an_interrupted_question_is_gone_and_one_that_is_handed_out_again_stays_one() {
+    let (misses, now, one) = (Misses::new(DEADLINE), Instant::now(), node("one"));
+    let ask = |unique| misses.ask(waiter(unique, &one), ".dfs/a", "content".to_owned(), now);
+    ask(2).unwrap();
+    ask(2 | UNIQUE_RESEND).unwrap();
+    assert_eq!(misses.waiting(), 1);
+    assert_eq!(misses.interrupt(2).unwrap().unique, 2 | UNIQUE_RESEND);
+    assert_eq!(misses.waiting(), 0);
+    assert_eq!(misses.take_questions(9, Duration::ZERO), []);
+    assert!(misses.end_question(1).is_none());
+}
+
+#[test]
+fn a_question_whose_time_is_up_is_not_remembered_as_failed() {
+    let (misses, one) = (Misses::new(Duration::from_millis(1)), node("one"));
+    let ask = |unique| {
+        let what = "content".to_owned();
+        misses.ask(waiter(unique, &one), ".dfs/a", what, Instant::now())
+    };
+    ask(2).unwrap();
+    assert_eq!(uniques(misses.overdue().unwrap()), [2]);
+    ask(4).unwrap();
+    assert_eq!(misses.waiting(), 1);
+}
+
+#[test]
+fn closing_ends_questions_and_wakes_who_waits_for_one() {
+    let misses = Arc::new(Misses::new(DEADLINE));
+    let taker = misses.clone();
+    let taking = std::thread::spawn(move || taker.take_questions(1, Duration::from_secs(60)));
+    assert!(misses.close().is_empty());
+    assert_eq!(taking.join().unwrap(), []);
+    let (what, one) = ("content".to_owned(), node("one"));
+    let refused = misses.ask(waiter(2, &one), ".dfs/a", what, Instant::now());
+    assert_eq!(refused.err(), Some(libc::ENOTCONN));
+}

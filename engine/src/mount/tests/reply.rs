@@ -170,9 +170,26 @@ fn statfs_has_80_bytes() {
         entries: 12,
         bytes: 4_097,
     };
-    let bytes = message.ok(3).statfs(totals).sealed();
+    let bytes = message.ok(3).statfs(totals, 3 * 4_096 + 1).sealed();
     assert_eq!(bytes.len(), 16 + 80);
-    assert_eq!((u64_at(bytes, 16), u64_at(bytes, 40)), (2, 12));
+    // Blocks in all, free, available; entries in all, free.
+    let figures: Vec<u64> = (0..5).map(|at| u64_at(bytes, 16 + 8 * at)).collect();
+    assert_eq!(figures, [5, 3, 3, 15, 3]);
+    assert_eq!((u32_at(bytes, 56), u32_at(bytes, 60)), (4_096, 255));
+}
+
+#[test]
+fn what_is_made_is_read_here_by_its_handle() {
+    let mut message = Message::default();
+    let bytes = message.ok(3).opened_made(77).sealed();
+    let mut expected = vec![32, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0];
+    // The handle; DIRECT_IO and NOFLUSH, never KEEP_CACHE; no backing.
+    expected.extend([77, 0, 0, 0, 0, 0, 0, 0, 1 | 32, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(bytes, expected);
+    assert_eq!(
+        message.ok(3).length(300).sealed()[16..],
+        [44, 1, 0, 0, 0, 0, 0, 0]
+    );
 }
 
 #[test]

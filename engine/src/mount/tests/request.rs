@@ -56,11 +56,21 @@ fn names_are_single_components() {
 #[test]
 fn reads_name_offset_and_size() {
     let mut body = [0; 40];
+    body[0..8].copy_from_slice(&(3u64 << 40).to_le_bytes());
     body[8..16].copy_from_slice(&(5u64 << 30).to_le_bytes());
     body[16..20].copy_from_slice(&131_072u32.to_le_bytes());
-    let (offset, size) = (5 << 30, 131_072);
+    let (handle, offset, size) = (3 << 40, 5 << 30, 131_072);
     let read = message(op::READ, 2, 7, &body);
-    assert_eq!(parsed(&read), Request::Read { offset, size });
+    assert_eq!(
+        parsed(&read),
+        Request::Read {
+            handle,
+            offset,
+            size
+        }
+    );
+    let release = message(op::RELEASE, 2, 7, &body[..24]);
+    assert_eq!(parsed(&release), Request::Release { handle });
     let listing = message(op::READDIR, 2, 7, &body);
     assert_eq!(
         parsed(&listing),
@@ -152,8 +162,21 @@ fn extensions_are_cut_off() {
 }
 
 #[test]
+fn extended_attributes_have_a_size_and_a_name() {
+    let get = message(op::GETXATTR, 2, 1, b"\x01\x02\0\0\0\0\0\0user.dfs.x\0");
+    let (name, size) = (&b"user.dfs.x"[..], 0x201);
+    assert_eq!(parsed(&get), Request::GetXattr { name, size });
+    let list = message(op::LISTXATTR, 2, 1, b"\x01\x02\0\0\0\0\0\0");
+    assert_eq!(parsed(&list), Request::ListXattr { size });
+    for short in [&b"\0\0\0\0\0\0\0\0"[..], b"\0\0\0\0\0\0\0\0user", b"\0"] {
+        let get = message(op::GETXATTR, 2, 1, short);
+        assert!(matches!(parse(&get), Err(Malformed::Body(_))), "{short:?}");
+    }
+}
+
+#[test]
 fn unknown_requests_are_no_error() {
-    assert_eq!(parsed(&message(22, 2, 1, b"whatever")), Request::Other);
+    assert_eq!(parsed(&message(21, 2, 1, b"whatever")), Request::Other);
     assert_eq!(parsed(&message(4711, 2, 1, &[])), Request::Other);
 }
 

@@ -1,167 +1,11 @@
 //! The whole session against a kernel that is the other end of a socket.
-use super::super::abi::{HEADER, ROOT, notify, op};
+use super::super::abi::{ROOT, notify, op};
 use super::super::change::Upsert;
-use super::super::session::Options;
+use super::super::kernel::{Kernel, WAIT, any, read_body, word};
 use super::*;
-use std::ffi::{CStr, CString};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 use std::thread;
-use tempfile::TempDir;
-
-const WAIT: Duration = Duration::from_secs(10);
-
-/// Speaks as the kernel does.
-struct Kernel {
-    socket: UnixDatagram,
-    unique: u64,
-    session: Arc<Session>,
-    dir: TempDir,
-}
-
-/// (errno, what came with it)
-type Answer = (i32, Vec<u8>);
-
-impl Kernel {
-    fn new(change: impl FnOnce(&mut Options)) -> Kernel {
-        let mut options = Options {
-            passthrough: true,
-            no_open: false,
-            deadline: WAIT,
-            ttl: Duration::from_secs(3_600),
-            uid: 1,
-            gid: 2,
-        };
-        change(&mut options);
-        let (socket, end) = UnixDatagram::pair().unwrap();
-        socket.set_read_timeout(Some(WAIT)).unwrap();
-        let session = Session::new(options);
-        session.serve(end.as_raw_fd(), None).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let mut kernel = Kernel {
-            socket,
-            unique: 0,
-            session,
-            dir,
-        };
-        assert_eq!(kernel.init(45).0, 0);
-        kernel
-    }
-
-    fn init(&mut self, minor: u32) -> Answer {
-        let body: Vec<u8> = [7, minor, 1 << 20, u32::MAX, u32::MAX]
-            .iter()
-            .flat_map(|word: &u32| word.to_le_bytes())
-            .collect();
-        self.ask(op::INIT, 0, &body)
-    }
-
-    /// Sends a request; returns its id.
-    fn send(&mut self, opcode: u32, node: u64, body: &[u8]) -> u64 {
-        self.unique += 2;
-        let mut bytes = Vec::new();
-        bytes.extend(((HEADER + body.len()) as u32).to_le_bytes());
-        bytes.extend(opcode.to_le_bytes());
-        bytes.extend(self.unique.to_le_bytes());
-        bytes.extend(node.to_le_bytes());
-        bytes.extend([0; 16]);
-        bytes.extend(body);
-        self.socket.send(&bytes).unwrap();
-        self.unique
-    }
-
-    /// The next message: (unique, code, rest).
-    fn receive(&self) -> (u64, i32, Vec<u8>) {
-        let mut bytes = vec![0; 1 << 16];
-        let length = self.socket.recv(&mut bytes).unwrap();
-        assert_eq!(
-            u32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize,
-            length
-        );
-        let code = i32::from_le_bytes(bytes[4..8].try_into().unwrap());
-        let unique = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
-        (unique, code, bytes[16..length].to_vec())
-    }
-
-    fn ask(&mut self, opcode: u32, node: u64, body: &[u8]) -> Answer {
-        let unique = self.send(opcode, node, body);
-        self.answer_to(unique)
-    }
-
-    fn answer_to(&self, unique: u64) -> Answer {
-        loop {
-            let (to, code, rest) = self.receive();
-            if to == unique {
-                return (-code, rest);
-            }
-            assert_eq!(to, 0, "an answer that nobody waits for");
-        }
-    }
-
-    fn lookup(&mut self, parent: u64, name: &str) -> u64 {
-        let name = CString::new(name).unwrap();
-        let (errno, entry) = self.ask(op::LOOKUP, parent, name.as_bytes_with_nul());
-        assert_eq!(errno, 0);
-        word(&entry, 0)
-    }
-
-    fn read(&mut self, node: u64, offset: u64, size: u32) -> Answer {
-        self.ask(op::READ, node, &read_body(offset, size))
-    }
-
-    fn put(&self, path: &str, version: u64, content: &[u8], here: bool) {
-        let place = here.then(|| self.object(version, content));
-        let upsert = Upsert {
-            path: path.to_owned(),
-            kind: Kind::File,
-            size: content.len() as u64,
-            mode: 0o640,
-            mtime_ns: 1,
-            version,
-            place,
-        };
-        self.session.apply(&[upsert], &[]);
-    }
-
-    fn object(&self, version: u64, content: &[u8]) -> Arc<CStr> {
-        let path = self.dir.path().join(version.to_string());
-        std::fs::write(&path, content).unwrap();
-        CString::new(path.to_str().unwrap()).unwrap().into()
-    }
-
-    fn miss(&self) -> u64 {
-        self.session.next_misses(1, WAIT)[0].0
-    }
-
-    fn stat(&self, name: &str) -> u64 {
-        self.session
-            .stats()
-            .iter()
-            .find(|stat| stat.0 == name)
-            .unwrap()
-            .1
-    }
-}
-
-impl Drop for Kernel {
-    fn drop(&mut self) {
-        self.session.close();
-        assert!(!self.session.running());
-    }
-}
-
-fn word(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
-}
-
-fn read_body(offset: u64, size: u32) -> Vec<u8> {
-    let mut body = vec![0; 40];
-    body[8..16].copy_from_slice(&offset.to_le_bytes());
-    body[16..20].copy_from_slice(&size.to_le_bytes());
-    body
-}
-
-fn any(_: &mut Options) {}
 
 #[test]
 fn init_grants_what_both_know() {
@@ -218,12 +62,9 @@ fn symlinks_have_targets() {
 #[test]
 fn what_is_not_supported_is_said_once_and_for_all() {
     let mut kernel = Kernel::new(any);
-    for opcode in [22, 23, 25, 34, 39, 46, op::OPENDIR] {
-        assert_eq!(
-            kernel.ask(opcode, ROOT, b"user.x\0").0,
-            libc::ENOSYS,
-            "{opcode}"
-        );
+    for opcode in [op::GETXATTR, op::LISTXATTR, 25, 34, 39, 46, op::OPENDIR] {
+        let body = b"\0\x01\0\0\0\0\0\0user.x\0";
+        assert_eq!(kernel.ask(opcode, ROOT, body).0, libc::ENOSYS, "{opcode}");
     }
     let mut kernel = Kernel::new(|options| options.no_open = true);
     assert_eq!(kernel.ask(op::OPEN, ROOT, &[0; 8]).0, libc::ENOSYS);

@@ -139,3 +139,37 @@ fn components_of_a_path() {
     assert_eq!(parts("a"), [("a", "a")]);
     assert_eq!(parts(""), []);
 }
+
+#[test]
+fn what_is_offered_is_there_for_who_names_it_and_in_no_listing_or_count() {
+    let mut tree = tree(&[("f", 1)]);
+    let before = tree.totals();
+    tree.offer(&["stats".to_owned(), "sync".to_owned()], 5);
+    assert_eq!(tree.totals(), before);
+    assert_eq!(listed(&tree, ROOT, 0, 9).len(), 3, "., .. and f");
+    let above = tree.lookup(ROOT, b".dfs").unwrap().unwrap().clone();
+    assert!(above.is_directory());
+    let names: Vec<String> = listed(&tree, above.id, 0, 9)
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(names.len(), 4);
+    assert!(names.contains(&"stats".to_owned()) && names.contains(&"sync".to_owned()));
+    let made = tree.lookup(above.id, b"stats").unwrap().unwrap().clone();
+    assert_eq!((made.kind, made.size), (Kind::Made, 0));
+    assert_eq!(tree.path(&made).as_deref(), Some(".dfs/stats"));
+    assert!(tree.lookup(above.id, b"other").unwrap().is_none());
+    assert!(tree.lookup(above.id, b".dfs").unwrap().is_none());
+    assert!(
+        !tree.forget(made.id, 1),
+        "it stays when the kernel forgets it"
+    );
+    // The same in the next process: the kernel holds these ids.
+    let mut next = Tree::new(9);
+    next.offer(&["sync".to_owned(), "stats".to_owned()], 9);
+    assert_eq!(next.lookup(ROOT, b".dfs").unwrap().unwrap().id, above.id);
+    assert_eq!(
+        next.lookup(above.id, b"stats").unwrap().unwrap().id,
+        made.id
+    );
+}

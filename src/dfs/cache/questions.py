@@ -1,0 +1,89 @@
+"""Answers what the kernel asks and the tree does not know: files that are made for each open.
+
+The engine hands out questions; a thread brings them to the event loop, where each is a task with a
+deadline. A question that takes long holds up nobody but the one who asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+from ..errors import DfsError
+from ..limits import FETCH_MS_MAX, MISS_WAIT_MS, MISSES_MAX
+from .ports import Question, Tree
+
+log = logging.getLogger(__name__)
+
+FOLDER: Final = ".dfs/"
+"""Where the files are that are made; no key begins so."""
+CONTENT: Final = "content"
+"""What is asked when such a file is opened."""
+
+Maker = Callable[[], Awaitable[bytes]]
+"""Makes the content of one file. May raise DfsError, whose errno the reader gets."""
+
+
+class Questions:
+    """Serves the questions of one mount."""
+
+    def __init__(
+        self, tree: Tree, files: Mapping[str, Maker], deadline_ms: int = FETCH_MS_MAX
+    ) -> None:
+        """`files` by name; they are below `.dfs/` of the mount from now on."""
+        self._tree, self._files = tree, files
+        self.deadline_s = deadline_ms / 1000
+        """How long a reader waits at most."""
+        self._serving: set[asyncio.Task[None]] = set()
+        self._stop = threading.Event()
+        tree.offer(sorted(files))
+
+    async def run(self) -> None:
+        """Answers for ever."""
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=self._wait, args=(loop,), name="questions", daemon=True).start()
+        try:
+            await loop.create_future()
+        finally:
+            self._stop.set()
+            for task in self._serving:
+                task.cancel()
+
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        while not self._stop.is_set():
+            questions = self._tree.next_questions(MISSES_MAX, MISS_WAIT_MS)
+            if questions:
+                # The loop may have been closed meanwhile: then nobody waits for us either.
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(self._arrived, questions)
+
+    def _arrived(self, questions: Sequence[Question]) -> None:
+        for question in questions:
+            task = asyncio.create_task(self._serve(*question))
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, question: int, path: str, _version: int, what: str) -> None:
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                answer: bytes | int = await self._answer(path, what)
+        except TimeoutError:
+            answer = errno.ETIMEDOUT
+        except DfsError as error:
+            log.info("%s cannot be answered: %s", path, error)
+            answer = error.row.errno
+        except Exception:  # boundary: a bug here must not let the reader wait for the deadline
+            log.exception("%s cannot be answered", path)
+            answer = errno.EIO
+        self._tree.answer(question, answer)
+
+    async def _answer(self, path: str, what: str) -> bytes | int:
+        maker = self._files.get(path.removeprefix(FOLDER))
+        if what != CONTENT or maker is None:
+            return errno.ENODATA
+        return await maker()
