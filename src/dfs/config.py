@@ -205,6 +205,10 @@ class Settings:
         "Directory for the agent's objects and records.", "", _directory, NODE, AGENT,
         shown="agent below data",
     ))
+    xattr: bool = field(metadata=_said(
+        "Show what is known of a key as extended attributes of the mount; ls -l gets slower.",
+        "false", _boolean, NODE, AGENT,
+    ))
     insecure: bool = field(metadata=_said(
         "Answer callers and peers that are not on loopback, without authentication.",
         "false", _boolean, NODE,

@@ -172,6 +172,9 @@ def test_stat(node: Served, cli: Cli) -> None:
     shown = dict(line.split(None, 1) for line in cli("stat", "a").out.splitlines())
     assert shown["mode"] == "-rw-r--r-- 0644"
     assert shown["node"] == "node1"
+    cli("put", "a", "-t", "more")
+    cli("put", "ab", "-t", "another key")
+    assert cli("stat", "a", "-o", "json").json["history"] == 2
     failed = cli("stat", "missing")
     assert (failed.code, failed.out) == (3, "")
     assert failed.err.startswith("dfs: ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
 import re
 from collections.abc import AsyncIterator
@@ -142,6 +143,25 @@ async def test_a_bug_in_one_file_is_an_error_at_once_and_the_others_go_on(rig: R
         with fails_with(errno.EIO):
             await read(rig, name)
     assert await read(rig, "version")
+
+
+async def test_extended_attributes_tell_what_is_known_of_a_key(rig: Rig) -> None:
+    await rig.node.put("f", b"one")
+    revision = await rig.node.put("f", b"two")
+    await rig.node.mkdir("d")
+    await read(rig, "sync")
+    names = await asyncio.to_thread(rig.tree.ask, "f", "xattrs")
+    found = {
+        name: await asyncio.to_thread(rig.tree.ask, "f", f"xattr:{name}")
+        for name in names.decode().split("\0")[:-1]
+    }
+    assert found["user.dfs.revision"] == str(revision).encode()
+    assert found["user.dfs.sha256"] == hashlib.sha256(b"two").hexdigest().encode()
+    assert found["user.dfs.node"] == b"node1"
+    assert int(found["user.dfs.time_ns"]) == rig.node.records["f"].time_ns
+    assert b"user.dfs.sha256" not in await asyncio.to_thread(rig.tree.ask, "d", "xattrs")
+    with fails_with(errno.ENODATA):
+        await asyncio.to_thread(rig.tree.ask, "f", "xattr:user.mine")
 
 
 async def test_what_is_free_is_known_before_somebody_asks(rig: Rig) -> None:

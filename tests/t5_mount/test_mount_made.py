@@ -40,15 +40,26 @@ def question(tree: Tree) -> tuple[int, str, int, str]:
     return asked
 
 
-@contextlib.contextmanager
-def answering(tree: Tree, answer: Callable[[str], bytes]) -> Iterator[None]:
+def answering(
+    tree: Tree, answer: Callable[[str], bytes]
+) -> contextlib.AbstractContextManager[None]:
     """Somebody who answers at once, until the block ends."""
+
+    def once() -> None:
+        for number, path, _, _ in tree.next_questions(16, 20):
+            tree.answer(number, answer(path))
+
+    return repeating(once)
+
+
+@contextlib.contextmanager
+def repeating(work: Callable[[], None]) -> Iterator[None]:
+    """Does it again and again in another thread."""
     stop = threading.Event()
 
     def run() -> None:
         while not stop.is_set():
-            for number, path, _, _ in tree.next_questions(16, 20):
-                tree.answer(number, answer(path))
+            work()
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -122,6 +133,31 @@ def test_an_errno_is_an_answer_and_silence_ends_at_the_deadline(tmp_path: Path) 
             opening.get()
         with fails_with(errno.ETIMEDOUT):
             rig.at(".dfs/sync").read_bytes()
+
+
+def test_extended_attributes_are_questions_where_they_are_wanted(tmp_path: Path) -> None:
+    values = {"user.dfs.revision": b"7", "user.dfs.sha256": b"ab" * 32}
+    with mounted(tmp_path, xattr=1) as rig:
+        rig.put("d/f", b"content")
+        asked = []
+
+        def answer(tree: Tree) -> None:
+            for number, path, _, what in tree.next_questions(16, 20):
+                asked.append((path, what))
+                if what == "xattrs":
+                    tree.answer(number, b"".join(n.encode() + b"\0" for n in values))
+                else:
+                    tree.answer(number, values.get(what.removeprefix("xattr:"), errno.ENODATA))
+
+        with repeating(lambda: answer(rig.tree)):
+            assert sorted(os.listxattr(rig.at("d/f"))) == sorted(values)
+            for name, value in values.items():
+                assert os.getxattr(rig.at("d/f"), name) == value
+            for name in ("user.other", "security.selinux", "trusted.x"):
+                with fails_with(errno.ENODATA):
+                    os.getxattr(rig.at("d/f"), name)
+            assert os.listxattr(rig.at("d"))
+        assert ("d/f", "xattr:security.selinux") not in asked
 
 
 def test_the_next_agent_answers_anew_and_never_mixes_up_what_is_open(rig: Rig) -> None:

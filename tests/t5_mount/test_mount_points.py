@@ -6,6 +6,10 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from dfs.cli.shared import key_of
+from dfs.errors import Misconfigured
 from dfs.mount import (
     Mounted,
     describe_exit,
@@ -67,6 +71,32 @@ def test_paths_are_followed_but_for_what_is_mounted(tmp_path: Path) -> None:
     assert locate(str(tmp_path / "link")) == f"{real}/real"
     assert locate(f"{tmp_path}/link/../real/") == f"{real}/real"
     assert locate("/") == "/"
+
+
+def test_a_path_below_a_mount_stands_for_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = tmp_path / "mount"
+    (point / "d").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(point)
+    table = [
+        Mounted(str(point), "fuse.dfs", "dfs:1:2"), Mounted(str(point / "other"), "tmpfs", "none"),
+    ]
+    monkeypatch.setattr("dfs.mount.mounts", lambda: table)
+    assert key_of(f"{point}/d/f") == "d/f"
+    assert key_of(f"{point}/d/../f") == "f"
+    assert key_of(f"{tmp_path}/link/d/f") == "d/f"
+    assert key_of("d/f") == "d/f"
+    assert key_of(".hidden") == ".hidden"
+    monkeypatch.chdir(point / "d")
+    assert key_of("./f") == "d/f"
+    assert key_of("../f") == "f"
+    for outside in ("/", str(point), f"{tmp_path}/mount-2/f"):
+        with pytest.raises(Misconfigured, match=r"is not below a mount of dfs \(/.*mount\)"):
+            key_of(outside)
+    table.clear()
+    with pytest.raises(Misconfigured, match="there is none on this machine"):
+        key_of("/mnt/dfs/f")
 
 
 def test_ends_of_agents_in_words() -> None:

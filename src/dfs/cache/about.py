@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from .._version import version
 from ..errors import DfsError, Unavailable
@@ -25,6 +25,9 @@ from .uploader import Uploader
 
 if TYPE_CHECKING:
     from .questions import Maker
+
+PREFIX: Final = "user.dfs."
+"""Of the extended attributes that tell what is known of a key."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,18 @@ class About:
             "pending": self._pending, "conflicts": self._conflicts, "problems": self._problems,
             "sync": self._sync,
         }
+
+    def attributes(self, path: str, version: int) -> dict[str, bytes]:
+        """The extended attributes of what the mount shows."""
+        stat = self.feeder.known.get(path)
+        if stat is None or (stat.revision != version and not stat.is_directory):
+            return {}
+        values = {
+            "revision": stat.revision, "created_revision": stat.created_revision,
+            "version": stat.version, "sha256": stat.sha256.hex(), "node": stat.node,
+            "principal": stat.principal, "time_ns": stat.time_ns,
+        }
+        return {PREFIX + name: str(value).encode() for name, value in values.items() if value}
 
     async def _version(self) -> bytes:
         return _lines([version()])

@@ -74,6 +74,8 @@ class Options:
     """Of content kept below `state`; 0 = no limit."""
     no_open: bool = False
     passthrough: bool = True
+    xattr: bool = False
+    """The mount answers `user.dfs.…`."""
 
 
 class Agent:
@@ -102,7 +104,7 @@ class Agent:
             about = About(
                 client, tree, self.feeder, self.objects, self.uploader, self.problems
             )
-            self.questions = Questions(tree, about.files())
+            self.questions = Questions(tree, about.files(), about.attributes)
         self.watcher: Watcher | None = None
         if options.cache:
             excluded = {place(p) for p in (options.mount, options.state) if p}
@@ -256,6 +258,7 @@ def _tree(options: Options) -> Tree:
 
     return EngineTree({
         "passthrough": int(options.passthrough), "no_open": int(options.no_open),
+        "xattr": int(options.xattr),
         "deadline_ms": FETCH_MS_MAX, "ttl_ms": TTL_MS, "uid": os.getuid(), "gid": os.getgid(),
     })
 
@@ -334,6 +337,7 @@ def options_of(argv: Sequence[str]) -> Options:
     add("--cache-size", type=int, default=0, help="bytes of cached content; 0 = no limit")
     add("--contents", default="", help="the node's directory of large contents")
     add("--no-open", action="store_true", help="faster for trees of small files only")
+    add("--xattr", action="store_true", help="answer extended attributes (user.dfs.…)")
     add("--no-passthrough", action="store_true", help="all reads go through this process")
     given = parser.parse_args(argv)
     return Options(
@@ -343,7 +347,7 @@ def options_of(argv: Sequence[str]) -> Options:
         fuse_fd=given.fuse_fd, adopt=given.adopt,
         fuse_table=int(os.environ.get(TABLE_VARIABLE, "-1")),
         contents=given.contents, name=given.name, cache_bytes_max=given.cache_size,
-        no_open=given.no_open, passthrough=not given.no_passthrough,
+        no_open=given.no_open, passthrough=not given.no_passthrough, xattr=given.xattr,
     )
 
 

@@ -1,4 +1,5 @@
-"""Answers what the kernel asks and the tree does not know: files that are made for each open.
+"""Answers what the kernel asks and the tree does not know: files that are made for each open, and
+extended attributes.
 
 The engine hands out questions; a thread brings them to the event loop, where each is a task with a
 deadline. A question that takes long holds up nobody but the one who asked.
@@ -24,19 +25,26 @@ FOLDER: Final = ".dfs/"
 """Where the files are that are made; no key begins so."""
 CONTENT: Final = "content"
 """What is asked when such a file is opened."""
+ATTRIBUTE: Final = "xattr:"
+"""The name of an attribute follows."""
+ATTRIBUTES: Final = "xattrs"
+"""All their names are wanted."""
 
 Maker = Callable[[], Awaitable[bytes]]
 """Makes the content of one file. May raise DfsError, whose errno the reader gets."""
+Attributes = Callable[[str, int], Mapping[str, bytes]]
+"""(path, version) → the extended attributes."""
 
 
 class Questions:
     """Serves the questions of one mount."""
 
     def __init__(
-        self, tree: Tree, files: Mapping[str, Maker], deadline_ms: int = FETCH_MS_MAX
+        self, tree: Tree, files: Mapping[str, Maker], attributes: Attributes,
+        deadline_ms: int = FETCH_MS_MAX,
     ) -> None:
         """`files` by name; they are below `.dfs/` of the mount from now on."""
-        self._tree, self._files = tree, files
+        self._tree, self._files, self._attributes = tree, files, attributes
         self.deadline_s = deadline_ms / 1000
         """How long a reader waits at most."""
         self._serving: set[asyncio.Task[None]] = set()
@@ -68,10 +76,10 @@ class Questions:
             self._serving.add(task)
             task.add_done_callback(self._serving.discard)
 
-    async def _serve(self, question: int, path: str, _version: int, what: str) -> None:
+    async def _serve(self, question: int, path: str, version: int, what: str) -> None:
         try:
             async with asyncio.timeout(self.deadline_s):
-                answer: bytes | int = await self._answer(path, what)
+                answer: bytes | int = await self._answer(path, version, what)
         except TimeoutError:
             answer = errno.ETIMEDOUT
         except DfsError as error:
@@ -82,8 +90,11 @@ class Questions:
             answer = errno.EIO
         self._tree.answer(question, answer)
 
-    async def _answer(self, path: str, what: str) -> bytes | int:
-        maker = self._files.get(path.removeprefix(FOLDER))
-        if what != CONTENT or maker is None:
-            return errno.ENODATA
-        return await maker()
+    async def _answer(self, path: str, version: int, what: str) -> bytes | int:
+        if what == CONTENT:
+            maker = self._files.get(path.removeprefix(FOLDER))
+            return errno.ENODATA if maker is None else await maker()
+        found = self._attributes(path, version)
+        if what == ATTRIBUTES:
+            return b"".join(name.encode() + b"\0" for name in found)
+        return found.get(what.removeprefix(ATTRIBUTE), errno.ENODATA)

@@ -46,6 +46,7 @@ class Plan(NamedTuple):
     name: str
     notes: list[str]
     """One line for each thing that is missing, with its remedy."""
+    xattr: bool = False
 
     def argv(self, endpoints: Sequence[str], fd: int = -1, adopt: bool = False) -> list[str]:
         """The command line of the agent's process."""
@@ -59,6 +60,7 @@ class Plan(NamedTuple):
             words += ["--cache", str(self.cache.absolute())]
         if self.mount is not None and fd >= 0:
             words += ["--mount", str(self.mount.absolute()), "--fuse-fd", str(fd)]
+            words += ["--xattr"] if self.xattr else []
         return [*words, "--adopt"] if adopt else words
 
 
@@ -84,7 +86,10 @@ def plan(loaded: Loaded) -> Plan:
             chosen[name] = None
             notes.append(f"no {name}: {error.text}; or choose another with -{name}")
     asked = loaded.given("mount")
-    return Plan(chosen["cache"], chosen["mount"], asked, settings.state, None, settings.id, notes)
+    return Plan(
+        chosen["cache"], chosen["mount"], asked, settings.state, None, settings.id, notes,
+        settings.xattr,
+    )
 
 
 def _absent(path: Path) -> bool:

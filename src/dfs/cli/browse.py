@@ -50,17 +50,21 @@ def _long(item: Item) -> tuple[str, ...]:
 # ---- stat ----------------------------------------------------------------------------------------
 def stat_flags(parser: argparse.ArgumentParser) -> None:
     """Arguments of `dfs stat`."""
-    parser.add_argument("key")
+    parser.add_argument("key", metavar="KEY", help="A key, or /a/path below a mount.")
     parser.add_argument("--revision", type=int, default=0, help="A past revision.")
     shared.local_flag(parser)
     parsing.output_flag(parser)
 
 
 def stat(args: argparse.Namespace) -> None:
-    """Shows a record."""
+    """Shows a record, and of how many changes of the key history tells."""
+    key = shared.key_of(args.key)
     with shared.client(args) as client:
-        found = client.stat(args.key, revision=args.revision, local=args.local)
-    record = {"key": args.key, **shared.stat_json(found)}
+        found = client.stat(key, revision=args.revision, local=args.local)
+        record = {"key": key, **shared.stat_json(found)}
+        if not found.is_directory:  # Its history is that of all that is below.
+            changes = client.history(key, local=args.local)
+            record["history"] = sum(change.key == key for change in changes)
     if args.output == "json":
         output.json(record)
         return

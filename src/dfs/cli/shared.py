@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any, Final
 
 from ..client import Client, Event, Item, Kind, Stat, connect
-from ..errors import DeadlineExceeded, DfsError, OutcomeUnknown
+from ..errors import DeadlineExceeded, DfsError, Misconfigured, OutcomeUnknown
 from ..proto import dfs_pb2 as pb
 from . import output, parsing
 
@@ -70,6 +71,24 @@ def troubles(nodes: list[pb.NodeStatus]) -> list[str]:
 def silence(milliseconds: int) -> str:
     """How long a node has not been heard of."""
     return f"silent for {output.duration(milliseconds / 1000)}" if milliseconds else "silent"
+
+
+def key_of(text: str) -> str:
+    """The key that is meant: one is given as it is, or as a path below a mount. No key begins with
+    a slash or a dot component, so the two cannot be mixed up. Raises Misconfigured."""
+    if not text.startswith(("/", "./", "../")):
+        return text
+    from ..mount import KIND, mounts  # Only here: it needs the engine.
+
+    path = os.path.abspath(text)
+    followed = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    tops = [m.point for m in mounts() if m.kind == KIND]
+    for point in sorted(tops, key=len, reverse=True):
+        for candidate in (path, followed):
+            if candidate.startswith(point + "/"):
+                return candidate[len(point) + 1 :]
+    shown = ", ".join(sorted(tops)) or "there is none on this machine"
+    raise Misconfigured(f"{text} is not below a mount of dfs ({shown}); give the key instead")
 
 
 def local_flag(parser: argparse.ArgumentParser) -> None:
