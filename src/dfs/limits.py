@@ -312,6 +312,10 @@ AGENT_RESTART_MS_MAX: Final = 5_000
 """The pause doubles from the one to the other while agents die as soon as they start."""
 AGENT_STOP_MS_MAX: Final = 3_000
 """For an agent to end in order; then its mount is ended by force."""
+MOUNT_REACH_MS_MAX: Final = 10_000
+"""For one of the servers to answer before `dfs mount` mounts anything; else it gives up."""
+MOUNT_SERVED_MS_MAX: Final = 80_000
+"""For a mount in the background to show the tree: systemd gives up on a mount after 90 s."""
 AGENT_KILL_MS_MAX: Final = 2_000
 """For a killed agent to be gone."""
 MOUNTS_STACKED_MAX: Final = 16

@@ -219,12 +219,16 @@ class MountSupervisor:
         *,
         allow_other: bool | None = None,
         env: Mapping[str, str] | None = None,
+        unmounted: Callable[[], None] | None = None,
     ) -> None:
         """`argv_for_fd(fd, adopt)` is the command line of an agent. `allow_other`: every user sees
-        the mount (permission bits hold); None = if we are root, as the kernel wants it."""
+        the mount (permission bits hold); None = if we are root, as the kernel wants it. What
+        somebody else unmounts is mounted again, but if there is `unmounted`: that is called, from
+        another thread, and the mount stays away."""
         self.mountpoint = mountpoint
         self._argv_for_fd = argv_for_fd
         self._allow_other = os.geteuid() == 0 if allow_other is None else allow_other
+        self._unmounted = unmounted
         self._env = dict(os.environ if env is None else env)
         self._lock = threading.Lock()
         self._state = MountState(False, 0, 0, None, "")
@@ -275,11 +279,16 @@ class MountSupervisor:
                 if self._start_agent(adopt) and not self._wait_for_death():
                     break
                 lived = (time.monotonic() - begun) * 1000
+                if self._unmounted is not None and not self._is_mounted():
+                    log.info("%s was unmounted", self.mountpoint)
+                    break
                 quick = 0 if lived >= AGENT_STABLE_MS else quick + 1
                 self._pause(quick)
                 adopt = not self._stopping.is_set() and self._revive()
         finally:
             self._end()
+        if self._unmounted is not None and not self._stopping.is_set():
+            self._unmounted()
 
     def _start_agent(self, adopt: bool) -> bool:
         fds = (self._fd, self._table)

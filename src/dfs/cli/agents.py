@@ -127,12 +127,15 @@ def _check_creatable(path: Path, name: str) -> None:
 
 
 @asynccontextmanager
-async def running(plan: Plan, endpoints: Sequence[str]) -> AsyncIterator[None]:
-    """An agent for as long as the block lasts. Raises Misconfigured."""
+async def running(
+    plan: Plan, endpoints: Sequence[str], unmounted: Callable[[], None] | None = None
+) -> AsyncIterator[None]:
+    """An agent for as long as the block lasts. `unmounted`: see MountSupervisor. Raises
+    Misconfigured."""
     for path in (plan.cache, plan.mount):
         if path is not None:
             _make(path)
-    supervisor = await _mounted(plan, endpoints)
+    supervisor = await _mounted(plan, endpoints, unmounted)
     try:
         async with _cache_only(plan if supervisor is None else None, endpoints):
             yield
@@ -141,7 +144,9 @@ async def running(plan: Plan, endpoints: Sequence[str]) -> AsyncIterator[None]:
             await asyncio.to_thread(supervisor.stop)
 
 
-async def _mounted(plan: Plan, endpoints: Sequence[str]) -> MountSupervisor | None:
+async def _mounted(
+    plan: Plan, endpoints: Sequence[str], unmounted: Callable[[], None] | None
+) -> MountSupervisor | None:
     """Mounts. That it is forbidden may show only now: then only a mount that was asked for is worth
     stopping for."""
     if plan.mount is None:
@@ -151,7 +156,9 @@ async def _mounted(plan: Plan, endpoints: Sequence[str]) -> MountSupervisor | No
     def argv(fd: int, adopt: bool) -> list[str]:
         return plan.argv(endpoints, fd, adopt)
 
-    supervisor = MountSupervisor(argv, str(plan.mount), env=environment())
+    supervisor = MountSupervisor(
+        argv, str(plan.mount), env=environment(), unmounted=unmounted
+    )
     try:
         await asyncio.to_thread(supervisor.start)
     except Misconfigured as error:
