@@ -316,6 +316,8 @@ MOUNT_REACH_MS_MAX: Final = 10_000
 """For one of the servers to answer before `dfs mount` mounts anything; else it gives up."""
 MOUNT_SERVED_MS_MAX: Final = 80_000
 """For a mount in the background to show the tree: systemd gives up on a mount after 90 s."""
+FUSERMOUNT_MS_MAX: Final = 10_000
+"""For fusermount3, which does a few system calls; a dead mount in the way may hang it."""
 AGENT_KILL_MS_MAX: Final = 2_000
 """For a killed agent to be gone."""
 MOUNTS_STACKED_MAX: Final = 16

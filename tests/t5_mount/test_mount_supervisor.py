@@ -211,7 +211,7 @@ def test_kernels_without_handing_over_get_a_new_mount(
     def refuse(fd: int) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
-    monkeypatch.setattr("dfs.mount.fuse_resend", refuse)
+    monkeypatch.setattr("dfs.mount.supervisor.fuse_resend", refuse)
     site.supervisor.start()
     site.read(1)
     site.wait_for_another(site.kill())

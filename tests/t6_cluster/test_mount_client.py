@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -20,8 +21,10 @@ from dfs.nemesis.processes import Cluster, running, wait_until
 SOURCE = str(Path(dfs.__file__).parents[1])
 HELPER = Path(__file__).parents[2] / "contrib" / "mount.dfs"
 ENDS_S = 60
+NOBODY = 65534
+FUSE = Path("/dev/fuse")
 pytestmark = pytest.mark.skipif(
-    not Path("/dev/fuse").exists() or os.geteuid() != 0, reason="needs /dev/fuse and root"
+    not FUSE.exists() or os.geteuid() != 0, reason="needs /dev/fuse and root"
 )
 
 
@@ -50,12 +53,39 @@ def environment() -> dict[str, str]:
     return {**found, "PYTHONPATH": SOURCE}
 
 
-def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(
+    *words: str | Path, cwd: Path, path: str = os.environ["PATH"]
+) -> subprocess.CompletedProcess[str]:
     """Runs it to its end."""
     return subprocess.run(
-        [str(word) for word in words], cwd=cwd, env=environment(), text=True, check=False,
-        stdin=subprocess.DEVNULL, capture_output=True, timeout=ENDS_S,
+        [str(word) for word in words], cwd=cwd, env={**environment(), "PATH": path}, text=True,
+        check=False, stdin=subprocess.DEVNULL, capture_output=True, timeout=ENDS_S,
     )
+
+
+def nobody() -> tuple[str, ...]:
+    """Words in front of a command that run it as a user who may not mount. The one capability is
+    for reading an interpreter that lies in somebody's home directory."""
+    found = shutil.which("setpriv")
+    if found is None:
+        pytest.skip("needs setpriv (package util-linux)")
+    capability = "+dac_read_search"
+    return (
+        found, f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups",
+        f"--inh-caps={capability}", f"--ambient-caps={capability}",
+    )
+
+
+def owned_by_nobody(folder: Path) -> Path:
+    """A directory of the user nobody, who can reach it."""
+    made = folder / "nobody"
+    made.mkdir()
+    os.chown(made, NOBODY, NOBODY)
+    for above in folder.parents[:3]:
+        with contextlib.suppress(OSError):
+            above.chmod(0o755)
+    folder.chmod(0o755)
+    return made
 
 
 def servers(cluster: Cluster) -> str:
@@ -135,3 +165,65 @@ def test_what_keeps_a_mount_from_being_made_is_one_sentence(point: Path, tmp_pat
         assert top_mount(str(point)) is None
     assert run(mount, "only-one-word", cwd=tmp_path).returncode == 1
     assert run(mount, nobody, point, "-f", "-o", "rw", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.skipif(
+    shutil.which("fusermount3") is None, reason="needs fusermount3 (package fuse3)"
+)
+@pytest.mark.skipif(
+    not FUSE.exists() or FUSE.stat().st_mode & 0o006 != 0o006,
+    reason="/dev/fuse is not for everybody (chmod 666 /dev/fuse, as udev does)",
+)
+def test_a_user_without_privileges_mounts_with_fusermount3(tmp_path: Path) -> None:
+    """A user without privileges mounts on a directory of theirs with fusermount3: an agent that
+    dies is replaced as everywhere, reads never go past the agent, `fusermount3 -u` ends it."""
+    home = owned_by_nobody(tmp_path)
+    point = home / "mount"
+    data = os.urandom(300_000)
+
+    def ask(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        return run(*nobody(), *words, cwd=home)
+
+    def shown() -> bool:
+        return ask("cmp", point / "f", home / "expected").returncode == 0
+
+    with running(tmp_path / "cluster", 1) as cluster:
+        cluster.client().put("f", data)
+        (home / "expected").write_bytes(data)
+        done = ask(
+            sys.executable, "-P", "-m", "dfs", "mount", "--servers", cluster.nodes[0].place.grpc,
+            "--mount", point, "--cache", "none", "--state", home / "state", "--background",
+        )
+        assert done.returncode == 0, done.stderr
+        top = top_mount(str(point))
+        assert top is not None
+        pid = owner(top.source)
+        try:
+            assert Path(f"/proc/{pid}").stat().st_uid == NOBODY
+            assert shown()
+            assert "\npassthrough: 0\n" in ask("cat", point / ".dfs/stats").stdout
+            os.kill(agent_of(pid), signal.SIGKILL)
+            assert shown()
+            assert ask("fusermount3", "-u", point).returncode == 0
+            wait_until("the process has ended", lambda: not Path(f"/proc/{pid}").exists())
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        wait_until("nothing is mounted", lambda: top_mount(str(point)) is None)
+
+
+def test_without_privileges_and_fusermount3_the_way_out_is_said(tmp_path: Path) -> None:
+    home = owned_by_nobody(tmp_path)
+    done = run(
+        *nobody(), sys.executable, "-P", "-m", "dfs", "mount", "-endpoint", "127.0.0.1:1", "-mount",
+        "there", "-cache", "none", cwd=home, path="/nowhere",
+    )
+    assert done.returncode == 2, done.stderr
+    assert "fuse3" in done.stderr
+
+
+def agent_of(pid: int) -> int:
+    """The agent that a process has started."""
+    children = " ".join(p.read_text() for p in Path(f"/proc/{pid}/task").glob("*/children"))
+    [child] = children.split()
+    return int(child)

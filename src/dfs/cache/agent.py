@@ -28,6 +28,7 @@ from typing import Final
 from ..client import AsyncClient
 from ..errors import DfsError, Misconfigured
 from ..limits import FETCH_MS_MAX, REPORT_INTERVAL_MS
+from ..privileges import may_administrate
 from ..proto import dfs_pb2 as pb
 from .about import About
 from .feeder import Feeder
@@ -257,8 +258,8 @@ def _tree(options: Options) -> Tree:
     from .._engine import Tree as EngineTree
 
     return EngineTree({
-        "passthrough": int(options.passthrough), "no_open": int(options.no_open),
-        "xattr": int(options.xattr),
+        "passthrough": int(options.passthrough and may_administrate()),
+        "no_open": int(options.no_open), "xattr": int(options.xattr),
         "deadline_ms": FETCH_MS_MAX, "ttl_ms": TTL_MS, "uid": os.getuid(), "gid": os.getgid(),
     })
 

@@ -109,10 +109,10 @@ def _check_cache(path: Path) -> None:
 
 
 def _check_mount(path: Path) -> None:
-    from ..mount import check_mountpoint, open_device
+    from ..mount import check_device, check_mountpoint
 
     check_mountpoint(str(path))
-    os.close(open_device())
+    check_device()
 
 
 def _check_creatable(path: Path, name: str) -> None:
@@ -121,9 +121,9 @@ def _check_creatable(path: Path, name: str) -> None:
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise Misconfigured(f"{path} cannot be made in {above}; choose another with -{name}")
     if name == "mount":
-        from ..mount import open_device
+        from ..mount import check_device
 
-        os.close(open_device())
+        check_device()
 
 
 @asynccontextmanager

@@ -1,23 +1,8 @@
-"""The supervisor of a mount: makes it, keeps its descriptor, keeps an agent serving it.
-
-The agent serves, the supervisor only holds: as long as it has the descriptor of /dev/fuse open,
-an agent may die at any moment and the mount stays. Readers then wait a moment for the next agent,
-which adopts the connection; open files go on.
-
-    supervisor ── opens /dev/fuse, mounts, starts ──► agent (argv_for_fd(fd, adopt=False))
-        │                                                │ dies
-        ├─ asks the kernel to hand out again what the dead one had taken (RESEND)
-        └─ starts the next ─────────────────────────► agent (argv_for_fd(fd, adopt=True))
-
-What the agent finds: the descriptor under the number in its arguments; in the variable
-`DFS_FUSE_TABLE` the number of a second one, the table of open files (for `Tree.serve` and
-`Tree.adopt`); as standard input a pipe that ends when the supervisor does. SIGTERM ends it.
-"""
+"""Keeps one mount served: starts agents, notices their deaths, hands the connection on."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import select
@@ -26,29 +11,24 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, NamedTuple
 
-from ._engine import fuse_mount, fuse_open, fuse_resend, fuse_unmount
-from .errors import Misconfigured
-from .limits import (
+from .._engine import fuse_resend
+from ..errors import Misconfigured
+from ..limits import (
     AGENT_KILL_MS_MAX,
     AGENT_RESTART_MS_MAX,
     AGENT_RESTART_MS_MIN,
     AGENT_STABLE_MS,
     AGENT_STOP_MS_MAX,
     AGENT_WATCH_MS,
-    MOUNTS_STACKED_MAX,
 )
+from .making import make_mount, unmount
+from .points import MOUNTINFO, half_dead, identity, mounts, top_mount
 
 log = logging.getLogger(__name__)
 
 TABLE_VARIABLE: Final = "DFS_FUSE_TABLE"
-KIND: Final = "fuse.dfs"
-MOUNTINFO: Final = "/proc/self/mountinfo"
-MAX_READ: Final = 1 << 20
-"""Bytes the kernel asks for at once; what the engine's buffer holds."""
 
 
 class MountState(NamedTuple):
@@ -62,150 +42,6 @@ class MountState(NamedTuple):
     """Of the last agent that ended by itself: its exit code, or minus the signal."""
     problem: str
     """One sentence; "" when all is well."""
-
-
-# ---- what is mounted -----------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Mounted:
-    """A line of /proc/self/mountinfo."""
-
-    point: str
-    kind: str
-    source: str
-
-
-def mounts(text: str | None = None) -> list[Mounted]:
-    """What is mounted, lowest first. Reads no file system but /proc."""
-    found = []
-    for line in (text or Path(MOUNTINFO).read_text()).splitlines():
-        fields = line.split(" ")
-        dash = fields.index("-", 6)
-        found.append(Mounted(unescape(fields[4]), fields[dash + 1], unescape(fields[dash + 2])))
-    return found
-
-
-def unescape(text: str) -> str:
-    """Undoes the \\040 of mountinfo."""
-    head, *rest = text.split("\\")
-    return head + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)
-
-
-def top_mount(point: str) -> Mounted | None:
-    """What is seen at a path, if it is a mount point."""
-    return next((m for m in reversed(mounts()) if m.point == point), None)
-
-
-def locate(mountpoint: str) -> str:
-    """The path as the kernel names it, without touching what may be mounted there: a dead file
-    system could hang whoever asks."""
-    path = os.path.abspath(mountpoint)
-    path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-    return path if top_mount(path) else os.path.realpath(path)
-
-
-# ---- who made it ---------------------------------------------------------------------------------
-def identity() -> str:
-    """The source of our mounts: names this process so that another can tell whether it lives."""
-    return f"dfs:{os.getpid()}:{started(os.getpid())}"
-
-
-def started(pid: int) -> str:
-    """When a process was started, in ticks since boot; "" when there is none."""
-    return (stat_fields(pid) + [""] * 20)[19]
-
-
-def stat_fields(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the third (the state) on; none when there is no process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
-def owner(source: str) -> int:
-    """The living process that made a mount of ours; 0 when it is gone."""
-    kind, _, rest = source.partition(":")
-    pid, _, since = rest.partition(":")
-    if kind != "dfs" or not pid.isdigit() or not since:
-        return 0
-    alive = started(int(pid)) == since and not half_dead(int(pid))
-    return int(pid) if alive else 0
-
-
-# ---- making it -----------------------------------------------------------------------------------
-def check_mountpoint(mountpoint: str) -> str:
-    """Makes sure that `mountpoint` can be mounted on; takes dead mounts of ours away. Returns its
-    real path. Raises Misconfigured."""
-    path = locate(mountpoint)
-    for _ in range(MOUNTS_STACKED_MAX):
-        top = top_mount(path)
-        if top is None or top.kind != KIND:
-            break
-        if pid := owner(top.source):
-            raise Misconfigured(
-                f"{path} is mounted by process {pid}, which is alive; stop that one or choose "
-                "another directory with -mount"
-            )
-        log.warning("%s: a mount of a process that is gone (%s) is replaced", path, top.source)
-        # By force: whoever still waits on the dead mount gets an error instead of waiting on.
-        fuse_unmount(path, force=True)
-    if top is not None and (top.kind == "fuse" or top.kind.startswith(("fuse.", "nfs"))):
-        raise Misconfigured(
-            f"{path} shows another file system ({top.kind}); unmount it (umount {path}) or choose "
-            "another directory with -mount"
-        )
-    check_directory(path)
-    return path
-
-
-def check_directory(path: str) -> None:
-    """An empty directory it must be. Raises Misconfigured."""
-    try:
-        with os.scandir(path) as entries:
-            first = next(entries, None)
-    except FileNotFoundError:
-        raise Misconfigured(f"{path} does not exist; make it (mkdir -p {path})") from None
-    except NotADirectoryError:
-        raise Misconfigured(
-            f"{path} is no directory; choose another one with -mount"
-        ) from None
-    except OSError as error:
-        remedy = f"umount -l {path}" if error.errno == errno.ENOTCONN else f"ls -ld {path}"
-        raise Misconfigured(f"{path} cannot be used ({error.strerror}); try: {remedy}") from error
-    if first is not None:
-        raise Misconfigured(
-            f"{path} is not empty ({first.name!r} is in it) and a mount would hide that; choose an "
-            "empty directory with -mount"
-        )
-
-
-def open_device() -> int:
-    """A descriptor of /dev/fuse. Raises Misconfigured."""
-    try:
-        return fuse_open()
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-            text = "/dev/fuse is missing; try: modprobe fuse, or in a container: --device /dev/fuse"
-        else:
-            text = f"/dev/fuse cannot be opened ({error.strerror}); run as root"
-        raise Misconfigured(f"{text}, or run without a mount: -mount none") from error
-
-
-def make_mount(mountpoint: str, allow_other: bool) -> tuple[str, int]:
-    """Mounts; returns the real path and the descriptor. Raises Misconfigured."""
-    path = check_mountpoint(mountpoint)
-    fd = open_device()
-    options = f"user_id={os.getuid()},group_id={os.getgid()},max_read={MAX_READ}"
-    options += ",default_permissions" + (",allow_other" if allow_other else "")
-    try:
-        fuse_mount(fd, path, options, identity())
-    except OSError as error:
-        os.close(fd)
-        if error.errno == errno.EPERM:
-            text = "mounting needs root (in a container: --cap-add SYS_ADMIN)"
-            raise Misconfigured(f"{path}: {text}, or run without a mount: -mount none") from error
-        raise Misconfigured(f"{path} cannot be mounted on ({error.strerror})") from error
-    return path, fd
 
 
 class MountSupervisor:
@@ -408,7 +244,7 @@ class MountSupervisor:
         try:
             top = top_mount(self.mountpoint)
             if top is not None and top.source == identity():
-                fuse_unmount(self.mountpoint, force=force)
+                unmount(self.mountpoint, force=force)
             elif self._is_mounted():
                 log.error("%s cannot be unmounted: something was mounted on it", self.mountpoint)
         except OSError as error:
@@ -428,12 +264,6 @@ def ended(fd: int) -> bool:
     waiting = select.poll()
     waiting.register(fd, select.POLLIN)
     return any(events & select.POLLERR for _, events in waiting.poll(0))
-
-
-def half_dead(pid: int) -> bool:
-    """The process has ended but cannot be reaped yet. An agent may stay so: one of its threads is
-    stuck in the kernel, waiting for a lock whose holder waits for the mount."""
-    return stat_fields(pid)[:1] == ["Z"]
 
 
 def describe_exit(code: int | None) -> str:
