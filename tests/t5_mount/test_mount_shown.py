@@ -189,6 +189,32 @@ def test_names_are_never_stale_after_a_flush(one: Rig) -> None:
         one.delete(folder)
 
 
+def test_a_missing_name_is_asked_for_once_until_it_comes_to_be(one: Rig) -> None:
+    """The kernel remembers that a name does not exist, until it comes to be; so programs that look
+    for a file in many places cost nothing."""
+    one.put("d/there")
+    assert not one.at("d/missing").exists()
+    before = one.tree.stats()["requests"]
+    for _ in range(100):
+        assert not one.at("d/missing").exists()
+    assert one.tree.stats()["requests"] == before
+    one.put("d/missing", b"content")
+    assert one.at("d/missing").read_bytes() == b"content"
+
+
+def test_a_listing_brings_the_attributes_along(one: Rig) -> None:
+    """`ls -l` of a directory asks for no file one by one."""
+    for number in range(200):
+        one.put(f"d/f{number}", b"x" * number, flush=number == 199)
+    before = one.tree.stats()
+    with os.scandir(one.at("d")) as entries:
+        sizes = sorted(entry.stat().st_size for entry in entries)
+    assert sizes == list(range(200))
+    after = one.tree.stats()
+    assert after["lookups"] - before["lookups"] <= 1  # Of the directory itself.
+    assert after["requests"] - before["requests"] < 20
+
+
 def test_a_directory_made_again_is_alive_for_who_stands_in_it(one: Rig) -> None:
     one.put("d/a", b"1")
     inside = os.open(one.at("d"), os.O_RDONLY | os.O_DIRECTORY)

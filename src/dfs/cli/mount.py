@@ -106,7 +106,13 @@ async def _served(path: Path, stop: asyncio.Event, timeout_s: float | None) -> b
         raise Unavailable(
             f"{path} did not show the tree within {timeout_s:g} s; the agent's log says why"
         )
-    return looking in done
+    if looking not in done:
+        return False
+    try:
+        looking.result()
+    except OSError as error:
+        raise Unavailable(f"{path} is mounted and cannot be read ({error.strerror})") from error
+    return True
 
 
 # ---- in the background ---------------------------------------------------------------------------
