@@ -289,6 +289,8 @@ WARM_FETCHES_MAX: Final = 8
 """Contents fetched at once in the background: readers and drops come first."""
 OBJECT_KEEP_S: Final = 10
 """A cached object stays so long after its last version is gone: a reader may just open it."""
+SPACE_INTERVAL_MS: Final = 10_000
+"""How old what `df` shows as free may be: it is asked of all members."""
 MEMBERS_MS_MAX: Final = 2_000
 """For a node to name the members for `.dfs/members`; then the file says that none did."""
 NOTICES_MS_MAX: Final = 1_000

@@ -57,6 +57,7 @@ async def test_status_and_members(api):
         assert node.state_hash == api.running.store.state_hash
         assert node.version
         assert node.rss_bytes > 1 << 20
+        assert node.HasField("disk_free_bytes")
         assert node.cpu_us > 0
         assert node.term >= 1
         assert found.cluster == api.running.identity.cluster

@@ -164,8 +164,14 @@ async def test_extended_attributes_tell_what_is_known_of_a_key(rig: Rig) -> None
         await asyncio.to_thread(rig.tree.ask, "f", "xattr:user.mine")
 
 
-async def test_what_is_free_is_known_before_somebody_asks(rig: Rig) -> None:
+async def test_free_is_what_the_fullest_member_has_or_else_the_disk_here(rig: Rig) -> None:
     figures = os.statvfs(rig.state)
     await wait_until("it was measured", lambda: rig.tree.free)
     assert rig.tree.free % figures.f_frsize == 0
     assert 0 < rig.tree.free <= figures.f_blocks * figures.f_frsize
+    rig.node.disks_free = [5_000, 3_000, 4_000]
+    await rig.agent._measure(rig.tree)
+    assert rig.tree.free == 3_000
+    rig.node.disks_free = [0, 3_000]
+    await rig.agent._measure(rig.tree)
+    assert rig.tree.free == 0

@@ -101,8 +101,8 @@ def test_permission_bits_hold_for_other_users(one: Rig) -> None:
 
 def test_df_shows_what_the_files_hold_and_what_is_free(one: Rig) -> None:
     """What `df` shows comes from memory and never waits for a node: used is the content of the
-    files in the tree, free is what the disk of the agent's state directory has left, as last
-    measured; the inodes in use are the entries of the tree."""
+    files in the tree, free is what the fullest member may still store, as it said last; the inodes
+    in use are the entries of the tree."""
     one.put("d/f", b"x" * 10_000)
     one.tree.set_free(4_096 * 7)
     figures = os.statvfs(one.point)

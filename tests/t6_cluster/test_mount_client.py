@@ -122,6 +122,28 @@ def test_a_mount_of_several_servers_goes_on_when_one_is_gone(
     assert (point / ".dfs/stats").read_text().splitlines()[1] == "live: yes"
 
 
+def test_what_is_here_stays_readable_when_no_server_is_left(
+    cluster: Cluster, point: Path, tmp_path: Path
+) -> None:
+    data = os.urandom(300_000)
+    cluster.nodes[0].client().put("f", data)
+    words = (sys.executable, "-P", "-m", "dfs", "mount", "--servers", servers(cluster))
+    words += ("--mount", str(point), "--cache", "none", "--state", "state", "--background")
+    assert run(*words, cwd=tmp_path).returncode == 0
+    assert (point / "f").read_bytes() == data
+    for node in cluster.nodes:
+        node.kill()
+    stats = point / ".dfs/stats"
+    wait_until("it is said to be old", lambda: "\nlive: no (stale since 20" in stats.read_text())
+    assert (point / "f").read_bytes() == data
+    assert os.listdir(point) == ["f"]
+    assert os.statvfs(point).f_blocks > 0
+    assert "members: unknown: " in (point / ".dfs/members").read_text()
+    for node in cluster.nodes:
+        node.start()
+    wait_until("it is whole again", lambda: "\nlive: yes\n" in stats.read_text())
+
+
 def test_mount_8_mounts_and_unmounts_by_the_helper(
     cluster: Cluster, point: Path, tmp_path: Path
 ) -> None:

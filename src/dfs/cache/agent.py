@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import fcntl
 import logging
 import os
@@ -27,7 +26,7 @@ from typing import Final
 
 from ..client import AsyncClient
 from ..errors import DfsError, Misconfigured
-from ..limits import FETCH_MS_MAX, REPORT_INTERVAL_MS
+from ..limits import FETCH_MS_MAX, MEMBERS_MS_MAX, REPORT_INTERVAL_MS, SPACE_INTERVAL_MS
 from ..privileges import may_administrate
 from ..proto import dfs_pb2 as pb
 from .about import About
@@ -161,6 +160,7 @@ class Agent:
             parts += [self.watcher.run(), self.uploader.run()]
         if self.tree is not None and self.fetcher is not None and self.questions is not None:
             parts += [self._mount(self.tree), self.fetcher.run(), self.questions.run()]
+            parts.append(self._measure_for_ever(self.tree))
         tasks = [asyncio.create_task(part) for part in parts]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -174,23 +174,40 @@ class Agent:
     async def _mount(self, tree: Tree) -> None:
         """Serves the mount from the moment the tree is known; returns when the kernel ends it."""
         await self.feeder.ready.wait()
-        self._measure(tree)
+        tree.set_free(await self._free_here())
         if self.options.fuse_fd >= 0:
             begin = tree.adopt if self.options.adopt else tree.serve
             begin(self.options.fuse_fd, self.options.fuse_table)
             log.info("%s shows revision %d", self.options.mount, self.feeder.revision)
         while True:
             await asyncio.sleep(REPORT_INTERVAL_MS / 1000)
-            await asyncio.to_thread(self._measure, tree)
             if self.options.fuse_fd >= 0 and not tree.running():
                 log.warning("%s was unmounted", self.options.mount)
                 return
 
-    def _measure(self, tree: Tree) -> None:
+    async def _measure_for_ever(self, tree: Tree) -> None:
         """What `df` shows as free is known before anybody asks: the answer must not wait."""
-        with contextlib.suppress(OSError):  # Then the last figure stands.
-            figures = os.statvfs(self.options.state)
-            tree.set_free(figures.f_bavail * figures.f_frsize)
+        await self.feeder.ready.wait()
+        while True:
+            await self._measure(tree)
+            await asyncio.sleep(SPACE_INTERVAL_MS / 1000)
+
+    async def _measure(self, tree: Tree) -> None:
+        """Every member stores everything, so the fullest one counts; where none says, the disk
+        here."""
+        try:
+            answer = await self.client.status(timeout=MEMBERS_MS_MAX / 1000)
+            known = [n.disk_free_bytes for n in answer.nodes if n.HasField("disk_free_bytes")]
+        except DfsError:
+            known = []
+        tree.set_free(min(known) if known else await self._free_here())
+
+    async def _free_here(self) -> int:
+        try:
+            figures = await asyncio.to_thread(os.statvfs, self.options.state)
+        except OSError:
+            return 0  # Where the directory is gone nothing can be kept; the journal says so aloud.
+        return figures.f_bavail * figures.f_frsize
 
     # ---- housekeeping ----------------------------------------------------------------------------
     async def _house(self) -> None:

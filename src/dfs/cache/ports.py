@@ -96,6 +96,10 @@ class Client(Protocol):
         """Who belongs to the cluster."""
         ...
 
+    async def status(self, *, timeout: float | None = None) -> pb.StatusResponse:
+        """What every member says of itself."""
+        ...
+
     async def report_agent(self, report: pb.AgentStatus, *, timeout: float | None = None) -> None:
         """Tells the node how its agent is."""
         ...

@@ -235,6 +235,8 @@ class MemoryNode:
         """Where it has large contents, if that is on the machine of the agent."""
         self.elsewhere: dict[bytes, bytes] = {}
         """Large contents that others have."""
+        self.disks_free: list[int] = []
+        """Of the members that say so."""
         self.hold: asyncio.Event | None = None
         """Reads and writes wait for it."""
         self._done: dict[bytes, tuple[int, tuple[str, str, bytes, str]]] = {}
@@ -510,6 +512,13 @@ class MemoryNode:
         self._must_be_up()
         return pb.MembersResponse(members=[
             pb.Member(name="node1", grpc="127.0.0.1:13001", voter=True, leader=True)
+        ])
+
+    async def status(self, *, timeout: float | None = None) -> pb.StatusResponse:
+        """See `dfs.AsyncClient.status`."""
+        self._must_be_up()
+        return pb.StatusResponse(nodes=[
+            pb.NodeStatus(role="voter", disk_free_bytes=free) for free in self.disks_free
         ])
 
     async def report_agent(self, report: pb.AgentStatus, *, timeout: float | None = None) -> None:

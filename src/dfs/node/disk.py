@@ -51,6 +51,8 @@ class Space:
     ) -> None:
         self._engine, self._cluster, self._hot = engine, cluster, hot
         self._directory, self._bytes_min = directory, bytes_min
+        self.free = 0
+        """Bytes that may still be stored here, as of the last look."""
         self.full: OutOfSpace | None = None
         """Why this node has no space, as of the last look."""
         self._told_s = 0.0
@@ -69,6 +71,7 @@ class Space:
     def _look(self) -> None:
         found = os.statvfs(self._directory)
         free = found.f_bavail * found.f_frsize
+        self.free = max(free - self._bytes_min, 0)
         if free < self._bytes_min and self.full is None:
             self.full = OutOfSpace(
                 f"the disk of {self._directory} has {free >> 20:,} MiB left, writes are refused"

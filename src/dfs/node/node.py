@@ -355,7 +355,7 @@ class Node:
                 or status["disk"]
             ),
             "cpu_us": int((usage.ru_utime + usage.ru_stime) * 1_000_000),
-            "rss_bytes": _resident_bytes(),
+            "rss_bytes": _resident_bytes(), "disk_free_bytes": self._space.free,
             "contacts": contacts if status["role"] == "leader" else {},
         }
 
