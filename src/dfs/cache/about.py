@@ -99,7 +99,7 @@ class About:
     async def _pending(self) -> bytes:
         """What was dropped and is not stored, with the reason."""
         return _lines(
-            f"{_shown(path)}: {self.problems.get(path) or 'on its way'}"
+            f"{_shown(path)}: {self.problems.text(path) or 'on its way'}"
             for path in sorted(self.uploader.not_stored())
         )
 

@@ -25,8 +25,8 @@ class Problems:
         """It is gone."""
         self._texts.pop(subject, None)
 
-    def get(self, subject: str) -> str:
-        """The sentence; "" when there is none."""
+    def text(self, subject: str) -> str:
+        """Its sentence, or ""."""
         return self._texts.get(subject, "")
 
     def __len__(self) -> int:
