@@ -302,6 +302,16 @@ PROBLEMS_MAX: Final = 20
 """Sentences in one report; the rest is counted."""
 CONFLICT_NAMES_MAX: Final = 100
 """Different losers of one file within one second."""
+AGENT_CONNECTIONS_MAX: Final = 32
+"""Things asked of one agent at once, by people and their scripts."""
+AGENT_LINE_BYTES_MAX: Final = 1 << 20
+"""One request to an agent: a thousand of the longest paths."""
+AGENT_REQUEST_MS_MAX: Final = 10_000
+"""For a caller of the agent to send its request, or to take the next line of the answer."""
+AGENT_ALIVE_MS: Final = 1_000
+"""An agent that is still at it says so."""
+AGENT_SILENCE_MS_MAX: Final = 10_000
+"""An agent that said nothing for so long hangs."""
 
 # ---- mount --------------------------------------------------------------------------------------
 AGENT_WATCH_MS: Final = 100

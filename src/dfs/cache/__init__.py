@@ -17,6 +17,8 @@ feeder     the committed tree in memory, and what the mount is told
 objects    content on disk by its SHA-256
 fetcher    content that a reader wants and that is not here
 problems   what the user has to know
+control    the socket at which programs of this machine ask the agent for something
+asking     how they ask
 ports      what is asked of client and mount
 twin       tree and node in memory, for tests
 """

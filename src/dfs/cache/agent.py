@@ -19,10 +19,10 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from ..client import AsyncClient
 from ..errors import DfsError, Misconfigured
@@ -30,6 +30,7 @@ from ..limits import FETCH_MS_MAX, MEMBERS_MS_MAX, REPORT_INTERVAL_MS, SPACE_INT
 from ..privileges import may_administrate
 from ..proto import dfs_pb2 as pb
 from .about import About
+from .control import Control, Request, Tell
 from .feeder import Feeder
 from .fetcher import Fetcher
 from .journal import Journal
@@ -155,7 +156,8 @@ class Agent:
                 ) from None
 
     async def _run_parts(self) -> None:
-        parts = [self.feeder.run(), self._house(), self._report()]
+        control = Control(self.options.state, {"report": self._asked})
+        parts = [self.feeder.run(), self._house(), self._report(), control.run()]
         if self.watcher is not None:
             parts += [self.watcher.run(), self.uploader.run()]
         if self.tree is not None and self.fetcher is not None and self.questions is not None:
@@ -251,6 +253,12 @@ class Agent:
             cached_bytes=self.objects.bytes if self.objects is not None else 0,
             problems=self.problems.lines(), files=len(self.feeder.known),
         )
+
+    async def _asked(self, request: Request, tell: Tell) -> Mapping[str, Any]:  # noqa: ARG002
+        """The status, for who asks this agent itself: also when there is no node."""
+        status = self.status()
+        found = {f.name: getattr(status, f.name) for f in status.DESCRIPTOR.fields}
+        return {**found, "problems": list(status.problems)}
 
     def _mount_mode(self) -> str:
         if self.tree is None or self.options.fuse_fd < 0:
