@@ -17,12 +17,18 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 from .errors import Misconfigured
-from .limits import DEADLINE_MS_DEFAULT, GRPC_PORT, RAFT_PORT
+from .limits import (
+    CACHE_FREE_BYTES_MIN,
+    CACHE_FREE_PERCENT_MIN,
+    DEADLINE_MS_DEFAULT,
+    GRPC_PORT,
+    RAFT_PORT,
+)
 
 FILE: Final = "dfs.yaml"
 PREFIX: Final = "DFS_"
@@ -44,6 +50,7 @@ to its agent."""
 # Kubernetes and old Docker links put these into every container beside a service called "dfs-…".
 _INJECTED = re.compile(r"(_|^)(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP)(_\w+)?)?)$")
 _ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m)?")
 
 NODE: Final = "node"
@@ -152,6 +159,70 @@ def _seconds(value: Any) -> float:
     return seconds
 
 
+def size_of(value: Any) -> int:
+    """"10GiB", "500M", "4096"; "none" is 0. Raises ValueError."""
+    if value in (None, False, OFF):
+        return 0
+    match = _SIZE.fullmatch(str(value).strip())
+    if not match:
+        raise ValueError(f"{value!r} is no size such as 10GiB, 500MiB or {OFF}")
+    return int(float(match[1]) * 1024 ** " KMGT".index((match[2] or " ").upper()))
+
+
+def size_text(count: int) -> str:
+    """A size as people read it, and as `size_of` takes it."""
+    number, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if number < 1024 or unit == "TiB":
+            break
+        number /= 1024
+    return f"{number:.1f}".removesuffix(".0") + unit
+
+
+@dataclass(frozen=True)
+class FreeSpace:
+    """What is to stay free on a disk: bytes, a share of it, or whichever of the two is less."""
+
+    bytes: int | None = None
+    share: float | None = None
+
+    @staticmethod
+    def of(value: Any) -> FreeSpace:
+        """"1GiB", "5%", "1GiB,5%"; "none". Raises ValueError."""
+        found = FreeSpace()
+        for part in str(value or OFF).split(","):
+            if part.strip().endswith("%"):
+                number = part.strip()[:-1]
+                if not re.fullmatch(r"\d{1,2}(\.\d+)?", number):
+                    raise ValueError(f"{part.strip()!r} is no share of a disk, such as 5%")
+                found = replace(found, share=float(number) / 100)
+            elif str(value) != OFF:
+                found = replace(found, bytes=size_of(part))
+        return found
+
+    def least(self, total: int) -> int:
+        """Bytes, on a disk of so many."""
+        given = [self.bytes] if self.bytes is not None else []
+        if self.share is not None:
+            given.append(int(self.share * total))
+        return min(given, default=0)
+
+    def __bool__(self) -> bool:
+        return bool(self.bytes or self.share)
+
+    def __str__(self) -> str:
+        parts = []
+        if self.bytes is not None:
+            text = size_text(self.bytes)
+            parts.append(text if size_of(text) == self.bytes else str(self.bytes))
+        parts += [f"{self.share * 100:g}%"] if self.share is not None else []
+        return ",".join(parts) or OFF
+
+
+NOTHING_FREE: Final = FreeSpace()
+"""A disk may be filled to the last byte."""
+
+
 def _endpoints(value: Any) -> tuple[str, ...]:
     parts = value if isinstance(value, list | tuple) else str(value).split(",")
     found = tuple(part for part in (str(p).strip() for p in parts) if part)
@@ -208,6 +279,14 @@ class Settings:
     xattr: bool = field(metadata=_said(
         "Show what is known of a key as extended attributes of the mount; ls -l gets slower.",
         "false", _boolean, NODE, AGENT,
+    ))
+    cache_size: int = field(metadata=_said(
+        "Of the content that the agent keeps: at most so much, as 10GiB.",
+        OFF, size_of, NODE, AGENT,
+    ))
+    cache_free: FreeSpace = field(metadata=_said(
+        "What the agent leaves free on the disk of state: a size, a share, or the lesser of both.",
+        f"{size_text(CACHE_FREE_BYTES_MIN)},{CACHE_FREE_PERCENT_MIN}%", FreeSpace.of, NODE, AGENT,
     ))
     insecure: bool = field(metadata=_said(
         "Answer callers and peers that are not on loopback, without authentication.",

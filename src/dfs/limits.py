@@ -302,6 +302,22 @@ PROBLEMS_MAX: Final = 20
 """Sentences in one report; the rest is counted."""
 CONFLICT_NAMES_MAX: Final = 100
 """Different losers of one file within one second."""
+CACHE_FREE_BYTES_MIN: Final = 1 << 30
+"""Left free by an agent on its disk, where nothing else was asked for: log and store of a node are
+there, too."""
+CACHE_FREE_PERCENT_MIN: Final = 5
+"""Instead of CACHE_FREE_BYTES_MIN where this share of the disk is less."""
+FILL_GRACE_MS: Final = 20
+"""Content that has come stays so long at least: whoever waited for it is told in this turn of the
+event loop and in the next, and then has it open."""
+ROOM_LOW_MS: Final = 1_000
+"""A disk that is too full for so long is a problem: what is in use now may go in a moment."""
+ROOM_WAIT_MS: Final = 2_000
+"""A reader waits so long for others to close what is in the way."""
+REFUSAL_SHOWN_S: Final = 600
+"""The status says so long that there was no room for something."""
+ROOM_RETRY_MS: Final = 20
+"""Between two looks whether they have."""
 AGENT_CONNECTIONS_MAX: Final = 32
 """Things asked of one agent at once, by people and their scripts."""
 AGENT_LINE_BYTES_MAX: Final = 1 << 20

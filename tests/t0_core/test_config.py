@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from dfs import config
+from dfs.cache.agent import options_of
+from dfs.cli import agents
 from dfs.config import Settings, load, split_address
 from dfs.errors import Misconfigured
 
@@ -185,3 +187,38 @@ def test_every_setting_has_its_row() -> None:
         assert row.variable == "DFS_" + row.name.upper()
         assert row.doc.endswith(".")
         assert row.used_by
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("none", 0), ("0", 0), ("4096", 4_096), ("10K", 10_240), ("1.5GiB", 3 << 29), ("2 TB", 1 << 41),
+])
+def test_sizes(text: str, expected: int) -> None:
+    assert config.size_of(text) == expected
+    assert config.size_of(config.size_text(expected)) == expected
+
+
+@pytest.mark.parametrize(("text", "on_100_gib", "shown"), [
+    ("none", 0, "none"), ("2GiB", 2 << 30, "2GiB"), ("5%", 5 << 30, "5%"),
+    ("1GiB,5%", 1 << 30, "1GiB,5%"), ("9GiB, 5%", 5 << 30, "9GiB,5%"), ("1000001", 1_000_001, None),
+])
+def test_what_stays_free_on_a_disk(text: str, on_100_gib: int, shown: str | None) -> None:
+    free = config.FreeSpace.of(text)
+    assert free.least(100 << 30) == on_100_gib
+    assert bool(free) is (on_100_gib > 0)
+    assert str(free) == (shown or text)
+    assert config.FreeSpace.of(str(free)) == free
+
+
+@pytest.mark.parametrize("text", ["much", "-1", "1X", "100%", "x%", "1,,"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"size|share"):
+        config.FreeSpace.of(text)
+
+
+def test_a_node_hands_its_settings_to_its_agent(tmp_path: Path) -> None:
+    given = {"cache": "none", "mount": "none", "cache_size": "10GiB", "cache_free": "3%"}
+    plan = agents.plan(load(given, {}, tmp_path))
+    words = plan.argv(["unix:x"])
+    options = options_of(words[words.index(agents.MODULE) + 1 :])
+    assert options.cache_bytes_max == 10 << 30
+    assert options.cache_free.least(1_000) == 30

@@ -308,29 +308,6 @@ async def test_content_that_no_version_needs_is_removed_after_a_while(
         assert rig.shows("file", b"two")
 
 
-async def test_over_the_limit_the_least_used_content_goes_and_comes_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dfs.cache.objects.OBJECT_KEEP_S", 0.0)
-    rig = Rig(tmp_path)
-    rig.options["cache_bytes_max"] = 100_000
-    async with rig:
-        objects = rig.agent.objects
-        assert objects is not None
-        for i in range(9):
-            await rig.node.put(f"f{i}", bytes([i]) * 10_000)
-        await rig.shown("f8", bytes([8]) * 10_000)
-        assert await rig.read("f0") == bytes(10_000)
-        await wait_until("it is noted", lambda: not rig.tree.opens)
-        for i in range(9, 13):
-            await rig.node.put(f"f{i}", bytes([i]) * 10_000)
-        await rig.shown("f12", bytes([12]) * 10_000)
-        await wait_until("it is within its limit", lambda: objects.bytes <= 100_000)
-        assert rig.shows("f0", bytes(10_000))
-        assert rig.tree.shown["f1"].backing is None
-        assert await rig.read("f1") == bytes([1]) * 10_000
-
-
 @pytest.mark.allow_logs(BROKE, "was unmounted")
 async def test_the_mount_is_served_when_the_tree_is_complete_and_adopted_after_a_death(
     tmp_path: Path,

@@ -98,3 +98,42 @@ async def test_a_tree_that_was_copied_in_is_read_back_through_the_kernel(
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("passthrough", [0, 1])
+async def test_what_a_program_has_open_in_the_mount_is_not_evicted(
+    tmp_path: Path, mounted: tuple[int, Path], passthrough: int
+) -> None:
+    fd, point = mounted
+    size = AGENT_DATA_BYTES_MAX + 1
+    options = Options(
+        ["memory"], str(tmp_path / "state"), mount=str(point), fuse_fd=fd,
+        cache_bytes_max=2 * size,
+    )
+    node = MemoryNode()
+    contents = {name: os.urandom(size) for name in "abcd"}
+    for name, data in contents.items():
+        await node.put(name, data)
+    agent = Agent(options, node, engine.Tree({"passthrough": passthrough}))
+    running = asyncio.create_task(agent.run())
+    assert agent.objects is not None
+    here = agent.objects
+
+    def kept(name: str) -> bool:
+        return Path(here.path(hashlib.sha256(contents[name]).digest())).exists()
+
+    try:
+        await wait_until("the tree is shown", agent.feeder.ready.is_set)
+        held = await asyncio.to_thread((point / "a").open, "rb", buffering=0)
+        for name in "bcd":
+            assert await asyncio.to_thread((point / name).read_bytes) == contents[name]
+            assert kept("a")
+        assert not kept("b")
+        assert await asyncio.to_thread(held.read) == contents["a"]
+        held.close()
+        assert await asyncio.to_thread((point / "b").read_bytes) == contents["b"]
+        assert await asyncio.to_thread((point / "c").read_bytes) == contents["c"]
+        await wait_until("it goes like any other", lambda: not kept("a"))
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

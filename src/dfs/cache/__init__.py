@@ -15,6 +15,7 @@ conflicts  two nodes changed one file
 journal    what of the cache directory is in the tree already, across restarts
 feeder     the committed tree in memory, and what the mount is told
 objects    content on disk by its SHA-256
+room       how much of it may be kept; what goes when there is no room
 fetcher    content that a reader wants and that is not here
 problems   what the user has to know
 control    the socket at which programs of this machine ask the agent for something

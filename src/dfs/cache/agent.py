@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..client import AsyncClient
+from ..config import NOTHING_FREE, FreeSpace, size_of
 from ..errors import DfsError, Misconfigured
 from ..limits import FETCH_MS_MAX, MEMBERS_MS_MAX, REPORT_INTERVAL_MS, SPACE_INTERVAL_MS
 from ..privileges import may_administrate
@@ -39,6 +40,7 @@ from .objects import Objects
 from .ports import Client, Tree
 from .problems import Problems
 from .questions import Questions
+from .room import Room
 from .uploader import Uploader
 from .watcher import Watcher
 
@@ -73,6 +75,8 @@ class Options:
     """The node's directory of large contents, where that is on this machine."""
     cache_bytes_max: int = 0
     """Of content kept below `state`; 0 = no limit."""
+    cache_free: FreeSpace = NOTHING_FREE
+    """What stays free on the disk of `state`."""
     no_open: bool = False
     passthrough: bool = True
     xattr: bool = False
@@ -96,11 +100,17 @@ class Agent:
             client, self.feeder, self.journal, self.problems, options.name, self.large
         )
         self.feeder.removed = self.uploader.retry_blocked
+        self.room: Room | None = None
         self.fetcher: Fetcher | None = None
         self.questions: Questions | None = None
         if tree is not None and self.objects is not None:
+            self.room = self.feeder.room = Room(
+                self.objects, self.problems, self.feeder.show, options.cache_bytes_max,
+                options.cache_free,
+            )
+            self.room.needed = self.feeder.needed
             self.fetcher = Fetcher(
-                client, self.objects, self.feeder, tree, self.large, options.cache_bytes_max
+                client, self.objects, self.feeder, tree, self.large, self.room
             )
             about = About(
                 client, tree, self.feeder, self.objects, self.uploader, self.problems
@@ -127,6 +137,8 @@ class Agent:
         finally:
             if self.tree is not None:
                 self.tree.close()
+            if self.room is not None:
+                self.room.close()
             self.journal.close()
             os.close(lock)
 
@@ -224,7 +236,8 @@ class Agent:
                 self.problems.set("(journal)", f"{error}; free some space")
             if self.objects is not None and self.tree is not None and self.feeder.ready.is_set():
                 self._note_opened(self.objects, self.tree)
-                self._evict(self.objects)
+                if self.room is not None:
+                    await self.room.trim()
                 await loop.run_in_executor(None, self.objects.sweep, self.feeder.needed)
 
     def _note_opened(self, objects: Objects, tree: Tree) -> None:
@@ -232,17 +245,6 @@ class Agent:
             known = self.feeder.known.get(path)
             if known is not None and known.revision == version:
                 objects.touch(known.sha256)
-
-    def _evict(self, objects: Objects) -> None:
-        """Over the limit: the least recently used content goes, down to nine tenths. All of it is
-        in the cluster; what is not, lies in the cache directory, which nothing here touches."""
-        limit = self.options.cache_bytes_max
-        if not limit or objects.bytes - objects.retired_bytes <= limit:
-            return
-        chosen = set(objects.oldest(objects.bytes - objects.retired_bytes - limit * 9 // 10))
-        self.feeder.take_away(chosen)
-        for sha256 in chosen:
-            objects.evict(sha256)
 
     # ---- status ----------------------------------------------------------------------------------
     def status(self) -> pb.AgentStatus:
@@ -360,7 +362,8 @@ def options_of(argv: Sequence[str]) -> Options:
     add("--fuse-fd", type=int, default=-1, help="descriptor of /dev/fuse, from the supervisor")
     add("--adopt", action="store_true", help="the descriptor was served by an agent that died")
     add("--name", default=socket.gethostname(), help="in the names of conflict copies")
-    add("--cache-size", type=int, default=0, help="bytes of cached content; 0 = no limit")
+    add("--cache-size", type=size_of, default=0, help="of cached content at most; 0 = no limit")
+    add("--cache-free", type=FreeSpace.of, default=NOTHING_FREE, help="to stay free on that disk")
     add("--contents", default="", help="the node's directory of large contents")
     add("--no-open", action="store_true", help="faster for trees of small files only")
     add("--xattr", action="store_true", help="answer extended attributes (user.dfs.…)")
@@ -373,7 +376,8 @@ def options_of(argv: Sequence[str]) -> Options:
         fuse_fd=given.fuse_fd, adopt=given.adopt,
         fuse_table=int(os.environ.get(TABLE_VARIABLE, "-1")),
         contents=given.contents, name=given.name, cache_bytes_max=given.cache_size,
-        no_open=given.no_open, passthrough=not given.no_passthrough, xattr=given.xattr,
+        cache_free=given.cache_free, no_open=given.no_open, passthrough=not given.no_passthrough,
+        xattr=given.xattr,
     )
 
 

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
@@ -28,11 +28,9 @@ from ..limits import (
 from .objects import Objects
 from .ports import Client, Tree, Upsert
 from .problems import Problems
+from .room import Content, Room
 
 log = logging.getLogger(__name__)
-
-Content = tuple[bytes, bytes]
-"""(SHA-256, data)"""
 
 
 class Feeder:
@@ -61,6 +59,8 @@ class Feeder:
         """Called after something was deleted from the tree: what it blocked may go now."""
         self.resynced = asyncio.Event()
         """Set after each snapshot, for whoever warms the cache."""
+        self.room: Room | None = None
+        """For the content that comes along; it is not kept where there is none."""
         self._client, self._problems = client, problems
         self._objects, self._tree = objects, tree
         self._incoming: dict[str, Stat] = {}
@@ -106,13 +106,9 @@ class Feeder:
             if (stat := self.known.get(path)) is not None and stat.kind is Kind.FILE
         ])
 
-    def take_away(self, evicted: set[bytes]) -> None:
-        """The mount must not use these objects from now on."""
-        if self._tree is not None:
-            self._tree.place([
-                (path, stat.revision, None) for path, stat in self.known.items()
-                if stat.sha256 in evicted
-            ])
+    def show(self, contents: Collection[bytes]) -> None:
+        """Tells the mount anew where these contents are, or that they are not here."""
+        self.back([path for path, stat in self.known.items() if stat.sha256 in contents])
 
     # ---- the stream ------------------------------------------------------------------------------
     async def _follow(self, snapshot: bool) -> None:
@@ -240,9 +236,10 @@ class Feeder:
             if entry.data is not None and entry.stat.kind is Kind.FILE
             and objects.backing(entry.stat.sha256, entry.stat.size) is None
         ]
-        if contents:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._pool, self._write, objects, contents)
+        if contents and self.room is not None:
+            async with self.room.ahead(contents, any(u.events for u in updates)) as kept:
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._pool, self._write, objects, kept)
 
     def _write(self, objects: Objects, contents: Sequence[Content]) -> None:
         for sha256, data in contents:

@@ -27,7 +27,6 @@ from ..limits import (
     AGENT_RETRY_MS,
     AGENT_RETRY_MS_MAX,
     FETCH_MS_MAX,
-    INLINE_BYTES_MAX,
     MISS_WAIT_MS,
     MISSES_MAX,
     WARM_FETCHES_MAX,
@@ -36,6 +35,7 @@ from .feeder import Feeder
 from .large import Large
 from .objects import Objects
 from .ports import Client, Tree
+from .room import Room
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -48,11 +48,11 @@ class Fetcher:
     """Serves the mount's misses and warms the cache."""
 
     def __init__(
-        self, client: Client, objects: Objects, feeder: Feeder, tree: Tree,
-        large: Large, bytes_max: int = 0, deadline_ms: int = FETCH_MS_MAX,
+        self, client: Client, objects: Objects, feeder: Feeder, tree: Tree, large: Large,
+        room: Room, deadline_ms: int = FETCH_MS_MAX,
     ) -> None:
         self._client, self._objects, self._feeder, self._tree = client, objects, feeder, tree
-        self._large, self._bytes_max = large, bytes_max
+        self._large, self._room = large, room
         self.deadline_s = deadline_ms / 1000
         """How long a reader waits at most."""
         self._fetching: dict[Key, asyncio.Task[str]] = {}
@@ -121,27 +121,51 @@ class Fetcher:
         return await asyncio.shield(task)
 
     async def _content(self, path: str, version: int, stat: Stat | None) -> str:
-        if stat is not None and stat.sha256 in self._objects:
+        large = await self._as_large(path, version, stat)
+        if large is not None:
+            return await self._large_content(path, version, large)
+        if stat is None:
+            data, sha256 = await self._download(path, version, None)
+            async with self._room.reserved(sha256, len(data), path):
+                return await self._keep(sha256, data)
+        with self._room.held(stat.sha256):
             here = await self._thread(lambda: self._objects.verify(stat.sha256))
             if here is not None:
                 return here
-        if stat is None or stat.size > INLINE_BYTES_MAX:
-            found = stat or await self._client.stat(
-                path, revision=version, local=True, min_revision=version
-            )
-            if found.chunk_bytes:
-                return await self._large_content(path, version, found)
-        data, sha256 = await self._download(path, version, stat)
+            async with self._room.reserved(stat.sha256, stat.size, path):
+                data, sha256 = await self._download(path, version, stat)
+                return await self._keep(sha256, data)
+
+    async def _keep(self, sha256: bytes, data: bytes) -> str:
         backing = await self._thread(lambda: self._objects.add(sha256, data))
         if sha256 not in self._feeder.needed:
             self._objects.retire(sha256)  # A past version, for one reader.
         return backing
+
+    async def _as_large(self, path: str, version: int, stat: Stat | None) -> Stat | None:
+        """Its record, if the file is a large one; of a past version it has to be asked for."""
+        if stat is None:
+            try:
+                stat = await self._client.stat(
+                    path, revision=version, local=True, min_revision=version
+                )
+            except (OutOfRange, NotFound):
+                return None  # The present one, or gone; whoever reads it finds out.
+        return stat if stat.chunk_bytes else None
 
     async def _large_content(self, path: str, version: int, stat: Stat) -> str:
         """A large file: where the node of this machine has it, else downloaded."""
         end = time.monotonic() + self.deadline_s
         if self._large.local:
             return await self._large.have(stat, lambda: end - time.monotonic())
+        with self._room.held(stat.sha256):
+            here = await self._thread(lambda: self._objects.verify(stat.sha256))
+            if here is not None:
+                return here
+            async with self._room.reserved(stat.sha256, stat.size, path):
+                return await self._download_large(path, version, stat)
+
+    async def _download_large(self, path: str, version: int, stat: Stat) -> str:
         temporary = self._objects.new_file()
         try:
             async with asyncio.timeout(self.deadline_s):
@@ -235,8 +259,7 @@ class Fetcher:
             self._objects.verify(stat.sha256)
 
     async def _warm_one(self, path: str, stat: Stat) -> None:
-        full = self._bytes_max and self._objects.bytes + stat.size > self._bytes_max
-        if full or not self._stat(path, stat.revision):
+        if not self._room.fits(stat.size) or not self._stat(path, stat.revision):
             return
         try:
             await self._once(path, stat.revision)

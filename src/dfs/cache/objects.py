@@ -11,6 +11,8 @@ thread may call.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import itertools
 import logging
@@ -39,14 +41,13 @@ class Objects:
         self.quarantine = os.path.join(state, "quarantine")
         self.bytes = 0
         """Sum of the sizes of all objects."""
-        self.retired_bytes = 0
-        """Of these, how many go soon."""
         self._sizes: dict[bytes, int] = {}
         """Oldest use first."""
         self._verified: set[bytes] = set()
         self._former: set[bytes] = set()
         """Of an earlier boot, and not verified since."""
-        self._evicted: set[bytes] = set()
+        self._hidden: set[bytes] = set()
+        """Verified, and about to be removed."""
         self._retired: deque[tuple[float, bytes]] = deque()
         self._temporary = itertools.count()
         self.elsewhere: Callable[[bytes, int], str | None] = lambda _sha256, _size: None
@@ -230,17 +231,10 @@ class Objects:
             if size is not None:
                 self._sizes[sha256] = size
 
-    def oldest(self, bytes_wanted: int) -> list[bytes]:
-        """The least recently used objects that make up so many bytes."""
-        chosen: list[bytes] = []
+    def sizes(self) -> list[tuple[bytes, int]]:
+        """(SHA-256, bytes) of all objects, least recently used first."""
         with self._lock:
-            for sha256, size in self._sizes.items():
-                if bytes_wanted <= 0:
-                    break
-                if size and sha256 not in self._evicted:
-                    chosen.append(sha256)
-                    bytes_wanted -= size
-        return chosen
+            return list(self._sizes.items())
 
     def all(self) -> list[bytes]:
         """All objects, least recently used first."""
@@ -251,12 +245,39 @@ class Objects:
         be about to open it."""
         self._retired.append((time.monotonic() + OBJECT_KEEP_S, sha256))
 
-    def evict(self, sha256: bytes) -> None:
-        """Removed by `sweep` like a retired one, though it is needed, unless it is used again."""
-        self._evicted.add(sha256)
-        self.retired_bytes += self._sizes.get(sha256, 0)
-        self._verified.discard(sha256)  # Whoever wants it from now on brings it back.
-        self.retire(sha256)
+    def hide(self, sha256: bytes) -> None:
+        """From here on nobody is told where it is: it is about to be removed."""
+        with self._lock:
+            if sha256 in self._verified:
+                self._verified.discard(sha256)
+                self._hidden.add(sha256)
+
+    def remove(self, sha256: bytes) -> int:
+        """Takes away an object that was hidden, unless somebody has it open or wants it again:
+        then it is there as before. Returns the bytes that are free now. Blocks."""
+        where = self._where(sha256)
+        try:
+            fd = os.open(where, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            with self._lock:
+                self._forget(sha256)
+            return 0
+        try:
+            unused = _nobody_else_has_open(fd)
+            with self._lock:
+                wanted = sha256 in self._verified or sha256 not in self._sizes
+                if unused and not wanted:
+                    size = self._sizes[sha256]
+                    os.unlink(where)
+                    self._forget(sha256)
+                    return size
+                if sha256 in self._hidden and sha256 in self._sizes:
+                    self._verified.add(sha256)
+                self._hidden.discard(sha256)
+        finally:
+            os.close(fd)  # And with it the lease.
+        self.touch(sha256)
+        return 0
 
     def sweep(self, needed: Container[bytes]) -> None:
         """Removes objects that were retired long enough ago and are not `needed` again. Blocks."""
@@ -266,29 +287,20 @@ class Objects:
                 self._sweep_one(sha256, sha256 in needed)
 
     def _sweep_one(self, sha256: bytes, needed: bool) -> None:
-        evicted = sha256 in self._evicted
-        self._spare(sha256)
-        if sha256 == EMPTY or sha256 not in self._sizes:
-            return
-        if needed and (not evicted or sha256 in self._verified):
+        if sha256 == EMPTY or sha256 not in self._sizes or needed:
             return
         where = self._where(sha256)
         self._forget(sha256)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(where)
 
-    def _spare(self, sha256: bytes) -> None:
-        if sha256 in self._evicted:
-            self._evicted.discard(sha256)
-            self.retired_bytes -= self._sizes.get(sha256, 0)
-
     def _count(self, sha256: bytes, size: int) -> None:
         self.bytes += size - (self._sizes.pop(sha256, 0))
         self._sizes[sha256] = size
 
     def _forget(self, sha256: bytes) -> None:
-        self._verified.discard(sha256)
-        self._former.discard(sha256)
+        for marks in (self._verified, self._hidden, self._former):
+            marks.discard(sha256)
         self.bytes -= self._sizes.pop(sha256, 0)
 
     def _set_aside(self, sha256: bytes) -> None:
@@ -298,3 +310,15 @@ class Objects:
         self._forget(sha256)
         with contextlib.suppress(FileNotFoundError):
             os.rename(where, target)
+
+
+def _nobody_else_has_open(fd: int) -> bool:
+    """Whether this is the only descriptor of the file, mappings and what the kernel reads for the
+    mount (passthrough) included: then it grants a write lease, which also keeps the next one who
+    opens it waiting until `fd` is closed."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError as error:
+        # Without leases nothing is known. Whoever has it open keeps what it has, unlinked or not.
+        return error.errno != errno.EAGAIN
+    return True

@@ -66,7 +66,9 @@ class MemoryTree:
         """Calls of `apply`."""
         self._deadline_s = deadline_s
         self._misses: queue.Queue[tuple[int, str, int]] = queue.Queue(10_000)
-        self._waiting: dict[int, tuple[threading.Event, list[str | int]]] = {}
+        self._waiting: dict[int, tuple[threading.Event, list[BinaryIO | int]]] = {}
+        self._last_miss = 0
+        self._lock = threading.Lock()
         self.offered: list[str] = []
         self.free = 0
         self._questions: queue.Queue[Question] = queue.Queue(10_000)
@@ -126,11 +128,11 @@ class MemoryTree:
         return found
 
     def fulfil(self, miss: int, result: str | int) -> bool:
-        """See `dfs._engine.Tree`."""
+        """See `dfs._engine.Tree`: who waited has the file open when this returns."""
         waiting = self._waiting.pop(miss, None)
         if waiting is None:
             return False
-        waiting[1].append(result)
+        waiting[1].append(_opened(result) if isinstance(result, str) else result)
         waiting[0].set()
         return True
 
@@ -138,19 +140,24 @@ class MemoryTree:
         """As a reader of the mount, in a thread of its own: waits for content. Raises OSError."""
         shown = self.shown[path]
         self.opens.append((path, shown.version))
-        backing: str | int | None = shown.backing
-        if backing is None:
-            event, results = threading.Event(), list[str | int]()
-            miss = time.monotonic_ns()
+        opened: BinaryIO | int | None = None
+        if shown.backing is not None:
+            with contextlib.suppress(FileNotFoundError):  # Taken away just now: a miss.
+                opened = _opened(shown.backing)
+        if opened is None:
+            event, results = threading.Event(), list[BinaryIO | int]()
+            with self._lock:
+                self._last_miss += 1
+                miss = self._last_miss
             self._waiting[miss] = event, results
             self._misses.put((miss, path, shown.version))
             if not event.wait(self._deadline_s):
                 raise TimeoutError(f"{path}: the agent did not answer")
-            backing = results[0]
-        if isinstance(backing, int):
-            raise OSError(backing, path)
-        with open(backing, "rb") as file:
-            return file.read()
+            opened = results[0]
+        if isinstance(opened, int):
+            raise OSError(opened, path)
+        with opened:
+            return opened.read()
 
     def offer(self, names: Sequence[str]) -> None:
         """See `dfs._engine.Tree`."""
@@ -525,6 +532,10 @@ class MemoryNode:
         """See `dfs.AsyncClient.report_agent`."""
         self._must_be_up()
         self.reports.append(report)
+
+
+def _opened(path: str) -> BinaryIO:
+    return open(path, "rb")
 
 
 def _parents(path: str) -> list[str]:

@@ -43,7 +43,7 @@ def plain(value: Any) -> Any:
     """A value as JSON has it."""
     if isinstance(value, tuple):
         return list(value)
-    return str(value) if isinstance(value, Path) else value
+    return str(value) if isinstance(value, Path | settings_module.FreeSpace) else value
 
 
 def shown(value: Any) -> str:

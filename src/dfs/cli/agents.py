@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..config import Loaded
+from ..config import FreeSpace, Loaded
 from ..errors import Misconfigured
 from ..limits import (
     AGENT_RESTART_MS_MAX,
@@ -44,6 +44,8 @@ class Plan(NamedTuple):
     contents: Path | None
     """The directory of large contents of the node on this machine."""
     name: str
+    cache_size: int
+    cache_free: FreeSpace
     notes: list[str]
     """One line for each thing that is missing, with its remedy."""
     xattr: bool = False
@@ -56,6 +58,7 @@ class Plan(NamedTuple):
             words += ["--contents", str(self.contents.absolute())]
         for endpoint in endpoints:
             words += ["--endpoint", endpoint]
+        words += ["--cache-size", str(self.cache_size), "--cache-free", str(self.cache_free)]
         if self.cache is not None:
             words += ["--cache", str(self.cache.absolute())]
         if self.mount is not None and fd >= 0:
@@ -85,10 +88,9 @@ def plan(loaded: Loaded) -> Plan:
                 raise
             chosen[name] = None
             notes.append(f"no {name}: {error.text}; or choose another with -{name}")
-    asked = loaded.given("mount")
     return Plan(
-        chosen["cache"], chosen["mount"], asked, settings.state, None, settings.id, notes,
-        settings.xattr,
+        chosen["cache"], chosen["mount"], loaded.given("mount"), settings.state, None, settings.id,
+        settings.cache_size, settings.cache_free, notes, settings.xattr,
     )
 
 
