@@ -56,6 +56,8 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m)?")
 NODE: Final = "node"
 AGENT: Final = "agent"
 CLIENT: Final = "client"
+LOCAL: Final = "local"
+"""Commands that ask the agent of this machine."""
 
 
 # ---- values ------------------------------------------------------------------------------------
@@ -258,7 +260,7 @@ class Settings:
         f":{GRPC_PORT}", _address(GRPC_PORT), NODE,
     ))
     data: Path = field(metadata=_said(
-        "Directory for log, store and identity.", "data", _directory, NODE
+        "Directory for log, store and identity.", "data", _directory, NODE, LOCAL
     ))
     peers: tuple[str, ...] = field(metadata=_said(
         "Other nodes, host[:port] with commas between; where to join, and where to look for them.",
@@ -273,7 +275,7 @@ class Settings:
         "/mnt/dfs", _optional_directory, NODE, AGENT,
     ))
     state: Path = field(metadata=_said(
-        "Directory for the agent's objects and records.", "", _directory, NODE, AGENT,
+        "Directory for the agent's objects and records.", "", _directory, NODE, AGENT, LOCAL,
         shown="agent below data",
     ))
     xattr: bool = field(metadata=_said(

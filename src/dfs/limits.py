@@ -314,6 +314,8 @@ ROOM_LOW_MS: Final = 1_000
 """A disk that is too full for so long is a problem: what is in use now may go in a moment."""
 ROOM_WAIT_MS: Final = 2_000
 """A reader waits so long for others to close what is in the way."""
+PIN_INTERVAL_S: Final = 1
+"""How soon content that comes below a pin is fetched; how often one that failed is tried again."""
 REFUSAL_SHOWN_S: Final = 600
 """The status says so long that there was no room for something."""
 ROOM_RETRY_MS: Final = 20

@@ -10,10 +10,13 @@ import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dfs.cache.agent import Agent, Options
+from dfs.cache.asking import ask
+from dfs.cache.control import SOCKET
 from dfs.cache.twin import MemoryNode, MemoryTree
+from dfs.cli import main
 from dfs.client.values import Kind
 
 WAIT_S = 20.0
@@ -101,6 +104,16 @@ class Rig:
         if inotify is not None:
             fcntl.ioctl(inotify.fd, termios.FIONREAD, size)
         return size[0]
+
+    async def ask(self, op: str, *paths: str, **arguments: object) -> Any:
+        """As the command line asks."""
+        return await asyncio.to_thread(
+            ask, str(self.state / SOCKET), op, None, paths=list(paths), **arguments
+        )
+
+    async def dfs(self, *words: str) -> int:
+        """A command that asks this agent; returns its exit code."""
+        return await asyncio.to_thread(main, [*words, "--agent", str(self.state)])
 
     async def rescan(self) -> None:
         """Scans everything now, and waits for what that brings."""

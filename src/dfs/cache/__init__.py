@@ -18,6 +18,8 @@ objects    content on disk by its SHA-256
 room       how much of it may be kept; what goes when there is no room
 fetcher    content that a reader wants and that is not here
 problems   what the user has to know
+pins       what stays here for good
+keeping    pin, warmup, evict: what people ask of the content here
 control    the socket at which programs of this machine ask the agent for something
 asking     how they ask
 ports      what is asked of client and mount

@@ -26,17 +26,19 @@ from typing import Any, Final
 
 from ..client import AsyncClient
 from ..config import NOTHING_FREE, FreeSpace, size_of
-from ..errors import DfsError, Misconfigured
+from ..errors import DfsError, FailedPrecondition, Misconfigured
 from ..limits import FETCH_MS_MAX, MEMBERS_MS_MAX, REPORT_INTERVAL_MS, SPACE_INTERVAL_MS
 from ..privileges import may_administrate
 from ..proto import dfs_pb2 as pb
 from .about import About
-from .control import Control, Request, Tell
+from .control import Control, Operation, Request, Tell
 from .feeder import Feeder
 from .fetcher import Fetcher
 from .journal import Journal
+from .keeping import KEEPING, Keeping, Places
 from .large import Large
 from .objects import Objects
+from .pins import Pins
 from .ports import Client, Tree
 from .problems import Problems
 from .questions import Questions
@@ -103,6 +105,11 @@ class Agent:
         self.room: Room | None = None
         self.fetcher: Fetcher | None = None
         self.questions: Questions | None = None
+        self.pins: Pins | None = None
+        self.operations: dict[str, Operation] = {
+            "report": self._asked, **dict.fromkeys(KEEPING, _keeps_nothing),
+        }
+        """What this agent does when it is asked to."""
         if tree is not None and self.objects is not None:
             self.room = self.feeder.room = Room(
                 self.objects, self.problems, self.feeder.show, options.cache_bytes_max,
@@ -112,6 +119,13 @@ class Agent:
             self.fetcher = Fetcher(
                 client, self.objects, self.feeder, tree, self.large, self.room
             )
+            self.pins = Pins(
+                self.journal, self.feeder, self.objects, self.fetcher, self.room, self.problems
+            )
+            self.operations |= Keeping(
+                Places(options.cache, options.mount), self.pins, self.journal, self.feeder,
+                self.objects, self.fetcher, self.room,
+            ).operations()
             about = About(
                 client, tree, self.feeder, self.objects, self.uploader, self.problems
             )
@@ -168,13 +182,15 @@ class Agent:
                 ) from None
 
     async def _run_parts(self) -> None:
-        control = Control(self.options.state, {"report": self._asked})
+        control = Control(self.options.state, self.operations)
         parts = [self.feeder.run(), self._house(), self._report(), control.run()]
         if self.watcher is not None:
             parts += [self.watcher.run(), self.uploader.run()]
-        if self.tree is not None and self.fetcher is not None and self.questions is not None:
-            parts += [self._mount(self.tree), self.fetcher.run(), self.questions.run()]
-            parts.append(self._measure_for_ever(self.tree))
+        if self.tree is not None and self.fetcher is not None:
+            assert self.pins is not None
+            assert self.questions is not None
+            parts += [self._mount(self.tree), self.fetcher.run(), self.pins.run()]
+            parts += [self.questions.run(), self._measure_for_ever(self.tree)]
         tasks = [asyncio.create_task(part) for part in parts]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -230,7 +246,9 @@ class Agent:
         while True:
             await asyncio.sleep(JOURNAL_WRITE_S)
             try:
-                await loop.run_in_executor(None, self.journal.write, self.journal.collect())
+                journal = self.journal
+                await loop.run_in_executor(None, journal.write, journal.collect())
+                await loop.run_in_executor(None, journal.write_marks, journal.collect_marks())
                 self.problems.clear("(journal)")
             except OSError as error:
                 self.problems.set("(journal)", f"{error}; free some space")
@@ -278,6 +296,11 @@ class Agent:
                 # The stream of changes says aloud that the node is away.
                 log.debug("the node did not take the report: %s", error)
             await asyncio.sleep(REPORT_INTERVAL_MS / 1000)
+
+
+async def _keeps_nothing(request: Request, tell: Tell) -> Mapping[str, Any]:  # noqa: ARG001
+    raise FailedPrecondition("this agent serves no mount, so it keeps no content; start it with "
+                             "-mount DIR")
 
 
 def _tree(options: Options) -> Tree:

@@ -252,7 +252,7 @@ class Fetcher:
             await self._thread(functools.partial(self._verify, part))
             self._feeder.back([path for path, _ in part])
         missing = [(p, s) for p, s in wanted if self._objects.backing(s.sha256, s.size) is None]
-        await _each(missing, self._warm_one, WARM_FETCHES_MAX)
+        await each(missing, self._warm_one)
 
     def _verify(self, part: Sequence[tuple[str, Stat]]) -> None:
         for _, stat in part:
@@ -262,22 +262,29 @@ class Fetcher:
         if not self._room.fits(stat.size) or not self._stat(path, stat.revision):
             return
         try:
-            await self._once(path, stat.revision)
+            await self.bring(path, stat)
         except (DfsError, OSError) as error:
             # Nobody waits for it: a reader will make us try again, and hear why not.
             log.debug("%s: not fetched ahead: %s", path, error)
-            return
-        self._feeder.back([path])
+
+    async def bring(self, path: str, stat: Stat) -> None:
+        """Has the content of a file here ahead of its use, if the tree still has that version.
+        Raises DfsError, OSError."""
+        if self._stat(path, stat.revision) is not None:
+            await self._once(path, stat.revision)
+            self._feeder.back([path])
 
 
-async def _each(
-    items: Sequence[tuple[str, Stat]], work: Callable[[str, Stat], Awaitable[None]], at_once: int
+async def each(
+    items: Sequence[tuple[str, Stat]], work: Callable[[str, Stat], Awaitable[None]]
 ) -> None:
-    """Does the work for each item, so many at once."""
+    """Does the work for each item, WARM_FETCHES_MAX at once."""
     iterator = iter(items)
 
     async def worker() -> None:
         for path, stat in iterator:
             await work(path, stat)
 
-    await asyncio.gather(*(worker() for _ in range(at_once)))
+    async with asyncio.TaskGroup() as group:
+        for _ in range(WARM_FETCHES_MAX):
+            group.create_task(worker())

@@ -2,7 +2,8 @@
 
 One row for each drop that was stored: its signature then, its hash, the revision that holds it. A
 scan compares with it and reads only what differs. A second table keeps, for drops that could not be
-stored yet, the revision that they replace: a conflict is noticed even after a restart.
+stored yet, the revision that they replace: a conflict is noticed even after a restart. A third one
+holds marks: what the user wants of a path.
 
 All of it is in memory; changes are collected and written now and then. Losing the last ones is
 harmless: such a drop is read again and found to be equal to what is committed.
@@ -15,7 +16,8 @@ import logging
 import os
 import sqlite3
 import threading
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 from ..client.values import Kind
 from .take import Signature, Taken
@@ -28,7 +30,13 @@ CREATE TABLE IF NOT EXISTS drops (
   ctime_ns INTEGER, racy INTEGER, mode INTEGER, sha256 BLOB, target TEXT, revision INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pending (path TEXT PRIMARY KEY, base INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS marks (
+  kind TEXT, path TEXT, value INTEGER, PRIMARY KEY (kind, path)
+) WITHOUT ROWID;
 """
+PIN: Final = "pin"
+"""A mark: content below this path stays on this machine."""
+MARKS: Final = (PIN,)
 
 
 class Row(NamedTuple):
@@ -48,6 +56,8 @@ class Row(NamedTuple):
 
 Changes = list[tuple[str, Row | None, int | None]]
 """(path, its row, the revision that it replaces while it waits)"""
+MarkChanges = list[tuple[str, str, int | None]]
+"""(kind, path, its value; None = taken away)"""
 
 
 def row_of(taken: Taken, revision: int) -> Row:
@@ -65,9 +75,13 @@ class Journal:
         self.file = os.path.join(state, "drops.db")
         self.rows: dict[str, Row] = {}
         self.bases: dict[str, int] = {}
+        self.marks: dict[str, dict[str, int]] = {kind: {} for kind in MARKS}
+        """By kind and path. Changed by `mark` only."""
         self._dirty: set[str] = set()
+        self._dirty_marks: set[tuple[str, str]] = set()
         self._database: sqlite3.Connection | None = None
         self._lock = threading.Lock()
+        self._marks_lock = threading.Lock()
 
     def open(self) -> None:
         """Reads all rows; a damaged file is set aside, and everything is compared anew."""
@@ -78,7 +92,8 @@ class Journal:
             self._load()
 
     def _set_aside(self, error: sqlite3.DatabaseError) -> None:
-        log.warning("%s is damaged (%s): set aside, comparing everything anew", self.file, error)
+        log.warning("%s is damaged (%s): set aside, comparing everything anew; what was pinned has "
+                    "to be pinned again", self.file, error)
         if self._database is not None:
             self._database.close()
         self.rows, self.bases = {}, {}
@@ -104,6 +119,8 @@ class Journal:
                 target, revision,
             )
         self.bases = dict(self._database.execute("SELECT path, base FROM pending"))
+        for mark, path, value in self._database.execute("SELECT kind, path, value FROM marks"):
+            self.marks.setdefault(mark, {})[path] = value
 
     def unchanged(self, path: str, kind: Kind, signature: Signature, mode: int) -> bool:
         """Whether a look at the entry is enough to know that it was dealt with."""
@@ -136,6 +153,33 @@ class Journal:
         for path in [p for p in (*self.rows, *self.bases) if p.startswith(prefix)]:
             self.forget(path)
 
+    def mark(self, kind: str, path: str, value: int | None) -> None:
+        """Sets a mark, or takes it away."""
+        if self.marks[kind].get(path) == value:
+            return
+        if value is None:
+            del self.marks[kind][path]
+        else:
+            self.marks[kind][path] = value
+        with self._marks_lock:
+            self._dirty_marks.add((kind, path))
+
+    def collect_marks(self) -> MarkChanges:
+        """What changed since the last call, for `write_marks`."""
+        with self._marks_lock:
+            dirty, self._dirty_marks = self._dirty_marks, set()
+        return [(kind, path, self.marks[kind].get(path)) for kind, path in dirty]
+
+    def write_marks(self, changes: MarkChanges) -> None:
+        """Writes in one transaction. Blocks; any thread. Raises OSError: the changes are written
+        with the next ones."""
+        try:
+            self._transact(lambda database: _write_marks(database, changes), bool(changes))
+        except OSError:
+            with self._marks_lock:
+                self._dirty_marks |= {(kind, path) for kind, path, _ in changes}
+            raise
+
     def collect(self) -> Changes:
         """What changed since the last call, for `write`."""
         dirty, self._dirty = self._dirty, set()
@@ -144,12 +188,15 @@ class Journal:
     def write(self, changes: Changes) -> None:
         """Writes in one transaction. Blocks; any thread. Raises OSError: the changes are lost,
         which costs a comparison at the next start."""
-        if not changes or self._database is None:
+        self._transact(lambda database: self._write(database, changes), bool(changes))
+
+    def _transact(self, write: Callable[[sqlite3.Connection], None], wanted: bool) -> None:
+        if not wanted or self._database is None:
             return
         with self._lock:
             try:
                 self._database.execute("BEGIN")
-                self._write(self._database, changes)
+                write(self._database)
                 self._database.execute("COMMIT")
             except sqlite3.Error as error:
                 with contextlib.suppress(sqlite3.Error):
@@ -177,9 +224,21 @@ class Journal:
         """Writes the rest and closes the file."""
         if self._database is not None:
             self.write(self.collect())
+            self.write_marks(self.collect_marks())
         if self._database is not None:
             self._database.close()
             self._database = None
+
+
+def _write_marks(database: sqlite3.Connection, changes: MarkChanges) -> None:
+    database.executemany(
+        "INSERT OR REPLACE INTO marks VALUES (?,?,?)",
+        [change for change in changes if change[2] is not None],
+    )
+    database.executemany(
+        "DELETE FROM marks WHERE kind=? AND path=?",
+        [(kind, path) for kind, path, value in changes if value is None],
+    )
 
 
 def _columns(row: Row) -> tuple[object, ...]:

@@ -51,6 +51,9 @@ class NoRoom(OSError):
         super().__init__(errno.ENOSPC, text)
         self.text = text
 
+    def __str__(self) -> str:
+        return self.text
+
 
 class Room:
     """The room for the objects of one agent."""
@@ -158,6 +161,8 @@ class Room:
 
     async def evict(self, chosen: Collection[bytes]) -> int:
         """Takes these away, but for what is pinned, on its way in or open. Returns the bytes."""
+        if any(sha256 in self._held for sha256 in chosen):
+            await asyncio.sleep(FILL_GRACE_MS / 1000)  # It came just now.
         async with self._making:
             pinned = self.pinned()
             return await self._remove([

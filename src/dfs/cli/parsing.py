@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any, Final, NamedTuple, NoReturn
 
 from .. import config
-from ..config import AGENT, CLIENT, NODE
+from ..config import AGENT, CLIENT, LOCAL, NODE
 from ..errors import Misconfigured
 from . import output
 
@@ -43,6 +43,11 @@ COMMANDS: Final[dict[str, Command]] = {
     "watch": Command("browse", (CLIENT,), "Print changes as they happen."),
     "log": Command("browse", (CLIENT,), "Print past changes, newest first."),
     "status": Command("cluster", (CLIENT,), "Show every node: role, lag, size, health."),
+    "pin": Command("keep", (LOCAL,), "Keep content on this machine: files or whole subtrees."),
+    "unpin": Command("keep", (LOCAL,), "Let pinned content go when room is needed."),
+    "pins": Command("keep", (LOCAL,), "Show what is pinned, and how much of it is here."),
+    "warmup": Command("keep", (LOCAL,), "Fetch content ahead of its use, and wait for it."),
+    "evict": Command("keep", (LOCAL,), "Take content from this machine; the cluster keeps it."),
     "member": Command("cluster", (CLIENT,), "Add, promote, remove or replace members."),
     "leader": Command("cluster", (CLIENT,), "Move leadership."),
     "snapshot": Command("backup", (), "Save everything to a file; verify, restore it."),
