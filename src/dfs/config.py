@@ -152,7 +152,7 @@ def _log_level(value: Any) -> str:
     return str(value)
 
 
-def _seconds(value: Any) -> float:
+def seconds_of(value: Any) -> float:
     """"10", "2.5s", "500ms", "1m"."""
     match = _DURATION.fullmatch(str(value).strip())
     seconds = float(match[1]) * {"ms": 0.001, "s": 1, "m": 60}[match[2] or "s"] if match else 0.0
@@ -304,7 +304,7 @@ class Settings:
     ))
     timeout: float = field(metadata=_said(
         "Longest time for one call, retries included: 10s, 500ms.",
-        f"{DEADLINE_MS_DEFAULT // 1000}s", _seconds, CLIENT,
+        f"{DEADLINE_MS_DEFAULT // 1000}s", seconds_of, CLIENT,
     ))
     log_level: str = field(metadata=_said(
         f"Least severity that is logged: {', '.join(LOG_LEVELS)}.", "info", _log_level, NODE, AGENT

@@ -316,6 +316,10 @@ ROOM_WAIT_MS: Final = 2_000
 """A reader waits so long for others to close what is in the way."""
 PIN_INTERVAL_S: Final = 1
 """How soon content that comes below a pin is fetched; how often one that failed is tried again."""
+SYNC_LOOK_MS: Final = 50
+"""Between two looks at what is still on its way, where somebody waits for it."""
+SETTLE_MS: Final = 500
+"""`dfs status PATH` waits so long for what was dropped just before."""
 REFUSAL_SHOWN_S: Final = 600
 """The status says so long that there was no room for something."""
 ROOM_RETRY_MS: Final = 20

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dfs.cli import main
 from dfs.nemesis.processes import Node, running, wait_until
 
 FILES = 300
@@ -103,3 +104,26 @@ def test_removing_a_drop_evicts_only(tmp_path: Path) -> None:
         wait_until("the later drop is visible", lambda: (second.mount / "marker").exists())
         for node in cluster.nodes:
             assert (node.mount / "kept").read_text() == "still here"
+
+
+@needs_fuse
+def test_it_is_safe_to_unplug_when_dfs_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When `dfs sync --wait` has returned, all that was dropped before is committed: the node can
+    be killed at once, and its drops are on the mounts of the others."""
+    source = tmp_path / "source"
+    make_tree(source)
+    expected = picture(source)
+    with running(tmp_path, mounts=True) as cluster:
+        first = cluster.nodes[0]
+        shutil.copytree(source, first.cache, symlinks=True, dirs_exist_ok=True)
+        local = ["-data", str(first.data)]
+        assert main(["sync", "--wait", *local]) == 0
+        first.kill()
+        for node in cluster.nodes[1:]:
+            wait_until(f"{node.name} shows the tree", lambda n=node: shows(n, expected))
+        first.start()
+        wait_until("it is back", lambda: shows(first, expected))
+        asked = ["status", ".", *local, "-endpoint", first.endpoint]
+        wait_until("all have it", lambda: main(asked) == 0 and "3 of 3" in capsys.readouterr().out)

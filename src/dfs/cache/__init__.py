@@ -20,6 +20,7 @@ fetcher    content that a reader wants and that is not here
 problems   what the user has to know
 pins       what stays here for good
 keeping    pin, warmup, evict: what people ask of the content here
+safety     is it stored: what `dfs status PATH` and `dfs sync` ask
 control    the socket at which programs of this machine ask the agent for something
 asking     how they ask
 ports      what is asked of client and mount

@@ -43,6 +43,7 @@ from .ports import Client, Tree
 from .problems import Problems
 from .questions import Questions
 from .room import Room
+from .safety import Safety
 from .uploader import Uploader
 from .watcher import Watcher
 
@@ -102,6 +103,7 @@ class Agent:
             client, self.feeder, self.journal, self.problems, options.name, self.large
         )
         self.feeder.removed = self.uploader.retry_blocked
+        places = Places(options.cache, options.mount)
         self.room: Room | None = None
         self.fetcher: Fetcher | None = None
         self.questions: Questions | None = None
@@ -123,7 +125,7 @@ class Agent:
                 self.journal, self.feeder, self.objects, self.fetcher, self.room, self.problems
             )
             self.operations |= Keeping(
-                Places(options.cache, options.mount), self.pins, self.journal, self.feeder,
+                places, self.pins, self.journal, self.feeder,
                 self.objects, self.fetcher, self.room,
             ).operations()
             about = About(
@@ -136,6 +138,9 @@ class Agent:
             self.watcher = Watcher(
                 options.cache, self.uploader, self.journal, self.problems, frozenset(excluded)
             )
+        self.operations |= Safety(
+            places, self.watcher, self.uploader, self.journal, self.feeder, self.problems, self.pins
+        ).operations()
 
     async def run(self) -> None:
         """Runs until it is cancelled, or until the kernel ends the mount."""

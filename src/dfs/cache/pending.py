@@ -61,6 +61,8 @@ class Drop:
     by the time that it has its turn."""
     copied: Taken | None = None
     """Of a large file, what was copied for an attempt that has to be repeated."""
+    turns: int = 0
+    """How often it was dealt with since it is pending."""
     busy_ms: int = 0
     request_id: bytes = b""
     """Of the attempt to store it, and of those that repeat it unchanged."""
@@ -140,6 +142,7 @@ class Pending:
     def done(self, drop: Drop) -> None:
         """Dealt with; if it changed meanwhile it gets another turn."""
         drop.running = False
+        drop.turns += 1
         now = now_s()
         rhythm = self._rhythms.pop(drop.path, None) or _Rhythm()
         rhythm.taken = now

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
+from typing import Final
 
 from ..limits import PROBLEMS_MAX
+
+_PART: Final = re.compile(r"\([a-z-]+\)")
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +33,10 @@ class Problems:
         """Its sentence, or ""."""
         return self._texts.get(subject, "")
 
+    def of_paths(self) -> list[tuple[str, str]]:
+        """(path, what is wrong with it)"""
+        return [(s, text) for s, text in self._texts.items() if not _is_part(s)]
+
     def __len__(self) -> int:
         return len(self._texts)
 
@@ -43,6 +51,11 @@ class Problems:
 
     def _line(self, subject: str) -> str:
         text = self._texts[subject]
-        if subject.startswith("("):
+        if _is_part(subject):
             return text
         return f"{subject.encode('utf-8', 'backslashreplace').decode()}: {text}"
+
+
+def _is_part(subject: str) -> bool:
+    """A part of the agent; a file may begin with a bracket, too."""
+    return _PART.fullmatch(subject) is not None

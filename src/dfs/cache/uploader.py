@@ -109,6 +109,16 @@ class Uploader:
         """Drops that are not in the tree: pending, or refused and kept."""
         return len(self.pending) + sum(p not in self.pending.drops for p in self._blocked)
 
+    def why(self, drop: Drop) -> str:
+        """Why a drop is still on its way."""
+        if not self._feeder.ready.is_set():
+            return "no node has answered since the agent began"
+        if self._retry_ms:
+            return self._problems.text("(upload)")
+        if drop.busy_ms:
+            return "somebody has it open for writing"
+        return "it is being stored" if drop.running else "it was changed just now"
+
     # ---- from the watcher ------------------------------------------------------------------------
     def not_stored(self) -> set[str]:
         """All that was dropped and is not stored yet."""

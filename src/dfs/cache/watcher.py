@@ -21,7 +21,8 @@ from typing import Final, NoReturn
 from asyncinotify import Event, Inotify, Mask, Watch
 
 from ..client.values import Kind
-from ..limits import CACHE_RETRY_S, RESCAN_INTERVAL_S
+from ..errors import FailedPrecondition
+from ..limits import CACHE_RETRY_S, RESCAN_INTERVAL_S, SYNC_LOOK_MS
 from . import ignore
 from .ignore import Ignore
 from .journal import Journal
@@ -81,6 +82,8 @@ class Watcher:
         """Watch descriptor → directory, relative to the root."""
         self._unwatched = 0
         self._full_scan_waits = False
+        self._begun, self._ended = 0, 0
+        """Number of the full scan that began last, and of the one that ended last."""
         self._stopping = False
         self._pool: ThreadPoolExecutor
         """Of one life of the root directory, as the watches are."""
@@ -222,6 +225,19 @@ class Watcher:
             self._full_scan_waits = True
             self._pool.submit(self._guarded, "")
 
+    async def scan(self) -> None:
+        """Scans everything now; what was found is known to the uploader. Raises FailedPrecondition
+        with the reason if it cannot be done."""
+        wanted = self._begun + 1
+        self._problems.clear("(scan)")  # Of a former one.
+        if self._inotify is not None and not self._stopping:
+            self.scan_all()
+        while self._ended < wanted:
+            for part in ("(cache)", "(scan)"):
+                if part in self._problems:
+                    raise FailedPrecondition(self._problems.text(part))
+            await asyncio.sleep(SYNC_LOOK_MS / 1000)
+
     async def _rescan(self) -> NoReturn:
         while True:
             self.scan_all()
@@ -242,6 +258,7 @@ class Watcher:
         """Watches and compares everything from `top` on. In the scan thread."""
         if not top:
             self._full_scan_waits, self._unwatched = False, 0
+            self._begun += 1
         began = time.time_ns()
         found: list[str] = []
         seen: set[str] = set()
@@ -254,7 +271,7 @@ class Watcher:
                 found = []
         self._tell(self._changed, found)
         if not top and not self._stopping:
-            self._tell(self._complete, seen, began)
+            self._tell(self._complete, seen, began, self._begun)
 
     def _walk(self, top: str) -> Iterator[tuple[str, bool]]:
         """(path, is not what the journal remembers) of all entries below `top`."""
@@ -319,10 +336,11 @@ class Watcher:
         for path in paths:
             self._uploader.changed(path, MOVED | SCANNED)
 
-    def _complete(self, seen: set[str], began_ns: int) -> None:
+    def _complete(self, seen: set[str], began_ns: int, number: int) -> None:
         """A full scan is over: what the journal remembers and the scan did not see is gone, unless
         it came after the scan had passed."""
         self.scans += 1
+        self._ended = number
         self._report_unwatched()
         self._problems.clear("(scan)")
         drops = self._uploader.pending.drops

@@ -11,7 +11,7 @@ from ..config import split_address
 from ..errors import InvalidArgument
 from ..limits import RAFT_PORT
 from ..proto import dfs_pb2 as pb
-from . import output, parsing, shared
+from . import keep, output, parsing, safe, shared
 
 _COLUMNS = (
     "node", "role", "term", "applied", "lag", "contact", "keys", "bytes", "version", "grpc", "mount"
@@ -22,13 +22,21 @@ _COLUMNS = (
 def status_flags(parser: argparse.ArgumentParser) -> None:
     """Arguments of `dfs status`."""
     parser.add_argument(
+        "path", nargs="?", default=None,
+        help="Is it safe to unplug this machine: where is what lies there? A key, or a file of the "
+        "cache directory or the mount.",
+    )
+    keep.agent_flag(parser)
+    parser.add_argument(
         "--local", action="store_true", help="Only the node that is asked, by what it knows."
     )
     parsing.output_flag(parser)
 
 
-def status(args: argparse.Namespace) -> None:
-    """One table of the whole cluster, from any node."""
+def status(args: argparse.Namespace) -> int:
+    """One table of the whole cluster, from any node; of a path, whether it is safe."""
+    if args.path is not None:
+        return safe.status(args)
     with shared.client(args) as client:
         answer = client.status(local=args.local)
     nodes = sorted(answer.nodes, key=lambda n: n.member.name)
@@ -37,11 +45,12 @@ def status(args: argparse.Namespace) -> None:
             "cluster": answer.cluster.hex(), "config": answer.config,
             "nodes": [node_json(n) for n in nodes],
         })
-        return
+        return 0
     newest = max((max(n.applied, n.committed) for n in nodes), default=0)
     output.table(_COLUMNS, [_row(n, newest) for n in nodes], right="term applied lag keys bytes")
     for line in shared.troubles(nodes):
         output.text(line)
+    return 0
 
 
 def _row(node: pb.NodeStatus, newest: int) -> tuple[str, ...]:

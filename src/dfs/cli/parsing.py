@@ -42,7 +42,10 @@ COMMANDS: Final[dict[str, Command]] = {
     "ln": Command("files", (CLIENT,), "Store a symbolic link."),
     "watch": Command("browse", (CLIENT,), "Print changes as they happen."),
     "log": Command("browse", (CLIENT,), "Print past changes, newest first."),
-    "status": Command("cluster", (CLIENT,), "Show every node: role, lag, size, health."),
+    "status": Command(
+        "cluster", (CLIENT, LOCAL), "Show every node; of a PATH, whether it is safe to unplug."
+    ),
+    "sync": Command("safe", (LOCAL,), "Look for new drops now; --wait until they are stored."),
     "pin": Command("keep", (LOCAL,), "Keep content on this machine: files or whole subtrees."),
     "unpin": Command("keep", (LOCAL,), "Let pinned content go when room is needed."),
     "pins": Command("keep", (LOCAL,), "Show what is pinned, and how much of it is here."),
