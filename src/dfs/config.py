@@ -26,6 +26,7 @@ from .limits import (
     CACHE_FREE_BYTES_MIN,
     CACHE_FREE_PERCENT_MIN,
     DEADLINE_MS_DEFAULT,
+    DELETE_DELAY_S,
     GRPC_PORT,
     RAFT_PORT,
 )
@@ -289,6 +290,13 @@ class Settings:
     cache_free: FreeSpace = field(metadata=_said(
         "What the agent leaves free on the disk of state: a size, a share, or the lesser of both.",
         f"{size_text(CACHE_FREE_BYTES_MIN)},{CACHE_FREE_PERCENT_MIN}%", FreeSpace.of, NODE, AGENT,
+    ))
+    propagate_deletes: bool = field(metadata=_said(
+        "Delete from the tree what is removed from a cache directory that has a .dfs-propagate.",
+        "false", _boolean, NODE, AGENT,
+    ))
+    delete_delay: float = field(metadata=_said(
+        "How long it must have been gone.", f"{DELETE_DELAY_S}s", seconds_of, NODE, AGENT
     ))
     insecure: bool = field(metadata=_said(
         "Answer callers and peers that are not on loopback, without authentication.",

@@ -266,7 +266,8 @@ LEASE_RETRY_MS: Final = 1
 LEASE_RETRY_MS_MAX: Final = 5_000
 """While a writer holds the file open; its close is reported, this is the second line."""
 CACHE_RETRY_S: Final = 5
-"""Between attempts to use a cache directory that is missing or gone."""
+"""Between attempts to use a cache directory that is missing or gone; between two looks whether the
+one that is watched is still the one at its path."""
 SIGNATURE_RACY_NS: Final = 20_000_000
 """A change so soon after another may have the same time stamp: such a signature proves nothing."""
 AGENT_DATA_BYTES_MAX: Final = 64 << 10
@@ -320,6 +321,14 @@ SYNC_LOOK_MS: Final = 50
 """Between two looks at what is still on its way, where somebody waits for it."""
 SETTLE_MS: Final = 500
 """`dfs status PATH` waits so long for what was dropped just before."""
+DELETE_DELAY_S: Final = 60
+"""Before what was removed from a cache directory is deleted from the tree: time to notice."""
+DELETE_LOOK_S: Final = 0.5
+"""Between two looks at what waits to be deleted."""
+MASS_DELETE_SHARE: Final = 0.5
+"""More of a cache directory than this gone at once is rather an accident: somebody is asked."""
+MASS_DELETE_FILES: Final = 1_000
+"""As MASS_DELETE_SHARE, in entries."""
 REFUSAL_SHOWN_S: Final = 600
 """The status says so long that there was no room for something."""
 ROOM_RETRY_MS: Final = 20

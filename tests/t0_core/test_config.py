@@ -222,3 +222,8 @@ def test_a_node_hands_its_settings_to_its_agent(tmp_path: Path) -> None:
     options = options_of(words[words.index(agents.MODULE) + 1 :])
     assert options.cache_bytes_max == 10 << 30
     assert options.cache_free.least(1_000) == 30
+    assert not options.propagate_deletes
+    given |= {"propagate_deletes": "true", "delete_delay": "1m"}
+    words = agents.plan(load(given, {}, tmp_path)).argv(["unix:x"])
+    options = options_of(words[words.index(agents.MODULE) + 1 :])
+    assert (options.propagate_deletes, options.delete_delay_s) == (True, 60.0)

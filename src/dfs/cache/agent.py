@@ -27,14 +27,21 @@ from typing import Any, Final
 from ..client import AsyncClient
 from ..config import NOTHING_FREE, FreeSpace, size_of
 from ..errors import DfsError, FailedPrecondition, Misconfigured
-from ..limits import FETCH_MS_MAX, MEMBERS_MS_MAX, REPORT_INTERVAL_MS, SPACE_INTERVAL_MS
+from ..limits import (
+    DELETE_DELAY_S,
+    FETCH_MS_MAX,
+    MEMBERS_MS_MAX,
+    REPORT_INTERVAL_MS,
+    SPACE_INTERVAL_MS,
+)
 from ..privileges import may_administrate
 from ..proto import dfs_pb2 as pb
 from .about import About
 from .control import Control, Operation, Request, Tell
+from .deletes import DELETING, Deletes
 from .feeder import Feeder
 from .fetcher import Fetcher
-from .journal import Journal
+from .journal import DELETE, Journal
 from .keeping import KEEPING, Keeping, Places
 from .large import Large
 from .objects import Objects
@@ -80,6 +87,9 @@ class Options:
     """Of content kept below `state`; 0 = no limit."""
     cache_free: FreeSpace = NOTHING_FREE
     """What stays free on the disk of `state`."""
+    propagate_deletes: bool = False
+    """What is removed from the cache directory is deleted from the tree, under conditions."""
+    delete_delay_s: float = DELETE_DELAY_S
     no_open: bool = False
     passthrough: bool = True
     xattr: bool = False
@@ -110,6 +120,7 @@ class Agent:
         self.pins: Pins | None = None
         self.operations: dict[str, Operation] = {
             "report": self._asked, **dict.fromkeys(KEEPING, _keeps_nothing),
+            **dict.fromkeys(DELETING, _deletes_nothing),
         }
         """What this agent does when it is asked to."""
         if tree is not None and self.objects is not None:
@@ -138,8 +149,16 @@ class Agent:
             self.watcher = Watcher(
                 options.cache, self.uploader, self.journal, self.problems, frozenset(excluded)
             )
+        self.deletes: Deletes | None = None
+        if options.cache and options.propagate_deletes:
+            self.deletes = Deletes(
+                options.cache, options.delete_delay_s, client, self.feeder, self.journal,
+                self.problems,
+            )
+            self.operations |= self.deletes.operations()
         self.operations |= Safety(
-            places, self.watcher, self.uploader, self.journal, self.feeder, self.problems, self.pins
+            places, self.watcher, self.uploader, self.journal, self.feeder, self.problems,
+            self.pins, self.deletes,
         ).operations()
 
     async def run(self) -> None:
@@ -150,6 +169,8 @@ class Agent:
         try:
             self.journal.open()
             self.large.open()
+            if self.deletes is None:
+                self.journal.clear_marks(DELETE)
             if self.objects is not None:
                 self.objects.open()
             await self._run_parts()
@@ -191,6 +212,8 @@ class Agent:
         parts = [self.feeder.run(), self._house(), self._report(), control.run()]
         if self.watcher is not None:
             parts += [self.watcher.run(), self.uploader.run()]
+        if self.deletes is not None:
+            parts.append(self.deletes.run())
         if self.tree is not None and self.fetcher is not None:
             assert self.pins is not None
             assert self.questions is not None
@@ -251,9 +274,7 @@ class Agent:
         while True:
             await asyncio.sleep(JOURNAL_WRITE_S)
             try:
-                journal = self.journal
-                await loop.run_in_executor(None, journal.write, journal.collect())
-                await loop.run_in_executor(None, journal.write_marks, journal.collect_marks())
+                await self._write_journal()
                 self.problems.clear("(journal)")
             except OSError as error:
                 self.problems.set("(journal)", f"{error}; free some space")
@@ -262,6 +283,22 @@ class Agent:
                 if self.room is not None:
                     await self.room.trim()
                 await loop.run_in_executor(None, self.objects.sweep, self.feeder.needed)
+
+    async def _write_journal(self) -> None:
+        """Whoever ends this waits for it: the file is closed next, and the changes would be lost.
+        Raises OSError."""
+        changes, marks = self.journal.collect(), self.journal.collect_marks()
+
+        def write() -> None:
+            self.journal.write_marks(marks)
+            self.journal.write(changes)
+
+        writing = asyncio.get_running_loop().run_in_executor(None, write)
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait({writing})
+            raise
 
     def _note_opened(self, objects: Objects, tree: Tree) -> None:
         for path, version in tree.opened():
@@ -306,6 +343,11 @@ class Agent:
 async def _keeps_nothing(request: Request, tell: Tell) -> Mapping[str, Any]:  # noqa: ARG001
     raise FailedPrecondition("this agent serves no mount, so it keeps no content; start it with "
                              "-mount DIR")
+
+
+async def _deletes_nothing(request: Request, tell: Tell) -> Mapping[str, Any]:  # noqa: ARG001
+    raise FailedPrecondition("this agent deletes nothing from the tree; start it with "
+                             "-propagate-deletes and -cache DIR")
 
 
 def _tree(options: Options) -> Tree:
@@ -392,6 +434,8 @@ def options_of(argv: Sequence[str]) -> Options:
     add("--name", default=socket.gethostname(), help="in the names of conflict copies")
     add("--cache-size", type=size_of, default=0, help="of cached content at most; 0 = no limit")
     add("--cache-free", type=FreeSpace.of, default=NOTHING_FREE, help="to stay free on that disk")
+    add("--propagate-deletes", action="store_true", help="removals from the cache delete")
+    add("--delete-delay", type=float, default=DELETE_DELAY_S, help="seconds until they do")
     add("--contents", default="", help="the node's directory of large contents")
     add("--no-open", action="store_true", help="faster for trees of small files only")
     add("--xattr", action="store_true", help="answer extended attributes (user.dfs.…)")
@@ -404,8 +448,9 @@ def options_of(argv: Sequence[str]) -> Options:
         fuse_fd=given.fuse_fd, adopt=given.adopt,
         fuse_table=int(os.environ.get(TABLE_VARIABLE, "-1")),
         contents=given.contents, name=given.name, cache_bytes_max=given.cache_size,
-        cache_free=given.cache_free, no_open=given.no_open, passthrough=not given.no_passthrough,
-        xattr=given.xattr,
+        cache_free=given.cache_free, propagate_deletes=given.propagate_deletes,
+        delete_delay_s=given.delete_delay, no_open=given.no_open,
+        passthrough=not given.no_passthrough, xattr=given.xattr,
     )
 
 

@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 
 FILE: Final = ".dfsignore"
 """Belongs to this cache directory alone: it is not stored in the tree."""
+MARKER: Final = ".dfs-propagate"
+"""Where it is, removals may become deletions. Not stored either."""
 RESERVED: Final = ".dfs"
 
 BUILT_IN: Final = (
@@ -47,7 +49,7 @@ class Ignore:
         Says nothing of the directories above it: whoever walks down asks for each.
         """
         name = path.rpartition("/")[2]
-        if path in (RESERVED, FILE):
+        if path in (RESERVED, FILE, MARKER):
             return True
         for rule in self._rules:
             if rule.directories and not directory:

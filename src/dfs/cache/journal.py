@@ -36,7 +36,9 @@ CREATE TABLE IF NOT EXISTS marks (
 """
 PIN: Final = "pin"
 """A mark: content below this path stays on this machine."""
-MARKS: Final = (PIN,)
+DELETE: Final = "delete"
+"""A mark: it was removed from the cache directory; its value is the revision that goes."""
+MARKS: Final = (PIN, DELETE)
 
 
 class Row(NamedTuple):
@@ -77,6 +79,10 @@ class Journal:
         self.bases: dict[str, int] = {}
         self.marks: dict[str, dict[str, int]] = {kind: {} for kind in MARKS}
         """By kind and path. Changed by `mark` only."""
+        self.forgotten: Callable[[str, Row], None] = lambda _path, _row: None
+        """Called with each row that goes because its drop does."""
+        self.stored: Callable[[str], None] = lambda _path: None
+        """Called when a drop was dealt with."""
         self._dirty: set[str] = set()
         self._dirty_marks: set[tuple[str, str]] = set()
         self._database: sqlite3.Connection | None = None
@@ -134,6 +140,7 @@ class Journal:
         self.rows[path] = row
         self.bases.pop(path, None)
         self._dirty.add(path)
+        self.stored(path)
 
     def wait(self, path: str, base: int) -> None:
         """The drop waits, and replaces revision `base`."""
@@ -146,6 +153,8 @@ class Journal:
         row, base = self.rows.pop(path, None), self.bases.pop(path, None)
         if row is not None or base is not None:
             self._dirty.add(path)
+        if row is not None:
+            self.forgotten(path, row)
 
     def forget_below(self, directory: str) -> None:
         """A whole directory is gone."""
@@ -163,6 +172,11 @@ class Journal:
             self.marks[kind][path] = value
         with self._marks_lock:
             self._dirty_marks.add((kind, path))
+
+    def clear_marks(self, kind: str) -> None:
+        """Takes all marks of a kind away."""
+        for path in list(self.marks[kind]):
+            self.mark(kind, path, None)
 
     def collect_marks(self) -> MarkChanges:
         """What changed since the last call, for `write_marks`."""

@@ -73,6 +73,12 @@ class Client(Protocol):
         """Makes a directory that stays."""
         ...
 
+    async def delete(
+        self, key: str, *, base_revision: int | None = None, timeout: float | None = None
+    ) -> int:
+        """Deletes a file, or a directory with nothing in it; returns the revision."""
+        ...
+
     async def symlink(
         self, key: str, target: str, *, mtime_ns: int | None = None,
         base_revision: int | None = None, request_id: bytes | None = None,

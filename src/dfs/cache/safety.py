@@ -16,6 +16,7 @@ from ..limits import SETTLE_MS, SYNC_LOOK_MS
 from ..paths import is_below
 from . import conflicts
 from .control import Operation, Request, Tell, paths_of
+from .deletes import Deletes
 from .feeder import Feeder
 from .journal import Journal
 from .keeping import Places
@@ -41,9 +42,15 @@ class Safety:
     def __init__(
         self, places: Places, watcher: Watcher | None, uploader: Uploader, journal: Journal,
         feeder: Feeder, problems: Problems, pins: Pins | None,
+        deletes: Deletes | None,
     ) -> None:
         self._places, self._watcher, self._uploader = places, watcher, uploader
-        self._journal, self._feeder, self._problems, self._pins = journal, feeder, problems, pins
+        self._journal, self._feeder, self._problems = journal, feeder, problems
+        self._pins, self._deletes = pins, deletes
+
+    def _removals(self, top: str) -> int:
+        waiting = self._deletes.waiting if self._deletes is not None else ()
+        return sum(_within(path, top) for path in waiting)
 
     def operations(self) -> dict[str, Operation]:
         """By name."""
@@ -72,7 +79,8 @@ class Safety:
             "revision": max([0, *(r.revision for r in rows), *(s.revision for _, s in tree)]),
             "pending": self._named(pending), "pending_count": len(pending),
             "refused": refused[:NAMED_MAX], "refused_count": len(refused),
-            "conflicts": copies[:NAMED_MAX], "conflict_count": len(copies),
+            "removals": self._removals(top), "conflicts": copies[:NAMED_MAX],
+            "conflict_count": len(copies),
             **self._kept(tree),
         }
 
@@ -129,6 +137,7 @@ class Safety:
             "revision": max((r.revision for p, r in rows.items() if _within(p, top)), default=0),
             "pending": self._named(left), "pending_count": len(left),
             "refused": refused[:NAMED_MAX], "refused_count": len(refused),
+            "removals": self._removals(top),
         }
 
     async def _wait(

@@ -29,6 +29,7 @@ from ..errors import (
     InvalidArgument,
     IsADirectory,
     NotADirectory,
+    NotEmpty,
     NotFound,
     OutOfRange,
     TooLarge,
@@ -287,11 +288,22 @@ class MemoryNode:
         stat = _stat(Kind.SYMLINK, 0, b"", 0o777, mtime_ns, target)
         return await self._write("symlink", key, stat, b"", base_revision, request_id)
 
-    async def delete(self, key: str, *, recursive: bool = False) -> int:
+    async def delete(
+        self, key: str, *, recursive: bool = False, base_revision: int | None = None,
+        timeout: float | None = None,
+    ) -> int:
         """See `dfs.AsyncClient.delete`."""
-        below = [k for k in self.records if k.startswith(key + "/")] if recursive else []
+        self.calls.append(("delete", key))
+        if self.away:
+            raise Unavailable("no leader")
+        below = [k for k in self.records if k.startswith(key + "/")]
         if key not in self.records and not below:
             raise NotFound(f"no such key: {key}")
+        found = self.records[key].revision if key in self.records else 0
+        if base_revision is not None and base_revision != found:
+            raise Conflict(f"{key} is at revision {found}, not {base_revision}")
+        if below and not recursive:
+            raise NotEmpty(f"{key} holds {below[0]}")
         self.revision += 1
         keys = sorted([*below, *([key] if key in self.records else [])], reverse=True)
         for sub, gone in enumerate(keys):

@@ -113,16 +113,43 @@ class Watcher:
                 self._add_watch("")
                 self._read_ignore()
                 self._problems.clear("(cache)")
-                rescan = asyncio.create_task(self._rescan())
-                try:
-                    while True:
-                        self._event(await self._inotify.get())
-                finally:
-                    rescan.cancel()
+                await self._follow(self._inotify)
             finally:  # A scan adds watches: none may go on when inotify is closed.
                 self._stopping = True
                 await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
                 self._inotify = None
+
+    async def _follow(self, inotify: Inotify) -> None:
+        """Until the directory is gone."""
+        tasks = [
+            asyncio.create_task(part)
+            for part in (self._events(inotify), self._rescan(), self._root_stays())
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _events(self, inotify: Inotify) -> NoReturn:
+        while True:
+            self._event(await inotify.get())
+
+    async def _root_stays(self) -> NoReturn:
+        """The kernel says nothing when a directory that we hold open is removed, or when its disk
+        is taken out lazily: what is at its path now is another one, or none."""
+        held = os.fstat(self._root)
+        while True:
+            await asyncio.sleep(CACHE_RETRY_S)
+            try:
+                found = await asyncio.to_thread(os.stat, self.root)
+            except FileNotFoundError:
+                raise RootGone from None
+            if (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):
+                raise RootGone
 
     def _open_root(self) -> None:
         former, self._root = self._root, os.open(

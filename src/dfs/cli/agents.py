@@ -46,6 +46,8 @@ class Plan(NamedTuple):
     name: str
     cache_size: int
     cache_free: FreeSpace
+    delete_delay: float | None
+    """None: what is removed from the cache directory stays in the tree."""
     notes: list[str]
     """One line for each thing that is missing, with its remedy."""
     xattr: bool = False
@@ -59,6 +61,8 @@ class Plan(NamedTuple):
         for endpoint in endpoints:
             words += ["--endpoint", endpoint]
         words += ["--cache-size", str(self.cache_size), "--cache-free", str(self.cache_free)]
+        if self.delete_delay is not None:
+            words += ["--propagate-deletes", "--delete-delay", str(self.delete_delay)]
         if self.cache is not None:
             words += ["--cache", str(self.cache.absolute())]
         if self.mount is not None and fd >= 0:
@@ -90,7 +94,8 @@ def plan(loaded: Loaded) -> Plan:
             notes.append(f"no {name}: {error.text}; or choose another with -{name}")
     return Plan(
         chosen["cache"], chosen["mount"], loaded.given("mount"), settings.state, None, settings.id,
-        settings.cache_size, settings.cache_free, notes, settings.xattr,
+        settings.cache_size, settings.cache_free,
+        settings.delete_delay if settings.propagate_deletes else None, notes, settings.xattr,
     )
 
 

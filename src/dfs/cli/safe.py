@@ -122,6 +122,8 @@ def _details(found: Mapping[str, Any]) -> list[str]:
         more = found.get(f"{kind}_count", 0) - len(found.get(kind, ()))
         lines += [f"{kind}: and {more:,} more"] if more else []
     lines += [f"conflict copy: {path}" for path in found.get("conflicts", ())]
+    if found.get("removals"):
+        lines.append(f"removed here, not deleted from the tree yet: {_files(found['removals'])}")
     if found.get("cache"):
         lines.append(f"cache directory {found['cache']}: {_files(found['drops'])} stored, newest "
                      f"revision {found['revision']:,}")
@@ -144,12 +146,23 @@ def sync_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--within", default="5m", metavar="DURATION", help="Longest wait: 10s, 500ms. Default: 5m."
     )
+    deletes = parser.add_mutually_exclusive_group()
+    deletes.add_argument(
+        "--confirm-deletes", action="store_true",
+        help="Delete from the tree what was removed from the cache directory, however much it is.",
+    )
+    deletes.add_argument(
+        "--discard-deletes", action="store_true",
+        help="Leave in the tree what was removed from the cache directory until now.",
+    )
     keep.agent_flag(parser)
     parsing.output_flag(parser)
 
 
 def sync(args: argparse.Namespace) -> int:
     """Looks for drops now; with --wait fails unless all of them are stored."""
+    if args.confirm_deletes or args.discard_deletes:
+        return _deletes(args)
     try:
         within_ms = int(seconds_of(args.within) * 1000)
     except ValueError as error:
@@ -171,6 +184,17 @@ def sync(args: argparse.Namespace) -> int:
     if late:
         raise DeadlineExceeded(f"{_files(found['pending_count'])} not stored within {args.within}")
     return UNSAFE if args.wait and found["refused_count"] else 0
+
+
+def _deletes(args: argparse.Namespace) -> int:
+    op = "confirm_deletes" if args.confirm_deletes else "discard_deletes"
+    found = keep.ask(args, op)
+    if args.output == "json":
+        output.json(found)
+    else:
+        what = "will be deleted from the tree" if args.confirm_deletes else "stay in the tree"
+        output.text(f"{_files(found['files'])} that were removed here {what}")
+    return 0
 
 
 def _show(found: Mapping[str, Any]) -> None:
