@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from ..client.values import Kind
-from .take import Signature, Taken
+from .take import Signature, Taken, storable
 
 log = logging.getLogger(__name__)
 
@@ -143,8 +143,9 @@ class Journal:
         self.stored(path)
 
     def wait(self, path: str, base: int) -> None:
-        """The drop waits, and replaces revision `base`."""
-        if self.bases.get(path) != base:
+        """The drop waits, and replaces revision `base`. One that can never be stored, for its name,
+        need not be remembered."""
+        if self.bases.get(path) != base and storable(path):
             self.bases[path] = base
             self._dirty.add(path)
 

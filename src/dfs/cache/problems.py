@@ -51,9 +51,21 @@ class Problems:
 
     def _line(self, subject: str) -> str:
         text = self._texts[subject]
-        if _is_part(subject):
-            return text
-        return f"{subject.encode('utf-8', 'backslashreplace').decode()}: {text}"
+        return shown(text if _is_part(subject) else f"{subject}: {text}")
+
+
+def shown(text: str) -> str:
+    """A name, or a sentence with one in it, as one line of UTF-8: what would end the line, move the
+    cursor or is no text is written with a backslash."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"  # A byte that is no UTF-8.
+    return character.encode("unicode_escape").decode()
 
 
 def _is_part(subject: str) -> bool:

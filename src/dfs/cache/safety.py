@@ -22,7 +22,7 @@ from .journal import Journal
 from .keeping import Places
 from .pending import Drop
 from .pins import Pins
-from .problems import Problems
+from .problems import Problems, shown
 from .uploader import Uploader
 from .watcher import Watcher
 
@@ -107,13 +107,13 @@ class Safety:
 
     def _named(self, drops: Iterable[Drop]) -> Named:
         return [
-            {"path": _shown(drop.path), "why": self._uploader.why(drop)}
+            {"path": shown(drop.path), "why": self._uploader.why(drop)}
             for drop in itertools.islice(drops, NAMED_MAX)
         ]
 
     def _refused(self, top: str) -> Named:
         return [
-            {"path": _shown(path), "why": text} for path, text in self._problems.of_paths()
+            {"path": shown(path), "why": text} for path, text in self._problems.of_paths()
             if _within(path, top)
         ]
 
@@ -157,7 +157,3 @@ class Safety:
             await tell({"left": len(left), "of": len(wanted), **self._named(left[:1])[0]})
             await asyncio.sleep(SYNC_LOOK_MS / 1000)
 
-
-def _shown(path: str) -> str:
-    """A name that need not be UTF-8, for JSON."""
-    return path.encode("utf-8", "backslashreplace").decode()

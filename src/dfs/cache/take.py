@@ -23,7 +23,9 @@ from typing import Final, NamedTuple
 from .._engine import copy_and_hash
 from ..client.values import Kind
 from ..contents import Manifest, chunk_bytes_of
+from ..errors import InvalidArgument
 from ..limits import DROP_QUIET_NO_LEASE_MS, SIGNATURE_RACY_NS, TARGET_BYTES_MAX
+from ..paths import check_key
 
 READ_BYTES: Final = 1 << 20
 _SYS_OPENAT2: Final = 437
@@ -291,3 +293,12 @@ def check_name(path: str) -> None:
     except UnicodeEncodeError as error:
         shown = os.fsencode(path).decode("ascii", "backslashreplace")
         raise Skip(f"the name {shown} is not UTF-8; rename it") from error
+
+
+def storable(path: str) -> bool:
+    """Whether the name follows the rules of keys."""
+    try:
+        check_key(path)
+    except InvalidArgument:
+        return False
+    return True

@@ -28,7 +28,7 @@ from .ignore import Ignore
 from .journal import Journal
 from .pending import CLOSED, HINT, MOVED, SCANNED, TOUCHED
 from .problems import Problems
-from .take import Skip, kind_of, open_beneath, signature_of
+from .take import Skip, kind_of, open_beneath, signature_of, storable
 from .uploader import Uploader
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ _WHY: Final = (
 )
 _REMOVED: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
 """Removed or replaced while it was being looked at."""
+_ALL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Not the fault of one directory."""
 _EVENTS_AT_ONCE: Final = 256
 """Full-size events read in one go."""
 _PATHS_AT_ONCE: Final = 1_000
@@ -81,6 +83,8 @@ class Watcher:
         self._dirs: dict[int, tuple[str, Watch]] = {}
         """Watch descriptor → directory, relative to the root."""
         self._unwatched = 0
+        self._unread: set[str] = set()
+        """Directories that could not be read. Of the scan thread."""
         self._full_scan_waits = False
         self._begun, self._ended = 0, 0
         """Number of the full scan that began last, and of the one that ended last."""
@@ -305,16 +309,17 @@ class Watcher:
         stack = [top]
         while stack and not self._stopping:
             directory = stack.pop()
+            if directory and not storable(directory):
+                continue  # The uploader says what is wrong with its name; nothing in it has a key.
             try:
                 entries = self._list(directory)
-            except PermissionError as error:
-                self._tell(self._problems.set, directory or "(cache)",
-                           f"may not be read ({error.strerror}); what is in it is not stored")
-                continue
             except OSError as error:
                 if error.errno not in _REMOVED:
-                    raise
+                    self._unreadable(directory, error)
                 continue
+            if directory in self._unread:
+                self._unread.discard(directory)
+                self._tell(self._problems.clear, directory)
             for name, found in entries:
                 path = f"{directory}/{name}" if directory else name
                 is_directory = stat.S_ISDIR(found.st_mode)
@@ -323,6 +328,15 @@ class Watcher:
                 if is_directory:
                     stack.append(path)
                 yield path, not self._unchanged(path, found)
+
+    def _unreadable(self, directory: str, error: OSError) -> None:
+        """One directory must not stop a scan; what concerns all of them does. Raises OSError."""
+        if not isinstance(error, PermissionError) and (not directory or error.errno in _ALL):
+            raise error
+        if directory:
+            self._unread.add(directory)
+        self._tell(self._problems.set, directory or "(cache)",
+                   f"may not be read ({error.strerror}); what is in it is not stored")
 
     def _list(self, directory: str) -> list[tuple[str, os.stat_result]]:
         """Watches a directory, then reads it. Goes through no symbolic link."""
