@@ -215,6 +215,23 @@ async def test_a_real_disk_never_fills(small_disk: Path) -> None:
         assert objects.bytes >= 4 << 20, "and is used"
 
 
+async def test_what_was_opened_last_stays_over_a_restart(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    async with rig:
+        for i in range(4):
+            await rig.node.put(f"f{i}", content(i))
+        await rig.shown("f3", content(3))
+        assert await rig.read("f0") == content(0)
+        before = rig.object(content(3)).stat().st_mtime_ns
+        await wait_until("it is noted",
+                         lambda: rig.object(content(0)).stat().st_mtime_ns > before)
+    rig.options["cache_bytes_max"] = 21_000
+    async with rig:
+        await wait_until("the others went", lambda: rig.tree.shown["f2"].backing is None)
+        await rig.shown("f0", content(0))
+        assert rig.tree.shown["f1"].backing is None
+
+
 def test_an_object_is_removed_only_when_nobody_has_it_open(tmp_path: Path) -> None:
     objects = Objects(str(tmp_path))
     objects.open()

@@ -279,7 +279,8 @@ class Agent:
             except OSError as error:
                 self.problems.set("(journal)", f"{error}; free some space")
             if self.objects is not None and self.tree is not None and self.feeder.ready.is_set():
-                self._note_opened(self.objects, self.tree)
+                used = self._opened(self.tree)
+                await loop.run_in_executor(None, self.objects.note_used, used)
                 if self.room is not None:
                     await self.room.trim()
                 await loop.run_in_executor(None, self.objects.sweep, self.feeder.needed)
@@ -300,11 +301,12 @@ class Agent:
             await asyncio.wait({writing})
             raise
 
-    def _note_opened(self, objects: Objects, tree: Tree) -> None:
-        for path, version in tree.opened():
-            known = self.feeder.known.get(path)
-            if known is not None and known.revision == version:
-                objects.touch(known.sha256)
+    def _opened(self, tree: Tree) -> set[bytes]:
+        """The contents that were opened since the last call."""
+        return {
+            known.sha256 for path, version in tree.opened()
+            if (known := self.feeder.known.get(path)) is not None and known.revision == version
+        }
 
     # ---- status ----------------------------------------------------------------------------------
     def status(self) -> pb.AgentStatus:

@@ -20,7 +20,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from typing import Final
 
 from ..errors import DataLoss
@@ -230,6 +230,13 @@ class Objects:
             size = self._sizes.pop(sha256, None)
             if size is not None:
                 self._sizes[sha256] = size
+
+    def note_used(self, used: Iterable[bytes]) -> None:
+        """Marks these as used now, also for the next start, which goes by their times. Blocks."""
+        for sha256 in used:
+            self.touch(sha256)
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(self._where(sha256))
 
     def sizes(self) -> list[tuple[bytes, int]]:
         """(SHA-256, bytes) of all objects, least recently used first."""

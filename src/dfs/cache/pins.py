@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from ..client.values import Kind, Stat
@@ -129,19 +129,31 @@ class Pins:
     # ---- in the background -----------------------------------------------------------------------
     async def run(self) -> NoReturn:
         """Fetches what is pinned and not here, for ever."""
+        loop = asyncio.get_running_loop()
         done: tuple[int, frozenset[str]] | None = None
         while True:
             self._changed.clear()
             state = self._feeder.revision, frozenset(self.paths)
+            pause_s: float = PIN_INTERVAL_S
             if state != done and self._feeder.ready.is_set():
-                done = state if await self._fetch(state[1]) else None
+                begin_s = loop.time()
+                missing = self._missing(state[1])
+                # A look at a large tree takes a while, in which nothing else is done.
+                pause_s = max(pause_s, 10 * (loop.time() - begin_s))
+                done = state if await self._fetch(missing) else None
             try:
-                async with asyncio.timeout(PIN_INTERVAL_S):
+                async with asyncio.timeout(pause_s):
                     await self._changed.wait()
             except TimeoutError:
                 continue
 
-    async def _fetch(self, pins: frozenset[str]) -> bool:
+    def _missing(self, pins: frozenset[str]) -> list[File]:
+        return [
+            (path, stat) for path, stat in self._feeder.known.items()
+            if pins and stat.kind is Kind.FILE and _covers(pins, path) and not self.here(stat)
+        ]
+
+    async def _fetch(self, missing: Sequence[File]) -> bool:
         """True when all is here."""
         problems: list[str] = []
 
@@ -155,10 +167,6 @@ class Pins:
                 log.debug("%s: pinned, and not to be had now: %s", path, error)
                 problems.append(f"{path}: {error}")
 
-        missing = [
-            (path, stat) for path, stat in self._feeder.known.items()
-            if pins and stat.kind is Kind.FILE and _covers(pins, path) and not self.here(stat)
-        ]
         await each(missing, one)
         if problems:
             text = f"{len(problems):,} of the pinned files are not here yet: {problems[0]}"
