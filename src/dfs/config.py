@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -30,6 +30,7 @@ from .limits import (
     GRPC_PORT,
     RAFT_PORT,
 )
+from .sizes import NONE, FreeSpace, size_of, size_text
 
 FILE: Final = "dfs.yaml"
 PREFIX: Final = "DFS_"
@@ -41,7 +42,7 @@ EVERYWHERE: Final = ("", ALL_INTERFACES, "::")
 """Hosts that say to listen on every interface; nobody can connect to them."""
 LOOPBACK: Final = "127.0.0.1"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
-OFF: Final = "none"
+OFF: Final = NONE
 """Said for a directory that is not wanted; so is an empty value."""
 
 NOT_SETTINGS: Final = frozenset(("DFS_CONFIG", "DFS_FUSE_TABLE"))
@@ -51,7 +52,6 @@ to its agent."""
 # Kubernetes and old Docker links put these into every container beside a service called "dfs-…".
 _INJECTED = re.compile(r"(_|^)(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP)(_\w+)?)?)$")
 _ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m)?")
 
 NODE: Final = "node"
@@ -160,70 +160,6 @@ def seconds_of(value: Any) -> float:
     if seconds <= 0:
         raise ValueError(f"{value!r} is no duration such as 10s or 500ms")
     return seconds
-
-
-def size_of(value: Any) -> int:
-    """"10GiB", "500M", "4096"; "none" is 0. Raises ValueError."""
-    if value in (None, False, OFF):
-        return 0
-    match = _SIZE.fullmatch(str(value).strip())
-    if not match:
-        raise ValueError(f"{value!r} is no size such as 10GiB, 500MiB or {OFF}")
-    return int(float(match[1]) * 1024 ** " KMGT".index((match[2] or " ").upper()))
-
-
-def size_text(count: int) -> str:
-    """A size as people read it, and as `size_of` takes it."""
-    number, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if number < 1024 or unit == "TiB":
-            break
-        number /= 1024
-    return f"{number:.1f}".removesuffix(".0") + unit
-
-
-@dataclass(frozen=True)
-class FreeSpace:
-    """What is to stay free on a disk: bytes, a share of it, or whichever of the two is less."""
-
-    bytes: int | None = None
-    share: float | None = None
-
-    @staticmethod
-    def of(value: Any) -> FreeSpace:
-        """"1GiB", "5%", "1GiB,5%"; "none". Raises ValueError."""
-        found = FreeSpace()
-        for part in str(value or OFF).split(","):
-            if part.strip().endswith("%"):
-                number = part.strip()[:-1]
-                if not re.fullmatch(r"\d{1,2}(\.\d+)?", number):
-                    raise ValueError(f"{part.strip()!r} is no share of a disk, such as 5%")
-                found = replace(found, share=float(number) / 100)
-            elif str(value) != OFF:
-                found = replace(found, bytes=size_of(part))
-        return found
-
-    def least(self, total: int) -> int:
-        """Bytes, on a disk of so many."""
-        given = [self.bytes] if self.bytes is not None else []
-        if self.share is not None:
-            given.append(int(self.share * total))
-        return min(given, default=0)
-
-    def __bool__(self) -> bool:
-        return bool(self.bytes or self.share)
-
-    def __str__(self) -> str:
-        parts = []
-        if self.bytes is not None:
-            text = size_text(self.bytes)
-            parts.append(text if size_of(text) == self.bytes else str(self.bytes))
-        parts += [f"{self.share * 100:g}%"] if self.share is not None else []
-        return ",".join(parts) or OFF
-
-
-NOTHING_FREE: Final = FreeSpace()
-"""A disk may be filled to the last byte."""
 
 
 def _endpoints(value: Any) -> tuple[str, ...]:

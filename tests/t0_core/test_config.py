@@ -13,6 +13,7 @@ from dfs.cache.agent import options_of
 from dfs.cli import agents
 from dfs.config import Settings, load, split_address
 from dfs.errors import Misconfigured
+from dfs.sizes import FreeSpace, size_of, size_text
 
 
 def test_defaults_are_those_of_the_seed(tmp_path: Path) -> None:
@@ -193,8 +194,8 @@ def test_every_setting_has_its_row() -> None:
     ("none", 0), ("0", 0), ("4096", 4_096), ("10K", 10_240), ("1.5GiB", 3 << 29), ("2 TB", 1 << 41),
 ])
 def test_sizes(text: str, expected: int) -> None:
-    assert config.size_of(text) == expected
-    assert config.size_of(config.size_text(expected)) == expected
+    assert size_of(text) == expected
+    assert size_of(size_text(expected)) == expected
 
 
 @pytest.mark.parametrize(("text", "on_100_gib", "shown"), [
@@ -202,17 +203,17 @@ def test_sizes(text: str, expected: int) -> None:
     ("1GiB,5%", 1 << 30, "1GiB,5%"), ("9GiB, 5%", 5 << 30, "9GiB,5%"), ("1000001", 1_000_001, None),
 ])
 def test_what_stays_free_on_a_disk(text: str, on_100_gib: int, shown: str | None) -> None:
-    free = config.FreeSpace.of(text)
+    free = FreeSpace.of(text)
     assert free.least(100 << 30) == on_100_gib
     assert bool(free) is (on_100_gib > 0)
     assert str(free) == (shown or text)
-    assert config.FreeSpace.of(str(free)) == free
+    assert FreeSpace.of(str(free)) == free
 
 
 @pytest.mark.parametrize("text", ["much", "-1", "1X", "100%", "x%", "1,,"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"size|share"):
-        config.FreeSpace.of(text)
+        FreeSpace.of(text)
 
 
 def test_a_node_hands_its_settings_to_its_agent(tmp_path: Path) -> None:

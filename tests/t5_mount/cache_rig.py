@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dfs.cache.agent import Agent, Options
-from dfs.cache.asking import ask
-from dfs.cache.control import SOCKET
+from dfs.cache.asking import SOCKET, ask
 from dfs.cache.twin import MemoryNode, MemoryTree
 from dfs.cli import main
 from dfs.client.values import Kind

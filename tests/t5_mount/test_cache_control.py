@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from dfs.cache.asking import ask, place
-from dfs.cache.control import Control, Request, Tell, short
+from dfs.cache.asking import ask, place, short
+from dfs.cache.control import Control, Request, Tell
 from dfs.errors import InvalidArgument, NotFound, Overloaded, Unavailable
 from dfs.limits import AGENT_CONNECTIONS_MAX, AGENT_LINE_BYTES_MAX
 

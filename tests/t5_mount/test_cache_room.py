@@ -14,8 +14,8 @@ import pytest
 
 from dfs.cache.objects import Objects
 from dfs.cache.room import Disk
-from dfs.config import FreeSpace
 from dfs.limits import AGENT_DATA_BYTES_MAX
+from dfs.sizes import FreeSpace
 
 from .cache_rig import Rig, wait_until
 

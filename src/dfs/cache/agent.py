@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..client import AsyncClient
-from ..config import NOTHING_FREE, FreeSpace, size_of
 from ..errors import DfsError, FailedPrecondition, Misconfigured
 from ..limits import (
     DELETE_DELAY_S,
@@ -36,6 +35,7 @@ from ..limits import (
 )
 from ..privileges import may_administrate
 from ..proto import dfs_pb2 as pb
+from ..sizes import NOTHING_FREE, FreeSpace, size_of
 from .about import About
 from .control import Control, Operation, Request, Tell
 from .deletes import DELETING, Deletes

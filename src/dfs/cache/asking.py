@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
 from ..errors import ALL, Internal, Unavailable
 from ..limits import AGENT_SILENCE_MS_MAX
-from .control import SOCKET, short
+
+SOCKET: Final = "agent.sock"
 
 Progress = Callable[[Mapping[str, Any]], None]
+
+
+@contextlib.contextmanager
+def short(path: str) -> Iterator[str]:
+    """A name for a socket that is short enough for the kernel, however long `path` is."""
+    directory = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{os.path.basename(path)}"
+    finally:
+        os.close(directory)
 
 
 def place(path: str) -> str:

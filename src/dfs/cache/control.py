@@ -18,7 +18,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from ..errors import DfsError, Internal, InvalidArgument, Overloaded
 from ..limits import (
@@ -27,10 +27,9 @@ from ..limits import (
     AGENT_LINE_BYTES_MAX,
     AGENT_REQUEST_MS_MAX,
 )
+from .asking import SOCKET, short
 
 log = logging.getLogger(__name__)
-
-SOCKET: Final = "agent.sock"
 
 Request = Mapping[str, Any]
 Tell = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -162,16 +161,6 @@ async def _send(writer: asyncio.StreamWriter, message: Mapping[str, Any]) -> Non
 
 
 # ---- the socket ----------------------------------------------------------------------------------
-@contextlib.contextmanager
-def short(path: str) -> Any:
-    """A name for a socket that is short enough for the kernel, however long `path` is."""
-    directory = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{os.path.basename(path)}"
-    finally:
-        os.close(directory)
-
-
 def _listen(path: str) -> socket.socket:
     """A socket that appears at `path` when it is for its user alone."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

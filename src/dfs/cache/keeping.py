@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ..client.values import Stat
-from ..config import size_text
 from ..errors import DfsError, FailedPrecondition, InvalidArgument, NotFound, TooLarge
 from ..paths import check_key
+from ..sizes import size_text
 from .control import Operation, Request, Tell, paths_of
 from .feeder import Feeder
 from .fetcher import Fetcher, each

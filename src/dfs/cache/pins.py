@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from ..client.values import Kind, Stat
-from ..config import size_text
 from ..errors import DfsError, NotFound, TooLarge
 from ..limits import PIN_INTERVAL_S
 from ..paths import is_below
+from ..sizes import size_text
 from .feeder import Feeder
 from .fetcher import Fetcher, each
 from .journal import PIN, Journal

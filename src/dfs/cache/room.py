@@ -21,8 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import NamedTuple
 
-from ..config import NOTHING_FREE, FreeSpace, size_text
 from ..limits import FILL_GRACE_MS, REFUSAL_SHOWN_S, ROOM_LOW_MS, ROOM_RETRY_MS, ROOM_WAIT_MS
+from ..sizes import NOTHING_FREE, FreeSpace, size_text
 from .objects import EMPTY, Objects
 from .problems import Problems
 

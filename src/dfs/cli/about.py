@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import config as settings_module
 from .._version import version as dfs_version
+from ..sizes import FreeSpace
 from . import output, parsing
 
 _LIBRARIES = ("grpcio", "protobuf", "rocksdict")
@@ -43,7 +44,7 @@ def plain(value: Any) -> Any:
     """A value as JSON has it."""
     if isinstance(value, tuple):
         return list(value)
-    return str(value) if isinstance(value, Path | settings_module.FreeSpace) else value
+    return str(value) if isinstance(value, Path | FreeSpace) else value
 
 
 def shown(value: Any) -> str:

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..config import FreeSpace, Loaded
+from ..config import Loaded
 from ..errors import Misconfigured
 from ..limits import (
     AGENT_RESTART_MS_MAX,
@@ -24,6 +24,7 @@ from ..limits import (
     AGENT_STABLE_MS,
     AGENT_STOP_MS_MAX,
 )
+from ..sizes import FreeSpace
 
 if TYPE_CHECKING:
     from ..mount import MountSupervisor
