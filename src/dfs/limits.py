@@ -297,6 +297,8 @@ MEMBERS_MS_MAX: Final = 2_000
 NOTICES_MS_MAX: Final = 1_000
 """One wait for the kernel to forget what changed: a reader of `.dfs/sync` who has gone holds a
 thread no longer than that."""
+QUARANTINED_MAX: Final = 3
+"""Damaged objects that are kept to be looked at; they are not counted by the limit of the cache."""
 REPORT_INTERVAL_MS: Final = 1_000
 """How old the agent's figures in `dfs status` may be."""
 PROBLEMS_MAX: Final = 20

@@ -158,3 +158,13 @@ async def test_an_agent_says_how_it_is_without_a_node(tmp_path: Path) -> None:
         found = await asyncio.to_thread(ask, place(str(rig.state)), "report")
         assert found["cache"] == str(rig.cache)
         assert (found["files"], found["problems"]) == (1, [])
+
+
+@pytest.mark.allow_logs("agent.sock cannot be made")
+async def test_an_agent_goes_on_where_there_can_be_no_socket(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    (rig.state / "agent.sock.new").mkdir(parents=True)
+    async with rig:
+        await wait_until("it is said", lambda: "the like do not work" in rig.problems())
+        rig.drop("file", b"data")
+        await rig.shown("file", b"data")

@@ -14,7 +14,7 @@ import pytest
 
 from dfs.cache.objects import Objects
 from dfs.cache.room import Disk
-from dfs.limits import AGENT_DATA_BYTES_MAX
+from dfs.limits import AGENT_DATA_BYTES_MAX, QUARANTINED_MAX
 from dfs.sizes import FreeSpace
 
 from .cache_rig import Rig, wait_until
@@ -215,6 +215,30 @@ async def test_a_real_disk_never_fills(small_disk: Path) -> None:
         assert objects.bytes >= 4 << 20, "and is used"
 
 
+@pytest.mark.allow_logs("cannot be kept within its bounds", "content cannot be kept")
+async def test_a_disk_that_fails_is_said_and_survived(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.options["cache_free"] = FreeSpace.of("1M")
+
+    def fail(path: str) -> Disk:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async with rig:
+        room = rig.agent.room
+        assert room is not None
+        healthy, room._disk_of = room._disk_of, fail
+        await wait_until("it is said", lambda: "kernel log" in rig.problems())
+        await rig.node.put("file", content(1))
+        await wait_until("it is shown", lambda: "file" in rig.tree.shown)
+        with pytest.raises(OSError, match="file") as raised:
+            await rig.read("file")
+        assert raised.value.errno == errno.EIO
+        assert not rig.ended()
+        room._disk_of = healthy
+        await wait_until("it is over", lambda: not rig.problems())
+        assert await rig.read("file") == content(1)
+
+
 async def test_what_was_opened_last_stays_over_a_restart(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     async with rig:
@@ -250,3 +274,20 @@ def test_an_object_is_removed_only_when_nobody_has_it_open(tmp_path: Path) -> No
     objects.hide(digest)
     assert objects.remove(digest) == len(data)
     assert (objects.bytes, os.path.exists(path)) == (0, False)
+
+
+@pytest.mark.allow_logs("is damaged")
+def test_only_the_last_damaged_objects_are_kept(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path))
+    objects.open()
+    for i in range(1, QUARANTINED_MAX + 3):
+        data = content(i)
+        digest = hashlib.sha256(data).digest()
+        path = Path(objects.add(digest, data))
+        path.unlink()
+        path.write_bytes(b"cut")
+        assert objects.backing(digest, len(data) + 1) is None
+        newest = digest.hex()
+    kept = os.listdir(objects.quarantine)
+    assert len(kept) == QUARANTINED_MAX
+    assert any(name.startswith(newest) for name in kept)

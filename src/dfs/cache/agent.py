@@ -208,8 +208,7 @@ class Agent:
                 ) from None
 
     async def _run_parts(self) -> None:
-        control = Control(self.options.state, self.operations)
-        parts = [self.feeder.run(), self._house(), self._report(), control.run()]
+        parts = [self.feeder.run(), self._house(), self._report(), self._control()]
         if self.watcher is not None:
             parts += [self.watcher.run(), self.uploader.run()]
         if self.deletes is not None:
@@ -228,6 +227,18 @@ class Agent:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _control(self) -> None:
+        """Answers programs of this machine; an agent that cannot goes on without."""
+        control = Control(self.options.state, self.operations)
+        try:
+            await control.run()
+        except OSError as error:
+            self.problems.set(
+                "(socket)", f"{control.path} cannot be made ({error.strerror}): dfs pin, sync and "
+                "the like do not work; choose a -state directory on a file system that has sockets"
+            )
+            await asyncio.get_running_loop().create_future()
 
     async def _mount(self, tree: Tree) -> None:
         """Serves the mount from the moment the tree is known; returns when the kernel ends it."""

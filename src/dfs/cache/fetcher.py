@@ -259,10 +259,9 @@ class Fetcher:
             self._objects.verify(stat.sha256)
 
     async def _warm_one(self, path: str, stat: Stat) -> None:
-        if not self._room.fits(stat.size) or not self._stat(path, stat.revision):
-            return
         try:
-            await self.bring(path, stat)
+            if self._room.fits(stat.size):
+                await self.bring(path, stat)
         except (DfsError, OSError) as error:
             # Nobody waits for it: a reader will make us try again, and hear why not.
             log.debug("%s: not fetched ahead: %s", path, error)

@@ -4,8 +4,8 @@ A file here is immutable (0444) and appears only by rename, complete and verifie
 flushed to disk: after a crash of the machine it may be damaged. So at the first start after a boot
 all files are moved to `<state>/former/`; each is verified before it is used, and moves back then.
 A file in its place is trusted for the rest of the boot, but for its length: whoever asks for it
-says what that should be. A damaged one is moved to `<state>/quarantine` and fetched again. Any
-thread may call.
+says what that should be. A damaged one is moved to `<state>/quarantine`, which keeps the last few,
+and fetched again. Any thread may call.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Callable, Container, Iterable
 from typing import Final
 
 from ..errors import DataLoss
-from ..limits import OBJECT_KEEP_S
+from ..limits import OBJECT_KEEP_S, QUARANTINED_MAX
 
 log = logging.getLogger(__name__)
 EMPTY: Final = hashlib.sha256(b"").digest()
@@ -235,7 +235,7 @@ class Objects:
         """Marks these as used now, also for the next start, which goes by their times. Blocks."""
         for sha256 in used:
             self.touch(sha256)
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # Only the order of evictions depends on it.
                 os.utime(self._where(sha256))
 
     def sizes(self) -> list[tuple[bytes, int]]:
@@ -317,6 +317,10 @@ class Objects:
         self._forget(sha256)
         with contextlib.suppress(FileNotFoundError):
             os.rename(where, target)
+        # Nobody counts them: only the last ones are kept, to be looked at.
+        names = sorted(os.listdir(self.quarantine), key=lambda name: name.rpartition(".")[2])
+        for name in names[:-QUARANTINED_MAX]:
+            os.unlink(os.path.join(self.quarantine, name))
 
 
 def _nobody_else_has_open(fd: int) -> bool:

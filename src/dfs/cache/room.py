@@ -103,7 +103,11 @@ class Room:
         """Those of the contents that nobody waits for and for which there is room. `evict`: they
         are fresh, and older content may go for them."""
         total = sum(len(data) for _, data in contents)
-        if self._lack(total) > 0 or (self.bytes_max and total > self.bytes_max):
+        try:
+            full = self._lack(total) > 0 or bool(self.bytes_max and total > self.bytes_max)
+        except OSError:
+            full = True  # `trim` says what is wrong with the disk.
+        if full:
             yield ()
             return
         async with self._making:
@@ -117,7 +121,7 @@ class Room:
             self._reserved -= total if fits else 0
 
     def fits(self, size: int) -> bool:
-        """Whether so much could be kept without anything going for it."""
+        """Whether so much could be kept without anything going for it. Raises OSError."""
         return self._over(size) <= 0 and self._lack(size) <= 0
 
     @contextmanager
@@ -137,6 +141,17 @@ class Room:
     # ---- for the housekeeping --------------------------------------------------------------------
     async def trim(self) -> None:
         """Keeps both bounds when others fill the disk, or the limit is lower than last time."""
+        try:
+            await self._trim()
+        except OSError as error:
+            self._problems.set(
+                "(room)", f"{self._objects.root} cannot be kept within its bounds "
+                f"({error.strerror}); look for errors of that disk in the kernel log"
+            )
+        else:
+            self._problems.clear("(room)")
+
+    async def _trim(self) -> None:
         now_s = asyncio.get_running_loop().time()
         if now_s - self._refused_s > REFUSAL_SHOWN_S:
             self._problems.clear("(cache-size)")
@@ -180,7 +195,8 @@ class Room:
         return self._objects.bytes + self._reserved + size - self.bytes_max
 
     def _lack(self, size: int) -> int:
-        """How much less than it should be would be free on the disk with so much more."""
+        """How much less than it should be would be free on the disk with so much more. Raises
+        OSError."""
         if not self._free:
             return 0
         disk = self._disk()
