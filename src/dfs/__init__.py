@@ -40,12 +40,14 @@ from .errors import (
 if TYPE_CHECKING:
     from .client import (
         AsyncClient,
+        AsyncTransaction,
         Client,
         Event,
         Item,
         Kind,
         Lost,
         Stat,
+        Transaction,
         Transferred,
         Update,
         Watch,
@@ -55,18 +57,18 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "AsyncClient", "Cancelled", "Client", "Conflict", "DataLoss", "DeadlineExceeded", "DfsError",
-    "Event", "FailedPrecondition", "Internal", "InvalidArgument", "IsADirectory", "Item", "Kind",
-    "Lost", "Misconfigured", "NotADirectory", "NotAMember", "NotEmpty", "NotFound", "OutOfRange",
-    "OutOfSpace", "OutcomeUnknown", "Overloaded", "PermissionDenied", "RequestTooOld", "Stat",
-    "TooLarge", "Transferred", "Unavailable", "Unimplemented", "Update", "Watch", "__version__",
-    "connect",
+    "AsyncClient", "AsyncTransaction", "Cancelled", "Client", "Conflict", "DataLoss",
+    "DeadlineExceeded", "DfsError", "Event", "FailedPrecondition", "Internal", "InvalidArgument",
+    "IsADirectory", "Item", "Kind", "Lost", "Misconfigured", "NotADirectory", "NotAMember",
+    "NotEmpty", "NotFound", "OutOfRange", "OutOfSpace", "OutcomeUnknown", "Overloaded",
+    "PermissionDenied", "RequestTooOld", "Stat", "TooLarge", "Transaction", "Transferred",
+    "Unavailable", "Unimplemented", "Update", "Watch", "__version__", "connect",
 ]
 
 _CLIENT = frozenset(
     (
-        "AsyncClient", "Client", "Event", "Item", "Kind", "Lost", "Stat", "Transferred", "Update",
-        "Watch", "connect",
+        "AsyncClient", "AsyncTransaction", "Client", "Event", "Item", "Kind", "Lost", "Stat",
+        "Transaction", "Transferred", "Update", "Watch", "connect",
     )
 )
 

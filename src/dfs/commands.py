@@ -11,36 +11,50 @@ same rules for the state machine, which must not trust what another version let 
 """
 
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
 from dfs._engine import plain_head
 from dfs.contents import SHA256_BYTES, chunk_bytes_of
-from dfs.errors import InvalidArgument, TooLarge
+from dfs.errors import DfsError, InvalidArgument, TooLarge
 from dfs.limits import (
     INLINE_BYTES_MAX,
     MODE_MAX,
+    OWNER_MAX,
     REQUEST_ID_BYTES,
     SMALL_VALUE_BYTES_MAX,
+    TRANSACTION_BYTES_MAX,
+    TRANSACTION_OPERATIONS_MAX,
     VALUE_BYTES_MAX,
+    XATTR_BYTES_MAX,
+    XATTR_NAME_BYTES_MAX,
 )
-from dfs.paths import check_key, check_target
+from dfs.paths import check_key, check_target, is_below
 from dfs.proto.dfs_pb2 import (
+    CopyRequest,
     DeleteRequest,
     MakeDirRequest,
     Metadata,
+    MoveRequest,
+    Operation,
     PutContentRequest,
     PutRequest,
     SymlinkRequest,
+    TransactionRequest,
+    Xattr,
 )
 from dfs.proto.internal.log_pb2 import Entry, SetFloor
 from dfs.varint import varint
 
-ENTRY_FORMAT: Final = 1
-"""Of the entries written here. Raised when an older version must not apply what is in them."""
+ENTRY_FORMAT: Final = 2
+"""The newest that is known here. Raised when an older version must not apply what is in an entry;
+each entry has the oldest that says what is in it: 1, or 2 with an owner or extended attributes."""
 
-FORMAT_PREFIX: Final = bytes((0x08, ENTRY_FORMAT))
-"""How every entry of this format starts."""
+FORMAT_PREFIX: Final = bytes((0x08, 1))
+"""How an entry starts that every version knows."""
+FORMAT_PREFIXES: Final = frozenset((FORMAT_PREFIX, bytes((0x08, ENTRY_FORMAT))))
+"""How entries start that this version knows."""
 
 PUT: Final = 16
 DELETE: Final = 17
@@ -48,7 +62,13 @@ MAKE_DIR: Final = 18
 SYMLINK: Final = 19
 SET_FLOOR: Final = 20
 PUT_CONTENT: Final = 21
+MOVE: Final = 22
+COPY: Final = 23
+TRANSACTION: Final = 24
 """Field numbers of the operations in Entry."""
+
+XATTR_PREFIX: Final = "user."
+"""Of the only attributes that programs may set freely, and so of those that are kept."""
 
 STAMP_TAG: Final = b"\x11"
 """Tag of Entry.time_ns."""
@@ -65,7 +85,7 @@ def put_head(request: PutRequest, size: int, node: str, principal: str) -> bytes
     check_key(request.key)
     check_put(request)
     digest = hashlib.sha256(request.data).digest()
-    return _head(PUT, size, node, principal, digest)
+    return _head(PUT, size, node, principal, digest, format_of(request.metadata))
 
 
 def delete_head(request: DeleteRequest, size: int, node: str, principal: str) -> bytes:
@@ -79,14 +99,62 @@ def make_dir_head(request: MakeDirRequest, size: int, node: str, principal: str)
     """Head of a MakeDir."""
     check_key(request.key)
     check_make_dir(request)
-    return _head(MAKE_DIR, size, node, principal)
+    return _head(MAKE_DIR, size, node, principal, entry_format=format_of(request.metadata))
 
 
 def symlink_head(request: SymlinkRequest, size: int, node: str, principal: str) -> bytes:
     """Head of a Symlink."""
     check_key(request.key)
     check_symlink(request)
-    return _head(SYMLINK, size, node, principal)
+    return _head(SYMLINK, size, node, principal, entry_format=format_of(request.metadata))
+
+
+def move_head(request: MoveRequest, size: int, node: str, principal: str) -> bytes:
+    """Head of a Move."""
+    check_move(request)
+    return _head(MOVE, size, node, principal)
+
+
+def copy_head(request: CopyRequest, size: int, node: str, principal: str) -> bytes:
+    """Head of a Copy."""
+    check_move(request)
+    return _head(COPY, size, node, principal)
+
+
+def transaction_head(
+    request: TransactionRequest, size: int, node: str, principal: str
+) -> bytes:
+    """Head of a Transaction. `size`: bytes of the body."""
+    if size > TRANSACTION_BYTES_MAX:
+        raise TooLarge(
+            f"the transaction has {size:,} bytes, the limit is {TRANSACTION_BYTES_MAX:,}"
+            " (TRANSACTION_BYTES_MAX): make several of it",
+            limit="TRANSACTION_BYTES_MAX",
+        )
+    check_transaction(request)
+    for number, operation in enumerate(request.operations):
+        try:
+            _check_operation(operation)
+        except DfsError as refusal:
+            raise refused_in(operation, number, refusal) from None
+    puts = (o.put for o in request.operations if o.WhichOneof("operation") == "put")
+    digests = b"".join(hashlib.sha256(put.data).digest() for put in puts)
+    return _head(TRANSACTION, size, node, principal, digests)
+
+
+def _check_operation(operation: Operation) -> None:
+    name = operation.WhichOneof("operation")
+    request = getattr(operation, name)
+    if name in ("move", "copy"):
+        check_move(request)
+        return
+    check_key(request.key)
+    if name == "put":
+        check_put(request)
+    elif name == "make_dir":
+        check_make_dir(request)
+    elif name == "symlink":
+        check_symlink(request)
 
 
 def put_content_head(request: PutContentRequest, size: int, node: str, principal: str) -> bytes:
@@ -98,7 +166,7 @@ def put_content_head(request: PutContentRequest, size: int, node: str, principal
             f"{request.key}: {request.size:,} bytes are no large content; up to"
             f" {INLINE_BYTES_MAX:,} (INLINE_BYTES_MAX) they are stored by Put"
         )
-    return _head(PUT_CONTENT, size, node, principal)
+    return _head(PUT_CONTENT, size, node, principal, entry_format=format_of(request.metadata))
 
 
 def floor_entry(revision: int, node: str) -> bytes:
@@ -156,10 +224,98 @@ def check_symlink(request: SymlinkRequest) -> None:
     check_metadata(request.metadata)
 
 
+def check_move(request: MoveRequest | CopyRequest) -> None:
+    """Rules of a Move or a Copy, its keys included."""
+    source, target = request.source, request.target
+    check_key(source)
+    check_key(target)
+    check_request_id(request.request_id)
+    if target == source:
+        raise InvalidArgument(f"{source} cannot be its own target: name another key")
+    if is_below(target, source):
+        raise InvalidArgument(f"{source} cannot go below itself, to {target}: name another target")
+
+
+def check_transaction(request: TransactionRequest) -> None:
+    """Rules of a Transaction besides those that each operation has by itself."""
+    check_request_id(request.request_id)
+    count = len(request.operations)
+    if not count:
+        raise InvalidArgument("the transaction has no operation")
+    if count > TRANSACTION_OPERATIONS_MAX:
+        raise TooLarge(
+            f"the transaction has {count:,} operations, the limit is"
+            f" {TRANSACTION_OPERATIONS_MAX:,} (TRANSACTION_OPERATIONS_MAX): make several of it",
+            limit="TRANSACTION_OPERATIONS_MAX",
+        )
+    for number, operation in enumerate(request.operations):
+        name = operation.WhichOneof("operation")
+        if name is None:
+            raise InvalidArgument(f"operation {number} of the transaction is none")
+        if getattr(operation, name).request_id:
+            raise InvalidArgument(
+                f"operation {number} of the transaction has a request id: the transaction has one"
+            )
+
+
+def refused_in(operation: Operation, number: int, refusal: DfsError) -> DfsError:
+    """Why a whole transaction is refused: because of one operation of it."""
+    name = operation.WhichOneof("operation") or ""
+    request = getattr(operation, name)
+    key = request.source if name in ("move", "copy") else request.key
+    return type(refusal)(
+        f"nothing was changed, as operation {number} of the transaction, {name} {key}, is refused:"
+        f" {refusal.text}",
+        **{"key": key, **refusal.metadata, "operation": str(number)},
+    )
+
+
 def check_metadata(metadata: Metadata) -> None:
-    """A mode has 12 bits; every mtime that fits its field is allowed."""
+    """A mode has 12 bits, an owner is a number that names one; every mtime that fits its field is
+    allowed."""
     if metadata.mode > MODE_MAX:
         raise InvalidArgument(f"mode {metadata.mode:#o} has more than 12 bits")
+    for name, number in (("uid", metadata.uid), ("gid", metadata.gid)):
+        if number > OWNER_MAX:
+            raise InvalidArgument(f"{name} {number} is nobody's: to name none, leave it out")
+    if metadata.xattrs:
+        _check_xattrs(metadata.xattrs)
+
+
+def _check_xattrs(xattrs: Sequence[Xattr]) -> None:
+    """Extended attributes stand in one order, so that equal ones are equal bytes on all members."""
+    last, size = b"", 0
+    for xattr in xattrs:
+        name = xattr.name.encode()
+        size += len(name) + len(xattr.value)
+        if not xattr.name.startswith(XATTR_PREFIX) or xattr.name == XATTR_PREFIX:
+            raise InvalidArgument(f"extended attribute {xattr.name!r} does not begin with 'user.'")
+        if len(name) > XATTR_NAME_BYTES_MAX or b"\0" in name:
+            raise InvalidArgument(
+                f"the name of extended attribute {xattr.name[:40]!r}… holds a NUL or has more than"
+                f" {XATTR_NAME_BYTES_MAX} bytes"
+            )
+        if name <= last:
+            raise InvalidArgument(
+                f"extended attribute {xattr.name!r} is there twice, or not in the order of names"
+            )
+        last = name
+    if size > XATTR_BYTES_MAX:
+        raise TooLarge(
+            f"the extended attributes have {size:,} bytes, names and values, the limit is"
+            f" {XATTR_BYTES_MAX:,} (XATTR_BYTES_MAX)",
+            limit="XATTR_BYTES_MAX",
+        )
+
+
+def is_owned(metadata: Metadata) -> bool:
+    """It names an owner or extended attributes."""
+    return bool(metadata.HasField("uid") or metadata.HasField("gid") or metadata.xattrs)
+
+
+def format_of(metadata: Metadata) -> int:
+    """Of an entry with that metadata."""
+    return ENTRY_FORMAT if is_owned(metadata) else 1
 
 
 def check_request_id(request_id: bytes) -> None:
@@ -170,16 +326,18 @@ def check_request_id(request_id: bytes) -> None:
         )
 
 
-def _head(operation: int, size: int, node: str, principal: str, sha256: bytes = b"") -> bytes:
+def _head(
+    operation: int, size: int, node: str, principal: str, sha256: bytes = b"",
+    entry_format: int = 1,
+) -> bytes:  # fmt: skip
     """By hand what encoding an Entry would give, since every put needs one."""
     digest = b"\x2a" + varint(len(sha256)) + sha256 if sha256 else b""
-    return b"%b%b%b%b" % (
-        writer_fields(node, principal), digest, varint(operation << 3 | 2), varint(size),
-    )  # fmt: skip
+    writer = writer_fields(node, principal, entry_format)
+    return b"%b%b%b%b" % (writer, digest, varint(operation << 3 | 2), varint(size))
 
 
 @lru_cache(maxsize=1_024)
-def writer_fields(node: str, principal: str) -> bytes:
+def writer_fields(node: str, principal: str, entry_format: int = 1) -> bytes:
     """What every entry of a writer starts with."""
-    fields = Entry(format=ENTRY_FORMAT, node=node, principal=principal)
+    fields = Entry(format=entry_format, node=node, principal=principal)
     return fields.SerializeToString(deterministic=True)

@@ -30,8 +30,29 @@ REQUEST_ID_BYTES: Final = 16
 """A UUID."""
 MODE_MAX: Final = 0o7777
 """Permission bits with setuid, setgid and sticky; the kind of a file is not among them."""
+OWNER_MAX: Final = (1 << 32) - 2
+"""Largest uid and gid; the number behind it means "no change" to the kernel."""
+XATTR_BYTES_MAX: Final = 4 << 10
+"""Names and values of all extended attributes of a key: they are in its record, which lists and
+watches always send. What ext4 holds of them beside an inode."""
+XATTR_NAME_BYTES_MAX: Final = 255
+"""XATTR_NAME_MAX of Linux."""
 DELETE_KEYS_MAX: Final = 10_000
 """Keys that one recursive delete removes: bounds the work of one log entry."""
+COPY_KEYS_MAX: Final = 10_000
+"""Keys that one move or copy makes: as DELETE_KEYS_MAX."""
+COPY_BYTES_MAX: Final = 64 << 20
+"""Content that one move or copy writes again under other keys: all other writes of the cluster wait
+meanwhile, for about half a second."""
+ENTRY_RECORD_BYTES_MAX: Final = VALUE_BYTES_MAX
+"""Keys and records of all changes that one move or copy makes: watchers get them in one message.
+Only thousands of the longest names or link targets take more."""
+TRANSACTION_OPERATIONS_MAX: Final = 10_000
+"""Changes that are asked for as one: a directory tree that is published; as DELETE_KEYS_MAX."""
+TRANSACTION_BYTES_MAX: Final = VALUE_BYTES_MAX
+"""Keys and content of all of them: no log entry is larger than the largest Put."""
+TRANSACTION_CHANGES_MAX: Final = 2 * COPY_KEYS_MAX
+"""Keys that they make, change and remove: no more than the largest move."""
 
 # ---- messages -----------------------------------------------------------------------------------
 MESSAGE_BYTES_MAX: Final = VALUE_BYTES_MAX + (64 << 10)
@@ -62,6 +83,9 @@ HANDSHAKE_MS_MAX: Final = 3_000
 """A caller that says nothing after connecting is cut off."""
 CALLS_WAITING_MAX: Final = 8_192
 """Unary calls inside one node, and so many streamed ones; more are refused, not buffered."""
+LARGE_CALLS_WAITING_MAX: Final = 16
+"""Moves, copies and transactions inside one node, of which one at a time is under way: so what they
+take of the memory of every member is bounded."""
 CALL_BYTES_WAITING_MAX: Final = 128 << 20
 """Of the bodies of those calls: eight of the largest puts."""
 APPLY_LAG_ENTRIES_MAX: Final = 100_000
@@ -171,8 +195,9 @@ STORE_MEMTABLE_BYTES: Final = 16 << 20
 the processor."""
 STORE_BLOB_BYTES_MIN: Final = 4_096
 """Stored values from here on stand beside the tables, so that merging does not copy them. Above
-every current record with its content, but for that of a symlink to more than some 3,900 bytes:
-there are events of history, which go as they came, and hardly anything else."""
+every current record with its content, but for that of a symlink to more than some 3,900 bytes or
+with many extended attributes: there are events of history, which go as they came, and hardly
+anything else."""
 STORE_BLOB_GARBAGE_MAX: Final = 0.5
 """So much garbage in those files, and the oldest are emptied by copying what is left in them."""
 STORE_BLOB_GARBAGE_MIN: Final = 0.25
@@ -281,7 +306,8 @@ WATCH_SILENCE_MS_MAX: Final = 5_000
 FEED_UPDATES_MAX: Final = 64
 """Parts of the stream that wait to be applied; then the stream waits."""
 FEED_ITEMS_MAX: Final = 4_096
-"""Changes applied to the tree in one go: the event loop is back after a few milliseconds."""
+"""Changes taken from the stream and applied to the tree in one go, or so many and one revision: the
+event loop is back after a few milliseconds, or some tens of them."""
 MISSES_MAX: Final = 64
 """Files that readers wait for, fetched at once."""
 MISS_WAIT_MS: Final = 200

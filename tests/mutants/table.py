@@ -186,9 +186,8 @@ MUTANTS: Final = (
         "        self._kv.write({META_KEY: batch.meta.pack()})\n", STORE,
     ),
     Mutant(
-        "condition-of-a-write-ignored", "src/dfs/store/operations.py",
-        "    expected, found = request.base_revision, old.revision if old else 0\n",
-        "    expected = found = request.base_revision\n", KILLS,
+        "condition-of-a-write-ignored", "src/dfs/store/tree.py",
+        "    found = old.revision if old else 0\n", "    found = expected\n", KILLS,
     ),
     Mutant(
         "hash-forgets-deletions", "src/dfs/store/batch.py",

@@ -17,12 +17,17 @@ from .channel import SimChannel
 from .model import Model, digest
 from .raft import Raft
 from .world import World
+from .written import Written
 
 KEYS: Final = tuple(f"r/{number}" for number in range(4))
 """Files that all clients put, get and delete, one by one: for the checkers."""
 TREE: Final = ("t", "t/a", "t/b", "t/a/x", "t/a/y", "t/b/x", "t/a/x/1", "t/a/x/2", "t/b/x/1")
 """Files, links or directories, as it comes: for the model."""
-WRITES: Final = frozenset(("Put", "Delete", "MakeDir", "Symlink"))
+TREE_DEEDS: Final = (
+    "put", "put", "put", "mkdir", "symlink", "delete", "delete", "move", "copy",
+)  # fmt: skip
+"""What is done to them."""
+WRITES: Final = frozenset(("Put", "Delete", "MakeDir", "Symlink", "Move", "Copy", "Transaction"))
 """Methods."""
 REFUSALS: Final = (
     errors.Conflict, errors.NotFound, errors.IsADirectory, errors.NotADirectory, errors.NotEmpty,
@@ -62,41 +67,6 @@ def client_of(world: World, raft: Raft, me: str) -> AsyncClient:
     )
 
 
-class Written:
-    """Puts whose outcome has to be true of the log in the end."""
-
-    def __init__(self) -> None:
-        self.done: dict[tuple[str, bytes], int] = {}
-        """(key, digest) → revision that the caller was told."""
-        self.surely_not: dict[tuple[str, bytes], str] = {}
-        """Of which the caller was told that nothing was done, and how."""
-
-    def check(self, world: World, model: Model) -> None:
-        """Each value is in the log as its writer was told, and never twice."""
-        made: dict[tuple[str, bytes], int] = {}
-        for change in model.changes:
-            if change.deleted or not change.content:
-                continue
-            place = change.key, change.content
-            world.check(
-                place not in made,
-                f"a put of {change.key} was applied twice, at {made.get(place)} and at "
-                f"{change.revision}",
-            )
-            made[place] = change.revision
-        for place, revision in self.done.items():
-            world.check(
-                made.get(place) == revision,
-                f"a put of {place[0]} was acknowledged at {revision}, the log has it at "
-                f"{made.get(place)}",
-            )
-        for place, how in self.surely_not.items():
-            world.check(
-                place not in made,
-                f"a put of {place[0]} was applied at {made.get(place)}, its caller was told: {how}",
-            )
-
-
 class Caller:
     """One client: it calls, one call after the other, and notes what it is told."""
 
@@ -122,7 +92,7 @@ class Caller:
         deeds = (
             (self._put, 6), (self._get, 6), (self._delete, 2), (self._tree_write, 4),
             (self._local, 4), (self._past, 2), (self._list, 3), (self._history, 2),
-            (self._again, 3), (self._bare_put, 4),
+            (self._again, 3), (self._bare_put, 4), (self._transaction, 3),
         )
         for _ in range(count):
             if self.world.calm:
@@ -360,8 +330,9 @@ class Caller:
     async def _tree_write(self) -> None:
         chance, client = self.world.chance, self.client
         key, limit_s = chance.choice(TREE), chance.choice((0.1, 1.0, 5.0))
-        deed = chance.choice(("put", "put", "put", "mkdir", "symlink", "delete", "delete"))
+        deed = chance.choice(TREE_DEEDS)
         value, request_id = self._value(), new_id(self.world)
+        other = chance.choice([k for k in (*TREE, "u") if not f"{k}/".startswith(f"{key}/")])
         try:
             if deed == "put":
                 revision = await client.put(key, value, request_id=request_id, timeout=limit_s)
@@ -371,6 +342,13 @@ class Caller:
             elif deed == "symlink":
                 revision = await client.symlink(key, value.decode(), timeout=limit_s)
                 self.written.done[key, value] = revision
+            elif deed == "move":
+                revision = await client.move(key, other, timeout=limit_s)
+            elif deed == "copy":
+                revision = await client.copy(
+                    key, other, recursive=chance.random() < 0.8,
+                    replace=chance.random() < 0.5, timeout=limit_s,
+                )
             else:
                 revision = await client.delete(
                     key, recursive=chance.random() < 0.6, timeout=limit_s
@@ -386,6 +364,37 @@ class Caller:
         else:
             self.world.count(f"{deed} done", f"{self.me} {key} {revision}")
             self.seen = max(self.seen, revision)
+
+    async def _transaction(self) -> None:
+        """Several changes as one: all of them happen, at the revision that is told, or none."""
+        chance, written = self.world.chance, self.written
+        puts = {key: self._value() for key in chance.sample(TREE, chance.randint(1, 3))}
+        how = ""
+        try:
+            async with self.client.transaction(
+                request_id=(request_id := new_id(self.world)), timeout=chance.choice(LIMITS_S)
+            ) as changes:
+                if chance.random() < 0.4:
+                    changes.delete("t", recursive=True)
+                for key, value in puts.items():
+                    changes.put(key, value)
+                if chance.random() < 0.2:
+                    changes.move("t", "u")
+        except REFUSALS as error:
+            how = f"refused {type(error).__name__}"
+        except (*UNKNOWN, FORGOTTEN):
+            self.world.count("transaction unknown", self.me)
+            return
+        except SURE as error:
+            how = str(error)
+        else:
+            self.world.count("transaction done", f"{self.me} {changes.revision}")
+            written.done.update({(k, digest(v)): changes.revision for k, v in puts.items()})
+            self.seen = max(self.seen, changes.revision)
+            return
+        self.world.count("transaction not done", f"{self.me} {how}")
+        if request_id not in self.world.copied:
+            written.surely_not.update({(k, digest(v)): how for k, v in puts.items()})
 
     async def _list(self) -> None:
         """A list, or a page of one, is the tree as of one revision."""

@@ -20,11 +20,14 @@ from .engine import SimEngine
 from .raft import Raft
 from .streams import ServerStream
 
-ROUTES: Final = hot.routes()
+ROUTES: Final = {f"/{hot.SERVICE}/{m.name}": (m.number, m.reads, m.streams) for m in hot.METHODS}
+"""Also those that a real engine leaves to the other host."""
 CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 WRITES_WITH_ID: Final = {
     hot.PUT.number: pb.PutRequest, hot.DELETE.number: pb.DeleteRequest,
     hot.MAKE_DIR.number: pb.MakeDirRequest, hot.SYMLINK.number: pb.SymlinkRequest,
+    hot.MOVE.number: pb.MoveRequest, hot.COPY.number: pb.CopyRequest,
+    hot.TRANSACTION.number: pb.TransactionRequest,
 }
 REFUSED: Final = (
     14, "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:13000: Failed to "

@@ -65,6 +65,8 @@ class Model:
         self.world = world
         self.tree: dict[str, Leaf] = {}
         self.changes: list[Told] = []
+        self.copied: set[tuple[int, str]] = set()
+        """(revision, key) of what moves and copies made."""
         self.outcomes: dict[int, tuple[Outcome, ...]] = {}
         """By index: what may come out of it; more than one only for a request id whose entry
         history has forgotten or is about to."""
@@ -97,8 +99,7 @@ class Model:
         request_id = b"" if name == "set_floor" else request.request_id
         if not request_id:
             return (self._outcome(index, name, request, entry),)
-        content = request.target.encode() if name == "symlink" else entry.sha256
-        what = name, request.key, content
+        what = _asked(name, request, entry)
         known = self._requests.get(request_id)
         too_old = _made_ns(request_id) < self.floor_time_ns
         if known is not None:
@@ -160,12 +161,63 @@ class Model:
             raise Refused("NotEmpty")
         for gone in [*reversed(below), key]:
             self._drop(index, gone)
+        self._empty_above(index, key)
+        return index, len(below) + 1
+
+    def _empty_above(self, index: int, key: str) -> None:
         while "/" in key:
             key = key.rpartition("/")[0]
             if not self.tree[key].implicit or self.below(key):
                 break
             self._drop(index, key)
-        return index, len(below) + 1
+
+    def _move(self, index: int, request: Any, _entry: Any) -> Outcome:
+        found = self._copied(index, request, True)
+        for gone in reversed(found):
+            self._drop(index, gone)
+        self._empty_above(index, request.source)
+        return index, len(found)
+
+    def _copy(self, index: int, request: Any, _entry: Any) -> Outcome:
+        return index, len(self._copied(index, request, request.recursive))
+
+    def _copied(self, index: int, request: Any, recursive: bool) -> list[str]:
+        source, target = request.source, request.target
+        top, old = self.tree.get(source), self.tree.get(target)
+        if top is None:
+            raise Refused("NotFound")
+        self._must_be(request, top)
+        below = sorted(self.below(source), key=lambda k: k.split("/"))
+        if below and not recursive:
+            raise Refused("NotEmpty")
+        if old is None:
+            self._parents(index, target)
+        elif old.kind == pb.DIRECTORY:
+            raise Refused("IsADirectory")
+        elif top.kind == pb.DIRECTORY:
+            raise Refused("NotADirectory")
+        elif not request.replace:
+            raise Refused("Conflict")
+        for key in (source, *below):
+            place = target + key[len(source) :]
+            self._set(index, place, self.tree[key]._replace(revision=index))
+            self.copied.add((index, place))
+        return [source, *below]
+
+    def _transaction(self, index: int, request: Any, _entry: Any) -> Outcome:
+        tree, count, copied = dict(self.tree), len(self.changes), set(self.copied)
+        done = 0
+        try:
+            for operation in request.operations:
+                name = operation.WhichOneof("operation")
+                part = getattr(operation, name)
+                data = Entry(sha256=digest(part.data)) if name == "put" else None
+                done = max(done, getattr(self, f"_{name}")(index, part, data)[0])
+        except Refused:
+            self.tree, self.copied = tree, copied
+            del self.changes[count:]
+            raise
+        return done, len(self.changes) - count
 
     def _set_floor(self, index: int, request: Any, _entry: Any) -> Outcome:
         if request.revision > index:
@@ -286,6 +338,15 @@ class Model:
         if found != wanted:
             other = sorted(found.items() ^ wanted.items())[:4]
             self.world.fail(f"{where} shows another tree: {other}")
+
+
+def _asked(name: str, request: Any, entry: Any) -> tuple[str, str, bytes]:
+    """What a request id stands for."""
+    if name == "transaction":
+        return name, "", b"".join(o.SerializeToString() for o in request.operations)
+    if name in ("move", "copy"):
+        return name, request.source, request.target.encode()
+    return name, request.key, request.target.encode() if name == "symlink" else entry.sha256
 
 
 def _told(event: Any) -> Told:

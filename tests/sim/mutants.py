@@ -23,6 +23,7 @@ import dfs.store.batch
 import dfs.store.core
 import dfs.store.operations
 import dfs.store.read
+import dfs.store.tree
 from dfs import errors
 from dfs.store.layout import META_KEY
 
@@ -73,7 +74,20 @@ def ids_from_clocks_that_are_ahead_are_forgotten() -> AbstractContextManager[Any
 
 @mutant
 def conditions_are_not_checked() -> AbstractContextManager[Any]:
-    return patch.object(dfs.store.operations, "_check_base", lambda *_: None)
+    return patch.object(dfs.store.tree, "check_base", lambda *_: None)
+
+
+@mutant
+def refused_transactions_leave_records() -> AbstractContextManager[Any]:
+    def made(branch: Any) -> Any:
+        def wrong(self: Any) -> Any:
+            other = branch(self)
+            other.changes, other.seen = self.changes, self.seen
+            return other
+
+        return wrong
+
+    return _wrapped(dfs.store.batch.Batch, "branch", made)
 
 
 @mutant

@@ -16,7 +16,7 @@ from dfs.check import Call
 
 from . import drops, knobs
 from .agents import PATHS, Agent
-from .callers import Caller, Written, client_of
+from .callers import Caller, client_of
 from .faults import Storm
 from .model import Model, digest
 from .network import Network
@@ -24,6 +24,7 @@ from .node import Machine
 from .raft import Raft
 from .watchers import Watcher
 from .world import World, Wrong
+from .written import Written
 
 MEMBERS: Final = (3, 3, 3, 5, 1)
 CALLERS: Final = 4

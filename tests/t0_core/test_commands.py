@@ -11,13 +11,17 @@ from dfs.errors import InvalidArgument, TooLarge
 from dfs.limits import VALUE_BYTES_MAX
 from dfs.proto import dfs_pb2
 from dfs.proto.dfs_pb2 import (
+    CopyRequest,
     DeleteRequest,
     MakeDirRequest,
     Metadata,
+    MoveRequest,
+    Operation,
     PutContentRequest,
     PutRequest,
     Record,
     SymlinkRequest,
+    TransactionRequest,
 )
 from dfs.proto.internal.log_pb2 import Entry, SetFloor
 
@@ -36,8 +40,8 @@ def numbers(message):
 def test_the_numbers_that_stand_in_logs_and_stores_on_disk():
     assert numbers(Entry) == {
         "format": 1, "time_ns": 2, "node": 3, "principal": 4, "sha256": 5, "put": 16,
-        "delete": 17, "make_dir": 18, "symlink": 19, "set_floor": 20,
-        "put_content": 21,
+        "delete": 17, "make_dir": 18, "symlink": 19, "set_floor": 20, "put_content": 21,
+        "move": 22, "copy": 23, "transaction": 24,
     }  # fmt: skip
     assert numbers(PutRequest) == {
         "key": 1, "data": 2, "metadata": 3, "base_revision": 4, "request_id": 5,
@@ -53,21 +57,31 @@ def test_the_numbers_that_stand_in_logs_and_stores_on_disk():
         "key": 1, "sha256": 2, "metadata": 3, "base_revision": 4, "request_id": 5, "size": 6,
         "chunk_bytes": 7, "digests": 8, "incoming": 9,
     }  # fmt: skip
+    assert numbers(MoveRequest) == {
+        "source": 1, "target": 2, "base_revision": 4, "request_id": 5, "replace": 6,
+    }  # fmt: skip
+    assert numbers(CopyRequest) == {**numbers(MoveRequest), "recursive": 7}
+    assert numbers(TransactionRequest) == {"operations": 1, "request_id": 5}
+    assert numbers(Operation) == {
+        "put": 1, "delete": 2, "make_dir": 3, "symlink": 4, "move": 5, "copy": 6,
+    }  # fmt: skip
     assert numbers(SetFloor) == {"revision": 1}
-    assert numbers(Metadata) == {"mode": 1, "mtime_ns": 2}
+    assert numbers(Metadata) == {"mode": 1, "mtime_ns": 2, "uid": 3, "gid": 4, "xattrs": 5}
+    assert numbers(dfs_pb2.Xattr) == {"name": 1, "value": 2}
     assert numbers(Record) == {
         "kind": 1, "revision": 2, "created_revision": 3, "version": 4, "size": 5, "sha256": 6,
         "mode": 7, "mtime_ns": 8, "target": 9, "node": 10, "principal": 11, "time_ns": 12,
-        "request_id": 13, "implicit": 14, "children": 15, "chunk_bytes": 16,
+        "request_id": 13, "implicit": 14, "children": 15, "chunk_bytes": 16, "uid": 17, "gid": 18,
+        "xattrs": 19,
     }  # fmt: skip
     assert dict(dfs_pb2.Kind.items()) == {"FILE": 0, "DIRECTORY": 1, "SYMLINK": 2}
     assert numbers(dfs_pb2.GetResponse) == {"data": 1, "record": 2}
     assert numbers(dfs_pb2.GetRequest)["key"] == 1
     assert [
         commands.PUT, commands.DELETE, commands.MAKE_DIR, commands.SYMLINK, commands.SET_FLOOR,
-        commands.PUT_CONTENT,
-    ] == [16, 17, 18, 19, 20, 21]  # fmt: skip
-    assert commands.ENTRY_FORMAT == 1
+        commands.PUT_CONTENT, commands.MOVE, commands.COPY, commands.TRANSACTION,
+    ] == [16, 17, 18, 19, 20, 21, 22, 23, 24]  # fmt: skip
+    assert commands.ENTRY_FORMAT == 2
 
 
 @given(
@@ -101,6 +115,34 @@ def test_a_body_that_is_encoded_in_another_way_keeps_its_length():
     head = commands.put_head(request, len(body), "n", "")
     entry = Entry.FromString(head + body + commands.stamp(7))
     assert (entry.put.key, entry.put.data, entry.time_ns) == ("k", b"v", 7)
+
+
+@given(st.text(alphabet="abc", min_size=1), st.sampled_from(["move", "copy"]))
+def test_head_of_a_move_or_a_copy(key, name):
+    make_head, message = {
+        "move": (commands.move_head, MoveRequest), "copy": (commands.copy_head, CopyRequest),
+    }[name]  # fmt: skip
+    request = message(source=key, target=f"{key}2", request_id=b"i" * 16)
+    body = request.SerializeToString()
+    head = make_head(request, len(body), "node1", "me")
+    entry = Entry.FromString(head + body + commands.stamp(7))
+    assert (entry.WhichOneof("operation"), getattr(entry, name)) == (name, request)
+    with pytest.raises(InvalidArgument, match="below itself"):
+        make_head(message(source=key, target=f"{key}/x"), 0, "n", "")
+    with pytest.raises(InvalidArgument, match="15 bytes"):
+        make_head(message(source=key, target="other", request_id=b"x" * 15), 0, "n", "")
+
+
+def test_head_of_a_transaction_has_the_digests_of_its_puts():
+    puts = [Operation(put=PutRequest(key=f"k{n}", data=b"%d" % n)) for n in range(3)]
+    request = TransactionRequest(operations=[
+        puts[0], Operation(delete=DeleteRequest(key="d")), *puts[1:],
+    ])  # fmt: skip
+    body = request.SerializeToString()
+    head = commands.transaction_head(request, len(body), "node1", "me")
+    entry = Entry.FromString(head + body + commands.stamp(7))
+    assert (entry.WhichOneof("operation"), entry.transaction) == ("transaction", request)
+    assert entry.sha256 == b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(3))
 
 
 def test_floor_entry():

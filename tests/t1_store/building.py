@@ -6,17 +6,28 @@ from dfs import commands
 from dfs.contents import chunk_bytes_of
 from dfs.errors import DfsError
 from dfs.proto.dfs_pb2 import (
+    CopyRequest,
+    CopyResponse,
     DeleteRequest,
     DeleteResponse,
     MakeDirRequest,
     Metadata,
+    MoveRequest,
+    MoveResponse,
+    Operation,
     PutContentRequest,
     PutRequest,
     Record,
     SymlinkRequest,
+    TransactionRequest,
+    TransactionResponse,
 )
 from dfs.store import Store, change_of
 
+OPERATIONS = {
+    "put": PutRequest, "delete": DeleteRequest, "make_dir": MakeDirRequest,
+    "symlink": SymlinkRequest, "move": MoveRequest, "copy": CopyRequest,
+}  # fmt: skip
 START_NS = 1_700_000_000_000_000_000
 
 
@@ -24,6 +35,16 @@ def entry(head, request, time_ns, node="node1", principal="me"):
     """A whole log entry, as the engine puts it together."""
     body = request.SerializeToString()
     return head(request, len(body), node, principal) + body + commands.stamp(time_ns)
+
+
+def operation(name, *keys, **fields):
+    """One of a transaction: `keys` are the key, or source and target."""
+    message = OPERATIONS[name]
+    if name in ("move", "copy"):
+        fields |= {"source": keys[0], "target": keys[1]}
+    else:
+        fields["key"] = keys[0]
+    return Operation(**{name: message(**fields)})
 
 
 def metadata(mode=None, mtime_ns=None):
@@ -108,6 +129,32 @@ class Writer:
             key=key, target=target, base_revision=base, request_id=request_id
         )
         return revision(self.send(commands.symlink_head, request)[0])
+
+    def move(self, source, target, *, replace=False, base=None, request_id=b""):
+        """(revision, count of moved keys)."""
+        request = MoveRequest(
+            source=source, target=target, replace=replace, base_revision=base,
+            request_id=request_id,
+        )  # fmt: skip
+        answer = MoveResponse.FromString(self.send(commands.move_head, request)[0])
+        return answer.revision, answer.moved
+
+    def copy(
+        self, source, target, *, recursive=False, replace=False, base=None, request_id=b""
+    ):
+        """(revision, count of keys made)."""
+        request = CopyRequest(
+            source=source, target=target, recursive=recursive, replace=replace,
+            base_revision=base, request_id=request_id,
+        )  # fmt: skip
+        answer = CopyResponse.FromString(self.send(commands.copy_head, request)[0])
+        return answer.revision, answer.copied
+
+    def transaction(self, *operations, request_id=b""):
+        """(revision, count of changes)."""
+        request = TransactionRequest(operations=operations, request_id=request_id)
+        answer = TransactionResponse.FromString(self.send(commands.transaction_head, request)[0])
+        return answer.revision, answer.changes
 
     def set_floor(self, floor):
         self.now += 1_000

@@ -204,16 +204,6 @@ def test_chain(payloads, chain):
     assert chain_entries(chain, entries) == expected
 
 
-@given(st.integers(0, 1 << 30), st.integers(0, 1 << 30))
-def test_with_children(old, new):
-    def record(children):
-        return Record(
-            kind=DIRECTORY, revision=9, implicit=True, children=children
-        ).SerializeToString(deterministic=True)
-
-    assert encode.with_children(record(old), old, new) == record(new)
-
-
 @given(NUMBER, st.integers(0, 1 << 20), st.binary(max_size=300))
 def test_answers(revision, deleted, data):
     record = Record(revision=revision, size=len(data))

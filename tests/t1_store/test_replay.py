@@ -6,21 +6,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from t1_store.building import START_NS, Writer, dump, entry, figures
+from t1_store.building import operation as part
 from xxhash import xxh3_128_digest
 
 from dfs import commands
-from dfs.errors import DfsError
+from dfs.errors import DfsError, NotFound
 from dfs.kv import MemoryKV, RocksKV
 from dfs.limits import SMALL_VALUE_BYTES_MAX
 from dfs.proto.dfs_pb2 import (
     DIRECTORY,
     FILE,
     SYMLINK,
+    CopyRequest,
     DeleteRequest,
     MakeDirRequest,
+    MoveRequest,
     PutRequest,
     Record,
     SymlinkRequest,
+    TransactionRequest,
 )
 from dfs.store import Store
 
@@ -76,45 +80,124 @@ class Model:
             self.nodes.pop(name, None)
         return True
 
+    def copy(self, index, source, target, replace, stays, recursive=True):
+        tree = self.tree()
+        below = [name for name in tree if name.startswith(source + "/")]
+        if source not in tree or target == source or target.startswith(source + "/"):
+            return False
+        if (below and not recursive) or self.blocked(target):
+            return False
+        old = tree.get(target)
+        if old is not None and (
+            not replace or DIRECTORY in (old[0], tree[source][0])
+        ):
+            return False
+        for name in [source, *below]:
+            if name in self.nodes:
+                kind, content, _ = self.nodes[name] if stays else self.nodes.pop(name)
+                self.nodes[target + name[len(source) :]] = kind, content, index
+        return True
 
-OPERATION = st.one_of(
+
+PART = st.one_of(
     st.tuples(
         st.just("put"), st.sampled_from(KEYS), st.sampled_from([b"", b"1", b"x" * 5_000]),
         st.sampled_from([None, None, None, 0, 1, 2, 3]),
     ),
-    st.tuples(
-        st.just("content"), st.sampled_from(KEYS), st.sampled_from([3_000, 4_000]),
-        st.sampled_from([None, None, 0, 1, 2]),
-    ),
     st.tuples(st.just("delete"), st.sampled_from(KEYS), st.booleans()),
     st.tuples(st.just("mkdir"), st.sampled_from(KEYS)),
     st.tuples(st.just("symlink"), st.sampled_from(KEYS), st.sampled_from(["t", "u"])),
+    st.tuples(st.just("move"), st.sampled_from(KEYS), st.sampled_from(KEYS), st.booleans()),
+    st.tuples(
+        st.just("copy"), st.sampled_from(KEYS), st.sampled_from(KEYS), st.booleans(),
+        st.booleans(),
+    ),
 )  # fmt: skip
+
+
+OPERATION = PART | st.tuples(
+    st.just("content"), st.sampled_from(KEYS), st.sampled_from([3_000, 4_000]),
+    st.sampled_from([None, None, 0, 1, 2]),
+)  # fmt: skip
+
+ANYTHING = st.one_of(
+    OPERATION, st.tuples(st.just("transaction"), st.lists(PART, min_size=1, max_size=5))
+)
+
+
+def modelled(model, index, operation):
+    """Whether the model agreed to it."""
+    name, key, *more = operation
+    match name:
+        case "put":
+            return model.write(index, key, FILE, *more)
+        case "content":
+            return model.write(index, key, FILE, bytes(more[0]), more[1])
+        case "delete":
+            return model.delete(key, *more)
+        case "mkdir":
+            return model.make_dir(index, key)
+        case "symlink":
+            return model.write(index, key, SYMLINK, more[0].encode(), None)
+        case "move":
+            return model.copy(index, key, *more, False)
+        case "copy":
+            return model.copy(index, key, *more[:2], True, more[2])
+        case "transaction":
+            before = dict(model.nodes)
+            agreed = all(modelled(model, index, part) for part in key)
+            model.nodes = model.nodes if agreed else before
+            return agreed
+
+
+def written(writer, operation):
+    """Whether the store agreed to it."""
+    name, key, *more = operation
+    try:
+        match name:
+            case "put":
+                writer.put(key, more[0], base=more[1])
+            case "content":
+                writer.put_content(key, more[0], base=more[1])
+            case "delete":
+                writer.delete(key, recursive=more[0])
+            case "mkdir":
+                writer.mkdir(key)
+            case "symlink":
+                writer.symlink(key, more[0])
+            case "move":
+                writer.move(key, more[0], replace=more[1])
+            case "copy":
+                writer.copy(key, more[0], replace=more[1], recursive=more[2])
+            case "transaction":
+                writer.transaction(*map(part_of, key))
+    except DfsError:
+        return False
+    return True
+
+
+def part_of(operation):
+    """The same as an operation of a transaction."""
+    name, key, *more = operation
+    match name:
+        case "put":
+            return part("put", key, data=more[0], base_revision=more[1])
+        case "delete":
+            return part("delete", key, recursive=more[0])
+        case "mkdir":
+            return part("make_dir", key)
+        case "symlink":
+            return part("symlink", key, target=more[0])
+        case "move":
+            return part("move", key, more[0], replace=more[1])
+        case "copy":
+            return part("copy", key, more[0], replace=more[1], recursive=more[2])
 
 
 def act(model, writer, operation):
     """Does it on both; whether each of them agreed to."""
-    name, key, *more = operation
-    index = writer.index + 1
-    try:
-        if name == "put":
-            expected = model.write(index, key, FILE, more[0], more[1])
-            writer.put(key, more[0], base=more[1])
-        elif name == "content":
-            expected = model.write(index, key, FILE, bytes(more[0]), more[1])
-            writer.put_content(key, more[0], base=more[1])
-        elif name == "delete":
-            expected = model.delete(key, *more)
-            writer.delete(key, recursive=more[0])
-        elif name == "mkdir":
-            expected = model.make_dir(index, key)
-            writer.mkdir(key)
-        else:
-            expected = model.write(index, key, SYMLINK, more[0].encode(), None)
-            writer.symlink(key, more[0])
-    except DfsError:
-        return expected, False
-    return expected, True
+    expected = modelled(model, writer.index + 1, operation)
+    return expected, written(writer, operation)
 
 
 def shown(writer):
@@ -155,17 +238,19 @@ def check(model, writer):
 
 
 @settings(max_examples=150)
-@given(st.lists(OPERATION, max_size=25))
+@given(st.lists(ANYTHING, max_size=25))
 def test_the_store_does_what_the_model_does(operations):
     model, writer = Model(), Writer(MemoryKV())
     for operation in operations:
         expected, done = act(model, writer, operation)
         assert done == expected, operation
     check(model, writer)
+    for key, (_, _, index) in model.nodes.items():
+        assert writer.stat(key).revision == index
 
 
 @settings(max_examples=60)
-@given(st.lists(OPERATION, max_size=25))
+@given(st.lists(ANYTHING, max_size=25))
 def test_events_replayed_give_the_tree(operations):
     model, writer = Model(), Writer(MemoryKV())
     for operation in operations:
@@ -184,6 +269,35 @@ def test_events_replayed_give_the_tree(operations):
     assert replayed == {
         key: content if kind == FILE else b"" for key, (kind, content, _) in model.tree().items()
     }
+
+
+def seen_at(view, key, revision):
+    """What a key was, in the model's terms; None: nothing."""
+    try:
+        record = Record.FromString(view.stat(key, revision))
+    except NotFound:
+        return None
+    content = view.get(key, revision)[1] if record.kind == FILE else record.target.encode()
+    return record.kind, content, record.implicit
+
+
+@settings(max_examples=60)
+@given(st.lists(ANYTHING, min_size=1, max_size=25), st.floats(0, 1))
+def test_every_retained_revision_is_as_it_was(operations, pruned):
+    """Also where one revision changed a key several times, and where history was pruned."""
+    model, writer, trees = Model(), Writer(MemoryKV()), {}
+    for operation in operations:
+        act(model, writer, operation)
+        trees[writer.index] = model.tree()
+    floor = round(pruned * writer.index)
+    writer.set_floor(floor)
+    keys = set().union(*trees.values())
+    with writer.store.view() as view:
+        for revision, tree in trees.items():
+            if revision >= max(floor, 1):
+                assert {key: seen_at(view, key, revision) for key in keys} == {
+                    key: tree.get(key) for key in keys
+                }
 
 
 def test_the_state_hash_is_that_of_the_tree_not_of_the_way_there():
@@ -217,6 +331,19 @@ def log(seed, length):
             payloads.append(
                 entry(commands.make_dir_head, MakeDirRequest(key=key, request_id=request_id), now)
             )
+        elif kind < 0.88:
+            other = "/".join(chance.choice("abc") for _ in range(chance.randint(1, 3)))
+            if other != key and not other.startswith(key + "/"):
+                head, message = chance.choice(MOVES)
+                request = message(
+                    source=key, target=other, replace=chance.random() < 0.5, request_id=request_id
+                )
+                payloads.append(entry(head, request, now))
+            else:
+                payloads.append(b"")
+        elif kind < 0.9:
+            request = TransactionRequest(operations=parts(chance), request_id=request_id)
+            payloads.append(entry(commands.transaction_head, request, now))
         elif kind < 0.92:
             payloads.append(
                 entry(commands.symlink_head, SymlinkRequest(key=key, target="t"), now)
@@ -231,6 +358,28 @@ def log(seed, length):
         else:
             payloads.append(b"")
     return payloads
+
+
+def parts(chance):
+    """Operations of a transaction, of which few are refused."""
+    found = []
+    for _ in range(chance.randint(1, 4)):
+        key = "/".join(chance.choice("abc") for _ in range(chance.randint(2, 4)))
+        size = chance.choice([0, 10, SMALL_VALUE_BYTES_MAX + 1])
+        found.append(chance.choice([
+            part("put", key, data=chance.randbytes(size)),
+            part("put", f"{key}/d", data=chance.randbytes(size)),
+            part("delete", key[:1], recursive=True),
+            part("make_dir", key),
+            part("copy", key[:1], f"d{chance.randrange(9)}", recursive=True),
+        ]))  # fmt: skip
+    return found
+
+
+MOVES = [
+    (commands.move_head, MoveRequest),
+    (commands.copy_head, lambda **fields: CopyRequest(recursive=True, **fields)),
+]
 
 
 def replay(kv, payloads, sizes):

@@ -9,11 +9,15 @@ import os
 import shutil
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from dfs import commands
 from dfs.errors import FailedPrecondition, InvalidArgument, Misconfigured
 from dfs.kv import RocksKV
+from dfs.offline import audit
+from dfs.offline import recover as plans
 from dfs.offline.acks import Ack, read_acks
 from dfs.offline.audit import verify
 from dfs.offline.places import opened
@@ -386,3 +390,23 @@ async def test_a_damaged_survivor_is_not_taken(made, tmp_path):
     assert "is damaged" in found.refusal
     with pytest.raises(FailedPrecondition, match="is damaged"):
         recover([], places[0], tmp_path / "new", FOUNDER, tmp_path / "b", 7)
+
+
+def logged(head, request) -> SimpleNamespace:
+    """An entry as it stands in a log."""
+    body = request.SerializeToString()
+    payload = head(request, len(body), "node1", "") + body + commands.stamp(7)
+    return SimpleNamespace(kind=audit.ENTRY, id=SimpleNamespace(position=9), payload=payload)
+
+
+def test_what_a_log_holds_of_moves_and_transactions_is_checked_and_described():
+    parts = [pb.Operation(put=pb.PutRequest(key=f"k{n}", data=b"content%d" % n)) for n in (1, 2)]
+    parts.append(pb.Operation(delete=pb.DeleteRequest(key="d")))
+    entry = logged(commands.transaction_head, pb.TransactionRequest(operations=parts))
+    assert audit._wrong(entry) == ""
+    assert plans._described(entry) == "transaction of 3 operations"
+    entry.payload = entry.payload.replace(b"content2", b"contentX")
+    assert audit._wrong(entry) == "entry 9: the content is not that of its digest"
+    entry = logged(commands.move_head, pb.MoveRequest(source="a", target="b/c"))
+    assert audit._wrong(entry) == ""
+    assert plans._described(entry) == "move a to b/c"

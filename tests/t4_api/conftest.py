@@ -31,6 +31,7 @@ from dfs.nemesis.ports import free_port
 from dfs.proto.dfs_pb2_grpc import ClusterServiceStub, FileServiceStub
 from dfs.serve import Backend, Running, real_backend, running_node
 
+from .cli_rig import cli, node  # noqa: F401  (fixtures)
 from .fake_node import Node, Tree
 
 HOSTS = ("memory", "grpcio", "wire", "tls")
@@ -172,8 +173,8 @@ def tree() -> Tree:
 def nodes(tree: Tree) -> Iterator[list[Node]]:
     made = [Node(tree), Node(tree)]
     yield made
-    for node in made:
-        node.stop()
+    for each in made:
+        each.stop()
 
 
 @pytest.fixture

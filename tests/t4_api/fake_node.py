@@ -106,6 +106,12 @@ class Node(dfs_pb2_grpc.FileServiceServicer, dfs_pb2_grpc.ClusterServiceServicer
         return self.answer("Put", request, context, lambda: pb.PutResponse(
             revision=self.tree.put(request)))
 
+    def Transaction(self, request: pb.TransactionRequest, context: Any) -> Any:
+        put = request.operations[0].put
+        one = pb.PutRequest(key=put.key, data=put.data, request_id=request.request_id)
+        return self.answer("Transaction", request, context, lambda: pb.TransactionResponse(
+            revision=self.tree.put(one)))
+
     def _find(self, key: str) -> tuple[bytes, pb.Record]:
         if key not in self.tree.files:
             raise errors.NotFound(f"no such key: {key}")

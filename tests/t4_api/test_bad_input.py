@@ -54,6 +54,10 @@ async def test_bad_key_is_refused_by_every_method(api, key):
         api.files.Delete(pb.DeleteRequest(key=key)),
         api.files.MakeDir(pb.MakeDirRequest(key=key)),
         api.files.Symlink(pb.SymlinkRequest(key=key, target="t")),
+        api.files.Move(pb.MoveRequest(source=key, target="t")),
+        api.files.Move(pb.MoveRequest(source="s", target=key)),
+        api.files.Copy(pb.CopyRequest(source=key, target="t")),
+        api.files.Copy(pb.CopyRequest(source="s", target=key)),
     ]
     if key:
         calls += [
@@ -72,7 +76,7 @@ async def test_bad_key_is_refused_by_every_method(api, key):
 
 
 async def test_bytes_that_are_no_message(api):
-    for method in ("Put", "Get", "Stat", "Delete", "MakeDir", "Symlink"):
+    for method in ("Put", "Get", "Stat", "Delete", "MakeDir", "Symlink", "Move", "Copy"):
         call = api.raw(f"/dfs.FileService/{method}", b"\x0a\xff\xff")
         found = await same_after(api, refused(call))
         assert (found.code, found.reason) == (Code.INVALID_ARGUMENT, "INVALID_ARGUMENT")

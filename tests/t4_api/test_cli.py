@@ -2,102 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
-import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 import dfs
-from dfs.cli import main, output
+from dfs.cli import output
 from dfs.cli.cluster import show_plan
 from dfs.cli.shared import troubles
-from dfs.config import load
-from dfs.engine_memory import EngineError, MemoryEngine
-from dfs.kv import MemoryKV
 from dfs.proto import dfs_pb2 as pb
-from dfs.serve import Backend, running_node
 
-
-class Ran(NamedTuple):
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """The result of `-o json`."""
-        return json.loads(self.out)
-
-    @property
-    def lines(self) -> list[Any]:
-        """The result of `-o json` where it is one object a line."""
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-class Served:
-    """A node in a thread of its own."""
-
-    def __init__(self, root: Path) -> None:
-        self._settings = load({"id": "node1", "data": str(root / "data")}, {}, root).settings
-        self._up = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
-        self.endpoint = ""
-
-    def __enter__(self) -> Served:
-        self._thread.start()
-        assert self._up.wait(20)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._end.set)
-        self._thread.join()
-
-    async def _serve(self) -> None:
-        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-        backend = Backend(MemoryEngine, EngineError, lambda _: MemoryKV())
-        async with AsyncExitStack() as stack:
-            running = await stack.enter_async_context(running_node(self._settings, backend))
-            await running.node.become_member()
-            self.endpoint = f"unix:{running.upstream.absolute()}"
-            self._up.set()
-            await self._end.wait()
-
-
-@pytest.fixture
-def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    monkeypatch.chdir(tmp_path)
-    with Served(tmp_path) as served:
-        monkeypatch.setenv("DFS_ENDPOINT", served.endpoint)
-        yield served
-
-
-Cli = Callable[..., Ran]
-
-
-@pytest.fixture
-def cli(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    def run(*arguments: object, stdin: bytes = b"") -> Ran:
-        stream = io.TextIOWrapper(io.BytesIO(stdin))
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "stdin", stream)
-            code = main([str(a) for a in arguments])
-        sys.stdout.flush()
-        sys.stderr.flush()
-        out, err = capfdbinary.readouterr()
-        return Ran(code, out.decode(), err.decode())
-
-    return run
+from .cli_rig import Cli, Ran, Served
 
 
 # ---- put, get, cat -------------------------------------------------------------------------------
@@ -179,6 +100,31 @@ def test_stat(node: Served, cli: Cli) -> None:
     assert (failed.code, failed.out) == (3, "")
     assert failed.err.startswith("dfs: ")
     assert "missing" in failed.err
+
+
+def test_stat_shows_owner_and_attributes(node: Served, cli: Cli) -> None:
+    with dfs.connect(node.endpoint, learn=False) as client:
+        client.put("a", b"1", uid=0, gid=5, xattrs={"user.b": b"text", "user.a": b"\0\n"})
+        client.mkdir("d", uid=7)
+        client.symlink("l", "a", gid=8, xattrs={"user.x": b""})
+        with client.transaction() as changes:
+            changes.put("t", b"1", uid=9, xattrs={"user.y": b"z"})
+        stat = client.stat("a")
+        assert (stat.uid, stat.gid) == (0, 5)
+        assert stat.xattrs == (("user.a", b"\0\n"), ("user.b", b"text"))
+        assert client.stat("d")[-3:] == (7, None, ())
+        assert client.stat("l")[-3:] == (None, 8, (("user.x", b""),))
+        assert client.stat("t")[-3:] == (9, None, (("user.y", b"z"),))
+        with pytest.raises(dfs.InvalidArgument, match=r"does not begin with 'user\.'"):
+            client.put("b", b"", xattrs={"a": b""})
+    shown = dict(line.split(None, 1) for line in cli("stat", "a").out.splitlines())
+    assert (shown["uid"], shown["gid"]) == ("0", "5")
+    assert (shown["user.a"], shown["user.b"]) == ("0x000a", "text")
+    record = cli("stat", "a", "-o", "json").json
+    assert record["xattrs"] == {"user.a": "000a", "user.b": "74657874"}
+    cli("put", "plain", "-t", "1")
+    assert cli("stat", "plain", "-o", "json").json["uid"] is None
+    assert "uid" not in cli("stat", "plain").out
 
 
 def test_rm(node: Served, cli: Cli) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 import dfs
-from dfs.client import sync
+from dfs.client import watch as watch_module
 
 from .fake_node import Node, Tree, failing, never, wait_until
 
@@ -85,7 +85,7 @@ def test_a_gap_is_raised(client: dfs.Client, tree: Tree) -> None:
 def test_a_silent_node_is_left(
     client: dfs.Client, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "WATCH_SILENCE_S", 0.5)
+    monkeypatch.setattr(watch_module, "WATCH_SILENCE_S", 0.5)
     client.put("a", b"")
     nodes[0].silent = True
     lost: list[dfs.DfsError] = []
@@ -97,7 +97,7 @@ def test_a_silent_node_is_left(
 def test_a_slow_reader_is_no_silent_node(
     client: dfs.Client, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "WATCH_SILENCE_S", 0.05)
+    monkeypatch.setattr(watch_module, "WATCH_SILENCE_S", 0.05)
     monkeypatch.setattr(nodes[0], "fail", never)
     client.put("a", b"")
     with client.watch(after_revision=0) as watch:

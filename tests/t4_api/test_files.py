@@ -42,6 +42,26 @@ async def test_metadata_and_replacement(api):
     assert (old.data, old.record.mode, old.record.mtime_ns) == (b"1", 0o600, 123)
 
 
+async def test_owner_and_attributes(api):
+    xattrs = [pb.Xattr(name="user.a", value=b"1"), pb.Xattr(name="user.b", value=b"\0")]
+    meta = pb.Metadata(uid=0, gid=1 << 31, xattrs=xattrs)
+    await api.files.Put(pb.PutRequest(key="d/k", data=b"1", metadata=meta))
+    await api.files.MakeDir(pb.MakeDirRequest(key="d", metadata=meta))
+    await api.files.Put(pb.PutRequest(key="d/plain", data=b"2"))
+    got = await api.files.Get(pb.GetRequest(key="d/k"))
+    assert (got.data, got.record.uid, got.record.gid) == (b"1", 0, 1 << 31)
+    assert list(got.record.xattrs) == xattrs
+    record = (await api.files.Stat(pb.StatRequest(key="d"))).record
+    assert (record.children, list(record.xattrs)) == (2, xattrs)
+    record = (await api.files.Stat(pb.StatRequest(key="d/plain"))).record
+    assert not record.HasField("uid")
+    async for answer in api.files.List(pb.ListRequest(recursive=True, data_bytes_max=9)):
+        assert [len(item.record.xattrs) for item in answer.items] == [2, 2, 0]
+    meta = pb.Metadata(xattrs=xattrs[::-1])
+    found = await refused(api.files.Put(pb.PutRequest(key="d/k", metadata=meta)))
+    assert found.code == Code.INVALID_ARGUMENT
+
+
 @pytest.mark.parametrize("size", [0, 1, 4096, 4097, 1 << 20, VALUE_BYTES_MAX])
 async def test_values_of_any_size_come_back_equal(api, size):
     """A value of any size from nothing to 16 MiB comes back byte for byte."""

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from dfs.cache.feeder import Feeder
 from dfs.cache.ignore import Ignore
 from dfs.cache.objects import Objects
-from dfs.cache.twin import MemoryNode
-from dfs.client.values import Kind
+from dfs.cache.problems import Problems
+from dfs.cache.twin import MemoryNode, MemoryTree
+from dfs.client.values import Event, Kind, Update
 from dfs.errors import DataLoss, DfsError
-from dfs.limits import AGENT_DATA_BYTES_MAX
+from dfs.limits import AGENT_DATA_BYTES_MAX, FEED_ITEMS_MAX, TRANSACTION_CHANGES_MAX
 
 from .cache_rig import Rig, wait_until
 
@@ -45,6 +47,26 @@ async def test_small_content_is_here_before_anybody_asks(tmp_path: Path) -> None
             await rig.shown(key, data)
         assert ("read", "before") not in node.calls
         assert rig.tree.shown["before"][2:4] == (0o600, 5)
+
+
+async def test_a_revision_is_shown_as_a_whole() -> None:
+    """However many changes it has: they reach the mount in one call, what goes and what comes."""
+    node, tree = MemoryNode(), MemoryTree(1.0)
+    await node.put("k", b"1")
+    stat = node.records["k"]._replace(revision=1)
+    count = TRANSACTION_CHANGES_MAX // 2
+    assert count > FEED_ITEMS_MAX
+    feeder = Feeder(node, Problems(), tree=tree)
+    for revision in (2, 3):
+        new = stat._replace(revision=revision)
+        events = [
+            Event(f"d{r}/{n}", revision, r < revision, new, None, 0, n)
+            for r in (revision, revision - 1) for n in range(count)
+        ]
+        before = tree.applied
+        await feeder._take([Update([], False, events, revision)])
+        assert tree.applied == before + 1
+        assert sorted(tree.shown) == sorted(f"d{revision}/{n}" for n in range(count))
 
 
 async def test_large_content_is_fetched_once_when_it_is_wanted(tmp_path: Path) -> None:

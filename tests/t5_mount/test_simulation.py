@@ -30,12 +30,14 @@ HAPPEN = (
     "weather",
     # outcomes
     "answer given again", "bare put done", "bare put failed", "changes told", "conflict copies",
-    "delete done", "delete refused", "drop", "drop deleted", "entries that came again",
-    "eviction", "floor moved", "gap told",
-    "history done", "list done", "local read done", "put done", "put refused", "put unknown",
+    "copy done", "copy refused", "delete done", "delete refused", "drop", "drop deleted",
+    "entries that came again", "eviction", "floor moved", "gap told",
+    "history done", "list done", "local read done", "move done", "move refused", "move unknown",
+    "put done", "put refused", "put unknown",
     "put without the hot thread", "read below the floor", "read done", "read failed",
     "read of the past", "repetition done", "request id too old", "scans", "snapshot told",
-    "symlink done", "watch moved", "write done", "write refused", "write surely not done",
+    "symlink done", "transaction done", "transaction not done", "transaction unknown",
+    "watch moved", "write done", "write refused", "write surely not done",
     "write unknown",
 )
 """A run in which one of these never happens shows less than it seems to."""

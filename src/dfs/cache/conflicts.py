@@ -66,7 +66,9 @@ async def keep(
         key = name(path, taken.mtime_ns, node, count)
         try:
             if taken.kind is Kind.SYMLINK:
-                await client.symlink(key, taken.target, base_revision=0)
+                await client.symlink(
+                    key, taken.target, uid=taken.uid, gid=taken.gid, base_revision=0
+                )
             else:
                 await put(key, taken, 0)
             return key

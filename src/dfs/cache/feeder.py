@@ -185,7 +185,7 @@ class Feeder:
                 self.changed_s = time.time()
                 gone = event.deleted or event.stat.implicit
                 changes[event.key] = None if gone else event.stat
-        await self._show(changes)
+        await self._show(changes, len(changes))
         if updates[-1].revision:
             self._move(updates[-1].revision)
             self._arrived()
@@ -211,7 +211,7 @@ class Feeder:
             old = self.known.get(path)
             if old is None or old.revision != stat.revision:
                 changes[path] = stat
-        await self._show(changes)
+        await self._show(changes, FEED_ITEMS_MAX)
         self._move(revision)
         if self._objects is not None:
             for sha256 in self._objects.all():
@@ -253,7 +253,10 @@ class Feeder:
                 )
 
     # ---- what is shown ---------------------------------------------------------------------------
-    async def _show(self, changes: dict[str, Stat | None]) -> None:
+    async def _show(self, changes: dict[str, Stat | None], at_once: int) -> None:
+        """Has the mount show so many changes at once. What updates bring is not divided: a revision
+        is in one of them, and the mount shows it as a whole. A snapshot is: it may be everything.
+        """
         if not changes:
             return
         known = self.known
@@ -262,16 +265,17 @@ class Feeder:
              if (old := known.get(p)) and (new is None or new.kind is not old.kind)),
             reverse=True,  # Children before their directory.
         )
-        self._push((), deletes)
         pending = list(changes.items())
-        for start in range(0, len(pending), FEED_ITEMS_MAX):
+        for start in range(0, len(pending), at_once):
             if start:
                 await asyncio.sleep(0)
-            self._replace(pending[start : start + FEED_ITEMS_MAX])
+            self._replace(pending[start : start + at_once], () if start else deletes)
         if deletes:
             self.removed()
 
-    def _replace(self, changes: Sequence[tuple[str, Stat | None]]) -> None:
+    def _replace(
+        self, changes: Sequence[tuple[str, Stat | None]], deletes: Sequence[str]
+    ) -> None:
         upserts: list[Upsert] = []
         for path, new in changes:
             old = self.known.pop(path, None)
@@ -281,7 +285,7 @@ class Feeder:
                 upserts.append(self._upsert(path, new))
             if old is not None:
                 self._need(old.sha256, -1)
-        self._push(upserts, ())
+        self._push(upserts, deletes)
 
     def _need(self, sha256: bytes, change: int) -> None:
         if not sha256 or self._objects is None:

@@ -84,7 +84,7 @@ class Large:
         with taken.copy.open("rb") as source:
             return await self._client.upload(
                 key, source, size=taken.signature.size, mode=taken.mode, mtime_ns=taken.mtime_ns,
-                base_revision=base, request_id=request_id,
+                uid=taken.uid, gid=taken.gid, base_revision=base, request_id=request_id,
             )
 
     def done(self, drop: Drop) -> None:
@@ -130,7 +130,9 @@ def _request(
     assert isinstance(manifest, Manifest)
     assert copy is not None
     return pb.PutContentRequest(
-        key=key, metadata=pb.Metadata(mode=taken.mode, mtime_ns=taken.mtime_ns),
-        base_revision=base, request_id=request_id or b"", incoming=copy.name,
+        key=key, base_revision=base, request_id=request_id or b"", incoming=copy.name,
+        metadata=pb.Metadata(
+            mode=taken.mode, mtime_ns=taken.mtime_ns, uid=taken.uid, gid=taken.gid
+        ),
         **manifest._asdict(),
     )

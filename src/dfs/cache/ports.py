@@ -22,6 +22,7 @@ class Client(Protocol):
 
     async def put(
         self, key: str, data: bytes, *, mode: int | None = None, mtime_ns: int | None = None,
+        uid: int | None = None, gid: int | None = None,
         base_revision: int | None = None, request_id: bytes | None = None,
         timeout: float | None = None,
     ) -> int:
@@ -54,8 +55,8 @@ class Client(Protocol):
 
     async def upload(
         self, key: str, source: BinaryIO, *, size: int = 0, mode: int | None = None,
-        mtime_ns: int | None = None, base_revision: int | None = None,
-        request_id: bytes | None = None,
+        mtime_ns: int | None = None, uid: int | None = None, gid: int | None = None,
+        base_revision: int | None = None, request_id: bytes | None = None,
     ) -> int:
         """Stores a file of any size; returns the revision."""
         ...
@@ -68,7 +69,8 @@ class Client(Protocol):
         ...
 
     async def mkdir(
-        self, key: str, *, mode: int | None = None, timeout: float | None = None
+        self, key: str, *, mode: int | None = None, uid: int | None = None,
+        gid: int | None = None, timeout: float | None = None,
     ) -> int:
         """Makes a directory that stays."""
         ...
@@ -80,7 +82,8 @@ class Client(Protocol):
         ...
 
     async def symlink(
-        self, key: str, target: str, *, mtime_ns: int | None = None,
+        self, key: str, target: str, *, mtime_ns: int | None = None, uid: int | None = None,
+        gid: int | None = None,
         base_revision: int | None = None, request_id: bytes | None = None,
         timeout: float | None = None,
     ) -> int:

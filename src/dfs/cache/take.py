@@ -62,6 +62,8 @@ class Taken(NamedTuple):
     """Of a large file, whose `data` is empty."""
     copy: Path | None = None
     """Where a large file was copied to."""
+    uid: int | None = None
+    gid: int | None = None
 
 
 class Busy(Exception):
@@ -153,7 +155,7 @@ def _taken(
     racy = time.time_ns() - max(found.st_ctime_ns, found.st_mtime_ns) < SIGNATURE_RACY_NS
     return Taken(
         kind, data, sha256, target, stat.S_IMODE(found.st_mode), found.st_mtime_ns,
-        signature_of(found), racy,
+        signature_of(found), racy, uid=found.st_uid, gid=found.st_gid,
     )
 
 

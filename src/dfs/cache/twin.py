@@ -256,14 +256,14 @@ class MemoryNode:
     # ---- writes ----------------------------------------------------------------------------------
     async def put(
         self, key: str, data: bytes, *, mode: int | None = None, mtime_ns: int | None = None,
-        base_revision: int | None = None, request_id: bytes | None = None,
-        timeout: float | None = None,
+        uid: int | None = None, gid: int | None = None, base_revision: int | None = None,
+        request_id: bytes | None = None, timeout: float | None = None,
     ) -> int:
         """See `dfs.AsyncClient.put`."""
         if len(data) > VALUE_BYTES_MAX:
             raise TooLarge("value too large")
         stat = _stat(Kind.FILE, len(data), hashlib.sha256(data).digest(),
-                     0o644 if mode is None else mode, mtime_ns)
+                     0o644 if mode is None else mode, mtime_ns)._replace(uid=uid, gid=gid)
         return await self._write("put", key, stat, data, base_revision, request_id)
 
     async def put_elsewhere(self, key: str, data: bytes) -> None:
@@ -273,19 +273,21 @@ class MemoryNode:
         await self._tell()
 
     async def mkdir(
-        self, key: str, *, mode: int | None = None, timeout: float | None = None
+        self, key: str, *, mode: int | None = None, uid: int | None = None,
+        gid: int | None = None, timeout: float | None = None,
     ) -> int:
         """See `dfs.AsyncClient.mkdir`."""
         stat = _stat(Kind.DIRECTORY, 0, b"", 0o755 if mode is None else mode, None)
+        stat = stat._replace(uid=uid, gid=gid)
         return await self._write("mkdir", key, stat, b"", None, None)
 
     async def symlink(
-        self, key: str, target: str, *, mtime_ns: int | None = None,
-        base_revision: int | None = None, request_id: bytes | None = None,
+        self, key: str, target: str, *, mtime_ns: int | None = None, uid: int | None = None,
+        gid: int | None = None, base_revision: int | None = None, request_id: bytes | None = None,
         timeout: float | None = None,
     ) -> int:
         """See `dfs.AsyncClient.symlink`."""
-        stat = _stat(Kind.SYMLINK, 0, b"", 0o777, mtime_ns, target)
+        stat = _stat(Kind.SYMLINK, 0, b"", 0o777, mtime_ns, target)._replace(uid=uid, gid=gid)
         return await self._write("symlink", key, stat, b"", base_revision, request_id)
 
     async def delete(
@@ -412,8 +414,8 @@ class MemoryNode:
 
     async def upload(
         self, key: str, source: BinaryIO, *, size: int = 0, mode: int | None = None,
-        mtime_ns: int | None = None, base_revision: int | None = None,
-        request_id: bytes | None = None,
+        mtime_ns: int | None = None, uid: int | None = None, gid: int | None = None,
+        base_revision: int | None = None, request_id: bytes | None = None,
     ) -> int:
         """See `dfs.AsyncClient.upload`."""
         data = source.read()

@@ -268,7 +268,7 @@ class Uploader:
     async def _store(self, drop: Drop, taken: Taken) -> int:
         path, client = drop.path, self._client
         if taken.kind is Kind.DIRECTORY:
-            return await client.mkdir(path, mode=taken.mode)
+            return await client.mkdir(path, mode=taken.mode, uid=taken.uid, gid=taken.gid)
         now = now_s()
         request = taken.kind, taken.sha256, taken.target, taken.mode, taken.mtime_ns
         if request != drop.request or now - drop.request_id_s > REQUEST_ID_AGE_S:
@@ -278,8 +278,8 @@ class Uploader:
             drop.request = request
         if taken.kind is Kind.SYMLINK:
             return await client.symlink(
-                path, taken.target, mtime_ns=taken.mtime_ns, base_revision=drop.base,
-                request_id=drop.request_id,
+                path, taken.target, mtime_ns=taken.mtime_ns, uid=taken.uid, gid=taken.gid,
+                base_revision=drop.base, request_id=drop.request_id,
             )
         return await self._put(path, taken, drop.base, drop.request_id)
 
@@ -289,8 +289,8 @@ class Uploader:
         if taken.manifest is not None:
             return await self.large.store(key, taken, base, request_id)
         return await self._client.put(
-            key, taken.data, mode=taken.mode, mtime_ns=taken.mtime_ns, base_revision=base,
-            request_id=request_id,
+            key, taken.data, mode=taken.mode, mtime_ns=taken.mtime_ns, uid=taken.uid,
+            gid=taken.gid, base_revision=base, request_id=request_id,
         )
 
     # ---- outcomes --------------------------------------------------------------------------------

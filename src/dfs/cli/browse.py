@@ -72,9 +72,22 @@ def stat(args: argparse.Namespace) -> None:
     record["size"] = f"{found.size:,}"
     for name, shown in (("mtime_ns", "mtime"), ("time_ns", "committed")):
         record[shown] = output.when(record.pop(name))
+    del record["xattrs"]
+    record |= {name: _value(value) for name, value in found.xattrs}
+    for name in ("uid", "gid"):
+        record[name] = "" if record[name] is None else str(record[name])
     output.table(
         ("field", "value"), [(k, v) for k, v in record.items() if v not in ("", False)]
     )
+
+
+def _value(value: bytes) -> str:
+    """Of an extended attribute: as text where it is some."""
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        text = ""
+    return text if text.isprintable() and text else f"0x{value.hex()}"
 
 
 # ---- watch, log ----------------------------------------------------------------------------------

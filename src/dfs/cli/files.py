@@ -30,12 +30,23 @@ def put_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-p", "--preserve", action="store_true", help="Keep the file's permissions and time."
     )
+    parser.add_argument(
+        "--atomic", action="store_true",
+        help="FILE is a directory: all that is in it appears below KEY at once, as one revision.",
+    )
+    parser.add_argument(
+        "--delete", action="store_true",
+        help="With --atomic: remove what is below KEY and not in the directory, by the same.",
+    )
     _base_flag(parser)
     parsing.output_flag(parser)
 
 
 def put(args: argparse.Namespace) -> None:
     """Stores a file; prints its revision."""
+    if args.atomic or args.delete:
+        print_revision(args, _atomic(args))
+        return
     mode, mtime_ns = args.mode, None
     with contextlib.ExitStack() as stack:
         if args.text is not None:
@@ -59,7 +70,19 @@ def put(args: argparse.Namespace) -> None:
             revision = client.put(args.key, data, **metadata)
         else:
             revision = transfers.upload(client, args.key, data, source, metadata)
-    _revision(args, revision)
+    print_revision(args, revision)
+
+
+def _atomic(args: argparse.Namespace) -> int:
+    from .publish import publish  # seldom needed
+
+    if not args.atomic:
+        raise InvalidArgument("--delete goes with --atomic; to remove a key: dfs rm")
+    if args.text is not None or args.mode is not None or args.base_revision is not None:
+        raise InvalidArgument("--text, --mode and --base-revision do not go with --atomic")
+    if args.file == STANDARD:
+        raise InvalidArgument("--atomic needs a directory: dfs put --atomic KEY DIRECTORY")
+    return publish(args)
 
 
 def _mode(text: str) -> int:
@@ -87,7 +110,8 @@ def _base_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _revision(args: argparse.Namespace, revision: int) -> None:
+def print_revision(args: argparse.Namespace, revision: int) -> None:
+    """What a write prints."""
     if args.output == "json":
         output.json({"revision": revision})
     else:

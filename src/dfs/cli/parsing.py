@@ -38,6 +38,8 @@ COMMANDS: Final[dict[str, Command]] = {
     "ls": Command("browse", (CLIENT,), "List a directory."),
     "stat": Command("browse", (CLIENT,), "Show what is known of a key."),
     "rm": Command("files", (CLIENT,), "Remove files and directories."),
+    "mv": Command("moving", (CLIENT,), "Give a file or a whole directory another key."),
+    "cp": Command("moving", (CLIENT,), "Copy a key of the tree to another key of it."),
     "mkdir": Command("files", (CLIENT,), "Make directories that stay when they are empty."),
     "ln": Command("files", (CLIENT,), "Store a symbolic link."),
     "watch": Command("browse", (CLIENT,), "Print changes as they happen."),

@@ -108,11 +108,12 @@ def mode_letters(stat: Stat) -> str:
 
 
 def stat_json(stat: Stat) -> dict[str, Any]:
-    """A record for programs: names as in the API, digests in hex."""
+    """A record for programs: names as in the API, digests and values of attributes in hex."""
     found: dict[str, Any] = stat._asdict()
     found["kind"] = KINDS[stat.kind]
     for name in ("sha256", "request_id"):
         found[name] = found[name].hex()
+    found["xattrs"] = {name: value.hex() for name, value in stat.xattrs}
     return found
 
 

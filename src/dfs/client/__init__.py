@@ -2,11 +2,13 @@
 
 from .aio import AsyncClient
 from .streams import Lost
-from .sync import Client, Watch, connect
+from .sync import Client, connect
+from .transaction import AsyncTransaction, Transaction
 from .transfers import Transferred
 from .values import Event, Item, Kind, Stat, Update
+from .watch import Watch
 
 __all__ = [
-    "AsyncClient", "Client", "Event", "Item", "Kind", "Lost", "Stat", "Transferred",
-    "Update", "Watch", "connect",
+    "AsyncClient", "AsyncTransaction", "Client", "Event", "Item", "Kind", "Lost", "Stat",
+    "Transaction", "Transferred", "Update", "Watch", "connect",
 ]

@@ -15,10 +15,11 @@ from ..errors import DfsError, Unavailable
 from ..limits import CLIENT_LEARN_MS_MAX
 from ..proto import dfs_pb2 as pb
 from . import calls, streams
-from .calls import Call, Message, Terms, encode, uuid7
+from .calls import Call, Message, Terms, Xattrs, encode, uuid7
 from .faults import Fault, fault_of
 from .session import TIMEOUT_S, Session, channel_options
 from .streams import WATCH_SILENCE_S, Lost, Watching
+from .transaction import AsyncTransaction
 from .transfers import AsyncTransfers
 from .values import Event, Item, Stat, Update
 
@@ -100,13 +101,14 @@ class AsyncClient(AsyncTransfers):
     # ---- files -----------------------------------------------------------------------------------
     async def put(
         self, key: str, data: bytes | bytearray | memoryview, *, mode: int | None = None,
-        mtime_ns: int | None = None, base_revision: int | None = None,
+        mtime_ns: int | None = None, uid: int | None = None, gid: int | None = None,
+        xattrs: Xattrs | None = None, base_revision: int | None = None,
         request_id: bytes | None = None, timeout: float | None = None,
     ) -> int:
         """See `Client.put`."""
+        metadata = calls.metadata(mode, mtime_ns, uid, gid, xattrs)
         return await self._call(
-            calls.put(key, data, mode, mtime_ns, base_revision, self._session.id_of(request_id)),
-            timeout,
+            calls.put(key, data, metadata, base_revision, self._session.id_of(request_id)), timeout
         )
 
     async def get(
@@ -144,24 +146,61 @@ class AsyncClient(AsyncTransfers):
 
     async def mkdir(
         self, key: str, *, mode: int | None = None, mtime_ns: int | None = None,
+        uid: int | None = None, gid: int | None = None, xattrs: Xattrs | None = None,
         request_id: bytes | None = None, timeout: float | None = None,
     ) -> int:
         """See `Client.mkdir`."""
+        metadata = calls.metadata(mode, mtime_ns, uid, gid, xattrs)
         return await self._call(
-            calls.mkdir(key, mode, mtime_ns, self._session.id_of(request_id)), timeout
+            calls.mkdir(key, metadata, self._session.id_of(request_id)), timeout
         )
 
     async def symlink(
         self, key: str, target: str, *, mode: int | None = None, mtime_ns: int | None = None,
+        uid: int | None = None, gid: int | None = None, xattrs: Xattrs | None = None,
         base_revision: int | None = None, request_id: bytes | None = None,
         timeout: float | None = None,
     ) -> int:
         """See `Client.symlink`."""
+        metadata = calls.metadata(mode, mtime_ns, uid, gid, xattrs)
         return await self._call(
-            calls.symlink(
-                key, target, mode, mtime_ns, base_revision, self._session.id_of(request_id)
+            calls.symlink(key, target, metadata, base_revision, self._session.id_of(request_id)),
+            timeout,
+        )
+
+    async def move(
+        self, source: str, target: str, *, replace: bool = False,
+        base_revision: int | None = None, request_id: bytes | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """See `Client.move`."""
+        return await self._call(
+            calls.move(source, target, replace, base_revision, self._session.id_of(request_id)),
+            timeout,
+        )
+
+    async def copy(
+        self, source: str, target: str, *, recursive: bool = False, replace: bool = False,
+        base_revision: int | None = None, request_id: bytes | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """See `Client.copy`."""
+        return await self._call(
+            calls.copy(
+                source, target, recursive, replace, base_revision,
+                self._session.id_of(request_id),
             ),
             timeout,
+        )
+
+    def transaction(
+        self, *, request_id: bytes | None = None, timeout: float | None = None
+    ) -> AsyncTransaction:
+        """See `Client.transaction`; with `async with`."""
+        return AsyncTransaction(
+            lambda operations: self._call(
+                calls.transaction(operations, self._session.id_of(request_id)), timeout
+            )
         )
 
     async def list(

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from ..errors import InvalidArgument
-from ..limits import REQUEST_ID_BYTES
+from ..errors import InvalidArgument, TooLarge
+from ..limits import REQUEST_ID_BYTES, TRANSACTION_BYTES_MAX, TRANSACTION_OPERATIONS_MAX
 from ..proto import dfs_pb2 as pb
 from .values import Stat, stat_of
 
 R = TypeVar("R")
+Xattrs = Mapping[str, bytes]
+"""Extended attributes by name, "user.…"."""
 FILES = "/dfs.FileService/"
 CLUSTER = "/dfs.ClusterService/"
 
@@ -81,11 +83,17 @@ def _content(data: bytes | bytearray | memoryview) -> bytes:
     raise TypeError(f"data must be bytes, not {type(data).__name__}")
 
 
-def metadata_of(mode: int | None, mtime_ns: int | None) -> pb.Metadata | None:
-    """What a writer sets of a record; None = nothing."""
-    if mode is None and mtime_ns is None:
+def metadata(
+    mode: int | None, mtime_ns: int | None, uid: int | None, gid: int | None, xattrs: Xattrs | None
+) -> pb.Metadata | None:
+    """What a writer says of a key besides its content; None where that is nothing."""
+    if mode is mtime_ns is uid is gid is None and not xattrs:
         return None
-    return pb.Metadata(mode=mode, mtime_ns=mtime_ns)
+    ordered = sorted((name.encode(), value) for name, value in (xattrs or {}).items())
+    return pb.Metadata(
+        mode=mode, mtime_ns=mtime_ns, uid=uid, gid=gid,
+        xattrs=[pb.Xattr(name=name.decode(), value=value) for name, value in ordered],
+    )
 
 
 def consistency(local: bool) -> pb.Consistency:
@@ -109,12 +117,12 @@ def _write(name: str, request: Any, parse: Callable[[bytes], Any]) -> Call[int]:
 
 
 def put(
-    key: str, data: bytes | bytearray | memoryview, mode: int | None, mtime_ns: int | None,
+    key: str, data: bytes | bytearray | memoryview, metadata: pb.Metadata | None,
     base_revision: int | None, request_id: bytes,
 ) -> Call[int]:
     """Store a file."""
     return _write("Put", pb.PutRequest(
-        key=text(key), data=_content(data), metadata=metadata_of(mode, mtime_ns),
+        key=text(key), data=_content(data), metadata=metadata,
         base_revision=base_revision, request_id=checked_id(request_id),
     ), pb.PutResponse.FromString)
 
@@ -130,23 +138,88 @@ def delete(
 
 
 def mkdir(
-    key: str, mode: int | None, mtime_ns: int | None, request_id: bytes
+    key: str, metadata: pb.Metadata | None, request_id: bytes
 ) -> Call[int]:
     """Make a directory that stays."""
     return _write("MakeDir", pb.MakeDirRequest(
-        key=text(key), metadata=metadata_of(mode, mtime_ns), request_id=checked_id(request_id)
+        key=text(key), metadata=metadata, request_id=checked_id(request_id)
     ), pb.MakeDirResponse.FromString)
 
 
 def symlink(
-    key: str, target: str, mode: int | None, mtime_ns: int | None, base_revision: int | None,
+    key: str, target: str, metadata: pb.Metadata | None, base_revision: int | None,
     request_id: bytes,
 ) -> Call[int]:
     """Store a symbolic link."""
     return _write("Symlink", pb.SymlinkRequest(
-        key=text(key), target=text(target), metadata=metadata_of(mode, mtime_ns),
+        key=text(key), target=text(target), metadata=metadata,
         base_revision=base_revision, request_id=checked_id(request_id),
     ), pb.SymlinkResponse.FromString)
+
+
+def move(
+    source: str, target: str, replace: bool, base_revision: int | None, request_id: bytes
+) -> Call[int]:
+    """Give a key, with all that is below it, another name."""
+    return _write("Move", pb.MoveRequest(
+        source=text(source), target=text(target), replace=replace, base_revision=base_revision,
+        request_id=checked_id(request_id),
+    ), pb.MoveResponse.FromString)
+
+
+def copy(
+    source: str, target: str, recursive: bool, replace: bool, base_revision: int | None,
+    request_id: bytes,
+) -> Call[int]:
+    """Copy a key inside the tree."""
+    return _write("Copy", pb.CopyRequest(
+        source=text(source), target=text(target), recursive=recursive, replace=replace,
+        base_revision=base_revision, request_id=checked_id(request_id),
+    ), pb.CopyResponse.FromString)
+
+
+def transaction(operations: list[pb.Operation], request_id: bytes) -> Call[int]:
+    """Several changes as one. Raises TooLarge before anything is sent."""
+    request = pb.TransactionRequest(operations=operations, request_id=checked_id(request_id))
+    for size, limit, name, what in (
+        (len(operations), TRANSACTION_OPERATIONS_MAX, "TRANSACTION_OPERATIONS_MAX", "changes"),
+        (request.ByteSize(), TRANSACTION_BYTES_MAX, "TRANSACTION_BYTES_MAX", "bytes"),
+    ):
+        if size > limit:
+            raise TooLarge(
+                f"the transaction has {size:,} {what}, the limit is {limit:,} ({name}): make"
+                " several of it",
+                limit=name,
+            )
+    return _write("Transaction", request, pb.TransactionResponse.FromString)
+
+
+def put_operation(
+    key: str, data: bytes | bytearray | memoryview, metadata: pb.Metadata | None,
+    base_revision: int | None,
+) -> pb.Operation:
+    """Store a file, in a transaction."""
+    return pb.Operation(put=pb.PutRequest(
+        key=text(key), data=_content(data), metadata=metadata,
+        base_revision=base_revision,
+    ))
+
+
+def mkdir_operation(key: str, metadata: pb.Metadata | None) -> pb.Operation:
+    """Make a directory that stays, in a transaction."""
+    return pb.Operation(
+        make_dir=pb.MakeDirRequest(key=text(key), metadata=metadata)
+    )
+
+
+def symlink_operation(
+    key: str, target: str, metadata: pb.Metadata | None, base_revision: int | None
+) -> pb.Operation:
+    """Store a symbolic link, in a transaction."""
+    return pb.Operation(symlink=pb.SymlinkRequest(
+        key=text(key), target=text(target), metadata=metadata,
+        base_revision=base_revision,
+    ))
 
 
 def _data(answer: pb.GetResponse) -> bytes:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
 import grpc
 
-from ..errors import DfsError, Unavailable
+from ..errors import DfsError
 from ..limits import CLIENT_LEARN_MS_MAX
 from ..proto import dfs_pb2 as pb
 from . import calls, streams
-from .calls import Call, Message, Terms, encode
+from .calls import Call, Message, Terms, Xattrs, encode
 from .faults import Fault, fault_of
 from .session import TIMEOUT_S, Session, channel_options
-from .streams import WATCH_SILENCE_S, Lost, Watching
+from .streams import Lost, Watching
+from .transaction import Transaction
 from .transfers import Transfers
-from .values import Event, Item, Stat, Update
+from .values import Event, Item, Stat
+from .watch import Watch
 
 R = TypeVar("R")
 
@@ -88,18 +88,20 @@ class Client(Transfers):
     # ---- files -----------------------------------------------------------------------------------
     def put(
         self, key: str, data: bytes | bytearray | memoryview, *, mode: int | None = None,
-        mtime_ns: int | None = None, base_revision: int | None = None,
+        mtime_ns: int | None = None, uid: int | None = None, gid: int | None = None,
+        xattrs: Xattrs | None = None, base_revision: int | None = None,
         request_id: bytes | None = None, timeout: float | None = None,
     ) -> int:
         """Stores a file and returns its revision.
 
         `base_revision`: the revision that the key must have now (0: it must not exist), else
         Conflict. `request_id`: 16 bytes; the same id is applied once, so a put whose outcome is
-        unknown can be repeated even by another process.
+        unknown can be repeated even by another process. `xattrs`: extended attributes by name,
+        "user.…", of 4 KiB in all.
         """
+        metadata = calls.metadata(mode, mtime_ns, uid, gid, xattrs)
         return self._call(
-            calls.put(key, data, mode, mtime_ns, base_revision, self._session.id_of(request_id)),
-            timeout,
+            calls.put(key, data, metadata, base_revision, self._session.id_of(request_id)), timeout
         )
 
     def get(
@@ -141,24 +143,69 @@ class Client(Transfers):
 
     def mkdir(
         self, key: str, *, mode: int | None = None, mtime_ns: int | None = None,
+        uid: int | None = None, gid: int | None = None, xattrs: Xattrs | None = None,
         request_id: bytes | None = None, timeout: float | None = None,
     ) -> int:
         """Makes a directory that stays when it is empty; one that exists is no error."""
+        metadata = calls.metadata(mode, mtime_ns, uid, gid, xattrs)
         return self._call(
-            calls.mkdir(key, mode, mtime_ns, self._session.id_of(request_id)), timeout
+            calls.mkdir(key, metadata, self._session.id_of(request_id)), timeout
         )
 
     def symlink(
         self, key: str, target: str, *, mode: int | None = None, mtime_ns: int | None = None,
+        uid: int | None = None, gid: int | None = None, xattrs: Xattrs | None = None,
         base_revision: int | None = None, request_id: bytes | None = None,
         timeout: float | None = None,
     ) -> int:
         """Stores a symbolic link; the target is kept as given."""
+        metadata = calls.metadata(mode, mtime_ns, uid, gid, xattrs)
         return self._call(
-            calls.symlink(
-                key, target, mode, mtime_ns, base_revision, self._session.id_of(request_id)
+            calls.symlink(key, target, metadata, base_revision, self._session.id_of(request_id)),
+            timeout,
+        )
+
+    def move(
+        self, source: str, target: str, *, replace: bool = False,
+        base_revision: int | None = None, request_id: bytes | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Gives a file, a symlink or a whole subtree another key, at once; nobody ever sees it at
+        both or at neither. `replace`: a file or symlink may take the place of one. `base_revision`
+        is that of `source`; see `put`."""
+        return self._call(
+            calls.move(source, target, replace, base_revision, self._session.id_of(request_id)),
+            timeout,
+        )
+
+    def copy(
+        self, source: str, target: str, *, recursive: bool = False, replace: bool = False,
+        base_revision: int | None = None, request_id: bytes | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Copies a file or symlink, or with `recursive` a whole subtree, to another key, at once;
+        no content travels. See `move`."""
+        return self._call(
+            calls.copy(
+                source, target, recursive, replace, base_revision,
+                self._session.id_of(request_id),
             ),
             timeout,
+        )
+
+    def transaction(
+        self, *, request_id: bytes | None = None, timeout: float | None = None
+    ) -> Transaction:
+        """Several changes as one: `with client.transaction() as t: t.put(…); t.delete(…)`.
+
+        They are made at the end of the block, all under one revision, or none of them; an exception
+        inside the block makes none. Each sees what those before it did. `t.revision` afterwards is
+        the revision; the error of a refused one names it. `request_id`: see `put`.
+        """
+        return Transaction(
+            lambda operations: self._call(
+                calls.transaction(operations, self._session.id_of(request_id)), timeout
+            )
         )
 
     def list(
@@ -385,110 +432,6 @@ class Client(Transfers):
                     del self._methods[key]
             if channel is not None:
                 channel.close()
-
-
-class Watch:
-    """An iterator of `Update`. Use it in one thread; `close` may be called from any."""
-
-    def __init__(self, client: Client, watching: Watching, on_lost: Lost | None) -> None:
-        self._client, self._watching, self._on_lost = client, watching, on_lost
-        self._stream: Any = None
-        self._endpoint = ""
-        self._heard_s = time.monotonic()
-        self._silent = self._waiting = False
-        self._end = threading.Event()
-        self._guard: threading.Thread | None = None
-
-    def __iter__(self) -> Watch:
-        return self
-
-    def __enter__(self) -> Watch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the watch: a waiting `next` raises StopIteration. Idempotent."""
-        self._end.set()
-        if (stream := self._stream) is not None:
-            stream.cancel()
-
-    def __next__(self) -> Update:
-        client = self._client
-        while not self._end.is_set():
-            if self._stream is None:
-                self._open()
-            self._heard_s, self._waiting = time.monotonic(), True
-            try:
-                answer = next(self._stream)
-            except StopIteration:
-                why = Fault(Unavailable(f"{self._endpoint} ended the watch"), 0.0, True)
-            except grpc.RpcError as error:
-                why = fault_of(error, self._endpoint, False)
-                if self._silent:
-                    text = f"nothing heard from {self._endpoint} for {WATCH_SILENCE_S:.0f} s"
-                    why = Fault(Unavailable(text), 0.0, False)
-            else:
-                client._answered(self._endpoint, answer.revision)
-                return self._watching.take(answer)
-            finally:
-                self._waiting = False
-            if not self._end.is_set():
-                self._lost(why)
-        raise StopIteration
-
-    def _open(self) -> None:
-        client = self._client
-        self._endpoint = client._session.current()
-        method = client._method(
-            self._endpoint, streams.WATCH, pb.WatchResponse.FromString, "unary_stream"
-        )
-        self._silent = False
-        self._stream = method(self._watching.request())
-        if self._end.is_set():
-            self._stream.cancel()
-        if self._guard is None:
-            self._guard = threading.Thread(
-                target=_guard, args=(weakref.ref(self), self._end), name="dfs-watch", daemon=True
-            )
-            self._guard.start()
-
-    def _lost(self, why: Fault) -> None:
-        session = self._client._session
-        self._stream = None
-        if session.failed(self._endpoint, why, time.monotonic()):
-            self._client._learn(self._endpoint)
-        try:
-            wait_s = self._watching.failed(
-                why, session.contact, time.monotonic(), len(session.endpoints)
-            )
-        except DfsError as error:
-            raise error from None
-        if self._on_lost is not None:
-            self._on_lost(why.error)
-        self._end.wait(wait_s)
-
-    def _check(self) -> None:
-        """Gives a stream up that has been silent for too long while its user waited."""
-        stream = self._stream
-        silence_s = time.monotonic() - self._heard_s
-        if stream is not None and self._waiting and silence_s > WATCH_SILENCE_S:
-            self._silent = True
-            stream.cancel()
-
-
-def _guard(watch: weakref.ref[Watch], end: threading.Event) -> None:
-    """Looks after one watch; holds no reference to it, so that a forgotten one ends."""
-    while not end.wait(WATCH_SILENCE_S / 5):
-        if (found := watch()) is None:
-            return
-        with contextlib.suppress(ValueError):
-            found._check()
-        del found
 
 
 def _again(endpoints: tuple[str, ...], timeout: float, learn: bool) -> Client:

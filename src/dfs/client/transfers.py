@@ -20,7 +20,7 @@ import grpc.aio
 from ..errors import DataLoss, FailedPrecondition, InvalidArgument, Unavailable
 from ..limits import TRANSFER_STALL_MS, UPLOAD_PIECE_BYTES
 from ..proto import dfs_pb2 as pb
-from .calls import FILES, Call, checked_id, consistency, metadata_of, revision_of, text
+from .calls import FILES, Call, checked_id, consistency, metadata, revision_of, text
 from .faults import Attempts, Fault, fault_of
 from .session import Session
 from .values import Stat, stat_of
@@ -65,12 +65,12 @@ class Sending:
     """One upload. Its messages are asked for on another thread than the answers are taken."""
 
     def __init__(
-        self, key: str, source: BinaryIO, size: int, mode: int | None, mtime_ns: int | None,
+        self, key: str, source: BinaryIO, size: int, described: pb.Metadata | None,
         base_revision: int | None, id_: bytes, progress: Progress | None,
     ) -> None:
         self._source, self._progress = source, progress
         self._head = pb.UploadHead(
-            key=text(key), size=size, metadata=metadata_of(mode, mtime_ns),
+            key=text(key), size=size, metadata=described,
             base_revision=base_revision, request_id=checked_id(id_),
         )
         self._start = source.tell() if source.seekable() else 0
@@ -221,8 +221,9 @@ class Transfers:
 
     def upload(
         self, key: str, source: BinaryIO | bytes, *, size: int = 0, mode: int | None = None,
-        mtime_ns: int | None = None, base_revision: int | None = None,
-        request_id: bytes | None = None, progress: Progress | None = None,
+        mtime_ns: int | None = None, uid: int | None = None, gid: int | None = None,
+        base_revision: int | None = None, request_id: bytes | None = None,
+        progress: Progress | None = None,
     ) -> int:
         """Stores a file of any size and returns its revision, when a majority has it on disk.
 
@@ -233,7 +234,8 @@ class Transfers:
         if isinstance(source, bytes):
             size, source = len(source), io.BytesIO(source)
         id_ = self._session.id_of(request_id)
-        sending = Sending(key, source, size, mode, mtime_ns, base_revision, id_, progress)
+        described = metadata(mode, mtime_ns, uid, gid, None)
+        sending = Sending(key, source, size, described, base_revision, id_, progress)
         self._transfer(sending, self._send_once)
         return sending.revision
 
@@ -342,14 +344,16 @@ class AsyncTransfers:
 
     async def upload(
         self, key: str, source: BinaryIO | bytes, *, size: int = 0, mode: int | None = None,
-        mtime_ns: int | None = None, base_revision: int | None = None,
-        request_id: bytes | None = None, progress: Progress | None = None,
+        mtime_ns: int | None = None, uid: int | None = None, gid: int | None = None,
+        base_revision: int | None = None, request_id: bytes | None = None,
+        progress: Progress | None = None,
     ) -> int:
         """See `Client.upload`."""
         if isinstance(source, bytes):
             size, source = len(source), io.BytesIO(source)
         id_ = self._session.id_of(request_id)
-        sending = Sending(key, source, size, mode, mtime_ns, base_revision, id_, progress)
+        described = metadata(mode, mtime_ns, uid, gid, None)
+        sending = Sending(key, source, size, described, base_revision, id_, progress)
         await self._transfer(sending, self._send_once)
         return sending.revision
 

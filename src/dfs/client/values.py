@@ -47,6 +47,11 @@ class Stat(NamedTuple):
     children: int
     chunk_bytes: int = 0
     """Not 0: the content is large, members hold it as a file of its own."""
+    uid: int | None = None
+    """None: the writer named none."""
+    gid: int | None = None
+    xattrs: tuple[tuple[str, bytes], ...] = ()
+    """Extended attributes, (name, value), in the order of names."""
 
     @property
     def is_file(self) -> bool:
@@ -111,6 +116,9 @@ def stat_of(record: pb.Record) -> Stat:
         record.size, record.sha256, record.mode, record.mtime_ns, record.target, record.node,
         record.principal, record.time_ns, record.request_id, record.implicit, record.children,
         record.chunk_bytes,
+        record.uid if record.HasField("uid") else None,
+        record.gid if record.HasField("gid") else None,
+        tuple((xattr.name, xattr.value) for xattr in record.xattrs),
     )
 
 

@@ -191,13 +191,18 @@ def _wrong(entry: Entry) -> str:
     if isinstance(command.request, DfsError):
         return f"entry {entry.id.position} is none that any node takes: {command.request}"
     decoded = command.entry
-    if decoded.WhichOneof("operation") == "put" and not _fits(decoded):
+    if decoded.WhichOneof("operation") in ("put", "transaction") and not _fits(decoded):
         return f"entry {entry.id.position}: the content is not that of its digest"
     return ""
 
 
 def _fits(entry: Decoded) -> bool:
-    return sha256(entry.put.data).digest() == entry.sha256
+    """The content of a Put, or of those in a transaction, is that of its digest."""
+    parts = entry.transaction.operations
+    puts = [part.put for part in parts if part.WhichOneof("operation") == "put"]
+    if not parts:
+        puts = [entry.put]
+    return b"".join(sha256(put.data).digest() for put in puts) == entry.sha256
 
 
 def _notes(place: Stopped) -> Iterator[str]:

@@ -240,7 +240,12 @@ def _described(entry: Entry) -> str:
     except UnknownEntry as error:
         return str(error)
     operation = command.entry.WhichOneof("operation") or "nothing"
-    return f"{operation} {getattr(command.request, 'key', '')}".rstrip()
+    request = command.request
+    if operation in ("move", "copy"):
+        return f"{operation} {request.source} to {request.target}"
+    if operation == "transaction":
+        return f"{operation} of {len(command.parts)} operations"
+    return f"{operation} {getattr(request, 'key', '')}".rstrip()
 
 
 def lines(found: Plan) -> Iterator[str]:

@@ -24,7 +24,7 @@ LINEARIZABLE: Consistency
 LOCAL: Consistency
 
 class Record(_message.Message):
-    __slots__ = ("kind", "revision", "created_revision", "version", "size", "sha256", "mode", "mtime_ns", "target", "node", "principal", "time_ns", "request_id", "implicit", "children", "chunk_bytes")
+    __slots__ = ("kind", "revision", "created_revision", "version", "size", "sha256", "mode", "mtime_ns", "target", "node", "principal", "time_ns", "request_id", "implicit", "children", "chunk_bytes", "uid", "gid", "xattrs")
     KIND_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     CREATED_REVISION_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,9 @@ class Record(_message.Message):
     IMPLICIT_FIELD_NUMBER: _ClassVar[int]
     CHILDREN_FIELD_NUMBER: _ClassVar[int]
     CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    GID_FIELD_NUMBER: _ClassVar[int]
+    XATTRS_FIELD_NUMBER: _ClassVar[int]
     kind: Kind
     revision: int
     created_revision: int
@@ -57,15 +60,32 @@ class Record(_message.Message):
     implicit: bool
     children: int
     chunk_bytes: int
-    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., revision: _Optional[int] = ..., created_revision: _Optional[int] = ..., version: _Optional[int] = ..., size: _Optional[int] = ..., sha256: _Optional[bytes] = ..., mode: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., target: _Optional[str] = ..., node: _Optional[str] = ..., principal: _Optional[str] = ..., time_ns: _Optional[int] = ..., request_id: _Optional[bytes] = ..., implicit: _Optional[bool] = ..., children: _Optional[int] = ..., chunk_bytes: _Optional[int] = ...) -> None: ...
+    uid: int
+    gid: int
+    xattrs: _containers.RepeatedCompositeFieldContainer[Xattr]
+    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., revision: _Optional[int] = ..., created_revision: _Optional[int] = ..., version: _Optional[int] = ..., size: _Optional[int] = ..., sha256: _Optional[bytes] = ..., mode: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., target: _Optional[str] = ..., node: _Optional[str] = ..., principal: _Optional[str] = ..., time_ns: _Optional[int] = ..., request_id: _Optional[bytes] = ..., implicit: _Optional[bool] = ..., children: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., xattrs: _Optional[_Iterable[_Union[Xattr, _Mapping]]] = ...) -> None: ...
+
+class Xattr(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: bytes
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class Metadata(_message.Message):
-    __slots__ = ("mode", "mtime_ns")
+    __slots__ = ("mode", "mtime_ns", "uid", "gid", "xattrs")
     MODE_FIELD_NUMBER: _ClassVar[int]
     MTIME_NS_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    GID_FIELD_NUMBER: _ClassVar[int]
+    XATTRS_FIELD_NUMBER: _ClassVar[int]
     mode: int
     mtime_ns: int
-    def __init__(self, mode: _Optional[int] = ..., mtime_ns: _Optional[int] = ...) -> None: ...
+    uid: int
+    gid: int
+    xattrs: _containers.RepeatedCompositeFieldContainer[Xattr]
+    def __init__(self, mode: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., xattrs: _Optional[_Iterable[_Union[Xattr, _Mapping]]] = ...) -> None: ...
 
 class PutRequest(_message.Message):
     __slots__ = ("key", "data", "metadata", "base_revision", "request_id")
@@ -286,6 +306,84 @@ class SymlinkResponse(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     revision: int
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
+
+class MoveRequest(_message.Message):
+    __slots__ = ("source", "target", "base_revision", "request_id", "replace")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    BASE_REVISION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REPLACE_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    target: str
+    base_revision: int
+    request_id: bytes
+    replace: bool
+    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., base_revision: _Optional[int] = ..., request_id: _Optional[bytes] = ..., replace: _Optional[bool] = ...) -> None: ...
+
+class MoveResponse(_message.Message):
+    __slots__ = ("revision", "moved")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    MOVED_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    moved: int
+    def __init__(self, revision: _Optional[int] = ..., moved: _Optional[int] = ...) -> None: ...
+
+class CopyRequest(_message.Message):
+    __slots__ = ("source", "target", "base_revision", "request_id", "replace", "recursive")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    BASE_REVISION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REPLACE_FIELD_NUMBER: _ClassVar[int]
+    RECURSIVE_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    target: str
+    base_revision: int
+    request_id: bytes
+    replace: bool
+    recursive: bool
+    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., base_revision: _Optional[int] = ..., request_id: _Optional[bytes] = ..., replace: _Optional[bool] = ..., recursive: _Optional[bool] = ...) -> None: ...
+
+class CopyResponse(_message.Message):
+    __slots__ = ("revision", "copied")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    COPIED_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    copied: int
+    def __init__(self, revision: _Optional[int] = ..., copied: _Optional[int] = ...) -> None: ...
+
+class Operation(_message.Message):
+    __slots__ = ("put", "delete", "make_dir", "symlink", "move", "copy")
+    PUT_FIELD_NUMBER: _ClassVar[int]
+    DELETE_FIELD_NUMBER: _ClassVar[int]
+    MAKE_DIR_FIELD_NUMBER: _ClassVar[int]
+    SYMLINK_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FIELD_NUMBER: _ClassVar[int]
+    COPY_FIELD_NUMBER: _ClassVar[int]
+    put: PutRequest
+    delete: DeleteRequest
+    make_dir: MakeDirRequest
+    symlink: SymlinkRequest
+    move: MoveRequest
+    copy: CopyRequest
+    def __init__(self, put: _Optional[_Union[PutRequest, _Mapping]] = ..., delete: _Optional[_Union[DeleteRequest, _Mapping]] = ..., make_dir: _Optional[_Union[MakeDirRequest, _Mapping]] = ..., symlink: _Optional[_Union[SymlinkRequest, _Mapping]] = ..., move: _Optional[_Union[MoveRequest, _Mapping]] = ..., copy: _Optional[_Union[CopyRequest, _Mapping]] = ...) -> None: ...
+
+class TransactionRequest(_message.Message):
+    __slots__ = ("operations", "request_id")
+    OPERATIONS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    operations: _containers.RepeatedCompositeFieldContainer[Operation]
+    request_id: bytes
+    def __init__(self, operations: _Optional[_Iterable[_Union[Operation, _Mapping]]] = ..., request_id: _Optional[bytes] = ...) -> None: ...
+
+class TransactionResponse(_message.Message):
+    __slots__ = ("revision", "changes")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    changes: int
+    def __init__(self, revision: _Optional[int] = ..., changes: _Optional[int] = ...) -> None: ...
 
 class Item(_message.Message):
     __slots__ = ("key", "record", "data", "has_data")

@@ -66,6 +66,21 @@ class FileServiceStub:
                 request_serializer=dfs_dot_proto_dot_dfs__pb2.SymlinkRequest.SerializeToString,
                 response_deserializer=dfs_dot_proto_dot_dfs__pb2.SymlinkResponse.FromString,
                 _registered_method=True)
+        self.Move = channel.unary_unary(
+                '/dfs.FileService/Move',
+                request_serializer=dfs_dot_proto_dot_dfs__pb2.MoveRequest.SerializeToString,
+                response_deserializer=dfs_dot_proto_dot_dfs__pb2.MoveResponse.FromString,
+                _registered_method=True)
+        self.Copy = channel.unary_unary(
+                '/dfs.FileService/Copy',
+                request_serializer=dfs_dot_proto_dot_dfs__pb2.CopyRequest.SerializeToString,
+                response_deserializer=dfs_dot_proto_dot_dfs__pb2.CopyResponse.FromString,
+                _registered_method=True)
+        self.Transaction = channel.unary_unary(
+                '/dfs.FileService/Transaction',
+                request_serializer=dfs_dot_proto_dot_dfs__pb2.TransactionRequest.SerializeToString,
+                response_deserializer=dfs_dot_proto_dot_dfs__pb2.TransactionResponse.FromString,
+                _registered_method=True)
         self.List = channel.unary_stream(
                 '/dfs.FileService/List',
                 request_serializer=dfs_dot_proto_dot_dfs__pb2.ListRequest.SerializeToString,
@@ -145,6 +160,28 @@ class FileServiceServicer:
 
     def Symlink(self, request, context):
         """Stores a symbolic link. The target is kept as given and never followed by a node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Move(self, request, context):
+        """Gives a file, a symlink or a whole subtree another key, at once: readers see all of it at the old
+        key or all of it at the new one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Copy(self, request, context):
+        """The same, and `source` stays. No content travels.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Transaction(self, request, context):
+        """Several changes as one: all of them, under one revision, or none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -233,6 +270,21 @@ def add_FileServiceServicer_to_server(servicer, server):
                     servicer.Symlink,
                     request_deserializer=dfs_dot_proto_dot_dfs__pb2.SymlinkRequest.FromString,
                     response_serializer=dfs_dot_proto_dot_dfs__pb2.SymlinkResponse.SerializeToString,
+            ),
+            'Move': grpc.unary_unary_rpc_method_handler(
+                    servicer.Move,
+                    request_deserializer=dfs_dot_proto_dot_dfs__pb2.MoveRequest.FromString,
+                    response_serializer=dfs_dot_proto_dot_dfs__pb2.MoveResponse.SerializeToString,
+            ),
+            'Copy': grpc.unary_unary_rpc_method_handler(
+                    servicer.Copy,
+                    request_deserializer=dfs_dot_proto_dot_dfs__pb2.CopyRequest.FromString,
+                    response_serializer=dfs_dot_proto_dot_dfs__pb2.CopyResponse.SerializeToString,
+            ),
+            'Transaction': grpc.unary_unary_rpc_method_handler(
+                    servicer.Transaction,
+                    request_deserializer=dfs_dot_proto_dot_dfs__pb2.TransactionRequest.FromString,
+                    response_serializer=dfs_dot_proto_dot_dfs__pb2.TransactionResponse.SerializeToString,
             ),
             'List': grpc.unary_stream_rpc_method_handler(
                     servicer.List,
@@ -434,6 +486,87 @@ class FileService:
             '/dfs.FileService/Symlink',
             dfs_dot_proto_dot_dfs__pb2.SymlinkRequest.SerializeToString,
             dfs_dot_proto_dot_dfs__pb2.SymlinkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Move(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dfs.FileService/Move',
+            dfs_dot_proto_dot_dfs__pb2.MoveRequest.SerializeToString,
+            dfs_dot_proto_dot_dfs__pb2.MoveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Copy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dfs.FileService/Copy',
+            dfs_dot_proto_dot_dfs__pb2.CopyRequest.SerializeToString,
+            dfs_dot_proto_dot_dfs__pb2.CopyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Transaction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dfs.FileService/Transaction',
+            dfs_dot_proto_dot_dfs__pb2.TransactionRequest.SerializeToString,
+            dfs_dot_proto_dot_dfs__pb2.TransactionResponse.FromString,
             options,
             channel_credentials,
             insecure,

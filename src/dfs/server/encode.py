@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from ..limits import VALUE_BYTES_MAX
 from ..node import Item as NodeItem
 from ..node import Update
 from ..proto.dfs_pb2 import FILE, Event, HistoryResponse, Item, WatchResponse
@@ -32,7 +33,14 @@ def _item(found: NodeItem) -> Item:
 
 
 def _events(changes: Iterable[Change], data_bytes_max: int) -> list[Event]:
-    return [_event(change, data_bytes_max) for change in changes]
+    """With content as wanted, but no more of it in all than fits into an answer beside the records:
+    a copy of a large subtree is one revision, so one answer."""
+    events = []
+    left = VALUE_BYTES_MAX
+    for change in changes:
+        events.append(event := _event(change, min(data_bytes_max, left)))
+        left -= len(event.data)
+    return events
 
 
 def _event(change: Change, data_bytes_max: int) -> Event:

@@ -1,9 +1,12 @@
 """FileService on grpcio: decode, ask the node, encode."""
 
+import asyncio
 from typing import Any
 
 import grpc
 
+from ..errors import Overloaded
+from ..limits import LARGE_CALLS_WAITING_MAX
 from ..node import Mailboxes, Result
 from ..proto.dfs_pb2 import LOCAL
 from . import hot
@@ -19,6 +22,9 @@ class FileService:
         self._node, self._streams = node, Streams(node)
         self._contents = Contents(node)
         self._mailboxes = Mailboxes()
+        self._large = asyncio.Semaphore(1)
+        """Held by whoever has a call of a `large` method under way."""
+        self._large_waiting = 0
 
     def handler(self) -> grpc.GenericRpcHandler:
         """For `grpc.aio.Server.add_generic_rpc_handlers`."""
@@ -45,7 +51,22 @@ class FileService:
         check_size(body)
         if method.reads:
             return await self._node.read(method.number, body, hot.local(body), limit)
+        if method.large:
+            return await self._write_alone(method, body, limit)
         return await self._node.write(method.number, body, limit)
+
+    async def _write_alone(self, method: hot.Method, body: bytes, limit: int) -> Result:
+        if self._large_waiting >= LARGE_CALLS_WAITING_MAX:
+            raise Overloaded(
+                f"{LARGE_CALLS_WAITING_MAX} moves, copies and transactions wait at this node"
+                " already (LARGE_CALLS_WAITING_MAX): try again"
+            )
+        self._large_waiting += 1
+        try:
+            async with self._large:
+                return await self._node.write(method.number, body, limit)
+        finally:
+            self._large_waiting -= 1
 
     def _on_grpcio(self, stream: Stream) -> Any:
         async def answer(body: bytes, context: Context) -> None:

@@ -18,15 +18,18 @@ from ..node import Behind, Call, Codec, Failure, Refused, unexpected
 from ..paths import check_key
 from ..proto.dfs_pb2 import (
     LOCAL,
+    CopyRequest,
     DeleteRequest,
     GetRequest,
     ListRequest,
     MakeDirRequest,
+    MoveRequest,
     PutContentRequest,
     PutRequest,
     Record,
     StatRequest,
     SymlinkRequest,
+    TransactionRequest,
 )
 from ..store import Store
 from .encode import watch_answer
@@ -44,6 +47,9 @@ class Method(NamedTuple):
     """Its calls come behind a read barrier."""
     streams: bool = False
     """They are answered by any number of messages."""
+    large: bool = False
+    """One of its entries may be so much work that a node has no two of them under way. So they come
+    by the grpcio host alone, which lets them wait."""
 
 
 PUT: Final = Method("Put", 1, False)
@@ -55,9 +61,14 @@ SYMLINK: Final = Method("Symlink", 6, False)
 LIST: Final = Method("List", 7, True, streams=True)
 WATCH: Final = Method("Watch", 8, False, streams=True)
 HISTORY: Final = Method("History", 9, True, streams=True)
+MOVE: Final = Method("Move", 20, False, large=True)
+COPY: Final = Method("Copy", 21, False, large=True)
+TRANSACTION: Final = Method("Transaction", 22, False, large=True)
 PUT_CONTENT: Final = Method("PutContent", 10, False)
 """Begins elsewhere, when the content is on a majority; only the entry is made here."""
-METHODS: Final = (PUT, GET, STAT, DELETE, MAKE_DIR, SYMLINK, LIST, WATCH, HISTORY)
+METHODS: Final = (
+    PUT, GET, STAT, DELETE, MAKE_DIR, SYMLINK, LIST, WATCH, HISTORY, MOVE, COPY, TRANSACTION,
+)  # fmt: skip
 NOBODY: Final = ""
 """The principal of all calls: nobody is authenticated yet."""
 SERVICE: Final = "dfs.FileService"
@@ -65,7 +76,7 @@ SERVICE: Final = "dfs.FileService"
 
 def routes() -> dict[str, tuple[int, bool, bool]]:
     """The engine's `routes`: path → (method number, is a read, answers by a stream)."""
-    return {f"/{SERVICE}/{m.name}": (m.number, m.reads, m.streams) for m in METHODS}
+    return {f"/{SERVICE}/{m.name}": (m.number, m.reads, m.streams) for m in METHODS if not m.large}
 
 
 def parse(kind: type[M], body: bytes) -> M:
@@ -140,12 +151,25 @@ def _writes(node: str) -> dict[int, Callable[[bytes], bytes]]:
         request = parse(PutContentRequest, body)
         return commands.put_content_head(request, len(body), node, principal)
 
+    def move(body: bytes) -> bytes:
+        return commands.move_head(parse(MoveRequest, body), len(body), node, principal)
+
+    def copy(body: bytes) -> bytes:
+        return commands.copy_head(parse(CopyRequest, body), len(body), node, principal)
+
+    def transaction(body: bytes) -> bytes:
+        request = parse(TransactionRequest, body)
+        return commands.transaction_head(request, len(body), node, principal)
+
     return {
         PUT_CONTENT.number: put_content,
         PUT.number: put,
         DELETE.number: delete,
         MAKE_DIR.number: make_dir,
         SYMLINK.number: symlink,
+        MOVE.number: move,
+        COPY.number: copy,
+        TRANSACTION.number: transaction,
     }
 
 

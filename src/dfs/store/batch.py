@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from heapq import merge
 from typing import TYPE_CHECKING, Final
 
+from sortedcontainers import SortedDict
+
 from dfs._engine import pack_file, pack_put
 from dfs.errors import DataLoss, Internal
 from dfs.kv import KeyValue
@@ -20,7 +22,6 @@ from dfs.limits import (
     SMALL_VALUE_BYTES_MAX,
 )
 from dfs.proto.dfs_pb2 import DIRECTORY, FILE, Record
-from dfs.store.encode import with_children
 from dfs.store.layout import (
     CHUNKS,
     CONTENT,
@@ -28,6 +29,7 @@ from dfs.store.layout import (
     DELETED,
     HISTORY,
     INDEX,
+    INLINE,
     LARGE,
     LARGE_EVENT,
     NO_REQUEST,
@@ -45,6 +47,7 @@ from dfs.store.layout import (
     digest_of,
     history_key,
     index_key,
+    inline_data_of,
     is_indexed,
     key_of,
     pack_content,
@@ -60,6 +63,7 @@ from dfs.store.layout import (
 
 if TYPE_CHECKING:
     from dfs._engine import PackedFile
+    from dfs.proto.internal.log_pb2 import Entry
 
 _HASH_MODULUS: Final = 1 << 128
 _TIME_NS_MAX: Final = (1 << 63) - 1
@@ -72,11 +76,16 @@ def uuid7_ns(request_id: bytes) -> int:
     return (int.from_bytes(request_id[:6]) + 1) * 1_000_000
 
 
+def stored_bytes(version: Version) -> int:
+    """How much content of a current version stands in the store."""
+    return version.size if version.kind == FILE and not version.large else 0
+
+
 class Batch:
     """The state as it will be when the batch is written."""
 
     def __init__(self, kv: KeyValue, meta: Meta) -> None:
-        """Starts from what is stored; `meta` is changed in place."""
+        """Starts from what is stored, as `meta` says; that becomes what is to be stored."""
         self.meta = meta
         self.changes: dict[bytes, bytes | None] = {}
         """What is to be written; None deletes."""
@@ -89,6 +98,8 @@ class Batch:
         """Values of all families but `h` and `i` that were looked at or changed, as of now."""
         self.sub = 0
         """The sub-index that the next change of this entry gets."""
+        self.copied_bytes = 0
+        """Content that this entry wrote again under another key."""
         self._new_children: dict[bytes, int] = {}
         """By path of a directory, how many its record does not count yet."""
 
@@ -99,6 +110,27 @@ class Batch:
             meta.time_ns = time_ns
         elif meta.time_ns < _TIME_NS_MAX:
             meta.time_ns += 1
+
+    # ---- all or nothing --------------------------------------------------------------------------
+
+    def branch(self) -> Batch:
+        """A copy, for changes of which a later one may yet be refused: then it is thrown away."""
+        self.settle()
+        other = Batch(self._kv, self.meta.copy())
+        other.changes = SortedDict(self.changes)  # It is scanned more often.
+        other.seen = dict(self.seen)
+        other.sub, other.copied_bytes = self.sub, self.copied_bytes
+        return other
+
+    def adopt(self, branch: Batch) -> None:
+        """Becomes what a branch has become. Nothing was changed here meanwhile."""
+        branch.settle()
+        self.meta = branch.meta
+        self.changes.update(branch.changes)
+        self.seen = branch.seen
+        self.events += branch.events
+        self.contents.update(branch.contents)
+        self.sub, self.copied_bytes = branch.sub, branch.copied_bytes
 
     # ---- values ----------------------------------------------------------------------------------
 
@@ -126,7 +158,7 @@ class Batch:
     def scan(self, begin: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Stored records and those of this batch in begin <= key < end, ascending."""
         self.settle()
-        fresh = sorted(key for key in self.changes if begin <= key < end)
+        fresh = self._changed(begin, end)
         stored = self._kv.scan(begin, end)
         if not fresh:
             yield from stored
@@ -134,6 +166,12 @@ class Batch:
         older = ((k, v) for k, v in stored if k not in self.changes)
         newer = ((k, v) for k in fresh if (v := self.changes[k]) is not None)
         yield from merge(older, newer, key=lambda record: record[0])
+
+    def _changed(self, begin: bytes, end: bytes) -> list[bytes]:
+        """The keys of `changes` in a range, ascending."""
+        if isinstance(self.changes, SortedDict):
+            return list(self.changes.irange(begin, end, (True, False)))
+        return sorted(key for key in self.changes if begin <= key < end)
 
     # ---- versions --------------------------------------------------------------------------------
 
@@ -151,10 +189,10 @@ class Batch:
 
     def store(
         self, index: int, path: bytes, old: Version | None, kind: int, flags: int, size: int,
-        record: bytes, request_id: bytes,
+        record: bytes, request_id: bytes, data: bytes = b"",
     ) -> None:  # fmt: skip
-        """Makes a new version of a directory, a symlink or a file with large content, with its
-        event. `size`: children, or bytes of the content."""
+        """Makes a new version of a key, with its event. `size`: children, or bytes of content. For
+        a new file that stands in the log `store_file` does the same faster."""
         created, number = (old.created, old.number + 1) if old else (index, 1)
         store_key = CURRENT + path
         digest = digest_of(store_key, record)
@@ -165,13 +203,52 @@ class Batch:
         self._hash_in(digest)
         if kind == FILE:
             self.meta.content_bytes += size
+        inline = bool(flags & INLINE)
         body = pack_version(
-            kind, flags, self.sub, index, created, number, size, digest, record, b""
-        )
+            kind, flags, self.sub, index, created, number, size, digest, record,
+            data if inline else b"",
+        )  # fmt: skip
         self.put(store_key, body)
-        large = bool(flags & LARGE)
-        event_flags = LARGE_EVENT if large else 0
-        self._add(index, old, large or is_indexed(number), event_flags, request_id, path, record)
+        indexed = is_indexed(number) or (kind == FILE and not inline)
+        event_flags = LARGE_EVENT if flags & LARGE else 0
+        self._add(index, old, indexed, event_flags, request_id, path, record, data)
+
+    def copy_version(
+        self, index: int, source: bytes, version: Version, target: bytes, old: Version | None,
+        writer: Entry, request_id: bytes,
+    ) -> None:  # fmt: skip
+        """Makes what `source` is now the next version of `target`, which is `old`: kind, content,
+        mode and mtime stay, the rest of the record begins anew. Directories keep their count of
+        children."""
+        data = self.content(source, version)
+        record = Record.FromString(self.record(source, version))
+        if version.large:
+            self.name_content(record.sha256, version.size, record.chunk_bytes, b"")
+        record.revision = index
+        record.created_revision = old.created if old else index
+        record.version = old.number + 1 if old else 1
+        record.node, record.principal = writer.node, writer.principal
+        record.time_ns = self.meta.time_ns
+        record.request_id = request_id
+        self.store(
+            index, target, old, version.kind, version.flags, version.size,
+            record.SerializeToString(deterministic=True), request_id, data,
+        )  # fmt: skip
+        self.copied_bytes += len(data)
+
+    def content(self, path: bytes, version: Version) -> bytes:
+        """What the current version of a file holds, if it stands in the store; b"" for large files
+        and the other kinds. Raises DataLoss."""
+        if version.kind != FILE or version.large:
+            return b""
+        if version.inline:
+            return inline_data_of(version, self.seen[CURRENT + path] or b"")
+        store_key = history_key(version.revision, version.sub)
+        value = self.changes.get(store_key) or self._kv.get(store_key)
+        event = None if value is None else unpack_event(store_key, value)
+        if event is None or event.path != path:
+            raise DataLoss(f"the state is damaged: the content of {key_of(path)} is not there")
+        return event.data
 
     def store_file(
         self, index: int, path: bytes, mode: int, mtime_ns: int, node: str, principal: str,
@@ -260,7 +337,9 @@ class Batch:
         """A directory got or lost children: no change of its own, so no event."""
         store_key = CURRENT + path
         count = directory.size + step
-        record = with_children(self.record(path, directory), directory.size, count)
+        counted = Record.FromString(self.record(path, directory))
+        counted.children = count
+        record = counted.SerializeToString(deterministic=True)
         digest = digest_of(store_key, record)
         self._hash_in(digest)
         self._hash_out(directory.digest)
@@ -280,9 +359,9 @@ class Batch:
 
     def _add(
         self, index: int, old: Version | None, indexed: bool, flags: int, request_id: bytes,
-        path: bytes, record: bytes,
+        path: bytes, record: bytes, data: bytes = b"",
     ) -> None:  # fmt: skip
-        """The event of a change that has no content in the log."""
+        """The event of a change."""
         previous, previous_sub = (old.revision, old.sub) if old else (0, 0)
         if old is not None:
             flags |= PREVIOUS_INDEXED if old.indexed else 0
@@ -290,7 +369,7 @@ class Batch:
         place = PLACE.pack(index, self.sub)
         history = HISTORY + place
         body = pack_event(
-            flags, previous_sub, previous, self.meta.time_ns, request_id, path, record, b""
+            flags, previous_sub, previous, self.meta.time_ns, request_id, path, record, data
         )
         event = self.changes[history] = seal(history, body)
         if indexed:

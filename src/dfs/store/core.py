@@ -28,7 +28,7 @@ from dfs.store.batch import Batch
 from dfs.store.encode import done_answer, get_answer, stat_answer
 from dfs.store.layout import META_KEY, STORE_END, Meta, Stored, unpack_meta
 from dfs.store.listing import Listing
-from dfs.store.operations import Command, parse, put_plain, run
+from dfs.store.operations import parse, put_plain, run
 from dfs.store.read import (
     View,
     check_revision,
@@ -38,6 +38,7 @@ from dfs.store.read import (
     past_event,
     past_file,
 )
+from dfs.store.tree import Command
 
 if TYPE_CHECKING:
     from dfs._engine import PlainPut
@@ -216,7 +217,7 @@ class Store:
         if index != meta.applied + 1 and (meta.log_id or index):
             raise Internal(f"entry {index} is to be applied behind entry {meta.applied}")
         meta.applied = index
-        batch.sub = 0
+        batch.sub = batch.copied_bytes = 0
         result: Result = None
         before = len(batch.events)
         if command is not None:
@@ -239,8 +240,9 @@ class Store:
         events = len(batch.events) - before
         if events > FLOOR_PRUNE_ENTRY_EVENTS_MIN:
             batch.prune(events)
-        if len(payload) > FLOOR_PRUNE_ENTRY_BYTES_MIN:
-            batch.prune(bytes_max=2 * len(payload))
+        written = len(payload) + batch.copied_bytes
+        if written > FLOOR_PRUNE_ENTRY_BYTES_MIN:
+            batch.prune(bytes_max=2 * written)
         return result
 
     def _load(self) -> Meta:

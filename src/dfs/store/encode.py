@@ -7,11 +7,6 @@ generated code, byte by byte.
 from dfs.varint import varint
 
 
-def with_children(record: bytes, old: int, new: int) -> bytes:
-    """The Record of a directory with another count of children, which is its last field."""
-    return record[: len(record) - len(_children(old))] + _children(new)
-
-
 def done_answer(revision: int, deleted: int = 0) -> bytes:
     """PutResponse, DeleteResponse, MakeDirResponse or SymlinkResponse: they start alike."""
     if deleted:
@@ -45,8 +40,3 @@ def list_item(key: str, record: bytes, data: bytes | None) -> bytes:
 def list_answer(items: list[bytes], revision: int) -> bytes:
     """ListResponse, of encoded items."""
     return b"".join((*items, b"\x10", varint(revision)) if revision else items)
-
-
-def _children(count: int) -> bytes:
-    return b"\x78" + varint(count) if count else b""
-

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from dfs.proto import dfs_pb2 as dfs_dot_proto_dot_dfs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x64\x66s/proto/internal/log.proto\x12\x0c\x64\x66s.internal\x1a\x13\x64\x66s/proto/dfs.proto\"\xd9\x02\n\x05\x45ntry\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x0f\n\x07time_ns\x18\x02 \x01(\x06\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x11\n\tprincipal\x18\x04 \x01(\t\x12\x0e\n\x06sha256\x18\x05 \x01(\x0c\x12\x1e\n\x03put\x18\x10 \x01(\x0b\x32\x0f.dfs.PutRequestH\x00\x12$\n\x06\x64\x65lete\x18\x11 \x01(\x0b\x32\x12.dfs.DeleteRequestH\x00\x12\'\n\x08make_dir\x18\x12 \x01(\x0b\x32\x13.dfs.MakeDirRequestH\x00\x12&\n\x07symlink\x18\x13 \x01(\x0b\x32\x13.dfs.SymlinkRequestH\x00\x12+\n\tset_floor\x18\x14 \x01(\x0b\x32\x16.dfs.internal.SetFloorH\x00\x12-\n\x0bput_content\x18\x15 \x01(\x0b\x32\x16.dfs.PutContentRequestH\x00\x42\x0b\n\toperation\"\x1c\n\x08SetFloor\x12\x10\n\x08revision\x18\x01 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x64\x66s/proto/internal/log.proto\x12\x0c\x64\x66s.internal\x1a\x13\x64\x66s/proto/dfs.proto\"\xcd\x03\n\x05\x45ntry\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x0f\n\x07time_ns\x18\x02 \x01(\x06\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x11\n\tprincipal\x18\x04 \x01(\t\x12\x0e\n\x06sha256\x18\x05 \x01(\x0c\x12\x1e\n\x03put\x18\x10 \x01(\x0b\x32\x0f.dfs.PutRequestH\x00\x12$\n\x06\x64\x65lete\x18\x11 \x01(\x0b\x32\x12.dfs.DeleteRequestH\x00\x12\'\n\x08make_dir\x18\x12 \x01(\x0b\x32\x13.dfs.MakeDirRequestH\x00\x12&\n\x07symlink\x18\x13 \x01(\x0b\x32\x13.dfs.SymlinkRequestH\x00\x12+\n\tset_floor\x18\x14 \x01(\x0b\x32\x16.dfs.internal.SetFloorH\x00\x12-\n\x0bput_content\x18\x15 \x01(\x0b\x32\x16.dfs.PutContentRequestH\x00\x12 \n\x04move\x18\x16 \x01(\x0b\x32\x10.dfs.MoveRequestH\x00\x12 \n\x04\x63opy\x18\x17 \x01(\x0b\x32\x10.dfs.CopyRequestH\x00\x12.\n\x0btransaction\x18\x18 \x01(\x0b\x32\x17.dfs.TransactionRequestH\x00\x42\x0b\n\toperation\"\x1c\n\x08SetFloor\x12\x10\n\x08revision\x18\x01 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dfs.proto.internal.log_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENTRY']._serialized_start=68
-  _globals['_ENTRY']._serialized_end=413
-  _globals['_SETFLOOR']._serialized_start=415
-  _globals['_SETFLOOR']._serialized_end=443
+  _globals['_ENTRY']._serialized_end=529
+  _globals['_SETFLOOR']._serialized_start=531
+  _globals['_SETFLOOR']._serialized_end=559
 # @@protoc_insertion_point(module_scope)
