@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -82,6 +83,8 @@ async def test_without_a_marker_nothing_is_deleted(tmp_path: Path) -> None:
         await wait_until("it is said", lambda: MISSING in rig.problems())
         rig.drop(MARKER, b"")
         await wait_until("it is over", lambda: not rig.problems())
+        assert rig.agent.deletes is not None
+        assert rig.agent.deletes._known() == rig.agent.deletes._look()
         (rig.cache / "keep1").unlink()
         await wait_until("removals count from now on", lambda: "keep1" not in rig.node.records)
         assert "file" in rig.node.records
@@ -110,6 +113,45 @@ async def test_a_disk_that_is_taken_out_deletes_nothing(
                          lambda: "gone" not in rig.node.records)
         await rig.settled()
         assert len(rig.node.records) == 9
+
+
+@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.allow_logs(MISSING, "the cache directory .* is gone")
+async def test_an_older_copy_of_the_disk_deletes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: bool
+) -> None:
+    """When the cache directory is replaced by an older copy of itself, marker included, what the
+    copy has not is not deleted from the tree."""
+    monkeypatch.setattr("dfs.cache.watcher.CACHE_RETRY_S", 0.05)
+    rig = rig_of(tmp_path, delay_s=0.5)
+    async with rig:
+        await with_drops(rig)
+        shutil.copytree(rig.cache, tmp_path / "copy")
+        await with_drops(rig, "newest")
+        assert rig.agent.watcher is not None
+        if running:
+            scans = rig.agent.watcher.scans
+            rig.cache.rename(tmp_path / "disk")
+            with contextlib.suppress(FileNotFoundError):
+                rig.cache.rmdir()
+            (tmp_path / "copy").rename(rig.cache)
+            await wait_until("it is scanned", lambda: rig.agent.watcher.scans > scans)
+        else:
+            await rig.stop()
+            rig.cache.rename(tmp_path / "disk")
+            (tmp_path / "copy").rename(rig.cache)
+            await rig.start()
+        await wait_until("it was noticed", lambda: "newest" not in rig.agent.journal.rows)
+        (rig.cache / "keep1").unlink()
+        await rig.settled()
+        assert rig.agent.deletes is not None
+        known = rig.agent.deletes._known
+        await wait_until("the copy is trusted", lambda: known() == rig.agent.deletes._look())
+        (rig.cache / "keep2").unlink()
+        await wait_until("what is removed there later is deleted",
+                         lambda: "keep2" not in rig.node.records)
+        await nothing_waits(rig)
+        assert {"newest", "keep1"} < rig.node.records.keys()
 
 
 async def test_what_comes_back_in_time_stays(tmp_path: Path) -> None:

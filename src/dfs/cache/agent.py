@@ -171,6 +171,8 @@ class Agent:
             self.large.open()
             if self.deletes is None:
                 self.journal.clear_marks(DELETE)
+            else:
+                self.deletes.begin()
             if self.objects is not None:
                 self.objects.open()
             await self._run_parts()

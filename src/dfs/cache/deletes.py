@@ -3,10 +3,11 @@
     gone from the directory ─► is it the version of the tree? ─► waits ─► still gone? ─► delete
 
 Nothing is deleted without `-propagate-deletes` and a marker file at the top of the directory, which
-an unmounted disk does not have; before the delay is over; when a newer version came from elsewhere
-(the deletion names the revision that it removes); nor when so much is gone that it is rather an
-accident, until the user says that it is none. What waits is kept in the journal. Runs on the event
-loop; the directory is looked at in a thread.
+an unmounted disk does not have; when it is another marker than before, as an older copy of the disk
+has; before the delay is over; when a newer version came from elsewhere (the deletion names the
+revision that it removes); nor when so much is gone that it is rather an accident, until the user says
+that it is none. What waits is kept in the journal. Runs on the event loop; the directory is looked at
+in a thread, but for the marker.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ..limits import DELETE_LOOK_S, MASS_DELETE_FILES, MASS_DELETE_SHARE, UPLOAD
 from .control import Operation, Request, Tell
 from .feeder import Feeder
 from .ignore import MARKER
-from .journal import DELETE, Journal, Row
+from .journal import DELETE, MARKED, Journal, Row
 from .ports import Client
 from .problems import Problems
 from .uploader import LATER
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 DELETING: Final = ("confirm_deletes", "discard_deletes")
 """The operations."""
+Marker = tuple[int, int]
+"""What tells one marker from another: inode, time of its last change."""
 PROBLEM: Final = "(deletes)"
 
 
@@ -46,6 +49,8 @@ class Deletes:
         self._client, self._feeder, self._journal = client, feeder, journal
         self._problems = problems
         self._marker = os.path.join(root, MARKER)
+        self._strange_s: float | None = None
+        """Since when there is another marker than before."""
         self._fresh: dict[str, tuple[float, Row]] = {}
         """Gone since, and not compared with the tree yet."""
         self._due: dict[str, float] = {}
@@ -63,9 +68,15 @@ class Deletes:
         """Paths that are gone from the directory, and not deleted from the tree yet."""
         return self._fresh.keys() | self._journal.marks[DELETE].keys()
 
+    def begin(self) -> None:
+        """The journal is open, and nobody has looked at the directory yet."""
+        found = self._look()
+        if found is not None and self._known() is None:
+            self._adopt(found)
+
     # ---- what happens to the directory -----------------------------------------------------------
     def _gone(self, path: str, row: Row) -> None:
-        if os.path.lexists(self._marker):
+        if self._look() == (self._known() or ()):
             self._fresh[path] = asyncio.get_running_loop().time(), row
 
     def _back(self, path: str) -> None:
@@ -76,6 +87,35 @@ class Deletes:
         self._journal.mark(DELETE, path, None)
         self._due.pop(path, None)
         self._confirmed.discard(path)
+
+    # ---- the marker ------------------------------------------------------------------------------
+    def _look(self) -> Marker | None:
+        """The marker that is there now."""
+        try:
+            found = os.lstat(self._marker)
+        except OSError:
+            return None
+        return found.st_ino, found.st_ctime_ns
+
+    def _known(self) -> Marker | None:
+        known = self._journal.marks[MARKED]
+        return (known["ino"], known["ctime_ns"]) if known else None
+
+    def _adopt(self, found: Marker) -> None:
+        self._strange_s = None
+        for name, value in zip(("ino", "ctime_ns"), found, strict=True):
+            self._journal.mark(MARKED, name, value)
+
+    def _trusted(self, found: Marker) -> bool:
+        """It is the one of before, or there was none. Another one is that of another disk, or of an
+        older copy: what is missing there was not removed. It is trusted when it stays."""
+        now_s = asyncio.get_running_loop().time()
+        if found != (self._known() or found):
+            self._strange_s = self._strange_s or now_s
+            if now_s - self._strange_s < self._delay_s:
+                return False
+        self._adopt(found)
+        return True
 
     # ---- the user's word -------------------------------------------------------------------------
     async def _confirm(self, request: Request, tell: Tell) -> Mapping[str, Any]:  # noqa: ARG002
@@ -120,11 +160,15 @@ class Deletes:
         due = [path for path, due_s in self._due.items() if due_s <= now_s]
         gone = await asyncio.to_thread(self._still_gone, sorted(due, reverse=True))
         # Looked at last: a disk that is taken out takes the marker with it.
-        if not await asyncio.to_thread(os.path.lexists, self._marker):
+        marker = await asyncio.to_thread(self._look)
+        if marker is None:
+            self._strange_s = None
             self._problems.set(
                 PROBLEM, f"nothing is deleted from the tree, though -propagate-deletes is on: "
                 f"{self._marker} is missing; make it where removals are to count (touch it)"
             )
+            return
+        if not self._trusted(marker):
             return
         for path in set(due).difference(gone):
             self._drop(path)
@@ -202,5 +246,5 @@ def _same(seen: Stat, row: Row) -> bool:
     with the revision of the winner, but not with its content."""
     return (
         seen.revision == row.revision and seen.kind is row.kind and seen.sha256 == row.sha256
-        and seen.target == row.target
+        and seen.target == row.target and (seen.mode == row.mode or seen.kind is Kind.SYMLINK)
     )

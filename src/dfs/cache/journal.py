@@ -38,7 +38,9 @@ PIN: Final = "pin"
 """A mark: content below this path stays on this machine."""
 DELETE: Final = "delete"
 """A mark: it was removed from the cache directory; its value is the revision that goes."""
-MARKS: Final = (PIN, DELETE)
+MARKED: Final = "marker"
+"""Marks: what tells the marker file of the cache directory from another one."""
+MARKS: Final = (PIN, DELETE, MARKED)
 
 
 class Row(NamedTuple):
