@@ -5,9 +5,9 @@
 Nothing is deleted without `-propagate-deletes` and a marker file at the top of the directory, which
 an unmounted disk does not have; when it is another marker than before, as an older copy of the disk
 has; before the delay is over; when a newer version came from elsewhere (the deletion names the
-revision that it removes); nor when so much is gone that it is rather an accident, until the user says
-that it is none. What waits is kept in the journal. Runs on the event loop; the directory is looked at
-in a thread, but for the marker.
+revision that it removes); nor when so much is gone that it is rather an accident, until the user
+says that it is none. What waits is kept in the journal. Runs on the event loop; the directory is
+looked at in a thread, but for the marker.
 """
 
 from __future__ import annotations
