@@ -36,6 +36,7 @@ fn node(dir: &Path) -> Node {
         raft_addr: "127.0.0.1:0".into(),
         failures,
         options: Options::default(),
+        contents: Default::default(),
     })
     .unwrap()
 }

@@ -16,6 +16,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Zeros of this size and alignment are not written: file systems keep blocks of up to 64 KiB.
 const HOLE_BYTES: usize = 64 << 10;
+/// Of a hole at a time, so that both threads are at it.
+const HOLE_BYTES_MAX: u64 = 4 << 20;
 /// Between the two threads: neither waits for the other at every piece.
 const PIECES: usize = 8;
 static ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
@@ -199,12 +201,11 @@ impl Reader<'_> {
         }
         if self.at == self.data_end {
             let data = self.seek(libc::SEEK_DATA)?;
-            piece.hole = data - self.at;
-            if piece.hole == 0 {
-                self.data_end = self.seek(libc::SEEK_HOLE)?;
-            } else {
-                self.data_end = data;
-            }
+            piece.hole = HOLE_BYTES_MAX.min(data - self.at);
+            self.data_end = match piece.hole {
+                0 => self.seek(libc::SEEK_HOLE)?,
+                n => self.at + n,
+            };
         }
         if piece.hole == 0 {
             let room = PIECE_BYTES as u64 - self.at % PIECE_BYTES as u64;
