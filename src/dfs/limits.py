@@ -16,14 +16,12 @@ TARGET_BYTES_MAX: Final = 4_095
 VALUE_BYTES_MAX: Final = 16 << 20
 """Largest content of one key while all content travels in the log."""
 INLINE_BYTES_MAX: Final = 1 << 20
-"""Files up to here go through the log whoever stores them; larger ones as contents of their own,
-unless they come by Put. Below, one flush of the log is quicker than files on a majority; above, the
-log, its files and snapshots would carry the bytes several times."""
+"""Files up to here go through the log; larger ones, but for those that come by Put, are contents of
+their own: log and snapshots would carry the bytes several times."""
 CHUNK_BYTES_MIN: Final = 4 << 20
-"""Of a large content, moved and verified as one: damage and broken connections cost no more."""
+"""Of a large content, moved and verified as one."""
 CHUNKS_MAX: Final = 16_384
-"""Of one content: its digests stay below a megabyte. Of what is larger than 64 GiB the chunks are
-larger."""
+"""Of one content: its digests stay below a megabyte. Above 64 GiB chunks are larger."""
 SMALL_VALUE_BYTES_MAX: Final = 2_048
 """Up to here content stands in the current record as well as in history: one lookup per read."""
 REQUEST_ID_BYTES: Final = 16
@@ -235,8 +233,7 @@ CONTENT_FETCHES: Final = 2
 CONTENT_FETCH_CHUNKS: Final = 8
 """Chunks of one such part: what a broken connection makes somebody else fetch again at most."""
 CONTENT_HOLD_WAIT_MS: Final = 2_000
-"""For a member that is asked to hold a content to say that it does; then it is asked again, and
-says how far it is."""
+"""For a member that is asked to hold a content to answer; then it says how far it is."""
 CONTENT_STALL_MS: Final = 10_000
 """No member gets any further with a content for so long: its put is given up."""
 CONTENT_RETRY_MS: Final = 500
@@ -246,8 +243,8 @@ CONTENT_RETRY_MS_MAX: Final = 30_000
 CONTENT_CHECK_MS: Final = 1_000
 """Between two looks at what is lacking and what is left over."""
 CONTENT_KEEP_S: Final = 3_600
-"""A content that nothing names stays so long: its put may be under way, and so may the same
-content's next one. Far more than a put takes once a majority holds it."""
+"""A content that nothing names stays so long: far more than a put takes once a majority holds
+it."""
 CONTENT_SCRUB_BYTES: Final = 8 << 20
 """Of contents read again each second, at least one chunk: a terabyte in a day and a half."""
 CONTENT_SCRUB_PASS_S_MIN: Final = 24 * 3_600
