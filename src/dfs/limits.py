@@ -235,7 +235,7 @@ CONTENT_FETCH_CHUNKS: Final = 8
 CONTENT_HOLD_WAIT_MS: Final = 2_000
 """For a member that is asked to hold a content to answer; then it says how far it is."""
 CONTENT_STALL_MS: Final = 10_000
-"""No member gets any further with a content for so long: its put is given up."""
+"""No member gets any further with a content for so long: its put ends."""
 CONTENT_RETRY_MS: Final = 500
 """Before a member that could not get a content is asked again, or tries again."""
 CONTENT_RETRY_MS_MAX: Final = 30_000
@@ -243,8 +243,7 @@ CONTENT_RETRY_MS_MAX: Final = 30_000
 CONTENT_CHECK_MS: Final = 1_000
 """Between two looks at what is lacking and what is left over."""
 CONTENT_KEEP_S: Final = 3_600
-"""A content that nothing names stays so long: far more than a put takes once a majority holds
-it."""
+"""A content that nothing names stays so long: far more than a put takes that a majority holds."""
 CONTENT_SCRUB_BYTES: Final = 8 << 20
 """Of contents read again each second, at least one chunk: a terabyte in a day and a half."""
 CONTENT_SCRUB_PASS_S_MIN: Final = 24 * 3_600

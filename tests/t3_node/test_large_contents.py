@@ -14,6 +14,7 @@ from dfs.commands import floor_entry
 from dfs.contents import Arrival, Files, Manifest
 from dfs.errors import FailedPrecondition, OutOfSpace, TooLarge, Unavailable
 from dfs.limits import CHUNK_BYTES_MIN
+from dfs.node.contents import Scrub
 from dfs.proto import dfs_pb2 as pb
 
 from .conftest import wait_until
@@ -204,6 +205,26 @@ async def test_a_damaged_content_is_never_given_and_heals(any_cluster):
     assert holds(members[1], manifest, data)
     kept = list((contents.files.root / "quarantine").iterdir())
     assert [p.name for p in kept] == [f"{manifest.sha256.hex()}.2"]
+
+
+@pytest.mark.allow_logs("fetched again from other members")
+async def test_damage_of_a_content_that_nobody_reads_is_found(cluster, monkeypatch):
+    """A large content that is damaged on disk and that nobody reads is read all the same, little by
+    little, and healed from the others."""
+    members = await cluster.three()
+    data = some(16)
+    manifest = await put_content(members[0], "big", data)
+    for member in members:
+        await wait_until(lambda m=member: holds(m, manifest, data))
+    path = path_of(members[2], manifest)
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        file.seek(3 * CHUNK_BYTES_MIN)
+        file.write(b"damaged")
+    scrub = Scrub(members[2].node.contents)
+    for _ in range(4):
+        await scrub.step()
+    assert path.read_bytes() == data
 
 
 @pytest.mark.allow_logs("fetched again from other members")

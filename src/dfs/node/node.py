@@ -31,6 +31,7 @@ from ..store.encode import get_answer
 from .backup import Pieces
 from .cluster import Answer, Cluster, led
 from .contents import Contents
+from .contents import Scrub as ContentScrub
 from .disk import Disk, Space
 from .history import Past
 from .hot import HotLoop, stop_process
@@ -90,6 +91,7 @@ class Node:
         self._files = Files(identity.directory / DIRECTORY)
         self.contents = Contents(engine, self._cluster, self._files, self.view)
         """Large ones: what this member has of them, and how it gets the rest."""
+        self._content_scrub = ContentScrub(self.contents)
         self._joining = Joining(engine, self._cluster, identity, me, peers)
         self._joining.on_removal = self._set_removed
         self._joining.missing = lambda: self.contents.missing
@@ -327,6 +329,7 @@ class Node:
             return
         with self._noticing():
             await self.contents.check()
+            await self._content_scrub.step()
             with suppress(Refused):
                 await self.contents.tidy(lambda: self.barrier(False, 0, CONTENT_HOLD_WAIT_MS))
 
