@@ -11,12 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from . import machine, measure, recovery, rows, systems
+from ..failure import BenchError
+from ..machine import ROOT, WORK
+from . import measure, recovery, rows, systems, versions
 from .build import build
-from .failure import BenchError
 from .results import Measurement, spread, table
 
-RESULTS: Final = systems.WORK / "results.jsonl"
+RESULTS: Final = WORK / "results.jsonl"
 QUICK_NOTE: Final = (
     f"--quick: one short round, a tenth of the keys ({rows.QUICK_BULK_KEYS:,} for restart), one"
     " kill: shows that everything works, not how fast it is"
@@ -50,10 +51,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--out", type=Path, default=RESULTS,
         help="File for all measurements, one JSON object a line; it is replaced. Default:"
-        f" {RESULTS.relative_to(systems.ROOT)}.",
+        f" {RESULTS.relative_to(ROOT)}.",
     )
     made.add_argument(
-        "--work", type=Path, default=systems.WORK / "data",
+        "--work", type=Path, default=WORK / "data",
         help="Directory for the data of the nodes, on the disk to measure. Default: below"
         " bench/.work.",
     )
@@ -115,7 +116,7 @@ def measured(args: argparse.Namespace) -> list[Measurement]:
             measure.run(plan, stages, report)
         except KeyboardInterrupt:
             say("stopped; this is what there is")
-    for line in machine.describe(plan.systems, plan.work):
+    for line in versions.describe(plan.systems, plan.work):
         sys.stdout.write(f"- {line}\n")
     sys.stdout.write(
         f"- {plan.rounds} rounds, {plan.seconds:g} s a row, {plan.kills} kills\n"

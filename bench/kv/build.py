@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from ..failure import BenchError
+from ..machine import ROOT
 from . import systems
-from .failure import BenchError
 
 GO_CODE: Final = Path(__file__).parent
 GO_MISSING: Final = (
@@ -29,7 +30,7 @@ def build(wanted: Sequence[systems.System]) -> None:
         folder, what = (GO_CODE / package, ".") if own else (GO_CODE, f"./{package}")
         _run(["go", "build", "-o", str(systems.BIN / package), what], folder)
     if any(system.name == "dfs" for system in wanted) and not os.environ.get("PYTHON"):
-        _run([str(systems.ROOT / "tools/setup")], systems.ROOT)
+        _run([str(ROOT / "tools/setup")], ROOT)
 
 
 def _run(argv: list[str], folder: Path) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from ..failure import BenchError
+from ..machine import ROOT
 from . import systems
-from .failure import BenchError
 
 READY_S_MAX: Final = 120.0
 POLL_S: Final = 0.05
@@ -59,7 +60,7 @@ class Cluster:
         environment = {
             k: v for k, v in os.environ.items() if not k.startswith(("DFS_", "ETCD_", "PYTHON"))
         }
-        environment["PYTHONPATH"] = str(systems.ROOT / "src")
+        environment["PYTHONPATH"] = str(ROOT / "src")
         with self._log(number).open("ab") as log:
             self._nodes[number] = subprocess.Popen(
                 self.system.command(place, self.places), cwd=place.data.parent, env=environment,

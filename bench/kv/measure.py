@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from ..machine import Others, rss_mib
 from . import recovery
 from .cluster import Cluster, Result, errors_of, prefix
-from .machine import Others, rss_mib
 from .results import Measurement
 from .rows import Row
 from .systems import System

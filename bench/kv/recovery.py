@@ -17,9 +17,9 @@ from typing import Any, Final
 
 from dfs.nemesis.disk import Disk
 
+from ..failure import BenchError
+from ..machine import Others
 from .cluster import Cluster, errors_of, prefix
-from .failure import BenchError
-from .machine import Others
 from .results import Measurement
 from .rows import Row
 from .systems import System

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from .failure import BenchError
+from ..failure import BenchError
 
 KIB: Final = 1024
 BULK_KEYS: Final = 1_000_000

@@ -16,11 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from .failure import BenchError
+from ..failure import BenchError
+from ..machine import ROOT, WORK
 from .rows import Row
 
-ROOT: Final = Path(__file__).parent.parent.parent
-WORK: Final = ROOT / "bench" / ".work"
 BIN: Final = WORK / "bin"
 INSTALLED_ETCD: Final = "etcd"
 NODES: Final = 3

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from bench import machine
+from bench.failure import BenchError
 from bench.kv import __main__ as bench
-from bench.kv import machine, measure, recovery, results, rows, systems
-from bench.kv.failure import BenchError
+from bench.kv import measure, recovery, results, rows, systems
 from bench.kv.results import Measurement
 
 PUT = "put 100B c1"

@@ -1,4 +1,4 @@
-"""The machine: what it is, and who else uses it."""
+"""The machine: what it is, what it runs, how busy it is."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from . import systems
-
+ROOT: Final = Path(__file__).parent.parent
+"""Of the repository."""
+WORK: Final = ROOT / "bench" / ".work"
+"""Executables, data of nodes while they run, results; git ignores it."""
 TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 IDLE_FIELDS: Final = (3, 4)
 """Of the first line of /proc/stat: idle, and waiting for the disk."""
@@ -65,44 +67,33 @@ class Others:
 
 
 # ---- for the head of the table -------------------------------------------------------------------
-def describe(wanted: Iterable[systems.System], work: Path) -> list[str]:
-    """Lines that say on what and with what it was measured."""
-    memory = _found(r"MemTotal:\s+(\d+) kB", _read("/proc/meminfo"))
-    model = _found(r"model name\s*: (.*)", _read("/proc/cpuinfo")) or platform.machine()
-    kind = _output("stat", "--file-system", "--format=%T", str(work))
+def describe(work: Path) -> list[str]:
+    """When, and on which machine and file system."""
+    memory = found(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    cpus = Path("/proc/cpuinfo").read_text()
+    model = found(r"model name\s*: (.*)", cpus) or platform.machine()
+    kind = output("stat", "--file-system", "--format=%T", str(work))
     return [
         f"date: {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         f"machine: {os.cpu_count()} cores {model},"
         f" {int(memory or 0) / (1 << 20):.0f} GiB, {kind}, Linux {platform.release()}",
-        "versions: " + "; ".join(_version(system) for system in wanted)
-        + f"; {_output('go', 'version').removeprefix('go version ')}",
     ]
 
 
-def _version(system: systems.System) -> str:
-    if system.kind == "dfs":
-        commit = _output("git", "-C", str(systems.ROOT), "describe", "--always", "--dirty")
-        return f"dfs {commit or '(no commit)'}, Python {platform.python_version()}"
-    if system.kind == "etcd":
-        installed = system.name == "etcd-installed"
-        program = systems.INSTALLED_ETCD if installed else str(systems.BIN / "etcd")
-        said = _output(program, "--version")
-        return f"{system.name} " + _found(r"etcd Version: (\S+)", said)
-    modules = _read(str(systems.ROOT / "bench/kv/go.mod"))
-    raft, wal = (_found(rf"hashicorp/{name} v(\S+)", modules) for name in ("raft", "raft-wal"))
-    return f"hraft: raft {raft}, raft-wal {wal}"
+def dfs_version() -> str:
+    """The commit that is measured, and the interpreter."""
+    commit = output("git", "-C", str(ROOT), "describe", "--always", "--dirty")
+    return f"dfs {commit or '(no commit)'}, Python {platform.python_version()}"
 
 
-def _read(path: str) -> str:
-    return Path(path).read_text()
-
-
-def _found(pattern: str, text: str) -> str:
+def found(pattern: str, text: str) -> str:
+    """The first group of a pattern in a text; "" without a match."""
     match = re.search(pattern, text)
     return match[1] if match else ""
 
 
-def _output(*argv: str) -> str:
+def output(*argv: str) -> str:
+    """What a command prints; "" when there is no such command."""
     with contextlib.suppress(OSError):
         return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
     return ""
