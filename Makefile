@@ -1,7 +1,7 @@
 # What people and CI type. Each target prepares what it needs; nothing has to be installed before but
 # Python, cargo and a C compiler.
-.PHONY: help setup test quick lint format rust pytest sim soak kth mutants bench proto tables lock \
-	clean
+.PHONY: help setup test quick lint format rust pytest sim soak kth mutants bench bench-files \
+	proto tables lock clean
 
 PY := .venv/bin/python
 CARGO := cargo
@@ -11,7 +11,7 @@ ENGINE := --features python
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
 
 setup: ## the environment with what the tests need
 	@tools/setup --dev
@@ -56,6 +56,9 @@ mutants: setup ## bugs that the tests must notice, an hour; M="no-read-barrier" 
 
 bench: setup ## dfs beside etcd in one table, three quarters of an hour; B="--quick" for options of bench/run
 	bench/run $(B)
+
+bench-files: setup ## dfs as a file system beside ext4, as root, ten minutes; B="--quick" for options
+	bench/run --files $(B)
 
 proto: setup ## the generated protobuf code
 	tools/proto
