@@ -25,7 +25,7 @@ from . import agents, content, drops, reads, results
 from .groups import Group
 from .plan import Plan, Stock
 from .results import Measurement
-from .systems import Dfs, Ext4, Fresh, System
+from .systems import Dfs, Ext4, Fresh, System, remove_large
 
 RESULTS: Final = machine.WORK / "files.jsonl"
 ROWS: Final = ("drop", "tree", "big", "away", "read", "kill", "entries")
@@ -127,8 +127,9 @@ def one_round(
     number: int, rows: Sequence[str], plan: Plan, stock: Stock
 ) -> Iterator[Measurement]:
     """Every row once on both systems, on a fresh cluster."""
-    ext4 = Ext4(plan.work / f"ext4-{number}")
-    with Dfs(plan.work / f"dfs-{number}") as dfs:
+    folder = plan.work / f"round{number}"
+    ext4 = Ext4(folder / "ext4")
+    with Dfs(folder / "dfs") as dfs:
         for row in (row for row in rows if row != "entries"):
             systems: list[System] = [dfs] if row == "drop" else [ext4, dfs]
             if row in ("read", "kill"):
@@ -143,7 +144,7 @@ def one_round(
                 yield from _reads(ext4, dfs, stock, number)
             else:
                 yield ON_DFS[row](dfs, plan, stock, number)
-    shutil.rmtree(ext4.drop)
+    remove_large(folder)
 
 
 def _reads(ext4: Ext4, dfs: Dfs, stock: Stock, number: int) -> Iterator[Measurement]:

@@ -17,9 +17,12 @@ from bench.files.results import FIGURES
 
 ROOT = Path(__file__).parent.parent.parent
 
-pytestmark = pytest.mark.skipif(
-    not Path("/dev/fuse").exists() or os.geteuid() != 0, reason="needs /dev/fuse and root"
-)
+pytestmark = [
+    pytest.mark.timeout(300),  # A quarter of a minute; on a busy machine it takes what it takes.
+    pytest.mark.skipif(
+        not Path("/dev/fuse").exists() or os.geteuid() != 0, reason="needs /dev/fuse and root"
+    ),
+]
 
 
 def bench(work: Path, *options: str) -> tuple[int, list[dict[str, Any]], str, str]:
