@@ -277,7 +277,11 @@ def seen_at(view, key, revision):
         record = Record.FromString(view.stat(key, revision))
     except NotFound:
         return None
-    content = view.get(key, revision)[1] if record.kind == FILE else record.target.encode()
+    content = record.target.encode()
+    if record.chunk_bytes:
+        content = bytes(record.size)
+    elif record.kind == FILE:
+        content = view.get(key, revision)[1]
     return record.kind, content, record.implicit
 
 
