@@ -484,8 +484,8 @@ class Tree:
         deletes: Sequence[str],
     ) -> int:
         """Applies changes; deletes first, then upserts in order; parents are made as needed and
-        implicit directories vanish with their last child. Any thread; blocks for the tree lock
-        only.
+        implicit directories vanish with their last child. Up to 25,000 are shown at once, more
+        little by little. Any thread; blocks for the tree lock only.
 
         An upsert is (path, kind 0 file 1 directory 2 symlink, size, mode, mtime_ns, version,
         backing): `backing` is the path of a verified immutable local file with exactly that

@@ -32,6 +32,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Changes under one hold of the tree's lock: lookups never wait long.
 const CHANGES_PER_LOCK: usize = 512;
+/// So many that come in one call are seen together all the same: the largest revision
+/// (`TRANSACTION_CHANGES_MAX`) and what came with it (`FEED_ITEMS_MAX`). Lookups wait for some tens
+/// of milliseconds then.
+const CHANGES_TOGETHER: usize = 25_000;
 /// Opens remembered for the cache's LRU.
 const RECENT_MAX: usize = 4_096;
 /// How long closing waits for the threads.
@@ -112,9 +116,15 @@ impl Session {
         })
     }
 
-    /// Deletes first, then upserts in order; paths have been checked. Returns how many notices to
-    /// the kernel were queued.
+    /// Deletes first, then upserts in order; paths have been checked. Nobody sees a part of them,
+    /// unless they are very many. Returns how many notices to the kernel were queued.
     pub fn apply(&self, upserts: &[Upsert], deletes: &[String]) -> usize {
+        if deletes.len() + upserts.len() <= CHANGES_TOGETHER {
+            return self.change(|tree, batch| {
+                deletes.iter().for_each(|path| tree.delete(path, batch));
+                upserts.iter().for_each(|upsert| tree.upsert(upsert, batch));
+            });
+        }
         let mut queued = 0;
         for paths in deletes.chunks(CHANGES_PER_LOCK) {
             queued += self.change(|tree, batch| {

@@ -254,6 +254,51 @@ fn closing_answers_who_waits_and_a_session_serves_once() {
 }
 
 #[test]
+fn what_comes_in_one_call_is_seen_as_a_whole() {
+    const NAMES: usize = 10_000;
+    const ROUNDS: u64 = 20;
+    let kernel = Kernel::new(any);
+    let names = |round: u64| (0..NAMES).map(move |n| format!("d{round}/{n}"));
+    let apply = |round: u64| {
+        let upserts: Vec<Upsert> = names(round)
+            .map(|path| Upsert {
+                path,
+                kind: Kind::File,
+                size: 0,
+                mode: 0o644,
+                mtime_ns: 0,
+                version: round + 1,
+                place: None,
+            })
+            .collect();
+        let gone: Vec<String> = names(round.saturating_sub(1)).collect();
+        kernel.session.apply(&upserts, &gone);
+    };
+    apply(0);
+    let session = kernel.session.clone();
+    let seen = thread::spawn(move || {
+        let mut looks = 0;
+        loop {
+            looks += 1;
+            let tree = session.tree.read();
+            let with = |name: usize| -> Vec<u64> {
+                let there = |round: &u64| tree.find(&format!("d{round}/{name}")).is_some();
+                (0..=ROUNDS).filter(there).collect()
+            };
+            let shown = with(0);
+            assert_eq!((shown.len(), &with(NAMES - 1)), (1, &shown));
+            if shown == [ROUNDS] {
+                return looks;
+            }
+        }
+    });
+    for round in 1..=ROUNDS {
+        apply(round);
+    }
+    assert!(seen.join().unwrap() > ROUNDS);
+}
+
+#[test]
 fn destroy_ends_the_loop() {
     let mut kernel = Kernel::new(any);
     assert_eq!(kernel.ask(op::DESTROY, 0, &[]).0, 0);
