@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from dfs.cli.agents import Plan, environment
+from dfs.contents import DIRECTORY
 from dfs.identity import SOCKET
 from dfs.mount import MountSupervisor, top_mount
 from dfs.nemesis.places import on_loopback
 from dfs.nemesis.processes import Cluster, Node
 from dfs.nemesis.waiting import wait_until
+from dfs.sizes import NOTHING_FREE
 
 from ..failure import BenchError
 from ..machine import process_s
@@ -208,7 +210,11 @@ class Dfs:
         """As `reader`, with the agent just started: it may not serve yet."""
         path, state = self.root / "reader" / "mount", self.root / "reader" / "state"
         path.mkdir(parents=True, exist_ok=True)
-        plan = Plan(None, path, True, state, "reader", [])
+        plan = Plan(
+            cache=None, mount=path, mount_asked=True, state=state,
+            contents=self.nodes[-1].data / DIRECTORY, name="reader", cache_size=0,
+            cache_free=NOTHING_FREE, delete_delay=None, notes=[],
+        )
         endpoint = f"unix:{self.nodes[-1].data / SOCKET}"
         with MountSupervisor(
             lambda fd, adopt: [

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import CLIENT, NODE
+from ..contents import DIRECTORY
 from ..errors import Cancelled, InvalidArgument, Misconfigured
 from . import output, parsing, shared
 
@@ -63,6 +64,7 @@ def _save(args: argparse.Namespace) -> None:
     with appearing(target) as file, shared.client(args) as client:
         for piece in client.backup(local=args.local):
             file.write(piece)
+        large = client.status(local=True).nodes[0]
     from ..store import backup
 
     # Not the whole file: it came as it was sent, and the node checked what it sent.
@@ -70,6 +72,12 @@ def _save(args: argparse.Namespace) -> None:
         _tell(args, target, head)
     if args.output == "table":
         output.note(f"Try: {output.program()} snapshot verify {target}")
+    if large.contents:
+        output.note(
+            f"Not in it: {large.contents:,} large contents"
+            f" ({output.size(large.contents_bytes)}). They are the files below {DIRECTORY}/ in the"
+            " data directory of each member: save those of one as well, after this."
+        )
 
 
 def _to_standard_output(args: argparse.Namespace) -> None:
@@ -103,6 +111,13 @@ def _restore(args: argparse.Namespace) -> None:
         f"{directory}: node {founder.name} of the new cluster {found.cluster}, revision"
         f" {found.revision:,}, {found.head.keys:,} keys, {output.size(found.head.content_bytes)}"
     )
+    if found.contents:
+        output.note(
+            f"It names {found.contents:,} large contents ({output.size(found.contents_bytes)}),"
+            f" which no backup holds: copy them to {directory / DIRECTORY}/ before the start, out"
+            f" of what was saved of {DIRECTORY}/ in a data directory; else those files cannot be"
+            " read."
+        )
     start_hint(directory, founder)
 
 

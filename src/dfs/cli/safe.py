@@ -24,7 +24,7 @@ UNSAFE: Final = 1
 
 
 class Stored(NamedTuple):
-    """How many members have applied a revision."""
+    """How many members have applied a revision, and have all large contents."""
 
     have: int
     members: int
@@ -93,7 +93,8 @@ def _stored(client: Client, revision: int) -> Stored:
         nodes: Sequence[pb.NodeStatus] = client.status().nodes
     except DfsError as error:
         return Stored(0, 0, error.text)
-    have = sum(1 for node in nodes if node.role and revision and node.applied >= revision)
+    whole = [node for node in nodes if node.role and not node.contents_missing]
+    have = sum(1 for node in whole if revision and node.applied >= revision)
     return Stored(have, len(nodes))
 
 

@@ -15,6 +15,8 @@ The new cluster has a new id and new revisions, so whoever comes back of the old
 
 from __future__ import annotations
 
+import errno
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from .._version import version
+from ..contents import DIRECTORY
 from ..errors import DataLoss, FailedPrecondition, Misconfigured
 from ..store import UnknownEntry, backup
 from ..store.operations import parse
@@ -131,7 +134,22 @@ def recover(
         applied = _save(place, end, file, saved_ns)
     backup.verify(file)
     founded = restore(file, target, founder, ahead)
+    take_contents(chosen, target)
     return Recovered(found, str(file), founded, applied)
+
+
+def take_contents(source: Path, target: Path) -> None:
+    """Gives one data directory the large contents of another: the same files, where the disk is the
+    same, else copies. Raises OSError."""
+    for path in sorted((source / DIRECTORY).glob("??/*")):
+        place = target / DIRECTORY / path.parent.name / path.name
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            place.hardlink_to(path)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            shutil.copy2(path, place)
 
 
 def _save(place: Stopped, end: int, file: Path, saved_ns: int) -> int:

@@ -19,7 +19,7 @@ from ..errors import Misconfigured
 from ..identity import STORE, Identity, new_id
 from ..kv import Record, RocksKV
 from ..store import backup
-from ..store.layout import META_KEY, unpack_meta
+from ..store.layout import CONTENT, META_KEY, unpack_content, unpack_meta
 
 
 class Founder(NamedTuple):
@@ -41,6 +41,9 @@ class Founded(NamedTuple):
     id: int
     revision: int
     """Of the last change in the new cluster."""
+    contents: int
+    """Large contents that it names, which no backup holds: files of a data directory."""
+    contents_bytes: int
 
 
 def restore(file: Path, directory: Path, founder: Founder, ahead: int = 0) -> Founded:
@@ -74,20 +77,23 @@ def _fill(file: Path, directory: Path, founder: Founder, ahead: int) -> Founded:
         revision = head.revision + ahead
         begin = founding(revision, number, founder.name, founder.raft, founder.grpc)
         kv = RocksKV(directory / STORE)
+        sizes: list[int] = []
         try:
-            kv.replace(_founded(records, revision, *begin))
+            kv.replace(_founded(records, revision, *begin, sizes))
         finally:
             kv.close()
     Identity(directory, founder.name, number, cluster).save()
     sync_directory(directory.parent)
-    return Founded(head, cluster.hex(), number, revision)
+    return Founded(head, cluster.hex(), number, revision, len(sizes), sum(sizes))
 
 
 def _founded(
-    records: Iterator[Record], revision: int, log_id: bytes, membership: bytes
+    records: Iterator[Record], revision: int, log_id: bytes, membership: bytes, sizes: list[int]
 ) -> Iterator[Record]:
-    """The records of a backup as the new cluster has them."""
+    """The records of a backup as the new cluster has them; `sizes` gets those of large contents."""
     for key, value in records:
+        if key[:1] == CONTENT:
+            sizes.append(unpack_content(key, value).size)
         if key == META_KEY:
             meta = unpack_meta(value)
             meta.applied, meta.log_id, meta.membership = revision, log_id, membership
