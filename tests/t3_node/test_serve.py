@@ -48,7 +48,9 @@ async def test_it_serves_until_sigterm_and_closes_in_reverse(tmp_path):
     story = Story()
     await run(settings(tmp_path), story.companion, story.announce, MEMORY)
     assert story.lines == ["companion", "ready", "companion ends"]
-    assert sorted(os.listdir(tmp_path / "data")) == ["identity.json", "log", "peers.json", "store"]
+    assert sorted(os.listdir(tmp_path / "data")) == [
+        "contents", "identity.json", "log", "peers.json", "store",
+    ]
 
 
 async def test_a_node_that_waits_for_peers_ends_at_sigterm_and_leaves_nothing(tmp_path):

@@ -199,10 +199,10 @@ async def test_slow_reads_hold_up_neither_snapshots_nor_the_end(
     one_reader.submit(free.wait)
 
     async def work():
-        await one.node._snapshot(1, one.store.view(), path)
+        await one.node._snapshots._snapshot(1, one.store.view(), path)
         log_id, membership = one.store.log_id, one.store.membership
         data = b"".join(len(x).to_bytes(4, "big") + x for x in (log_id, membership))
-        await one.node._install(2, path, data)
+        await one.node._snapshots._install(2, path, data)
         await one.node.drain()
 
     done, late = await asyncio.wait([asyncio.ensure_future(work())], timeout=10)

@@ -195,7 +195,10 @@ class Contents:
             data: bytes = await self._blocking(self.files.read, manifest, number)
         except DataLoss as error:
             await self._heal(manifest, error)
-            data = await self._blocking(self.files.read, manifest, number)
+            try:
+                data = await self._blocking(self.files.read, manifest, number)
+            except DataLoss as again:  # of the disk, not of the state
+                raise Unavailable(f"{again}, again") from None
         return data
 
     async def whole(self, sha256: bytes, size: int) -> bytes:
@@ -214,6 +217,8 @@ class Contents:
         if manifest.sha256 in self.files:
             damaged = await self._blocking(self.files.distrust, manifest)
             log.warning("%s: %d chunks are fetched again from other members", error, len(damaged))
+            if manifest.sha256 in self._named:
+                self._lacking[manifest.sha256] = 0.0, CONTENT_RETRY_MS
         await self.have(manifest)
 
     def _others(self) -> list[str]:

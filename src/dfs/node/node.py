@@ -327,11 +327,10 @@ class Node:
         """Gets what is lacking of large contents; removes what nothing names."""
         if self._hot.refusal is not None:
             return
-        with self._noticing():
+        with suppress(DataLoss, Unavailable, Refused), self._noticing():
             await self.contents.check()
             await self._content_scrub.step()
-            with suppress(Refused):
-                await self.contents.tidy(lambda: self.barrier(False, 0, CONTENT_HOLD_WAIT_MS))
+            await self.contents.tidy(lambda: self.barrier(False, 0, CONTENT_HOLD_WAIT_MS))
 
     # ---- inside ----------------------------------------------------------------------------------
 
