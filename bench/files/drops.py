@@ -123,7 +123,7 @@ def _copied(
             [*enter, "cp", "-r", str(source), str(system.drop / source.name)], check=True
         )
         copied = time.monotonic()
-        if row == "big" and (why := _refusal(system, files[0], tops)):
+        if row == "big" and (why := _refusal(system, files[0], tops, plan.limit_s)):
             return Measurement(row, system.name, number, {}, meter.others(), {why: 1})
         found = seen(watchers)
     time.sleep(SETTLE_S if system.whole else 0)
@@ -139,9 +139,10 @@ def _copied(
     )
 
 
-def _refusal(system: System, file: File, tops: Sequence[Path]) -> str:
-    """Waits until a dropped file is visible somewhere, or refused: then why."""
-    while not any((top / file.name).exists() for top in tops):
+def _refusal(system: System, file: File, tops: Sequence[Path], limit_s: float) -> str:
+    """Waits until a dropped file is visible somewhere, refused (then why), or too late."""
+    end = time.monotonic() + limit_s
+    while not any((top / file.name).exists() for top in tops) and time.monotonic() < end:
         if why := system.refusal(file.name):
             return why
         time.sleep(REFUSED_LOOK_S)
