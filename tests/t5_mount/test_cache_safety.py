@@ -55,10 +55,11 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     made = Cluster(1_000, 1_000, 1_000)
 
     @contextlib.contextmanager
-    def client(args: object) -> Iterator[Cluster]:
+    def client(*_: object) -> Iterator[Cluster]:
         yield made
 
     monkeypatch.setattr(safe.shared, "client", client)
+    monkeypatch.setattr(safe, "connect", client)
     return made
 
 

@@ -165,7 +165,7 @@ class Agent:
             self.operations |= self.deletes.operations()
         self.operations |= Safety(
             places, self.watcher, self.uploader, self.journal, self.feeder, self.problems,
-            self.pins, self.deletes,
+            self.pins, self.deletes, options.endpoints,
         ).operations()
 
     async def run(self) -> None:

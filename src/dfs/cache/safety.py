@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from ..client.values import Kind, Stat
@@ -42,11 +42,13 @@ class Safety:
     def __init__(
         self, places: Places, watcher: Watcher | None, uploader: Uploader, journal: Journal,
         feeder: Feeder, problems: Problems, pins: Pins | None,
-        deletes: Deletes | None,
+        deletes: Deletes | None, endpoints: Sequence[str],
     ) -> None:
+        """`endpoints`: of the cluster, as the agent was given them."""
         self._places, self._watcher, self._uploader = places, watcher, uploader
         self._journal, self._feeder, self._problems = journal, feeder, problems
         self._pins, self._deletes = pins, deletes
+        self._endpoints = list(endpoints)
 
     def _removals(self, top: str) -> int:
         waiting = self._deletes.waiting if self._deletes is not None else ()
@@ -73,6 +75,7 @@ class Safety:
         refused = self._refused(top)
         copies = [path for path, _ in tree if conflicts.MARK in path]
         return {
+            "endpoints": self._endpoints,
             "path": top, "cache": self._watcher.root if self._watcher is not None else "",
             "known": self._feeder.ready.is_set(),
             "drops": sum(row.kind is not Kind.DIRECTORY for row in rows), "entries": len(tree),

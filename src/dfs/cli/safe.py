@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple
 
-from ..client import Client
+from ..client import Client, connect
 from ..config import seconds_of
 from ..errors import (
     DeadlineExceeded,
@@ -43,6 +44,15 @@ class Stored(NamedTuple):
         return f"stored on {self.have} of {self.members} members"
 
 
+def _client(
+    args: argparse.Namespace, found: Mapping[str, Any] | None
+) -> AbstractContextManager[Client]:
+    """To the cluster of the agent that has answered, unless another was named."""
+    if found is None or parsing.settings(args).given("endpoint"):
+        return shared.client(args)
+    return connect(*found["endpoints"])
+
+
 # ---- status PATH ---------------------------------------------------------------------------------
 def status(args: argparse.Namespace) -> int:
     """The answer in the first line; exit code 0 only if it is safe."""
@@ -51,7 +61,7 @@ def status(args: argparse.Namespace) -> int:
         found, why = keep.ask(args, "look", paths=[args.path]), ""
     except Unavailable as error:
         found, why = None, error.text
-    with shared.client(args) as client:
+    with _client(args, found) as client:
         if found is None:
             found = _of_the_tree(client, args.path)
         stored = _stored(client, found["revision"])
