@@ -2,7 +2,8 @@
 
     contents/ab/<sha256>        whole, verified, on disk; appears only by rename
     contents/arriving/<sha256>  of its size, some chunks written: what is right in it is kept
-    contents/incoming/<name>    handed over by programs of this machine, or on its way from a caller
+    contents/incoming/<name>    handed over by programs of this machine, who know their digests
+    contents/uploads/<name>     on its way from a caller
     contents/quarantine/…       damaged chunks, for people to look at
 
 A content is cut into chunks of equal size, which are moved and verified one by one; their digests
@@ -30,6 +31,7 @@ from .limits import CHUNK_BYTES_MIN, CHUNKS_MAX, CONTENT_KEEP_S
 DIRECTORY: Final = "contents"
 ARRIVING: Final = "arriving"
 INCOMING: Final = "incoming"
+UPLOADS: Final = "uploads"
 QUARANTINE: Final = "quarantine"
 SHA256_BYTES: Final = 32
 _NAME: Final = re.compile(r"[0-9a-f]{32,64}")
@@ -88,13 +90,14 @@ class Files:
         """`root`: the directory `contents`."""
         self.root = root
         self.arriving, self.incoming = root / ARRIVING, root / INCOMING
+        self.uploads = root / UPLOADS
         self.here: dict[bytes, int] = {}
         """Size of each that is whole."""
         self._lock = threading.Lock()
 
     def open(self) -> None:
         """Makes the directories and looks what is there. Blocks. Raises OSError."""
-        for directory in (self.root, self.arriving, self.incoming):
+        for directory in (self.root, self.arriving, self.incoming, self.uploads):
             directory.mkdir(mode=0o700, exist_ok=True)
         for directory in self._directories():
             with os.scandir(directory) as entries:
@@ -135,10 +138,10 @@ class Files:
             raise InvalidArgument(f"{name!r} is no name of incoming content: 32 to 64 of 0-9a-f")
         return self.incoming / name
 
-    def adopt(self, name: str, manifest: Manifest) -> None:
-        """Makes an incoming file, whose digests its writer has computed, the content: on disk when
-        this returns. Blocks. Raises FailedPrecondition, OSError."""
-        source = self.incoming_path(name)
+    def adopt(self, source: Path, manifest: Manifest) -> None:
+        """Makes a file in `incoming` or `uploads`, whose digests its writer has computed, the
+        content: on disk when this returns. Blocks. Raises FailedPrecondition, OSError."""
+        name = source.name
         if manifest.sha256 in self.here:
             self.touch(manifest.sha256)
             source.unlink(missing_ok=True)
@@ -205,6 +208,9 @@ class Files:
             os.fsync(fd)
             os.fchmod(fd, 0o444)
             os.utime(fd)
+        except OSError:
+            source.unlink()  # What was not written is not tried again: a next sync hides it.
+            raise
         finally:
             os.close(fd)
         with self._lock:
@@ -269,10 +275,11 @@ class Files:
     def sweep(self, wanted: Iterable[bytes]) -> None:
         """Removes what was left on its way for CONTENT_KEEP_S, but for what is `wanted`. Blocks."""
         keep = {sha256.hex() for sha256 in wanted}
-        for path in [*self.arriving.iterdir(), *self.incoming.iterdir()]:
-            with contextlib.suppress(FileNotFoundError):
-                if path.name not in keep and _age_s(path) > CONTENT_KEEP_S:
-                    path.unlink()
+        for directory in (self.arriving, self.incoming, self.uploads):
+            for path in list(directory.iterdir()):
+                with contextlib.suppress(FileNotFoundError):
+                    if path.name not in keep and _age_s(path) > CONTENT_KEEP_S:
+                        path.unlink()
 
 
 class Arrival:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import dfs
-from dfs.contents import DIRECTORY, INCOMING
+from dfs.contents import DIRECTORY, UPLOADS
 from dfs.nemesis.processes import Cluster, Node, running, wait_until
 
 needs_fuse = pytest.mark.skipif(
@@ -104,7 +104,7 @@ def test_an_upload_survives_kills_of_all_nodes(tmp_path: Path) -> None:
 def arrived(node: Node) -> bool:
     """Bytes of a content that is not whole yet are on its disk."""
     directory = node.data / DIRECTORY
-    on_the_way = [*directory.glob("arriving/*"), *(directory / INCOMING).glob("*")]
+    on_the_way = [*directory.glob("arriving/*"), *(directory / UPLOADS).glob("*")]
     return any(size_on_disk(path) for path in on_the_way)
 
 

@@ -155,10 +155,10 @@ class Node:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.contents.close()
         await asyncio.to_thread(self._hot.stop)
         await asyncio.to_thread(self._flusher.stop)
         await asyncio.to_thread(self._engine.close)
+        await self.contents.close()
         await asyncio.to_thread(self._cluster.close)
         await asyncio.to_thread(self._pool.shutdown)
         if self.failed.done():

@@ -6,13 +6,14 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
 
 from ..commands import check_metadata, check_put_content, check_request_id
 from ..contents import SHA256_BYTES, Arrival, Manifest
-from ..errors import FailedPrecondition, InvalidArgument, NotFound
+from ..errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from ..limits import (
     DEADLINE_MS_DEFAULT,
     DEADLINE_MS_MAX,
@@ -90,11 +91,11 @@ class Contents:
         first = hot.parse(UploadRequest, await anext(requests, b""))
         head = first.head
         _check_head(head)
+        self._check_base(head)
         name = (head.request_id or secrets.token_bytes(16)).hex()
         if name in self._arriving:
-            raise FailedPrecondition(
-                f"{head.key}: another upload with this request id is under way; wait for its end,"
-                " or use another id"
+            raise Unavailable(
+                f"{head.key}: another upload with this request id has not ended yet: try again"
             )
         self._arriving.add(name)
         try:
@@ -112,12 +113,11 @@ class Contents:
         """Writes what comes to a file of that name, behind what an earlier call has left there."""
         contents = self._node.contents
         if known := contents.manifest(head.sha256) if head.sha256 else None:
-            with suppress(FailedPrecondition):
-                await contents.adopt("", known)
-                await _tell(context, known.size)
-                return known
+            await contents.adopt(None, known)
+            await _tell(context, known.size)
+            return known
         contents.check_space(head.size)
-        path = contents.files.incoming_path(name)
+        path = contents.files.uploads / name
         arrival = await asyncio.to_thread(Arrival, path, head.size)
         try:
             told = arrival.size
@@ -140,11 +140,27 @@ class Contents:
         _check_whole(head, manifest)
         return manifest
 
+    def _check_base(self, head: UploadHead) -> None:
+        """Refuses early what would be refused in the end. Raises Conflict."""
+        if not head.HasField("base_revision"):
+            return
+        with self._node.view() as view:
+            if view.knows(head.request_id):
+                return  # It is a repetition, which gets the answer of the first.
+            try:
+                found = Record.FromString(view.stat(head.key)).revision
+            except NotFound:
+                found = 0
+        if found != head.base_revision:
+            raise Conflict(
+                f"{head.key}: expected revision {head.base_revision}, but it is at {found}",
+                key=head.key, expected=str(head.base_revision), revision=str(found),
+            )  # fmt: skip
+
     async def _store(
         self, head: UploadHead, name: str, manifest: Manifest, context: Context
     ) -> int:
-        contents = self._node.contents
-        path = contents.files.incoming_path(name)
+        path = self._node.contents.files.uploads / name
         fields: dict[str, Any] = {"key": head.key, "request_id": head.request_id}
         if head.HasField("metadata"):
             fields["metadata"] = head.metadata
@@ -165,9 +181,8 @@ class Contents:
             telling.add(task)
             task.add_done_callback(telling.discard)
 
-        incoming = name if path.exists() else ""
         try:
-            return await self._put(request, incoming, told)
+            return await self._put(request, path if path.exists() else None, told)
         finally:
             await asyncio.gather(*telling)
 
@@ -183,19 +198,21 @@ class Contents:
         request = hot.parse(PutContentRequest, body)
         check_key(request.key)
         check_put_content(request)
-        return PutContentResponse(revision=await self._put(request, request.incoming))
+        files, name = self._node.contents.files, request.incoming
+        source = files.incoming_path(name) if name else None
+        return PutContentResponse(revision=await self._put(request, source))
 
     async def _put(
-        self, request: PutContentRequest, incoming: str,
+        self, request: PutContentRequest, source: Path | None,
         told: Any = lambda _held, _voters: None,
     ) -> int:  # fmt: skip
-        """Puts a content of which `incoming` is the file; without, it has to be here."""
+        """Puts a content of which `source` is the file; without, it has to be here."""
         contents = self._node.contents
         manifest = Manifest(
             request.sha256, request.size, request.chunk_bytes, request.digests
         )
         request.ClearField("incoming")
-        await contents.adopt(incoming, manifest)
+        await contents.adopt(source, manifest)
         await contents.spread(manifest, self._before(request.key), told)
         body = request.SerializeToString()
         done = await self._write(hot.PUT_CONTENT, body, DEADLINE_MS_MAX)

@@ -27,6 +27,7 @@ from dfs.store.layout import (
     META_KEY,
     PATH_END,
     PLACE,
+    REQUEST,
     STORE_END,
     Change,
     Content,
@@ -100,6 +101,10 @@ class View:
             check_revision(revision, self.floor, self.revision)
             return past_event(self.source, key, revision).record
         return current_record(self.source, key)
+
+    def knows(self, request_id: bytes) -> bool:
+        """A request with that id was applied, as far as history remembers."""
+        return bool(request_id) and self.source.get(REQUEST + request_id) is not None
 
     def content(self, sha256: bytes) -> tuple[Content, bytes] | None:
         """What is known of a large content, and the digests of its chunks; None: no event names

@@ -1,17 +1,4 @@
-"""Large contents: how a member gets them, keeps them, and lets them go.
-
-A put of a large content is made in this order, so that nothing that is committed lacks its bytes:
-
-    adopt    the node that was called has it on its own disk
-    spread   every other member is asked to hold it, and pulls the chunks that it lacks from the
-             node that asks; a majority of the voters, the asker included, has it on disk
-    propose  the entry that names it
-
-Whoever was not part of that majority goes on pulling. A member that lacks what its state names gets
-it in the background from whoever has it: after it was away, wiped, or found damage. What nothing
-names goes, after CONTENT_KEEP_S; and only when a read barrier has shown that this node has applied
-every entry that could name it, since others may count on what it once said it holds.
-"""
+"""What one member has of large contents, how it gets the rest and lets go of what is left over."""
 
 import asyncio
 import logging
@@ -20,27 +7,28 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from ..contents import Files, Manifest
-from ..errors import DataLoss, DfsError, NotFound, OutOfSpace, TooLarge, Unavailable
-from ..limits import (
+from ...contents import Files, Manifest
+from ...errors import DataLoss, DfsError, NotFound, OutOfSpace, TooLarge, Unavailable
+from ...limits import (
     CONTENT_FETCH_CHUNKS,
     CONTENT_FETCHES,
     CONTENT_HOLD_WAIT_MS,
+    CONTENT_KEEP_S,
     CONTENT_PULLS_MAX,
     CONTENT_RETRY_MS,
     CONTENT_RETRY_MS_MAX,
-    CONTENT_SCRUB_BYTES,
-    CONTENT_SCRUB_PASS_S_MIN,
     CONTENT_STALL_MS,
     DISK_FREE_BYTES_MIN,
     VALUE_BYTES_MAX,
 )
-from ..store import View
-from .cluster import Answer, Cluster
-from .ports import Engine
-from .tasks import in_thread
+from ...store import View
+from ..cluster import Answer, Cluster
+from ..ports import Engine
+from ..tasks import in_thread
+from .spreading import Spreading
 
 log = logging.getLogger("dfs.node")
 
@@ -54,6 +42,8 @@ class Pull:
         """Peer addresses of members that may have it, the best one first."""
         self.received = 0
         """Bytes that are here and right."""
+        self.waits = True
+        """For its turn."""
         self.task: asyncio.Task[None]
 
 
@@ -76,6 +66,7 @@ class Contents:
         """Here, and not named."""
         self._stale = True
         """All has to be compared anew."""
+        self._tidied_s = -math.inf
         self._pool = ThreadPoolExecutor(
             CONTENT_PULLS_MAX * CONTENT_FETCHES + 2, thread_name_prefix="dfs-contents"
         )
@@ -112,11 +103,11 @@ class Contents:
 
     # ---- putting ---------------------------------------------------------------------------------
 
-    async def adopt(self, incoming: str, manifest: Manifest) -> None:
-        """Makes what is coming in the content, on disk. Without `incoming` it has to be here or
-        with another member. Raises FailedPrecondition, Unavailable, OutOfSpace, OSError."""
-        if incoming:
-            await self._blocking(self.files.adopt, incoming, manifest)
+    async def adopt(self, source: Path | None, manifest: Manifest) -> None:
+        """Makes a file in `incoming` or `uploads` the content, on disk. Without, it has to be here
+        or with another member. Raises FailedPrecondition, Unavailable, OutOfSpace, OSError."""
+        if source is not None:
+            await self._blocking(self.files.adopt, source, manifest)
         else:
             await self.have(manifest)
             await self._blocking(self.files.touch, manifest.sha256)
@@ -128,7 +119,7 @@ class Contents:
         """Returns when a majority of the voters has it on disk, this node among them. `base`: a
         content that shares chunks with it, such as the version before. `told`: of so many voters so
         many have it. Raises Unavailable or OutOfSpace when no other member gets any further."""
-        spreading = _Spreading(self._engine, manifest, told)
+        spreading = Spreading(self._engine, manifest, told)
         tasks: dict[int, asyncio.Task[None]] = {}
         try:
             while not spreading.done():
@@ -142,7 +133,7 @@ class Contents:
                 task.cancel()
             await asyncio.gather(*tasks.values(), return_exceptions=True)
 
-    async def _have_hold(self, spreading: "_Spreading", member: Answer, base: bytes) -> None:
+    async def _have_hold(self, spreading: "Spreading", member: Answer, base: bytes) -> None:
         """Asks one member until it has it."""
         manifest = spreading.manifest
         question = {
@@ -158,7 +149,9 @@ class Contents:
                 spreading.failed(member, error)
                 await asyncio.sleep(CONTENT_RETRY_MS / 1000)
                 continue
-            spreading.received(member, int(answer["received"]), bool(answer["here"]))
+            spreading.received(
+                member, int(answer["received"]), bool(answer["here"]), bool(answer["waits"])
+            )
             if answer["here"]:
                 return
 
@@ -172,12 +165,15 @@ class Contents:
             await self._blocking(self.files.touch, manifest.sha256)
         else:
             base = bytes.fromhex(question["base"])
-            pull = self._pull(manifest, [str(question["from"])], base)
+            begun = self._pull(manifest, [str(question["from"])], base)
             with suppress(TimeoutError):
                 async with asyncio.timeout(CONTENT_HOLD_WAIT_MS / 1000):
-                    await asyncio.shield(pull.task)
-        here = manifest.sha256 in self.files
-        return {"here": here, "received": self.received(manifest.sha256)}
+                    await asyncio.shield(begun.task)
+        pull = self._pulls.get(manifest.sha256)
+        return {
+            "here": manifest.sha256 in self.files, "received": self.received(manifest.sha256),
+            "waits": pull is not None and pull.waits,
+        }  # fmt: skip
 
     # ---- getting ---------------------------------------------------------------------------------
 
@@ -245,6 +241,7 @@ class Contents:
     async def _run(self, pull: Pull, base: bytes) -> None:
         manifest = pull.manifest
         async with self._places:
+            pull.waits = False
             await self._blocking(self.check_space, manifest.size)
             await self._blocking(self.files.arrive, manifest)
             lacking = await self._blocking(self.files.lacking, manifest)
@@ -383,8 +380,13 @@ class Contents:
         self._spare = {sha256 for sha256 in here if sha256 not in self._named}
 
     async def tidy(self, barrier: Callable[[], Any]) -> None:
-        """Removes what nothing names, and what never arrived. `barrier`: returns when this node has
-        applied all that is committed; raises when that cannot be known."""
+        """Removes what nothing names, and what never arrived, if it is time to look. `barrier`:
+        returns when this node has applied all that is committed; raises when that cannot be
+        known."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._tidied_s < CONTENT_KEEP_S / 60:
+            return
+        self._tidied_s = now_s
         spare = set(self._spare)
         old = {s for s in spare if s not in self._pulls and self.files.spare(s)}
         if old and not self._stale:
@@ -395,98 +397,6 @@ class Contents:
         await self._blocking(self.files.sweep, list(self._pulls))
 
 
-class Scrub:
-    """Reads what is here chunk by chunk, whatever reads it else: damage is had again from others
-    while they have it. One pass after the other; asyncio thread."""
-
-    def __init__(self, contents: Contents) -> None:
-        self._contents = contents
-        self._left: deque[bytes] = deque()
-        self._at = 0
-        """The next chunk of the first of them."""
-        self._begun_s = -math.inf
-
-    async def step(self) -> None:
-        """Reads the next piece, if it is time. Raises Unavailable when damage cannot be healed."""
-        now_s = asyncio.get_running_loop().time()
-        if not self._left:
-            if now_s - self._begun_s < CONTENT_SCRUB_PASS_S_MIN:
-                return
-            self._begun_s = now_s
-            self._left.extend(self._contents.files.here)
-        if not self._left:
-            return
-        manifest = self._contents.manifest(self._left[0])
-        if manifest is None or self._at >= manifest.chunks:  # nothing names it, or all was read
-            self._left.popleft()
-            self._at = 0
-            return
-        number, self._at = self._at, self._at + max(1, CONTENT_SCRUB_BYTES // manifest.chunk_bytes)
-        for at in range(number, min(self._at, manifest.chunks)):
-            await self._contents.read(manifest, at)
-
-
 def _say_why(task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and (error := task.exception()):
         log.info("not yet here: %s", error)
-
-
-class _Spreading:
-    """One content on its way to a majority."""
-
-    def __init__(
-        self, engine: Engine, manifest: Manifest, told: Callable[[int, int], None]
-    ) -> None:
-        self.manifest = manifest
-        self._engine, self._told = engine, told
-        status = engine.status()
-        self.me: Answer = next(
-            (m for m in status["members"] if m["id"] == status["id"]), {"id": status["id"]}
-        )
-        self._holders: set[int] = {status["id"]}
-        self._progress: dict[int, int] = {}
-        self._errors: dict[str, DfsError] = {}
-        self._news = asyncio.Event()
-        self._moved = asyncio.get_running_loop().time()
-
-    def others(self) -> list[Answer]:
-        """All members of now but this one."""
-        return [m for m in self._engine.status()["members"] if m["id"] != self.me["id"]]
-
-    def done(self) -> bool:
-        """A majority of the voters of now has it."""
-        voters = [m for m in self._engine.status()["members"] if m["voter"]]
-        held = sum(m["id"] in self._holders for m in voters)
-        self._told(held, len(voters))
-        return 2 * held > len(voters)
-
-    def received(self, member: Answer, bytes_there: int, here: bool) -> None:
-        """A member says how far it is."""
-        self._errors.pop(member["name"], None)
-        if here:
-            self._holders.add(member["id"])
-        if here or bytes_there > self._progress.get(member["id"], -1):
-            self._progress[member["id"]] = bytes_there
-            self._moved = asyncio.get_running_loop().time()
-        self._news.set()
-
-    def failed(self, member: Answer, error: DfsError) -> None:
-        """A member does not answer, or cannot hold it."""
-        self._errors[member["name"]] = error
-        self._news.set()
-
-    async def news(self) -> None:
-        """Returns when something has changed, or it is time to look. Raises Unavailable or
-        OutOfSpace when nothing moves any more."""
-        self._news.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CONTENT_RETRY_MS / 1000):
-                await self._news.wait()
-        if asyncio.get_running_loop().time() - self._moved < CONTENT_STALL_MS / 1000:
-            return
-        why = "; ".join(f"{name}: {error}" for name, error in sorted(self._errors.items()))
-        full = any(isinstance(error, OutOfSpace) for error in self._errors.values())
-        raise (OutOfSpace if full else Unavailable)(
-            "the content is not on a majority of the voters, so nothing was stored:"
-            f" {why or 'they do not get any further'}"
-        )
