@@ -7,11 +7,12 @@ stays there, and the next attempt sends what is missing. To another node it begi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final, NamedTuple
 
 import grpc
@@ -30,6 +31,8 @@ DOWNLOAD: Final = FILES + "Download"
 SHAPE_UPLOAD: Final = "stream_stream"
 _STALL_S: Final = TRANSFER_STALL_MS / 1000
 _WAIT_S: Final = 0.1
+_WRITE_FAILED: Final = "Internal error from Core"
+"""What grpcio says of a message that it could not send, in place of the answer to the call."""
 
 
 class Transferred(NamedTuple):
@@ -401,33 +404,27 @@ class AsyncTransfers:
             await self._wait(attempts.failed, why, endpoint, failed)
 
     async def _send_once(self, sending: Sending, endpoint: str) -> Fault | None:
-        begun = asyncio.Event()
-
-        async def messages() -> AsyncIterator[pb.UploadRequest]:
-            try:
-                yield sending.head()
-                await begun.wait()
-                while (piece := await asyncio.to_thread(sending.piece)) is not None:
-                    yield piece
-            except Exception as error:  # boundary: gRPC would only say that there was one
-                sending.error = error
-                raise
-
         method = self._method(endpoint, UPLOAD, pb.UploadResponse.FromString, SHAPE_UPLOAD)
-        answers = method(messages())
+        call = method()
+        answering: asyncio.Task[None] | None = None
         try:
-            async for answer in answers:
-                if begun.is_set():
-                    sending.take(answer)
-                else:
-                    sending.begin(answer)
-                    begun.set()
+            await call.write(sending.head())
+            answer = await call.read()
+            if answer is grpc.aio.EOF:
+                return _ended_early()
+            sending.begin(answer)
+            answering = asyncio.ensure_future(_answers(call, sending))
+            await _send_pieces(call, sending)
+            await answering
         except grpc.aio.AioRpcError as error:
-            if sending.error is not None:
-                raise sending.error from None
+            if _WRITE_FAILED in (error.details() or ""):
+                return _told_late(endpoint)
             return fault_of(error, endpoint, True)
         finally:
-            answers.cancel()
+            call.cancel()
+            if answering is not None:
+                answering.cancel()
+                await asyncio.gather(answering, return_exceptions=True)
         if sending.revision:
             self._answered(endpoint, sending.revision)
             return None
@@ -448,3 +445,23 @@ class AsyncTransfers:
             self._answered(endpoint, getting.stat.revision)
             return None
         return _ended_early()
+
+
+async def _answers(call: Any, sending: Sending) -> None:
+    while (answer := await call.read()) is not grpc.aio.EOF:
+        sending.take(answer)
+
+
+async def _send_pieces(call: Any, sending: Sending) -> None:
+    while (piece := await asyncio.to_thread(sending.piece)) is not None:
+        try:
+            await call.write(piece)
+        except asyncio.InvalidStateError:
+            return  # The call has ended; its answer says why.
+    with contextlib.suppress(asyncio.InvalidStateError):
+        await call.done_writing()
+
+
+def _told_late(endpoint: str) -> Fault:
+    """The node has refused the rest, and gRPC lost why: the next attempt hears it at once."""
+    return Fault(Unavailable(f"{endpoint} took no more of the upload"), 0.0, True)
