@@ -262,7 +262,7 @@ MUTANTS: Final = (
         ("tests/t3_node/test_offline.py",),
     ),
     Mutant(
-        "audit-believes-the-state-hash", "src/dfs/offline/state.py",
+        "audit-believes-the-state-hash", "src/dfs/store/soundness.py",
         "        if self.state_hash != meta.state_hash:", "        if False:",
         ("tests/t1_store/test_state_check.py",),
     ),

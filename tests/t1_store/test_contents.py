@@ -17,9 +17,9 @@ from dfs.limits import (
     FLOOR_PRUNE_INTERVAL_ENTRIES,
     INLINE_BYTES_MAX,
 )
-from dfs.offline.state import StateCheck
 from dfs.proto.dfs_pb2 import FILE, GetRequest, ListResponse, Record
 from dfs.store import LargeContent, change_of
+from dfs.store.soundness import StateCheck
 
 SIZE = 5 << 20
 SHA256 = hashlib.sha256(bytes(SIZE)).digest()

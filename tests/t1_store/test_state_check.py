@@ -8,8 +8,8 @@ from t1_store.test_replay import OPERATION, Model, act
 
 from dfs.kv import MemoryKV, Overlay
 from dfs.limits import SMALL_VALUE_BYTES_MAX
-from dfs.offline.state import StateCheck
 from dfs.store.layout import INDEX, META_KEY
+from dfs.store.soundness import StateCheck
 
 
 def problems(kv):

@@ -173,6 +173,32 @@ async def test_a_state_that_nobody_can_give_is_refused(real_cluster, short_logs)
     assert put_away(data) == ["store"]
 
 
+@pytest.mark.allow_logs("dfs.healing")
+@pytest.mark.parametrize("damaged", [False, True], ids=["for a moment", "for good"])
+async def test_a_read_that_failed_for_a_moment_costs_a_lone_node_nothing(
+    real_cluster, short_logs, damaged
+):
+    """A disk failed a read, and nobody else has the state: all of it is read again. If that is
+    right it is kept; if not it is refused."""
+    one = await real_cluster.start("node1")
+    contents = await fill(one)
+    await purged(one)
+    before = state(one)
+    await asyncio.to_thread(one.node._flusher.flush)
+    await one.stop()
+    data = real_cluster.root / "node1"
+    open_identity(data, "node1").condemn("the store cannot be read: Input/output error")
+    if damaged:
+        flip(max((data / "store/db-1").glob("*.blob"), key=lambda path: path.stat().st_size))
+        with pytest.raises(Misconfigured, match=r"cannot be read.*no other member is known"):
+            await real_cluster.start("node1")
+        return
+    one = await real_cluster.start("node1")
+    await check(one, contents)
+    assert state(one)[1] == before[1]
+    assert put_away(data) == []
+
+
 @pytest.mark.allow_logs("dfs.healing", "cannot be used.*Waiting", "not done, tried again later")
 async def test_damage_on_a_majority_waits_and_is_healed_by_the_one_that_is_left(
     real_cluster, short_logs, caplog

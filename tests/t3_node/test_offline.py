@@ -14,8 +14,10 @@ from types import SimpleNamespace
 import pytest
 
 from dfs import commands
+from dfs.contents import DIRECTORY, Manifest, path_in
 from dfs.errors import FailedPrecondition, InvalidArgument, Misconfigured
 from dfs.kv import RocksKV
+from dfs.limits import INLINE_BYTES_MAX
 from dfs.offline import audit
 from dfs.offline import recover as plans
 from dfs.offline.acks import Ack, read_acks
@@ -28,7 +30,8 @@ from dfs.serve import real_backend
 from dfs.store import Store, backup
 from dfs.store.layout import CURRENT
 
-from .conftest import Cluster, running_cluster
+from .conftest import Cluster, running_cluster, wait_until
+from .test_large_contents import put_content
 
 NODES = ("node1", "node2", "node3")
 PUT = 1
@@ -410,3 +413,35 @@ def test_what_a_log_holds_of_moves_and_transactions_is_checked_and_described():
     entry = logged(commands.move_head, pb.MoveRequest(source="a", target="b/c"))
     assert audit._wrong(entry) == ""
     assert plans._described(entry) == "move a to b/c"
+
+
+async def with_a_large_content(cluster: Cluster, _root: Path) -> Manifest:
+    """A content on the disks of all three, who then stop."""
+    members = await cluster.three()
+    manifest = await put_content(members[0], "large", b"much " * (INLINE_BYTES_MAX // 4))
+    for member in members:
+        await wait_until(lambda m=member: manifest.sha256 in m.node.contents.files)
+    await stopped(cluster)
+    return manifest
+
+
+async def test_large_contents_are_read_and_those_that_nobody_has_are_told(tmp_path):
+    """What one lacks is a note while another has it; damage is told; lost is what none has."""
+    manifest = await ran(tmp_path, with_a_large_content)
+    places = [tmp_path / name for name in NODES]
+    first, second, third = (path_in(place / DIRECTORY, manifest.sha256) for place in places)
+    assert wrong(verify(places)) == []
+
+    first.unlink()
+    report = verify(places)
+    assert wrong(report) == []
+    assert "1 of 1 large contents are yet to come" in report.nodes[0].notes
+
+    with second.open("r+b") as file:
+        file.write(b"M")
+    assert wrong(verify(places)) == [f"the large content {second} is damaged"]
+
+    third.unlink()
+    (nowhere,) = verify(places).problems
+    assert "1 large contents are whole on none of these nodes" in nowhere
+    assert manifest.sha256.hex()[:16] in nowhere

@@ -5,6 +5,8 @@
     put away   `store/` goes to `quarantine/`, where the last ones are kept
     had again  from the whole log, as long as nothing of it was purged; else from the snapshot file
                of here; else from another member, by the peer port
+    or kept    on a node that knows no other member, if all of it can be read again and is right: a
+               disk may fail a read for a moment
     then       Raft starts from it and goes on with the log that was kept behind it
 
 All that this node has promised others, votes and entries, stands in the log, which is not touched:
@@ -16,7 +18,7 @@ again.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from .._engine import is_founding
@@ -27,6 +29,7 @@ from ..limits import ASK_MS_MAX, HEAL_RETRY_MS
 from ..node import Engine
 from ..node.tasks import SayOnce, in_thread
 from ..store import Store
+from ..store.soundness import StateCheck
 from .parts import LogLost, Quarantine, claim
 
 log = logging.getLogger("dfs.healing")
@@ -73,6 +76,10 @@ class Healer:
         if self._identity.fault_index == UNDECIDED:
             self._ask_a_person()
         log.warning("%s", self._identity.fault)
+        if not self._others() and (right := await in_thread(self._read_again)):
+            log.warning("all of the state can be read again and is right: it is kept")
+            self._identity.pardon()
+            return right
         if not (begun and self._is_empty()):
             self._quarantine.put_away((STORE,), self._identity.fault)
         store = self._open()
@@ -94,6 +101,24 @@ class Healer:
             return not store.log_id
         finally:
             store.close()
+
+    def _others(self) -> list[str]:
+        """Addresses of members that may give the state."""
+        return sorted({*self._identity.known_addresses()[1], *self._peers})
+
+    def _read_again(self) -> Store | None:
+        """The state, unless something is wrong with it. Blocks."""
+        if self._identity.fault_index or self._is_empty():
+            return None
+        with ExitStack() as held:
+            try:
+                kv = held.enter_context(closing(self._kv(self._path)))
+                if StateCheck(kv).problems or self._objection(store := Store(kv)):
+                    return None
+            except (DataLoss, OSError):
+                return None
+            held.pop_all()
+            return store
 
     def _ask_a_person(self) -> None:
         """Returns when somebody has removed this copy."""
@@ -145,7 +170,7 @@ class Healer:
         await self._fetch(store, needed)
 
     async def _fetch(self, store: Store, index: int) -> None:
-        addresses = sorted({*self._identity.known_addresses()[1], *self._peers})
+        addresses = self._others()
         if not addresses:
             raise Misconfigured(
                 f"{self._identity.fault}. The log alone does not reach back far enough, and no"

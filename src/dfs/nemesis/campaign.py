@@ -22,6 +22,7 @@ from ..check import Kind, Outcome
 from ..offline.acks import Ack
 from ..offline.audit import verify
 from .faults import FAULTS
+from .processes import Node
 from .recorder import Recorder, require_variety
 from .waiting import require, wait_until
 from .world import NoTarget, Setting, World
@@ -154,6 +155,8 @@ class Campaign:
         self.report.keys_added += len(recorder.added)
         self.report.mount_reads += sum(map(len, recorder.shown.values()))
         self._acks += recorder.acks()
+        world.counts["large files stored"] += recorder.large.uploads
+        world.counts["large files read"] += recorder.large.downloads
 
     def _round(self, world: World, recorder: Recorder) -> None:
         begin_ns = time.monotonic_ns()
@@ -201,6 +204,7 @@ class Campaign:
     def _audit(self, world: World) -> None:
         """Stops all nodes and reads what they have on disk."""
         world.cluster.agree()
+        wait_until("all have all large contents", lambda: not any(map(_lacks, world.nodes)))
         world.stop()
         found = verify([node.data for node in world.nodes], self._acks)
         wrong = [*found.problems, *(text for node in found.nodes for text in node.problems)]
@@ -214,6 +218,12 @@ class Campaign:
         require(self.report.leaders > 0, "the leader never changed")
         never = [kind for kind in self.plan.faults if not self.report.faults[kind]]
         require(not never, f"these faults never happened: {', '.join(never)}; more rounds, please")
+        require(self.report.counts["large files stored"], "no large file was stored")
         seen = self.report.mount_reads or not self.plan.setting.mounts
         require(seen, "no file of a mount was read")
         require_variety(self.report.outcomes)
+
+
+def _lacks(node: Node) -> int:
+    """Large contents that it has yet to get."""
+    return node.status().contents_missing

@@ -12,7 +12,7 @@ from typing import Final
 
 from .waiting import wait_until
 
-DISK_BYTES: Final = 512 << 20
+DISK_BYTES: Final = 1 << 30
 EXT4_IOC_SHUTDOWN: Final = 0x8004587D
 """fs/ext4/ext4.h: from here on every access fails, and nothing more reaches the device."""
 NO_LOG_FLUSH: Final = 2

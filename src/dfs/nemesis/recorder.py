@@ -37,6 +37,7 @@ from ..errors import (
     Unavailable,
 )
 from ..offline.acks import Ack
+from .large import LargeFiles
 from .processes import Cluster, Node
 from .waiting import require, wait_until
 
@@ -52,8 +53,8 @@ LONG_S: Final = 5.0
 UNKNOWN_SHARE_MAX: Final = 0.1
 """Of all calls. Beyond it all limits are long: where machines are slow almost everything would be
 unknown, and the search for an order takes for ever."""
-END_S: Final = 60.0
-"""Every call has an end that is much nearer."""
+END_S: Final = 90.0
+"""Every call has an end that is nearer; that of an upload is TRANSFER_STALL_MS away at most."""
 READ_PAUSE_S: Final = 0.02
 """Between two reads of those who stay at one node."""
 
@@ -102,6 +103,9 @@ class Recorder:
     """What files of mounts had, by name and process id of the node."""
     errors: list[BaseException] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.large = LargeFiles(self.directory)
+
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Clients call and a watcher listens until the end of the block; then every key is read,
@@ -114,6 +118,7 @@ class Recorder:
                 *(self._thread(self._stay, node, stop) for node in nodes),
                 *(self._thread(self._look, node, stop) for node in nodes if node.mounts),
                 self._thread(self._add, stop),
+                self._thread(self._upload, stop),
             ]
             listener = self._thread(self.live.listen, watch, self.values)
             listener.start()
@@ -300,6 +305,10 @@ class Recorder:
                 except (OutcomeUnknown, DeadlineExceeded, Unavailable, OutOfSpace):
                     pass  # it may be there
 
+    def _upload(self, stop: threading.Event) -> None:
+        with self.cluster.client() as client:
+            self.large.work(client, stop)
+
     @property
     def _beside(self) -> str:
         return f"{self.directory}-added"
@@ -308,6 +317,7 @@ class Recorder:
         with self.cluster.client() as client:
             for number in range(KEYS):
                 self._get(client, f"{self.directory}/{number}")
+            self.large.check(client)
             self.listed.update(item.key for item in client.list(self._beside))
 
 

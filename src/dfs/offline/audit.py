@@ -1,8 +1,8 @@
 """Are the logs and states of nodes consistent, each in itself and with the others.
 
 One node: every record of its log and store with its checksum; indexes without a gap, terms and
-votes that never go back; the log reaches from the state on; contents fit their digests; history,
-index, counts and the state hash fit the records.
+votes that never go back; the log reaches from the state on; contents fit their digests, also those
+that are files beside the store; history, index, counts and the state hash fit the records.
 
 Nodes beside each other: one log id is one entry; what one knows to be committed no other has
 otherwise; a committed entry is on a majority; applying the log to each state, up to all that is
@@ -25,9 +25,10 @@ from ..identity import LOG
 from ..proto.internal.log_pb2 import Entry as Decoded
 from ..store import Store, UnknownEntry, snapshot
 from ..store.operations import parse
+from ..store.soundness import StateCheck
+from . import contents
 from .acks import Ack, AckReport, check_acks
 from .places import ENTRY, NOTHING, Entry, LogId, Stopped, opened, rolled
-from .state import StateCheck
 
 PROBLEMS_MAX = 50
 """That are told of all nodes together; a cluster where more is wrong has one cause for many."""
@@ -93,7 +94,9 @@ def verify(directories: Sequence[Path], acks: Iterable[Ack] = ()) -> Report:
     """
     with ExitStack() as stack:
         places = [stack.enter_context(opened(directory)) for directory in directories]
-        report = Report([check_node(place) for place in places], [], [])
+        on_disk: list[contents.OnDisk] = []
+        nodes = [check_node(place, on_disk) for place in places]
+        report = Report(nodes, contents.lost(on_disk), [])
         _check_identities(places, report)
         readable = [place for place in places if not place.damage]
         _check_logs(places, report)
@@ -107,8 +110,8 @@ def verify(directories: Sequence[Path], acks: Iterable[Ack] = ()) -> Report:
 # ---- one node ------------------------------------------------------------------------------------
 
 
-def check_node(place: Stopped) -> NodeReport:
-    """Audits one of them."""
+def check_node(place: Stopped, on_disk: list[contents.OnDisk]) -> NodeReport:
+    """Audits one of them; `on_disk` gets what it has of large contents."""
     state, meta = StateCheck(place.kv), place.meta
     vote = place.standing["vote"]
     report = NodeReport(
@@ -123,6 +126,10 @@ def check_node(place: Stopped) -> NodeReport:
     if state.untold:
         report.problems.append(f"{state.untold:,} more problems of the state")
     report.problems += place.standing["problems"]
+    found = contents.look(place.directory, state.contents)
+    on_disk.append(found)
+    report.problems += contents.problems(found)
+    report.notes += contents.notes(found)
     whole = _snapshots(place, report)
     _log_and_state(place, whole, report)
     report.problems += _entries(place)

@@ -28,10 +28,10 @@ from ..contents import DIRECTORY
 from ..errors import DataLoss, FailedPrecondition, Misconfigured
 from ..store import UnknownEntry, backup
 from ..store.operations import parse
+from ..store.soundness import StateCheck
 from .files import appearing
 from .places import ENTRY, MEMBERSHIP, NOTHING, Entry, Stopped, opened, rolled
 from .restore import Founded, Founder, restore
-from .state import StateCheck
 
 TAIL_SHOWN_MAX = 20
 """Entries of an uncommitted tail that are shown one by one."""

@@ -77,7 +77,12 @@ impl Log {
         config.log_cache_capacity = Some(CACHE_BYTES_MAX);
         config.log_cache_max_items = Some(CACHE_ENTRIES_MAX);
         let inner = RaftLog::open(Arc::new(config))?;
-        sync_files(dir)?;
+        // What its thread has to sync comes first.
+        if let Err(error) = inner.wait_worker_idle().and_then(|()| sync_files(dir)) {
+            // Closed well it would sync again what has failed. The process is to end anyway.
+            std::mem::forget(inner);
+            return Err(error);
+        }
         let state = inner.log_state();
         let promises = Promises {
             vote: state.vote().map(|v| v.0),

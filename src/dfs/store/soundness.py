@@ -8,11 +8,11 @@ from struct import error as StructError
 
 from google.protobuf.message import DecodeError
 
-from ..errors import DataLoss
-from ..kv import Reads
-from ..limits import SMALL_VALUE_BYTES_MAX
-from ..proto.dfs_pb2 import DIRECTORY, FILE, Record
-from ..store.layout import (
+from dfs.errors import DataLoss
+from dfs.kv import Reads
+from dfs.limits import SMALL_VALUE_BYTES_MAX
+from dfs.proto.dfs_pb2 import DIRECTORY, FILE, Record
+from dfs.store.layout import (
     CHUNKS,
     CONTENT,
     CURRENT,
