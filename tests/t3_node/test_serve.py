@@ -10,6 +10,7 @@ import pytest
 
 from dfs.engine_memory import EngineError, MemoryEngine
 from dfs.errors import DataLoss, Misconfigured
+from dfs.identity import open_identity
 from dfs.kv import MemoryKV
 from dfs.nemesis.ports import free_port
 from dfs.serve import Backend, run, running_node
@@ -76,7 +77,8 @@ async def test_a_node_with_damage_is_opened_anew_and_its_companion_lives_on(tmp_
     wanted = settings(tmp_path, raft=f"127.0.0.1:{free_port()}")
     await run(wanted, story.companion, announce, built)
     assert story.lines == ["companion", "ready", "ready", "companion ends"]
-    assert (tmp_path / "data/quarantine").exists()
+    identity = open_identity(tmp_path / "data", "node1")
+    assert (identity.fault, (tmp_path / "data/quarantine").exists()) == ("", False)
 
 
 async def test_a_part_that_breaks_ends_the_node_with_its_error(tmp_path):
