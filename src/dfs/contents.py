@@ -99,7 +99,9 @@ class Files:
         """Makes the directories and looks what is there. Blocks. Raises OSError."""
         for directory in (self.root, self.arriving, self.incoming, self.uploads):
             directory.mkdir(mode=0o700, exist_ok=True)
+        sync_directory(self.root)
         for directory in self._directories():
+            sync_directory(directory)  # A killed process may have left a name in memory alone.
             with os.scandir(directory) as entries:
                 for entry in entries:
                     if len(entry.name) == 2 * SHA256_BYTES:
@@ -142,8 +144,7 @@ class Files:
         """Makes a file in `incoming` or `uploads`, whose digests its writer has computed, the
         content: on disk when this returns. Blocks. Raises FailedPrecondition, OSError."""
         name = source.name
-        if manifest.sha256 in self.here:
-            self.touch(manifest.sha256)
+        if self.touch(manifest.sha256):
             source.unlink(missing_ok=True)
             return
         try:
@@ -218,15 +219,26 @@ class Files:
                 target.parent.mkdir(mode=0o700)
                 sync_directory(self.root)
             source.rename(target)
+            try:
+                sync_directory(target.parent)
+            except OSError:
+                target.unlink()
+                raise
             self.here[manifest.sha256] = manifest.size
-        sync_directory(target.parent)
 
     # ---- what is here ----------------------------------------------------------------------------
 
-    def touch(self, sha256: bytes) -> None:
-        """Somebody is about to name it: it stays for another CONTENT_KEEP_S."""
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(self.path(sha256))
+    def touch(self, sha256: bytes) -> bool:
+        """Somebody is about to name it: if it is here, it stays for another CONTENT_KEEP_S."""
+        with self._lock:
+            if sha256 not in self.here:
+                return False
+            try:
+                os.utime(self.path(sha256))
+            except FileNotFoundError:
+                del self.here[sha256]
+                return False
+        return True
 
     def read(self, manifest: Manifest, number: int) -> bytes:
         """One chunk, verified. Blocks. Raises DataLoss: it is damaged or gone; OSError."""
@@ -260,10 +272,12 @@ class Files:
         return damaged
 
     def remove(self, sha256: bytes) -> None:
-        """Nothing names it any more. Whoever has it open keeps it. Blocks."""
+        """Nothing names it any more: it goes, unless somebody is about to. Whoever has it open
+        keeps it. Blocks."""
         with self._lock:
-            self.here.pop(sha256, None)
-            self.path(sha256).unlink(missing_ok=True)
+            if self.spare(sha256):
+                self.here.pop(sha256, None)
+                self.path(sha256).unlink(missing_ok=True)
 
     def spare(self, sha256: bytes) -> bool:
         """It has not been handed over, or been about to be named, for CONTENT_KEEP_S."""

@@ -174,9 +174,9 @@ async def test_a_state_that_nobody_can_give_is_refused(real_cluster, short_logs)
 
 
 @pytest.mark.allow_logs("dfs.healing")
-@pytest.mark.parametrize("damaged", [False, True], ids=["for a moment", "for good"])
+@pytest.mark.parametrize("wrong", ["", "damaged", "of another node"])
 async def test_a_read_that_failed_for_a_moment_costs_a_lone_node_nothing(
-    real_cluster, short_logs, damaged
+    real_cluster, short_logs, wrong
 ):
     """A disk failed a read, and nobody else has the state: all of it is read again. If that is
     right it is kept; if not it is refused."""
@@ -188,8 +188,11 @@ async def test_a_read_that_failed_for_a_moment_costs_a_lone_node_nothing(
     await one.stop()
     data = real_cluster.root / "node1"
     open_identity(data, "node1").condemn("the store cannot be read: Input/output error")
-    if damaged:
+    if wrong == "damaged":
         flip(max((data / "store/db-1").glob("*.blob"), key=lambda path: path.stat().st_size))
+    elif wrong:
+        (data / "store/owner").write_text("0123456789abcdef\n")
+    if wrong:
         with pytest.raises(Misconfigured, match=r"cannot be read.*no other member is known"):
             await real_cluster.start("node1")
         return

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import math
 import os
 import random
 import threading
@@ -18,6 +19,7 @@ from dfs.contents import Arrival, Files, Manifest
 from dfs.errors import FailedPrecondition, OutOfSpace, TooLarge, Unavailable
 from dfs.limits import CHUNK_BYTES_MIN, CONTENT_PULLS_MAX, INLINE_BYTES_MAX
 from dfs.node.contents import Scrub
+from dfs.node.contents.spreading import Spreading
 from dfs.proto import dfs_pb2 as pb
 
 from .conftest import wait_until
@@ -284,6 +286,87 @@ async def test_what_is_left_over_stays_as_long_as_it_is_not_known_what_is_named(
     assert path_of(one, manifest).exists()
     await two.stop()
     await three.stop()
+
+
+async def test_what_a_put_counts_on_stays_though_it_was_about_to_go(cluster, monkeypatch):
+    """A content that is asked for, or named, while it is about to be removed stays."""
+    one = await cluster.start("node1")
+    asked, named, spare = map(some, (20, 21, 22))
+    contents, manifests = one.node.contents, []
+    for data in (asked, named, spare):
+        name, manifest = hand_over(one, data)
+        await contents.adopt(name, manifest)
+        os.utime(path_of(one, manifest), (0, 0))
+        manifests.append(manifest)
+    contents.restart()
+    await contents.check()
+
+    async def barrier() -> None:
+        question = {**manifests[0]._asdict(), "base": "", "from": ""}
+        question["sha256"], question["digests"] = (
+            manifests[0].sha256.hex(), manifests[0].digests.hex(),
+        )  # fmt: skip
+        assert (await contents._asked(question))["here"]
+        await name_it(one, "named", manifests[1])
+        os.utime(path_of(one, manifests[1]), (0, 0))
+
+    contents._tidied_s = -math.inf
+    await contents.tidy(barrier)
+    assert holds(one, manifests[0], asked)
+    assert holds(one, manifests[1], named)
+    assert not holds(one, manifests[2], spare)
+
+
+async def test_what_changes_while_all_is_compared_counts(cluster):
+    """The state goes on while all contents of it are compared with what is here."""
+    one = await cluster.start("node1")
+    contents, loop = one.node.contents, asyncio.get_running_loop()
+    lacking, view = os.urandom(32), contents._view
+
+    def frozen():
+        found = view()
+        done = threading.Event()
+        loop.call_soon_threadsafe(lambda: (contents.changed({lacking: True}), done.set()))
+        assert done.wait(10)
+        return found
+
+    contents._view = frozen
+    contents.restart()
+    await contents._compare()
+    contents._view = view
+    assert contents.missing == 1
+    contents.changed({lacking: False})
+    assert contents.missing == 0
+
+
+async def test_a_name_that_is_not_on_disk_for_sure_does_not_count(cluster, monkeypatch):
+    """The directory of a content cannot be synced: it is not here, and can be handed over again."""
+    one = await cluster.start("node1")
+    name, manifest = hand_over(one, some(23))
+
+    def fails(_directory: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    path_of(one, manifest).parent.mkdir(exist_ok=True)
+    with monkeypatch.context() as broken:
+        broken.setattr("dfs.contents.sync_directory", fails)
+        with pytest.raises(OSError, match="Input/output"):
+            await one.node.contents.adopt(name, manifest)
+    assert manifest.sha256 not in one.node.contents.files
+    assert not path_of(one, manifest).exists()
+    name, _ = hand_over(one, some(23))
+    await one.node.contents.adopt(name, manifest)
+    assert holds(one, manifest, some(23))
+
+
+async def test_who_no_longer_holds_it_does_not_count(any_cluster):
+    one, *_ = await any_cluster.three()
+    spreading = Spreading(one.engine, hand_over(one, some(24))[1], lambda _held, _voters: None)
+    member = next(m for m in spreading.others() if m["name"] == "node2")
+    spreading.received(member, SIZE, True, False)
+    assert spreading.done()
+    spreading.received(member, 0, False, False)
+    assert not spreading.done()
 
 
 async def test_get_gives_what_fits_into_a_message(cluster, monkeypatch):

@@ -11,8 +11,9 @@ import grpc
 import pytest
 
 import dfs
+from dfs.client.transfers import Sending
 from dfs.contents import chunk_bytes_of
-from dfs.limits import CHUNK_BYTES_MIN, INLINE_BYTES_MAX
+from dfs.limits import CHUNK_BYTES_MIN, INLINE_BYTES_MAX, UPLOAD_PIECE_BYTES
 from dfs.proto import dfs_pb2 as pb
 
 from .conftest import refusal
@@ -31,18 +32,29 @@ async def upload(
     """As every client should: sends when it is told from where on."""
     call = api.files.Upload()
     await call.write(pb.UploadRequest(head=head))
-    answers = [await call.read()]
-    for at in range(answers[0].received, min(len(data), end), PIECE):
+    first = await call.read()
+    for at in range(first.received, min(len(data), end), PIECE):
         await call.write(pb.UploadRequest(data=data[at : min(at + PIECE, end)]))
     await call.done_writing()
-    while (answer := await call.read()) is not grpc.aio.EOF:
-        answers.append(answer)
-    return answers
+    return [first, *await rest_of(call)]
 
 
 async def refused_upload(api, head: pb.UploadHead, data: bytes, end: int = 1 << 40):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await upload(api, head, data, end)
+    return refusal(caught.value)
+
+
+async def rest_of(call) -> list[pb.UploadResponse]:
+    answers = []
+    while (answer := await call.read()) is not grpc.aio.EOF:
+        answers.append(answer)
+    return answers
+
+
+async def refused_download(api):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await download(api, key="f")
     return refusal(caught.value)
 
 
@@ -121,9 +133,40 @@ async def test_what_does_not_fit_is_refused_and_nothing_is_stored(api):
         found = await refused_upload(api, head, data)
         assert found.reason == reason, found.text
         assert words in found.text
+    assert (await refused_download(api)).reason == "NOT_FOUND"
+
+
+async def test_an_upload_whose_digest_comes_last_is_stored_only_if_it_fits(api):
+    """What a node had kept of an upload is wrong: who sent it says so at the end."""
+    call = api.files.Upload()
+    await call.write(pb.UploadRequest(head=pb.UploadHead(key="f", size=SIZE)))
+    await call.read()
+    data = some(12)
+    for at in range(0, SIZE, PIECE):
+        await call.write(pb.UploadRequest(data=data[at : at + PIECE]))
+    await call.write(pb.UploadRequest(head=pb.UploadHead(sha256=hashlib.sha256(b"x").digest())))
+    await call.done_writing()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await download(api, key="f")
-    assert refusal(caught.value).reason == "NOT_FOUND"
+        await rest_of(call)
+    assert refusal(caught.value).reason == "FAILED_PRECONDITION"
+    assert "nothing was stored" in refusal(caught.value).text
+    assert (await refused_download(api)).reason == "NOT_FOUND"
+
+
+@pytest.mark.parametrize("kept", [0, 5, PIECE, UPLOAD_PIECE_BYTES + 7, SIZE])
+def test_the_client_says_the_digest_at_the_end(kept):
+    """Whatever a node has kept when an upload goes on, all of it has been digested."""
+    data = some(13)
+    sending = Sending("f", io.BytesIO(data), SIZE, None, None, os.urandom(16), None)
+    sending.head()
+    sending.begin(pb.UploadResponse(received=0))
+    while sending.piece().data and sending._at < SIZE // 2 + kept:
+        pass
+    sending.head()
+    sending.begin(pb.UploadResponse(received=kept))
+    sent = b"".join(piece.data for piece in iter(sending.piece, None))
+    assert sent == data[kept:]
+    assert sending.head().head.sha256 == hashlib.sha256(data).digest()
 
 
 async def test_a_watch_and_a_list_show_a_large_file_without_its_content(api):

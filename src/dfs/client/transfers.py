@@ -81,6 +81,8 @@ class Sending:
         """Of the content, where the source stands."""
         self._digest = hashlib.sha256()
         self._digested = 0
+        self._sealed = False
+        """The node knows the digest of all of it."""
         self.received = 0
         self.moved = False
         """Something new has arrived there in this attempt."""
@@ -92,6 +94,7 @@ class Sending:
     def head(self) -> pb.UploadRequest:
         """The first message of an attempt."""
         self.moved = False
+        self._sealed = bool(self._head.sha256)
         return pb.UploadRequest(head=self._head)
 
     def begin(self, answer: pb.UploadResponse) -> None:
@@ -109,13 +112,18 @@ class Sending:
     def piece(self) -> pb.UploadRequest | None:
         """The next message; None at the end. Blocks for the source."""
         data = self._source.read(UPLOAD_PIECE_BYTES)
-        if self._digested == self._at:
-            self._digest.update(data)
-            self._digested += len(data)
-            if not data:  # a repetition need not send what the cluster has
-                self._head.sha256 = self._digest.digest()
-        self._at += len(data)
-        return pb.UploadRequest(data=data) if data else None
+        if data:
+            known = self._digested - self._at
+            if 0 <= known < len(data):
+                self._digest.update(memoryview(data)[known:])
+                self._digested = self._at + len(data)
+            self._at += len(data)
+            return pb.UploadRequest(data=data)
+        if self._sealed or self._digested != self._at:
+            return None
+        self._sealed = True
+        self._head.sha256 = self._digest.digest()  # a repetition need not send what is there
+        return pb.UploadRequest(head=self._head)
 
     def take(self, answer: pb.UploadResponse) -> None:
         """The node says how far it is."""

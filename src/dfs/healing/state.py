@@ -18,7 +18,7 @@ again.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 from .._engine import is_founding
@@ -108,14 +108,19 @@ class Healer:
 
     def _read_again(self) -> Store | None:
         """The state, unless something is wrong with it. Blocks."""
-        if self._identity.fault_index or self._is_empty():
+        if self._identity.fault_index:
+            return None
+        try:
+            kv = self._open_kv()
+        except DataLoss:
             return None
         with ExitStack() as held:
+            held.callback(kv.close)
             try:
-                kv = held.enter_context(closing(self._kv(self._path)))
-                if StateCheck(kv).problems or self._objection(store := Store(kv)):
-                    return None
-            except (DataLoss, OSError):
+                store = Store(kv)
+            except DataLoss:
+                return None
+            if not store.log_id or StateCheck(kv).problems or self._objection(store):
                 return None
             held.pop_all()
             return store
@@ -137,15 +142,18 @@ class Healer:
             raise LogLost(f"it is empty, and the state is that of its entry {store.applied}")
         return self._engine.objection(store.log_id)
 
-    def _open(self) -> Store:
+    def _open_kv(self) -> KeyValue:
         if not claim(self._path, self._identity.id):
             raise DataLoss("it is that of another node")
         try:
-            kv = self._kv(self._path)
+            return self._kv(self._path)
         except (OSError, OutOfSpace) as error:
             raise Misconfigured(
                 f"the store in {self._path} cannot be opened: {error}{remedy(error)}"
             ) from None
+
+    def _open(self) -> Store:
+        kv = self._open_kv()
         try:
             return Store(kv)
         except BaseException:

@@ -133,7 +133,10 @@ class Contents:
                 if body is None:
                     break
                 check_size(body)
-                data = hot.parse(UploadRequest, body).data
+                request = hot.parse(UploadRequest, body)
+                data = request.data
+                if request.head.sha256:
+                    head.sha256 = request.head.sha256
             manifest = await asyncio.to_thread(arrival.finish)
         finally:
             await asyncio.to_thread(arrival.close)

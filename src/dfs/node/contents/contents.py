@@ -58,8 +58,10 @@ class Contents:
         self.files = files
         self._pulls: dict[bytes, Pull] = {}
         self._places = asyncio.Semaphore(CONTENT_PULLS_MAX)
-        self._named: dict[bytes, int] = {}
-        """Contents that the state names, and their size."""
+        self._named: set[bytes] = set()
+        """Contents that the state names."""
+        self._since: dict[bytes, bool] | None = None
+        """What changes while all is being compared."""
         self._lacking: dict[bytes, tuple[float, int]] = {}
         """Of those, what is not here: when to try again, and how long to wait after that, in ms."""
         self._spare: set[bytes] = set()
@@ -109,8 +111,8 @@ class Contents:
         if source is not None:
             await self._blocking(self.files.adopt, source, manifest)
         else:
-            await self.have(manifest)
-            await self._blocking(self.files.touch, manifest.sha256)
+            while not await self._blocking(self.files.touch, manifest.sha256):
+                await self.have(manifest)
 
     async def spread(
         self, manifest: Manifest, base: bytes = b"",
@@ -123,6 +125,7 @@ class Contents:
         tasks: dict[int, asyncio.Task[None]] = {}
         try:
             while not spreading.done():
+                await self.adopt(None, manifest)
                 for member in spreading.others():
                     if member["id"] not in tasks:
                         asking = self._have_hold(spreading, member, base)
@@ -134,7 +137,7 @@ class Contents:
             await asyncio.gather(*tasks.values(), return_exceptions=True)
 
     async def _have_hold(self, spreading: "Spreading", member: Answer, base: bytes) -> None:
-        """Asks one member until it has it."""
+        """Asks one member until it has it, and then often enough that it keeps it."""
         manifest = spreading.manifest
         question = {
             "ask": "hold", "sha256": manifest.sha256.hex(), "size": manifest.size,
@@ -153,7 +156,7 @@ class Contents:
                 member, int(answer["received"]), bool(answer["here"]), bool(answer["waits"])
             )
             if answer["here"]:
-                return
+                await asyncio.sleep(CONTENT_KEEP_S / 4)
 
     async def _asked(self, question: Answer) -> Answer:
         """Another member wants this one to hold a content."""
@@ -161,9 +164,7 @@ class Contents:
             bytes.fromhex(question["sha256"]), int(question["size"]), int(question["chunk_bytes"]),
             bytes.fromhex(question["digests"]),
         )  # fmt: skip
-        if manifest.sha256 in self.files:
-            await self._blocking(self.files.touch, manifest.sha256)
-        else:
+        if not await self._blocking(self.files.touch, manifest.sha256):
             base = bytes.fromhex(question["base"])
             begun = self._pull(manifest, [str(question["from"])], base)
             with suppress(TimeoutError):
@@ -213,8 +214,7 @@ class Contents:
         if manifest.sha256 in self.files:
             damaged = await self._blocking(self.files.distrust, manifest)
             log.warning("%s: %d chunks are fetched again from other members", error, len(damaged))
-            if manifest.sha256 in self._named:
-                self._lacking[manifest.sha256] = 0.0, CONTENT_RETRY_MS
+            self._look(manifest.sha256)
         await self.have(manifest)
 
     def _others(self) -> list[str]:
@@ -251,9 +251,7 @@ class Contents:
             pull.received = manifest.size - sum(map(manifest.length, lacking))
             await self._fetch_all(pull, lacking)
             await self._blocking(self.files.complete, manifest)
-        self._lacking.pop(manifest.sha256, None)
-        if manifest.sha256 not in self._named:
-            self._spare.add(manifest.sha256)
+        self._look(manifest.sha256)
 
     def check_space(self, size: int) -> None:
         """Raises OutOfSpace when there is none for so many bytes more, OSError."""
@@ -340,17 +338,26 @@ class Contents:
 
     def changed(self, changes: dict[bytes, bool]) -> None:
         """What `Store.contents` says after an apply."""
+        if self._since is not None:
+            self._since.update(changes)
         for sha256, named in changes.items():
-            if not named:
-                self._named.pop(sha256, None)
-                self._lacking.pop(sha256, None)
-                if sha256 in self.files:
-                    self._spare.add(sha256)
-                continue
-            self._named[sha256] = 0
+            if named:
+                self._named.add(sha256)
+            else:
+                self._named.discard(sha256)
+            self._look(sha256)
+
+    def _look(self, sha256: bytes) -> None:
+        """Whether a content is here or named has changed."""
+        named, here = sha256 in self._named, sha256 in self.files
+        if here and not named:
+            self._spare.add(sha256)
+        else:
             self._spare.discard(sha256)
-            if sha256 not in self.files and sha256 not in self._lacking:
-                self._lacking[sha256] = 0.0, CONTENT_RETRY_MS
+        if named and not here:
+            self._lacking.setdefault(sha256, (0.0, CONTENT_RETRY_MS))
+        else:
+            self._lacking.pop(sha256, None)
 
     async def check(self) -> None:
         """Begins to get what is lacking, as far as it is time, and lets go of what is left over."""
@@ -369,15 +376,18 @@ class Contents:
 
     async def _compare(self) -> None:
         self._stale = False
+        since = self._since = {}
 
-        def named() -> dict[bytes, int]:
+        def named() -> set[bytes]:
             with self._view() as view:
-                return {sha256: content.size for sha256, content in view.contents()}
+                return {sha256 for sha256, _ in view.contents()}
 
         self._named = await in_thread(named)
-        here = self.files.here
-        self._lacking = {s: (0.0, CONTENT_RETRY_MS) for s in self._named if s not in here}
-        self._spare = {sha256 for sha256 in here if sha256 not in self._named}
+        self._lacking, self._spare = {}, set()
+        for sha256 in self._named.union(self.files.here):
+            self._look(sha256)
+        self._since = None
+        self.changed(since)
 
     async def tidy(self, barrier: Callable[[], Any]) -> None:
         """Removes what nothing names, and what never arrived, if it is time to look. `barrier`:
@@ -387,13 +397,14 @@ class Contents:
         if now_s - self._tidied_s < CONTENT_KEEP_S / 60:
             return
         self._tidied_s = now_s
-        spare = set(self._spare)
-        old = {s for s in spare if s not in self._pulls and self.files.spare(s)}
+        old = [s for s in self._spare if s not in self._pulls and self.files.spare(s)]
         if old and not self._stale:
             await barrier()
-            for sha256 in old & self._spare:
-                self._spare.discard(sha256)
-                await self._blocking(self.files.remove, sha256)
+            for sha256 in old:
+                # The state itself says so; and who is about to name it has touched it.
+                if self.manifest(sha256) is None:
+                    await self._blocking(self.files.remove, sha256)
+                    self._look(sha256)
         await self._blocking(self.files.sweep, list(self._pulls))
 
 

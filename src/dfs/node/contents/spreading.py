@@ -45,6 +45,8 @@ class Spreading:
         self._errors.pop(member["name"], None)
         if here:
             self._holders.add(member["id"])
+        else:
+            self._holders.discard(member["id"])
         if here or waits or bytes_there > self._progress.get(member["id"], -1):
             self._progress[member["id"]] = bytes_there
             self._moved = asyncio.get_running_loop().time()
