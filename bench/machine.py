@@ -8,6 +8,7 @@ import platform
 import re
 import resource
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -23,6 +24,12 @@ IDLE_FIELDS: Final = (3, 4)
 """Of the first line of /proc/stat: idle, and waiting for the disk."""
 BUSY_FIELDS: Final = 8
 """Those behind are guests, who are in "user" too."""
+
+
+def say(text: str) -> None:
+    """Progress, for the person who waits."""
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
 
 
 def busy_s(stat: str) -> float:

@@ -8,7 +8,6 @@ import json
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -64,8 +63,8 @@ def parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="A smoke test of a quarter of a minute.")
     add("--out", type=Path, default=RESULTS, help="File for all measurements, one JSON object a"
         f" line; it is replaced. Default: {RESULTS.relative_to(machine.ROOT)}.")
-    add("--work", type=Path, default=machine.WORK / "files", help="Directory for all data, on the"
-        " disk to measure, not in memory. Default: below bench/.work.")
+    add("--work", type=Path, default=machine.WORK, help="Directory below which all data are put,"
+        " as `files`, on the disk to measure, not in memory. Default: bench/.work.")
     return made
 
 
@@ -84,16 +83,10 @@ def plan_of(args: argparse.Namespace) -> tuple[Plan, list[str], int]:
     if numbers:
         raise BenchError(f"--{numbers[0].replace('_', '-')} must be more than 0")
     plan = Plan(
-        args.work.absolute(), given["drops"], given["small"], given["big_mib"], given["changes"],
-        given["entries"], given["readers"], given["kills"], args.limit,
+        args.work.absolute() / "files", given["drops"], given["small"], given["big_mib"],
+        given["changes"], given["entries"], given["readers"], given["kills"], args.limit,
     )
     return plan, chosen(args.rows), given["rounds"]
-
-
-def say(text: str) -> None:
-    """Progress, for the person who waits."""
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-    sys.stderr.flush()
 
 
 @contextmanager
@@ -174,7 +167,7 @@ def measured(args: argparse.Namespace) -> list[Measurement]:
     plan, rows, rounds = plan_of(args)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     found: list[Measurement] = []
-    say("making the content")
+    machine.say("making the content")
     with stock(plan) as made, args.out.open("w") as out:
         head = machine.describe(plan.work)
         try:
@@ -183,9 +176,10 @@ def measured(args: argparse.Namespace) -> list[Measurement]:
                 out.write(json.dumps(asdict(one)) + "\n")
                 out.flush()
                 figures = ", ".join(f"{k} {shown(v)}" for k, v in one.figures.items())
-                say(f"{one.round} {one.row} {one.system}: {figures}; others {one.others:.2f} cores")
+                others = f"others {one.others:.2f} cores"
+                machine.say(f"{one.round} {one.row} {one.system}: {figures}; {others}")
         except KeyboardInterrupt:
-            say("stopped; this is what there is")
+            machine.say("stopped; this is what there is")
     for line in [*head, f"versions: {machine.dfs_version()}"]:
         sys.stdout.write(f"- {line}\n")
     sys.stdout.write(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -16,7 +15,7 @@ from typing import Final, Protocol
 from dfs.cli.agents import Plan, environment
 from dfs.contents import DIRECTORY
 from dfs.identity import SOCKET
-from dfs.mount import MountSupervisor, top_mount
+from dfs.mount import MountSupervisor
 from dfs.nemesis.places import on_loopback
 from dfs.nemesis.processes import Cluster, Node
 from dfs.nemesis.waiting import wait_until
@@ -146,8 +145,6 @@ class Dfs:
 
     def __enter__(self) -> Dfs:
         with self._stack as stack:
-            for view in self.views:
-                stack.callback(unmount, view)
             stack.enter_context(self.cluster)
             for node in self.nodes if self._mounts else ():
                 wait_until(f"{node.name} shows its mount", partial(shown, node), READY_S)
@@ -250,12 +247,6 @@ class Away:
 def shown(node: Node) -> bool:
     """Its agent says that the mount is served."""
     return node.status().agent.mount_mode in ("passthrough", "read")
-
-
-def unmount(path: Path) -> None:
-    """What a node that was killed has left."""
-    if top_mount(str(path)):
-        subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 def quiet(log: Path) -> tuple[str, ...]:

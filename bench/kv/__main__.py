@@ -6,13 +6,12 @@ import argparse
 import json
 import signal
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 from ..failure import BenchError
-from ..machine import ROOT, WORK
+from ..machine import ROOT, WORK, say
 from . import measure, recovery, rows, systems, versions
 from .build import build
 from .results import Measurement, spread, table
@@ -81,12 +80,6 @@ def plan_of(args: argparse.Namespace) -> tuple[measure.Plan, dict[str, list[rows
         kills=1 if args.quick else args.kills, again=not args.quick,
     )
     return plan, rows.stages(wanted)
-
-
-def say(text: str) -> None:
-    """Progress, for the person who waits."""
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-    sys.stderr.flush()
 
 
 def measured(args: argparse.Namespace) -> list[Measurement]:

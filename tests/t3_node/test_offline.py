@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -15,10 +16,10 @@ import pytest
 
 from dfs import commands
 from dfs.contents import DIRECTORY, Manifest, path_in
-from dfs.errors import FailedPrecondition, InvalidArgument, Misconfigured
+from dfs.errors import FailedPrecondition, InvalidArgument, Misconfigured, OutOfSpace
 from dfs.kv import RocksKV
 from dfs.limits import INLINE_BYTES_MAX
-from dfs.offline import audit
+from dfs.offline import acks, audit
 from dfs.offline import recover as plans
 from dfs.offline.acks import Ack, read_acks
 from dfs.offline.audit import verify
@@ -421,8 +422,56 @@ async def with_a_large_content(cluster: Cluster, _root: Path) -> Manifest:
     manifest = await put_content(members[0], "large", b"much " * (INLINE_BYTES_MAX // 4))
     for member in members:
         await wait_until(lambda m=member: manifest.sha256 in m.node.contents.files)
+    move = pb.MoveRequest(source="large", target="moved")
+    parts = [
+        pb.Operation(put=pb.PutRequest(key="small", data=b"1")),
+        pb.Operation(delete=pb.DeleteRequest(key="moved")),
+    ]
+    both = pb.TransactionRequest(operations=parts)
+    for number, request in ((20, move), (22, both)):
+        assert isinstance(
+            await members[0].node.write(number, request.SerializeToString(), 10_000), bytes
+        )
     await stopped(cluster)
     return manifest
+
+
+async def test_what_the_log_says_of_a_write_is_enough(tmp_path):
+    """Whatever stored a key: a content, a move, or a part of a transaction."""
+    manifest = await ran(tmp_path, with_a_large_content)
+    with opened(tmp_path / "node1") as place:
+        written = acks._logged(place, set(range(1, place.meta.applied + 1)))
+    said = [keys for keys in written.values() if keys]
+    digest = sha256(b"1").digest()
+    assert said == [
+        {"large": manifest.sha256}, {"moved": acks.MOVED}, {"small": digest, "moved": b""},
+    ]  # fmt: skip
+
+
+def test_contents_that_cannot_be_linked_are_copied(tmp_path, monkeypatch):
+    """Whole, or not under their name."""
+
+    def refused(_self, _target):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    source, target = path_in(tmp_path / "a" / DIRECTORY, b"x" * 32), tmp_path / "b"
+    source.parent.mkdir(parents=True)
+    source.write_bytes(b"content")
+    target.mkdir()
+    monkeypatch.setattr(shutil, "copyfileobj", lambda _from, to: to.write(b"con") and full())
+
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    copy = path_in(target / DIRECTORY, b"x" * 32)
+    with pytest.raises(OutOfSpace, match="No space left"):
+        plans.take_contents(tmp_path / "a", target)
+    assert list(copy.parent.iterdir()) == []
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    plans.take_contents(tmp_path / "a", target)
+    assert copy.read_bytes() == b"content"
 
 
 async def test_large_contents_are_read_and_those_that_nobody_has_are_told(tmp_path):

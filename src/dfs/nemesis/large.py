@@ -11,6 +11,7 @@ from typing import Final
 from ..client import Client
 from ..errors import DeadlineExceeded, DfsError, NotFound, OutcomeUnknown, OutOfSpace, Unavailable
 from ..limits import INLINE_BYTES_MAX
+from ..offline.acks import Ack
 from .waiting import require
 
 KEYS: Final = 3
@@ -28,9 +29,10 @@ class LargeFiles:
         self._directory = f"{directory}-large"
         self._chance = random.Random(directory)
         self._stored: dict[str, tuple[int, bytes]] = {}
-        """Key → revision and digest of the last upload that was acknowledged."""
+        """Key → revision and digest of the last upload that was acknowledged or read."""
         self._maybe: dict[str, set[bytes]] = {}
-        """Key → digests of uploads since then whose outcome is unknown."""
+        """Key → digests of uploads whose outcome is unknown: any time they may turn up."""
+        self.acks: list[Ack] = []
         self.uploads = self.downloads = 0
         """Those that were acknowledged, and those that came back whole."""
 
@@ -57,7 +59,7 @@ class LargeFiles:
             self._maybe.setdefault(key, set()).add(digest)  # an attempt may yet be applied
             return
         self._stored[key] = revision, digest
-        self._maybe.pop(key, None)
+        self.acks.append(Ack(revision, key, digest))
         self.uploads += 1
 
     def _download(self, client: Client, key: str) -> bool:
@@ -75,5 +77,6 @@ class LargeFiles:
         right = digest in maybe or (known is not None and digest == known[1])
         require(right, f"{key} at revision {stat.revision} is not what was uploaded last: {known}")
         require(known is None or stat.revision >= known[0], f"{key} went back from {known}")
+        self._stored[key] = stat.revision, digest
         self.downloads += 1
         return True

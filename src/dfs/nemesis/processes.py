@@ -231,9 +231,11 @@ class Cluster:
         for node in self.nodes:
             if node.alive():
                 node.kill()
+        for node in self.nodes:
+            node.unmount()  # A helper may hang on it.
+        for node in self.nodes:
             if node.process is not None:
                 node.kill_helpers()
-            node.unmount()
 
     def client(self) -> client.Client:
         """A client that knows all nodes."""

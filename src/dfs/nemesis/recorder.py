@@ -192,6 +192,7 @@ class Recorder:
                 yield Ack(call.revision, call.key, digest)
         for key, revision in self.added.items():
             yield Ack(revision, key, hashlib.sha256(b"").digest())
+        yield from self.large.acks
 
     def _thread(self, work: Callable[..., None], *arguments: Any) -> threading.Thread:
         """Nobody waits for it when something else is wrong: it may read at a node that stands

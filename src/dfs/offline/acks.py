@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DataLoss, InvalidArgument
-from ..proto.dfs_pb2 import Record
+from ..proto.dfs_pb2 import Operation, Record
+from ..proto.internal.log_pb2 import Entry
 from ..store import UnknownEntry
 from ..store.layout import (
     CURRENT,
@@ -24,6 +25,8 @@ from .places import ENTRY, Stopped
 
 PROBLEMS_MAX = 50
 """Lost writes that are told one by one."""
+MOVED = b"moved"
+"""Instead of a digest."""
 
 
 class Ack(NamedTuple):
@@ -105,8 +108,8 @@ def _lost(ack: Ack, places: Sequence[Stopped], found: Sequence[str], needed: int
     return f"revision {ack.revision}, {what}, was acknowledged, but {where}"
 
 
-def _logged(place: Stopped, wanted: set[int]) -> dict[int, tuple[str, bytes]]:
-    """Revision → (key, digest or b"") of those writes that are in the log of a node."""
+def _logged(place: Stopped, wanted: set[int]) -> dict[int, dict[str, bytes]]:
+    """Revision → key → digest or b"", of those writes that are in the log of a node."""
     found = {}
     for entry in place.entries(min(wanted), max(wanted)):
         if entry.kind != ENTRY or entry.id.position not in wanted:
@@ -116,19 +119,31 @@ def _logged(place: Stopped, wanted: set[int]) -> dict[int, tuple[str, bytes]]:
         except UnknownEntry:
             continue  # the audit of the node says so
         kind = command.entry.WhichOneof("operation")
-        if kind == "put":
-            request = command.entry.put
-            found[entry.id.position] = request.key, sha256(request.data).digest()
-        elif kind == "delete":
-            found[entry.id.position] = command.entry.delete.key, b""
+        parts = command.entry.transaction.operations if kind == "transaction" else [command.entry]
+        found[entry.id.position] = dict(_written(part) for part in parts)
     return found
 
 
-def _found(place: Stopped, logged: dict[int, tuple[str, bytes]], ack: Ack) -> str:
+def _written(operation: Entry | Operation) -> tuple[str, bytes]:
+    """Key and digest of a file that is stored, b"" of what is deleted, MOVED of what a move or a
+    copy makes: what that has only the state says."""
+    kind = operation.WhichOneof("operation")
+    request = getattr(operation, str(kind))
+    if kind == "put":
+        return request.key, sha256(request.data).digest()
+    if kind == "put_content":
+        return request.key, request.sha256
+    if kind in ("move", "copy"):
+        return request.target, MOVED
+    return getattr(request, "key", ""), b""
+
+
+def _found(place: Stopped, logged: dict[int, dict[str, bytes]], ack: Ack) -> str:
     """ "there", "later" (the key was changed since, and history is gone), or ""."""
     try:
         if ack.revision > place.meta.applied:
-            return "there" if logged.get(ack.revision) == (ack.key, ack.sha256) else ""
+            said = logged.get(ack.revision, {}).get(ack.key)
+            return "there" if said in (ack.sha256, MOVED) else ""
         if _in_history(place, ack):
             return "there"
         return "later" if ack.revision < place.meta.floor and _changed_since(place, ack) else ""

@@ -15,7 +15,6 @@ The new cluster has a new id and new revisions, so whoever comes back of the old
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from typing import Any
 
 from .._version import version
 from ..contents import DIRECTORY
+from ..durable import sync_directory
 from ..errors import DataLoss, FailedPrecondition, Misconfigured
 from ..store import UnknownEntry, backup
 from ..store.operations import parse
@@ -139,17 +139,22 @@ def recover(
 
 
 def take_contents(source: Path, target: Path) -> None:
-    """Gives one data directory the large contents of another: the same files, where the disk is the
-    same, else copies. Raises OSError."""
-    for path in sorted((source / DIRECTORY).glob("??/*")):
-        place = target / DIRECTORY / path.parent.name / path.name
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            place.hardlink_to(path)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            shutil.copy2(path, place)
+    """Gives one data directory the large contents of another: the same files, where that is
+    possible, else copies. On disk when it returns. Raises OutOfSpace, OSError."""
+    root = target / DIRECTORY
+    root.mkdir(mode=0o700, exist_ok=True)
+    for directory in sorted((source / DIRECTORY).glob("??")):
+        place = root / directory.name
+        place.mkdir(mode=0o700, exist_ok=True)
+        for path in directory.iterdir():
+            try:
+                (place / path.name).hardlink_to(path)
+            except OSError:  # another disk, or no links of it
+                with appearing(place / path.name) as out, path.open("rb") as file:
+                    shutil.copyfileobj(file, out)
+        sync_directory(place)
+    sync_directory(root)
+    sync_directory(target)
 
 
 def _save(place: Stopped, end: int, file: Path, saved_ns: int) -> int:
