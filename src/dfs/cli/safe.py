@@ -13,6 +13,7 @@ from ..errors import (
     DeadlineExceeded,
     DfsError,
     InvalidArgument,
+    Misconfigured,
     NotADirectory,
     NotFound,
     Unavailable,
@@ -63,9 +64,11 @@ def status(args: argparse.Namespace) -> int:
         found, why = None, error.text
     with _client(args, found) as client:
         if found is None:
-            found = _of_the_tree(client, args.path)
+            found = _of_the_tree(client, args.path, why)
         stored = _stored(client, found["revision"])
-    if not found["entries"] and not found["drops"] and not _left(found):
+    # An agent that does not know the tree yet cannot say what is not in it.
+    sure = not why and found["known"]
+    if sure and not found["entries"] and not found["drops"] and not _left(found):
         raise NotFound(f"there is nothing at {args.path}, neither in the tree nor in the cache "
                        "directory")
     problems = _problems(found, why)
@@ -83,19 +86,29 @@ def status(args: argparse.Namespace) -> int:
     return 0 if safe else UNSAFE
 
 
-def _of_the_tree(client: Client, path: str) -> dict[str, Any]:
-    """What can be said without the agent."""
+def _of_the_tree(client: Client, path: str, why: str) -> dict[str, Any]:
+    """What can be said without the agent, which does not answer for the reason `why`. Raises
+    Unavailable where that is nothing."""
+    unknown = f"what is in the cache directory is unknown: {why}"
+    try:
+        # As the agent takes it: only what begins with a slash is a file of a mount.
+        key = shared.key_of(path) if path.startswith("/") else path.removeprefix("./").rstrip("/")
+    except Misconfigured as error:
+        raise Unavailable(f"{error.text}; {unknown}") from None
+    key = "" if key == "." else key
     revisions: list[int] = []
-    key = "" if path == "." else path.strip("/")
     try:
         if key:
             revisions.append(client.stat(key, local=True).revision)
         below = client.list(key, recursive=True, local=True)
         revisions += [item.stat.revision for item in below]
-    except (NotFound, NotADirectory, Unavailable):
-        pass  # A file has nothing below it; a node that is away is named in the summary.
-    return {"path": path, "entries": len(revisions), "drops": 0,
-            "revision": max(revisions, default=0)}
+    except (NotFound, NotADirectory):
+        pass  # A file has nothing below it.
+    except Unavailable as error:
+        raise Unavailable(f"what is in the tree is unknown: {error.text}; {unknown}") from None
+    if not revisions:
+        raise Unavailable(f"{path} is not in the tree; {unknown}")
+    return {"path": path, "entries": len(revisions), "drops": 0, "revision": max(revisions)}
 
 
 def _stored(client: Client, revision: int) -> Stored:
