@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,41 @@ async def test_without_a_quorum_the_copy_of_a_large_drop_waits(
         assert await rig.read("large") == data
         assert len(copies) <= 2
         assert incoming(rig) == []
+
+
+def _becomes_small(file: Path) -> None:
+    file.write_bytes(b"small")
+
+
+def _becomes_a_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+@pytest.mark.parametrize("meanwhile", [Path.unlink, _becomes_small, _becomes_a_pipe])
+@pytest.mark.parametrize("here", [True, False])
+@pytest.mark.allow_logs("drops wait here", "is a device, socket or pipe")
+async def test_the_copy_of_a_large_drop_that_is_none_any_more_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[Path], None], here: bool
+) -> None:
+    """Whatever became of the file while its copy waited."""
+    monkeypatch.setattr("dfs.cache.uploader.AGENT_RETRY_MS_MAX", 20)
+    async with local(tmp_path) if here else Rig(tmp_path) as rig:
+        directory = rig.agent.large.incoming
+        rig.node.away = True
+        file = rig.drop("large", os.urandom(SIZE))
+        await wait_until("its copy waits", lambda: os.listdir(directory))
+        await wait_until("it is said", lambda: "(upload)" in rig.agent.problems)
+        meanwhile(file)
+        if meanwhile is _becomes_small:
+            await wait_until("it is seen", lambda: ("put", "large") in rig.node.calls)
+        else:
+            await wait_until("its copy goes", lambda: not os.listdir(directory))
+        rig.node.away = False
+        await rig.settled()
+        assert os.listdir(directory) == []
+        small = rig.node.records.get("large")
+        assert (small is not None and small.size == 5) == (meanwhile is _becomes_small)
 
 
 @pytest.mark.allow_logs("changed elsewhere at the same time")

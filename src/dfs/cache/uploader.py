@@ -139,6 +139,9 @@ class Uploader:
 
     def gone(self, path: str) -> None:
         """It was removed from the cache directory: evicted, not deleted."""
+        drop = self.pending.drops.get(path)
+        if drop is not None and not drop.running:
+            self.large.done(drop)
         self.pending.gone(path)
         self._blocked.pop(path, None)
         self._problems.clear(path)
@@ -178,6 +181,7 @@ class Uploader:
             try:
                 due = await self._one(drop)
             except Busy:
+                self.large.done(drop)  # What was copied is changed just now.
                 self.pending.busy(drop)
                 continue
             except Exception:  # boundary: one strange file must not stop the others
@@ -185,6 +189,7 @@ class Uploader:
                 self._refused(drop.path, "unexpected failure; see the log")
                 due = None
             if due is None:
+                self.large.done(drop)
                 self.pending.done(drop)
             else:
                 self.pending.later(drop, due)
@@ -201,7 +206,7 @@ class Uploader:
                 return await self._send(drop, await self.reader.take(path, INLINE_BYTES_MAX))
             except Big:
                 async with self._big:
-                    return await self._send_large(drop)
+                    return await self._send(drop, await self.large.take(self.reader.root, drop))
         except FileNotFoundError:
             if not drop.again:
                 self.gone(path)
@@ -217,15 +222,6 @@ class Uploader:
                 ))
             self._refused(path, f"cannot be read: {error.strerror}")
         return None
-
-    async def _send_large(self, drop: Drop) -> float | None:
-        due = None
-        try:
-            due = await self._send(drop, await self.large.take(self.reader.root, drop))
-        finally:
-            if due is None:
-                self.large.done(drop)
-        return due
 
     async def _send(self, drop: Drop, taken: Taken | None) -> float | None:
         if taken is None:
