@@ -13,7 +13,7 @@ import pytest
 
 from dfs.cache import take
 from dfs.contents import INCOMING, chunk_bytes_of
-from dfs.limits import INLINE_BYTES_MAX
+from dfs.limits import DISK_FREE_BYTES_MIN, INLINE_BYTES_MAX
 
 from .cache_rig import Rig, wait_until
 
@@ -236,8 +236,39 @@ async def test_a_full_disk_makes_a_large_drop_wait(
         data = os.urandom(SIZE)
         rig.drop("large", data)
         await wait_until("it is said", lambda: "which is full: make room there" in rig.problems())
+        assert f"large needs a copy in {rig.agent.large.incoming}, on" in rig.problems()
         assert rig.agent.status().pending_drops == 1
         full.clear()
         await wait_until("it is shown", lambda: "large" in rig.tree.shown)
         assert await rig.read("large") == data
         assert incoming(rig) == []
+
+
+@pytest.mark.allow_logs("drops wait here")
+async def test_a_copy_leaves_the_disk_the_space_that_the_node_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What counts is what the copy takes: a hole takes nothing."""
+    monkeypatch.setattr("dfs.cache.uploader.AGENT_RETRY_MS_MAX", 20)
+    statvfs, lacking = os.statvfs, [True]
+
+    def nearly_full(path: Any) -> Any:
+        found = statvfs(path)
+        free = DISK_FREE_BYTES_MIN + SIZE // 2
+        fields = list(found)
+        fields[4] = free // found.f_frsize
+        return os.statvfs_result(fields) if lacking else found
+
+    monkeypatch.setattr("dfs.cache.take.os.statvfs", nearly_full)
+    async with local(tmp_path) as rig:
+        data = os.urandom(SIZE)
+        rig.drop("large", data)
+        await wait_until("it is said", lambda: "128MiB that stay free" in rig.problems())
+        assert incoming(rig) == []
+        with (rig.cache / "hole").open("wb") as file:
+            file.truncate(SIZE)
+        await wait_until("it fits", lambda: "hole" in rig.node.records)
+        assert "large" not in rig.node.records
+        lacking.clear()
+        await wait_until("it is shown", lambda: "large" in rig.tree.shown)
+        assert await rig.read("large") == data

@@ -30,12 +30,14 @@ from ..errors import (
 from ..limits import (
     AGENT_RETRY_MS,
     AGENT_RETRY_MS_MAX,
+    DISK_FREE_BYTES_MIN,
     DROP_QUIET_NO_LEASE_MS,
     INLINE_BYTES_MAX,
     UPLOADS_BIG_MAX,
     UPLOADS_MAX,
 )
 from ..paths import check_key
+from ..sizes import size_text
 from . import conflicts
 from .feeder import Feeder
 from .journal import Journal, Row, row_of
@@ -218,7 +220,8 @@ class Uploader:
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 return self._later(drop, OutOfSpace(
-                    f"{path} needs a copy on the disk of the node, which is full: make room there"
+                    f"{path} needs a copy in {self.large.incoming}, on a disk which is full: make "
+                    f"room there for it and {size_text(DISK_FREE_BYTES_MIN)} that stay free"
                 ))
             self._refused(path, f"cannot be read: {error.strerror}")
         return None
