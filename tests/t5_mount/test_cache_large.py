@@ -72,6 +72,27 @@ async def test_an_agent_elsewhere_uploads_and_downloads(tmp_path: Path) -> None:
         assert await other.read("large") == data
 
 
+async def test_a_large_past_version_is_kept_for_a_while_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfs.cache.objects.OBJECT_KEEP_S", 0.0)
+    async with Rig(tmp_path) as rig:
+        data = os.urandom(SIZE)
+        await rig.node.upload("large", _source(data), size=SIZE)
+        await wait_until("it is shown", lambda: "large" in rig.tree.shown)
+        rig.node.hold = asyncio.Event()
+        reader = asyncio.create_task(rig.read("large"))
+        await wait_until("it is fetched", lambda: ("read", "large") in rig.node.calls)
+        await rig.node.put_elsewhere("large", b"small now")
+        await rig.shown("large", b"small now")
+        objects = rig.agent.objects
+        assert objects is not None
+        await wait_until("nothing is left to be removed", lambda: not objects._retired)
+        rig.node.hold.set()
+        assert await reader == data
+        await wait_until("it is removed", lambda: not rig.object(data).exists())
+
+
 async def test_content_that_the_node_lacks_is_fetched_once_when_it_is_wanted(
     tmp_path: Path,
 ) -> None:

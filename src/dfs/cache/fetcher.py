@@ -137,9 +137,12 @@ class Fetcher:
                 return await self._keep(sha256, data)
 
     async def _keep(self, sha256: bytes, data: bytes) -> str:
-        backing = await self._thread(lambda: self._objects.add(sha256, data))
+        return self._kept(sha256, await self._thread(lambda: self._objects.add(sha256, data)))
+
+    def _kept(self, sha256: bytes, backing: str) -> str:
+        """Where content is that has come just now; that of a past version goes again."""
         if sha256 not in self._feeder.needed:
-            self._objects.retire(sha256)  # A past version, for one reader.
+            self._objects.retire(sha256)
         return backing
 
     async def _as_large(self, path: str, version: int, stat: Stat | None) -> Stat | None:
@@ -163,7 +166,8 @@ class Fetcher:
             if here is not None:
                 return here
             async with self._room.reserved(stat.sha256, stat.size, path):
-                return await self._download_large(path, version, stat)
+                backing = await self._download_large(path, version, stat)
+                return self._kept(stat.sha256, backing)
 
     async def _download_large(self, path: str, version: int, stat: Stat) -> str:
         temporary = self._objects.new_file()
