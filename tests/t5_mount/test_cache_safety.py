@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -204,6 +205,33 @@ async def test_a_sync_that_cannot_scan_says_why(
         with pytest.raises(FailedPrecondition, match="is gone"):
             await rig.ask("sync")
         (tmp_path / "elsewhere").rename(rig.cache)
+
+
+@pytest.mark.allow_logs("may not be read")
+async def test_a_cache_directory_that_can_be_read_again_is_all_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Rig(tmp_path) as rig:
+        rig.drop("file", b"1")
+        await rig.settled()
+
+        def fail(self: Watcher, directory: str) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Watcher, "_list", fail)
+            for _ in range(2):
+                with pytest.raises(FailedPrecondition, match="may not be read"):
+                    await rig.ask("sync")
+            assert f"the cache directory {rig.cache} may not be read" in rig.problems()
+        assert (await rig.ask("sync", wait=True, within_ms=20_000))["pending_count"] == 0
+        assert not rig.problems()
+        with monkeypatch.context() as patched:
+            patched.setattr(Watcher, "_list", fail)
+            await rig.rescan()
+            assert "may not be read" in rig.problems()
+        await rig.rescan()
+        assert not rig.problems()
 
 
 async def test_without_an_agent_nothing_is_said_to_be_safe(

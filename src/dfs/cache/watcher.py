@@ -84,7 +84,7 @@ class Watcher:
         """Watch descriptor → directory, relative to the root."""
         self._unwatched = 0
         self._unread: set[str] = set()
-        """Directories that could not be read. Of the scan thread."""
+        """Directories that could not be read, "" = the root. Of the scan thread."""
         self._full_scan_waits = False
         self._begun, self._ended = 0, 0
         """Number of the full scan that began last, and of the one that ended last."""
@@ -262,11 +262,15 @@ class Watcher:
         wanted = self._begun + 1
         self._problems.clear("(scan)")  # Of a former one.
         if self._inotify is not None and not self._stopping:
+            if "" in self._unread:
+                self._problems.clear("(cache)")  # If it is so still, the scan says it again.
             self.scan_all()
-        while self._ended < wanted:
+        while True:
             for part in ("(cache)", "(scan)"):
                 if part in self._problems:
                     raise FailedPrecondition(self._problems.text(part))
+            if self._ended >= wanted:
+                return
             await asyncio.sleep(SYNC_LOOK_MS / 1000)
 
     async def _rescan(self) -> NoReturn:
@@ -319,7 +323,7 @@ class Watcher:
                 continue
             if directory in self._unread:
                 self._unread.discard(directory)
-                self._tell(self._problems.clear, directory)
+                self._tell(self._problems.clear, directory or "(cache)")
             for name, found in entries:
                 path = f"{directory}/{name}" if directory else name
                 is_directory = stat.S_ISDIR(found.st_mode)
@@ -333,10 +337,10 @@ class Watcher:
         """One directory must not stop a scan; what concerns all of them does. Raises OSError."""
         if not isinstance(error, PermissionError) and (not directory or error.errno in _ALL):
             raise error
-        if directory:
-            self._unread.add(directory)
+        self._unread.add(directory)
+        what = "" if directory else f"the cache directory {self.root} "
         self._tell(self._problems.set, directory or "(cache)",
-                   f"may not be read ({error.strerror}); what is in it is not stored")
+                   f"{what}may not be read ({error.strerror}); what is in it is not stored")
 
     def _list(self, directory: str) -> list[tuple[str, os.stat_result]]:
         """Watches a directory, then reads it. Goes through no symbolic link."""
