@@ -13,7 +13,6 @@ import functools
 import hashlib
 import logging
 import os
-import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,6 @@ from ..limits import (
     AGENT_RETRY_MS,
     AGENT_RETRY_MS_MAX,
     FETCH_MS_MAX,
-    MISS_WAIT_MS,
     MISSES_MAX,
     WARM_FETCHES_MAX,
 )
@@ -36,6 +34,7 @@ from .large import Large
 from .objects import Objects
 from .ports import Client, Tree
 from .room import Room
+from .tasks import Serving
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -56,38 +55,21 @@ class Fetcher:
         self.deadline_s = deadline_ms / 1000
         """How long a reader waits at most."""
         self._fetching: dict[Key, asyncio.Task[str]] = {}
-        self._serving: set[asyncio.Task[None]] = set()
-        self._stop = threading.Event()
+        self._serving = Serving("misses", tree.next_misses, self._serve)
         self._pool = ThreadPoolExecutor(2, "fetcher")
 
     async def run(self) -> None:
         """Serves misses and keeps the cache warm, for ever."""
-        loop = asyncio.get_running_loop()
-        thread = threading.Thread(target=self._wait, args=(loop,), name="misses", daemon=True)
-        thread.start()
+        self._serving.start()
         try:
             await self._warm_for_ever()
         finally:
-            self._stop.set()
-            for task in (*self._serving, *self._fetching.values()):
+            self._serving.stop()
+            for task in self._fetching.values():
                 task.cancel()
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     # ---- misses ----------------------------------------------------------------------------------
-    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
-        while not self._stop.is_set():
-            misses = self._tree.next_misses(MISSES_MAX, MISS_WAIT_MS)
-            if misses:
-                # The loop may have been closed meanwhile: then nobody waits for us either.
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(self._arrived, misses)
-
-    def _arrived(self, misses: Sequence[tuple[int, str, int]]) -> None:
-        for miss in misses:
-            task = asyncio.create_task(self._serve(*miss))
-            self._serving.add(task)
-            task.add_done_callback(self._serving.discard)
-
     async def _serve(self, miss: int, path: str, version: int) -> None:
         result: str | int
         try:

@@ -29,6 +29,7 @@ from .journal import Journal
 from .pending import CLOSED, HINT, MOVED, SCANNED, TOUCHED
 from .problems import Problems
 from .take import Skip, kind_of, open_beneath, signature_of, storable
+from .tasks import together
 from .uploader import Uploader
 
 log = logging.getLogger(__name__)
@@ -117,26 +118,11 @@ class Watcher:
                 self._add_watch("")
                 self._read_ignore()
                 self._problems.clear("(cache)")
-                await self._follow(self._inotify)
+                await together((self._events(self._inotify), self._rescan(), self._root_stays()))
             finally:  # A scan adds watches: none may go on when inotify is closed.
                 self._stopping = True
                 await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
                 self._inotify = None
-
-    async def _follow(self, inotify: Inotify) -> None:
-        """Until the directory is gone."""
-        tasks = [
-            asyncio.create_task(part)
-            for part in (self._events(inotify), self._rescan(), self._root_stays())
-        ]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _events(self, inotify: Inotify) -> NoReturn:
         while True:

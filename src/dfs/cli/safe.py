@@ -133,9 +133,9 @@ def _problems(found: Mapping[str, Any], why: str) -> list[str]:
         problems.append("the agent does not know the tree yet: no node has answered it")
     if found.get("pending_count"):
         reason = found["pending"][0]["why"]
-        problems.append(f"{_files(found['pending_count'])} pending ({reason})")
+        problems.append(f"{output.files(found['pending_count'])} pending ({reason})")
     if found.get("refused_count"):
-        problems.append(f"{_files(found['refused_count'])} refused")
+        problems.append(f"{output.files(found['refused_count'])} refused")
     return problems
 
 
@@ -147,14 +147,15 @@ def _details(found: Mapping[str, Any]) -> list[str]:
         lines += [f"{kind}: and {more:,} more"] if more else []
     lines += [f"conflict copy: {path}" for path in found.get("conflicts", ())]
     if found.get("removals"):
-        lines.append(f"removed here, not deleted from the tree yet: {_files(found['removals'])}")
+        removed = output.files(found["removals"])
+        lines.append(f"removed here, not deleted from the tree yet: {removed}")
     if found.get("cache"):
-        lines.append(f"cache directory {found['cache']}: {_files(found['drops'])} stored, newest "
-                     f"revision {found['revision']:,}")
+        lines.append(f"cache directory {found['cache']}: {output.files(found['drops'])} stored, "
+                     f"newest revision {found['revision']:,}")
     if found.get("mount"):
         pinned = f", {found['pinned_files']:,} pinned" if found["pinned_files"] else ""
         lines.append(
-            f"content on this machine: {found['here_files']:,} of {_files(found['files'])}, "
+            f"content on this machine: {found['here_files']:,} of {output.files(found['files'])}, "
             f"{output.size(found['here_bytes'])} of {output.size(found['bytes'])}{pinned}"
         )
     return lines
@@ -206,7 +207,8 @@ def sync(args: argparse.Namespace) -> int:
     else:
         _show(found)
     if late:
-        raise DeadlineExceeded(f"{_files(found['pending_count'])} not stored within {args.within}")
+        pending = output.files(found["pending_count"])
+        raise DeadlineExceeded(f"{pending} not stored within {args.within}")
     return UNSAFE if args.wait and found["refused_count"] else 0
 
 
@@ -217,7 +219,7 @@ def _deletes(args: argparse.Namespace) -> int:
         output.json(found)
     else:
         what = "will be deleted from the tree" if args.confirm_deletes else "stay in the tree"
-        output.text(f"{_files(found['files'])} that were removed here {what}")
+        output.text(f"{output.files(found['files'])} that were removed here {what}")
     return 0
 
 
@@ -227,7 +229,3 @@ def _show(found: Mapping[str, Any]) -> None:
     output.text(f"{'; '.join(problems) or done}; newest revision {found['revision']:,}")
     for line in _details(found):
         output.text(f"  {line}")
-
-
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count:,} files"
