@@ -16,6 +16,7 @@ from dfs.proto import dfs_pb2 as pb
 from dfs.store import backup
 from dfs.store.layout import CURRENT
 
+from .cli_rig import Cli, Served
 from .conftest import refusal
 
 
@@ -120,3 +121,17 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch):
     nowhere = appearing(tmp_path / "missing" / "b")
     with pytest.raises(dfs.Misconfigured, match="choose another place"):
         nowhere.__enter__()
+
+
+def test_a_backup_that_is_whole_is_kept(node: Served, cli: Cli, tmp_path: Path, monkeypatch):
+    """Also when the node is gone right after it has sent the last byte."""
+    cli("put", "k", "-t", "v")
+
+    def silent(*_arguments: object, **_more: object) -> None:
+        raise dfs.Unavailable("no node answers")
+
+    monkeypatch.setattr(dfs.Client, "status", silent)
+    ran = cli("snapshot", "save", tmp_path / "b")
+    assert ran.code == 0
+    assert "Not in it: large contents, if there are any, which is unknown (no node" in ran.err
+    assert backup.verify(tmp_path / "b").keys == 1

@@ -101,18 +101,22 @@ async def test_members_are_named_and_who_leads(rig: Rig) -> None:
     )
 
 
-@pytest.mark.allow_logs(r"pipe: is a device, socket or pipe")
+@pytest.mark.allow_logs(r"pipe: is a device, socket or pipe", "is not UTF-8")
 async def test_what_is_not_stored_is_listed_with_its_reason(rig: Rig) -> None:
     os.mkfifo(rig.cache / "pipe")
     await wait_until("it is refused", lambda: "pipe" in rig.agent.problems)
+    strange = os.fsdecode(b"caf\xe9")
+    rig.drop(strange, b"")
+    await wait_until("it is refused", lambda: strange in rig.agent.problems)
     rig.node.hold = asyncio.Event()
     rig.drop("small", b"content")
     await wait_until("it is on its way", lambda: ("put", "small") in rig.node.calls)
     text = await read(rig, "pending")
-    pipe, small = text.splitlines()
+    cafe, pipe, small = text.splitlines()
+    assert cafe == r"caf\xe9: the name caf\xe9 is not UTF-8; rename it"
     assert pipe.startswith("pipe: is a device, socket or pipe")
-    assert small == "small: on its way"
-    assert (await read(rig, "problems")).splitlines() == [pipe]
+    assert small == "small: it is being stored"
+    assert (await read(rig, "problems")).splitlines() == [pipe, cafe]
     rig.node.hold.set()
 
 

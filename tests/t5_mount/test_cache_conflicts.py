@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from dfs.cache import conflicts
 from dfs.cache.agent import Agent, Options
+from dfs.cache.journal import MARKS, PIN, Journal
 from dfs.cache.twin import MemoryNode, MemoryTree
 from dfs.errors import RequestTooOld
 from dfs.limits import COMPONENT_BYTES_MAX
@@ -271,6 +274,50 @@ async def test_a_damaged_journal_is_set_aside(tmp_path: Path) -> None:
         await rig.settled()
         assert rig.node.revision == 1
         assert (rig.state / "drops.db.damaged").exists()
+
+
+@pytest.mark.allow_logs("is damaged")
+def test_nothing_of_a_damaged_journal_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor are marks that were read before the damage was found."""
+    load, loads = Journal._load, []
+
+    def damaged(journal: Journal) -> None:
+        load(journal)
+        loads.append(1)
+        if len(loads) == 1:
+            raise sqlite3.DatabaseError("database disk image is malformed")
+
+    with contextlib.closing(Journal(str(tmp_path))) as journal:
+        journal.open()
+        journal.mark(PIN, "d", 1)
+    monkeypatch.setattr(Journal, "_load", damaged)
+    with contextlib.closing(Journal(str(tmp_path))) as journal:
+        journal.open()
+        assert len(loads) == 2
+        assert journal.marks == {kind: {} for kind in MARKS}
+
+
+def test_a_journal_that_cannot_be_written_is_closed_and_loses_no_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    journal = Journal(str(tmp_path))
+    journal.open()
+    journal.mark(PIN, "d", 1)
+    journal.wait("file", 7)
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "_write", full)
+        with pytest.raises(OSError, match="disk is full"):
+            journal.close()
+    assert journal._database is None
+    again = Journal(str(tmp_path))
+    again.open()
+    assert (again.marks[PIN], again.bases) == ({"d": 1}, {})
+    again.close()
 
 
 @pytest.mark.allow_logs("is a file")

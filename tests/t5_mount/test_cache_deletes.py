@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -253,6 +255,60 @@ async def test_without_a_quorum_removals_wait(tmp_path: Path) -> None:
         rig.node.away = False
         await wait_until("it goes", lambda: "file" not in rig.node.records)
         await wait_until("it is over", lambda: not rig.problems())
+
+
+@pytest.mark.allow_logs("removals wait here", "the stream of changes broke")
+async def test_one_removal_that_has_to_wait_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the cluster takes none, the others are not tried: each would wait as long."""
+    monkeypatch.setattr("dfs.cache.deletes.UPLOADS_MAX", 1)
+    async with rig_of(tmp_path) as rig:
+        await with_drops(rig, "d/1", "d/2", "d/3")
+        rig.node.away = True
+        shutil.rmtree(rig.cache / "d")
+        assert rig.agent.deletes is not None
+        due, now_s = rig.agent.deletes._due, asyncio.get_running_loop().time
+        await wait_until("all are due", lambda: len(due) == 4 and max(due.values()) < now_s())
+        for tries in (1, 3):
+            rig.node.calls.clear()
+            await wait_until("it is tried", lambda n=tries: _deletions(rig).count("d/3") >= n)
+        assert set(_deletions(rig)) == {"d/3"}
+        rig.node.away = False
+        await wait_until("they go", lambda: len(rig.node.records) == 8)
+        await wait_until("it is over", lambda: not rig.problems())
+
+
+def _deletions(rig: Rig) -> list[str]:
+    return [key for verb, key in rig.node.calls if verb == "delete"]
+
+
+@pytest.mark.allow_logs(MISSING)
+async def test_a_marker_that_goes_meanwhile_ends_the_removals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfs.cache.deletes.UPLOADS_MAX", 1)
+    async with rig_of(tmp_path) as rig:
+        await with_drops(rig, "1", "2", "3")
+        delete = rig.node.delete
+
+        async def deleting(key: str, **arguments: Any) -> int:
+            (rig.cache / MARKER).unlink(missing_ok=True)
+            return await delete(key, **arguments)
+
+        monkeypatch.setattr(rig.node, "delete", deleting)
+        assert rig.agent.deletes is not None
+        now_s = asyncio.get_running_loop().time
+        with monkeypatch.context() as patched:  # All three in one pass.
+            patched.setattr(rig.agent.feeder, "live", False)
+            for name in ("1", "2", "3"):
+                (rig.cache / name).unlink()
+            await wait_until("all are seen", lambda: waiting(rig) == {"1", "2", "3"})
+            seen_s = now_s()
+            await wait_until("all are due", lambda: now_s() > seen_s + 0.1)
+        await wait_until("it is said", lambda: MISSING in rig.problems())
+        assert _deletions(rig) == ["3"]
+        assert waiting(rig) == {"1", "2"}
 
 
 async def test_removals_survive_a_restart_and_count_while_the_agent_is_down(tmp_path: Path) -> None:

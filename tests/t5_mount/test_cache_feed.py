@@ -18,7 +18,7 @@ from dfs.cache.objects import Objects
 from dfs.cache.problems import Problems
 from dfs.cache.twin import MemoryNode, MemoryTree
 from dfs.client.values import Event, Kind, Update
-from dfs.errors import DataLoss, DfsError
+from dfs.errors import DataLoss, DeadlineExceeded, DfsError
 from dfs.limits import AGENT_DATA_BYTES_MAX, FEED_ITEMS_MAX, TRANSACTION_CHANGES_MAX
 
 from .cache_rig import Rig, wait_until
@@ -97,6 +97,24 @@ async def test_a_fetch_that_never_comes_is_an_errno(
         rig.node.hold.set()
         rig.fetcher_deadline(20.0)
         assert await rig.read("large") == LARGE
+
+
+async def test_a_past_version_waits_for_the_node_as_any_other(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        past = await rig.node.put("file", LARGE)
+        await rig.node.put("file", b"now")
+        await rig.shown("file", b"now")
+        fetcher = rig.agent.fetcher
+        assert fetcher is not None
+        rig.node.cut = True
+        fetching = asyncio.create_task(fetcher._once("file", past))
+        await wait_until("it tries again", lambda: rig.node.calls.count(("read", "file")) > 2)
+        rig.node.cut = False
+        assert Path(await fetching).read_bytes() == LARGE
+        rig.fetcher_deadline(0.05)
+        rig.node.hold = asyncio.Event()
+        with pytest.raises(DeadlineExceeded):
+            await asyncio.wait_for(fetcher._once("file", past), 5)
 
 
 @pytest.mark.allow_logs("is not to be had")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from dfs.cache import take
 from dfs.contents import INCOMING, chunk_bytes_of
-from dfs.limits import INLINE_BYTES_MAX
+from dfs.limits import DISK_FREE_BYTES_MIN, INLINE_BYTES_MAX
 
 from .cache_rig import Rig, wait_until
 
@@ -69,6 +70,27 @@ async def test_an_agent_elsewhere_uploads_and_downloads(tmp_path: Path) -> None:
         await wait_until("it need not ask again", lambda: other.tree.shown["large"].backing)
         assert os.listdir(rig.state / INCOMING) == []
         assert await other.read("large") == data
+
+
+async def test_a_large_past_version_is_kept_for_a_while_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfs.cache.objects.OBJECT_KEEP_S", 0.0)
+    async with Rig(tmp_path) as rig:
+        data = os.urandom(SIZE)
+        await rig.node.upload("large", _source(data), size=SIZE)
+        await wait_until("it is shown", lambda: "large" in rig.tree.shown)
+        rig.node.hold = asyncio.Event()
+        reader = asyncio.create_task(rig.read("large"))
+        await wait_until("it is fetched", lambda: ("read", "large") in rig.node.calls)
+        await rig.node.put_elsewhere("large", b"small now")
+        await rig.shown("large", b"small now")
+        objects = rig.agent.objects
+        assert objects is not None
+        await wait_until("nothing is left to be removed", lambda: not objects._retired)
+        rig.node.hold.set()
+        assert await reader == data
+        await wait_until("it is removed", lambda: not rig.object(data).exists())
 
 
 async def test_content_that_the_node_lacks_is_fetched_once_when_it_is_wanted(
@@ -166,6 +188,41 @@ async def test_without_a_quorum_the_copy_of_a_large_drop_waits(
         assert incoming(rig) == []
 
 
+def _becomes_small(file: Path) -> None:
+    file.write_bytes(b"small")
+
+
+def _becomes_a_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+@pytest.mark.parametrize("meanwhile", [Path.unlink, _becomes_small, _becomes_a_pipe])
+@pytest.mark.parametrize("here", [True, False])
+@pytest.mark.allow_logs("drops wait here", "is a device, socket or pipe")
+async def test_the_copy_of_a_large_drop_that_is_none_any_more_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[Path], None], here: bool
+) -> None:
+    """Whatever became of the file while its copy waited."""
+    monkeypatch.setattr("dfs.cache.uploader.AGENT_RETRY_MS_MAX", 20)
+    async with local(tmp_path) if here else Rig(tmp_path) as rig:
+        directory = rig.agent.large.incoming
+        rig.node.away = True
+        file = rig.drop("large", os.urandom(SIZE))
+        await wait_until("its copy waits", lambda: os.listdir(directory))
+        await wait_until("it is said", lambda: "(upload)" in rig.agent.problems)
+        meanwhile(file)
+        if meanwhile is _becomes_small:
+            await wait_until("it is seen", lambda: ("put", "large") in rig.node.calls)
+        else:
+            await wait_until("its copy goes", lambda: not os.listdir(directory))
+        rig.node.away = False
+        await rig.settled()
+        assert os.listdir(directory) == []
+        small = rig.node.records.get("large")
+        assert (small is not None and small.size == 5) == (meanwhile is _becomes_small)
+
+
 @pytest.mark.allow_logs("changed elsewhere at the same time")
 async def test_a_large_file_that_lost_is_kept_as_a_conflict_copy(tmp_path: Path) -> None:
     async with local(tmp_path) as rig:
@@ -200,8 +257,39 @@ async def test_a_full_disk_makes_a_large_drop_wait(
         data = os.urandom(SIZE)
         rig.drop("large", data)
         await wait_until("it is said", lambda: "which is full: make room there" in rig.problems())
+        assert f"large needs a copy in {rig.agent.large.incoming}, on" in rig.problems()
         assert rig.agent.status().pending_drops == 1
         full.clear()
         await wait_until("it is shown", lambda: "large" in rig.tree.shown)
         assert await rig.read("large") == data
         assert incoming(rig) == []
+
+
+@pytest.mark.allow_logs("drops wait here")
+async def test_a_copy_leaves_the_disk_the_space_that_the_node_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What counts is what the copy takes: a hole takes nothing."""
+    monkeypatch.setattr("dfs.cache.uploader.AGENT_RETRY_MS_MAX", 20)
+    statvfs, lacking = os.statvfs, [True]
+
+    def nearly_full(path: Any) -> Any:
+        found = statvfs(path)
+        free = DISK_FREE_BYTES_MIN + SIZE // 2
+        fields = list(found)
+        fields[4] = free // found.f_frsize
+        return os.statvfs_result(fields) if lacking else found
+
+    monkeypatch.setattr("dfs.cache.take.os.statvfs", nearly_full)
+    async with local(tmp_path) as rig:
+        data = os.urandom(SIZE)
+        rig.drop("large", data)
+        await wait_until("it is said", lambda: "128MiB that stay free" in rig.problems())
+        assert incoming(rig) == []
+        with (rig.cache / "hole").open("wb") as file:
+            file.truncate(SIZE)
+        await wait_until("it fits", lambda: "hole" in rig.node.records)
+        assert "large" not in rig.node.records
+        lacking.clear()
+        await wait_until("it is shown", lambda: "large" in rig.tree.shown)
+        assert await rig.read("large") == data

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dfs.cache.objects import Objects
-from dfs.cache.room import Disk
+from dfs.cache.problems import Problems
+from dfs.cache.room import Disk, NoRoom, Room
 from dfs.limits import AGENT_DATA_BYTES_MAX, QUARANTINED_MAX
 from dfs.sizes import FreeSpace
 
@@ -196,6 +199,41 @@ async def test_a_disk_that_is_nearly_full_is_left_alone(
             await rig.read("file")
         assert raised.value.errno == errno.ENOSPC
         assert "make room there" in rig.problems()
+
+
+@pytest.mark.allow_logs("cannot be read here")
+async def test_what_cannot_go_is_not_looked_at_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfs.cache.room.ROOM_WAIT_MS", 400)
+    objects = Objects(str(tmp_path))
+    objects.open()
+    for number in (1, 2):
+        objects.add(hashlib.sha256(content(number)).digest(), content(number))
+    looks: list[int] = []
+
+    def slow() -> set[bytes]:
+        end_s = time.monotonic() + 0.02
+        while time.monotonic() < end_s:
+            pass  # A large tree.
+        looks.append(1)
+        return set(objects.all())
+
+    with contextlib.closing(Room(objects, Problems(), lambda _: None, 25_000)) as room:
+        room.pinned = slow
+        with pytest.raises(NoRoom, match="are pinned"):
+            async with room.reserved(b"", 10_000, "file"):
+                pass
+        assert len(looks) <= 4, "one of them for the sentence"
+        looks.clear()
+        room.bytes_max = 5_000
+        for _ in range(50):
+            await room.trim()
+        assert len(looks) <= 2
+        room.pinned = frozenset
+        while objects.bytes > 5_000:
+            await room.trim()
+            await asyncio.sleep(0)
 
 
 async def test_a_real_disk_never_fills(small_disk: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ import pytest
 from dfs.cache.watcher import Watcher
 from dfs.cli import safe
 from dfs.errors import FailedPrecondition, NotADirectory, NotFound, Unavailable
+from dfs.mount import KIND
+from dfs.mount.points import Mounted
 from dfs.proto import dfs_pb2 as pb
 
 from .cache_rig import Rig, wait_until
@@ -32,6 +35,8 @@ class Cluster:
     def __init__(self, *applied: int | None) -> None:
         """Of each member; None = silent."""
         self.applied, self.error, self.there = list(applied), "", False
+        self.asked: list[str] = []
+        """The keys whose record was wanted."""
 
     def status(self) -> pb.StatusResponse:
         if self.error:
@@ -42,6 +47,9 @@ class Cluster:
         ])
 
     def stat(self, key: str, local: bool) -> Any:
+        self.asked.append(key)
+        if self.error:
+            raise Unavailable(self.error)
         if not self.there:
             raise NotFound(f"no such key: {key}")
         return MemoryStat(7)
@@ -199,13 +207,77 @@ async def test_a_sync_that_cannot_scan_says_why(
         (tmp_path / "elsewhere").rename(rig.cache)
 
 
+@pytest.mark.allow_logs("may not be read")
+async def test_a_cache_directory_that_can_be_read_again_is_all_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Rig(tmp_path) as rig:
+        rig.drop("file", b"1")
+        await rig.settled()
+
+        def fail(self: Watcher, directory: str) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Watcher, "_list", fail)
+            for _ in range(2):
+                with pytest.raises(FailedPrecondition, match="may not be read"):
+                    await rig.ask("sync")
+            assert f"the cache directory {rig.cache} may not be read" in rig.problems()
+        assert (await rig.ask("sync", wait=True, within_ms=20_000))["pending_count"] == 0
+        assert not rig.problems()
+        with monkeypatch.context() as patched:
+            patched.setattr(Watcher, "_list", fail)
+            await rig.rescan()
+            assert "may not be read" in rig.problems()
+        await rig.rescan()
+        assert not rig.problems()
+
+
 async def test_without_an_agent_nothing_is_said_to_be_safe(
     tmp_path: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rig = Rig(tmp_path)
-    assert await rig.dfs("status", "a") == 3
-    capsys.readouterr()
+    assert await rig.dfs("status", "a") == 5
+    said = capsys.readouterr().err
+    assert "a is not in the tree; what is in the cache directory is unknown: no agent" in said
     cluster.there = True
     assert await rig.dfs("status", "a") == 1
     assert "what is in the cache directory is unknown" in capsys.readouterr().out
+    cluster.error = "no node answers"
+    assert await rig.dfs("status", "a") == 5
+    said = capsys.readouterr().err
+    assert "what is in the tree is unknown: no node answers; what is in the cache" in said
+
+
+async def test_without_an_agent_a_path_below_a_mount_is_its_key(
+    tmp_path: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dfs.mount.mounts", lambda: [Mounted("/mnt/tree", KIND, "dfs:1:1")])
+    rig = Rig(tmp_path)
+    cluster.there = True
+    for path in ("/mnt/tree/d/file", "d/file", "./d/file", "d/file/"):
+        assert await rig.dfs("status", path) == 1
+        assert capsys.readouterr().out.startswith("NOT safe: what is in the cache directory is")
+    assert cluster.asked == ["d/file"] * 4
+    assert await rig.dfs("status", str(rig.cache / "a")) == 5
+    said = capsys.readouterr().err
+    assert "is not below a mount of dfs (/mnt/tree)" in said
+    assert "what is in the cache directory is unknown: no agent answers" in said
+    assert len(cluster.asked) == 4
+
+
+@pytest.mark.allow_logs("the stream of changes broke")
+async def test_an_agent_that_does_not_know_the_tree_does_not_say_what_is_missing_there(
+    tmp_path: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig = Rig(tmp_path)
+    rig.node.cut = True
+    await rig.start()
+    try:
+        assert await rig.dfs("status", "a") == 1
+        assert "the agent does not know the tree yet" in capsys.readouterr().out
+    finally:
+        await rig.stop()
 

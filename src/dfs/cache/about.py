@@ -20,7 +20,7 @@ from .conflicts import MARK
 from .feeder import Feeder
 from .objects import Objects
 from .ports import Client, Tree
-from .problems import Problems
+from .problems import Problems, shown
 from .uploader import Uploader
 
 if TYPE_CHECKING:
@@ -99,9 +99,14 @@ class About:
     async def _pending(self) -> bytes:
         """What was dropped and is not stored, with the reason."""
         return _lines(
-            f"{_shown(path)}: {self.problems.text(path) or 'on its way'}"
-            for path in sorted(self.uploader.not_stored())
+            shown(f"{path}: {self._why(path)}") for path in sorted(self.uploader.not_stored())
         )
+
+    def _why(self, path: str) -> str:
+        """Why it is not stored."""
+        drop = self.uploader.pending.drops.get(path)
+        refused = self.problems.text(path)
+        return refused or (self.uploader.why(drop) if drop is not None else "on its way")
 
     async def _conflicts(self) -> bytes:
         """The conflict copies that the tree has."""
@@ -131,11 +136,6 @@ class About:
 
 def _lines(lines: Iterable[str]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
-
-
-def _shown(path: str) -> str:
-    """One line, whatever a file of the cache directory is called."""
-    return path if path.isprintable() else path.encode("unicode_escape").decode()
 
 
 def _when(time_s: float, now_s: float) -> str:

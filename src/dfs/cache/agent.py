@@ -34,6 +34,7 @@ from ..limits import (
     REPORT_INTERVAL_MS,
     SPACE_INTERVAL_MS,
 )
+from ..places import real_place
 from ..privileges import may_administrate
 from ..proto import dfs_pb2 as pb
 from ..sizes import NOTHING_FREE, FreeSpace, size_of
@@ -52,6 +53,7 @@ from .problems import Problems
 from .questions import Questions
 from .room import Room
 from .safety import Safety
+from .tasks import together
 from .uploader import Uploader
 from .watcher import Watcher
 
@@ -152,7 +154,7 @@ class Agent:
             self.questions = Questions(tree, about.files(), about.attributes)
         self.watcher: Watcher | None = None
         if options.cache:
-            excluded = {place(p) for p in (options.mount, options.state) if p}
+            excluded = {real_place(p) for p in (options.mount, options.state) if p}
             self.watcher = Watcher(
                 options.cache, self.uploader, self.journal, self.problems, frozenset(excluded)
             )
@@ -188,8 +190,10 @@ class Agent:
                 self.tree.close()
             if self.room is not None:
                 self.room.close()
-            self.journal.close()
-            os.close(lock)
+            try:
+                self.journal.close()
+            finally:
+                os.close(lock)
 
     def _lock_state(self) -> int:
         state = self.options.state
@@ -227,15 +231,7 @@ class Agent:
             assert self.questions is not None
             parts += [self._mount(self.tree), self.fetcher.run(), self.pins.run()]
             parts += [self.questions.run(), self._measure_for_ever(self.tree)]
-        tasks = [asyncio.create_task(part) for part in parts]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await together(parts)
 
     async def _control(self) -> None:
         """Answers programs of this machine; an agent that cannot goes on without."""
@@ -430,17 +426,12 @@ def _watch_supervisor(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> N
 def _check(options: Options) -> None:
     if not options.cache or not options.mount:
         return
-    cache, mount = os.path.realpath(options.cache), place(options.mount)
+    cache, mount = os.path.realpath(options.cache), real_place(options.mount)
     if cache == mount or cache.startswith(mount + "/"):
         raise Misconfigured(
             f"the cache directory {options.cache} lies in the mount {options.mount}, which is "
             "read-only; choose another with -cache"
         )
-
-
-def place(path: str) -> str:
-    """The real path, without touching what is mounted there: nobody answers the kernel yet."""
-    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def options_of(argv: Sequence[str]) -> Options:

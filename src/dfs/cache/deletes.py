@@ -174,7 +174,7 @@ class Deletes:
             self._drop(path)
         problem = self._accident() if gone else ""
         if gone and not problem:
-            problem = await self._delete(gone)
+            problem = await self._delete(gone, marker)
         if problem:
             self._problems.set(PROBLEM, problem)
         else:
@@ -193,19 +193,19 @@ class Deletes:
             "tree as it is: dfs sync --discard-deletes"
         )
 
-    async def _delete(self, gone: Sequence[str]) -> str:
-        """Children before their directories. Returns why some have to wait, or ""."""
+    async def _delete(self, gone: Sequence[str], marker: Marker) -> str:
+        """Children before their directories. Returns why some have to wait, or "": then the others
+        are not even tried, as each would wait as long. None is while the marker is another one."""
         known = self._feeder.known
         directories = {p for p in gone if p in known and known[p].kind is Kind.DIRECTORY}
         files = [path for path in gone if path not in directories]
+        parts = [files[i : i + UPLOADS_MAX] for i in range(0, len(files), UPLOADS_MAX)]
+        parts += [[path] for path in gone if path in directories]
         why = ""
-        for start in range(0, len(files), UPLOADS_MAX):
-            part = files[start : start + UPLOADS_MAX]
-            for text in await asyncio.gather(*(self._one(path) for path in part)):
-                why = why or text
-        for path in gone:
-            if path in directories and not why:
-                why = await self._one(path)
+        for part in parts:
+            if why or await asyncio.to_thread(self._look) != marker:
+                break
+            why = next(filter(None, await asyncio.gather(*map(self._one, part))), "")
         self._why = self._why or why if why else ""
         return self._why
 

@@ -13,7 +13,6 @@ import functools
 import hashlib
 import logging
 import os
-import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,6 @@ from ..limits import (
     AGENT_RETRY_MS,
     AGENT_RETRY_MS_MAX,
     FETCH_MS_MAX,
-    MISS_WAIT_MS,
     MISSES_MAX,
     WARM_FETCHES_MAX,
 )
@@ -36,6 +34,7 @@ from .large import Large
 from .objects import Objects
 from .ports import Client, Tree
 from .room import Room
+from .tasks import Serving
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -56,38 +55,21 @@ class Fetcher:
         self.deadline_s = deadline_ms / 1000
         """How long a reader waits at most."""
         self._fetching: dict[Key, asyncio.Task[str]] = {}
-        self._serving: set[asyncio.Task[None]] = set()
-        self._stop = threading.Event()
+        self._serving = Serving("misses", tree.next_misses, self._serve)
         self._pool = ThreadPoolExecutor(2, "fetcher")
 
     async def run(self) -> None:
         """Serves misses and keeps the cache warm, for ever."""
-        loop = asyncio.get_running_loop()
-        thread = threading.Thread(target=self._wait, args=(loop,), name="misses", daemon=True)
-        thread.start()
+        self._serving.start()
         try:
             await self._warm_for_ever()
         finally:
-            self._stop.set()
-            for task in (*self._serving, *self._fetching.values()):
+            self._serving.stop()
+            for task in self._fetching.values():
                 task.cancel()
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     # ---- misses ----------------------------------------------------------------------------------
-    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
-        while not self._stop.is_set():
-            misses = self._tree.next_misses(MISSES_MAX, MISS_WAIT_MS)
-            if misses:
-                # The loop may have been closed meanwhile: then nobody waits for us either.
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(self._arrived, misses)
-
-    def _arrived(self, misses: Sequence[tuple[int, str, int]]) -> None:
-        for miss in misses:
-            task = asyncio.create_task(self._serve(*miss))
-            self._serving.add(task)
-            task.add_done_callback(self._serving.discard)
-
     async def _serve(self, miss: int, path: str, version: int) -> None:
         result: str | int
         try:
@@ -121,11 +103,12 @@ class Fetcher:
         return await asyncio.shield(task)
 
     async def _content(self, path: str, version: int, stat: Stat | None) -> str:
-        large = await self._as_large(path, version, stat)
+        end_s = time.monotonic() + self.deadline_s
+        large = await self._as_large(path, version, stat, end_s)
         if large is not None:
-            return await self._large_content(path, version, large)
+            return await self._large_content(path, version, large, end_s)
         if stat is None:
-            data, sha256 = await self._download(path, version, None)
+            data, sha256 = await self._download(path, version, None, end_s)
             async with self._room.reserved(sha256, len(data), path):
                 return await self._keep(sha256, data)
         with self._room.held(stat.sha256):
@@ -133,42 +116,47 @@ class Fetcher:
             if here is not None:
                 return here
             async with self._room.reserved(stat.sha256, stat.size, path):
-                data, sha256 = await self._download(path, version, stat)
+                data, sha256 = await self._download(path, version, stat, end_s)
                 return await self._keep(sha256, data)
 
     async def _keep(self, sha256: bytes, data: bytes) -> str:
-        backing = await self._thread(lambda: self._objects.add(sha256, data))
+        return self._kept(sha256, await self._thread(lambda: self._objects.add(sha256, data)))
+
+    def _kept(self, sha256: bytes, backing: str) -> str:
+        """Where content is that has come just now; that of a past version goes again."""
         if sha256 not in self._feeder.needed:
-            self._objects.retire(sha256)  # A past version, for one reader.
+            self._objects.retire(sha256)
         return backing
 
-    async def _as_large(self, path: str, version: int, stat: Stat | None) -> Stat | None:
+    async def _as_large(
+        self, path: str, version: int, stat: Stat | None, end_s: float
+    ) -> Stat | None:
         """Its record, if the file is a large one; of a past version it has to be asked for."""
         if stat is None:
             try:
-                stat = await self._client.stat(
-                    path, revision=version, local=True, min_revision=version
-                )
+                stat = await self._tried(path, end_s, lambda left_s: self._client.stat(
+                    path, revision=version, local=True, min_revision=version, timeout=left_s
+                ))
             except (OutOfRange, NotFound):
                 return None  # The present one, or gone; whoever reads it finds out.
         return stat if stat.chunk_bytes else None
 
-    async def _large_content(self, path: str, version: int, stat: Stat) -> str:
+    async def _large_content(self, path: str, version: int, stat: Stat, end_s: float) -> str:
         """A large file: where the node of this machine has it, else downloaded."""
-        end = time.monotonic() + self.deadline_s
         if self._large.local:
-            return await self._large.have(stat, lambda: end - time.monotonic())
+            return await self._large.have(stat, lambda: end_s - time.monotonic())
         with self._room.held(stat.sha256):
             here = await self._thread(lambda: self._objects.verify(stat.sha256))
             if here is not None:
                 return here
             async with self._room.reserved(stat.sha256, stat.size, path):
-                return await self._download_large(path, version, stat)
+                backing = await self._download_large(path, version, stat, end_s)
+                return self._kept(stat.sha256, backing)
 
-    async def _download_large(self, path: str, version: int, stat: Stat) -> str:
+    async def _download_large(self, path: str, version: int, stat: Stat, end_s: float) -> str:
         temporary = self._objects.new_file()
         try:
-            async with asyncio.timeout(self.deadline_s):
+            async with asyncio.timeout(end_s - time.monotonic()):
                 with Path(temporary).open("wb") as file:  # noqa: ASYNC230 - a moment
                     await self._get_large(path, version, stat, file)
             return await self._thread(
@@ -191,23 +179,31 @@ class Fetcher:
             raise NotFound(f"revision {version} of {path} is gone; now it is {found.revision}")
 
     async def _download(
-        self, path: str, version: int, stat: Stat | None
+        self, path: str, version: int, stat: Stat | None, end_s: float
     ) -> tuple[bytes, bytes]:
         """Reads the version from the node until it is right or the time is up."""
-        end = time.monotonic() + self.deadline_s
+        return await self._tried(
+            path, end_s, lambda left_s: self._read(path, version, stat, left_s)
+        )
+
+    async def _tried(
+        self, path: str, end_s: float, attempt: Callable[[float], Awaitable[T]]
+    ) -> T:
+        """What an attempt gives, which is told how many seconds are left; repeated until the
+        monotonic time `end_s` while no node answers. Raises DeadlineExceeded, DataLoss."""
         wait_ms = AGENT_RETRY_MS
         while True:
-            left = end - time.monotonic()
-            if left <= 0:
+            left_s = end_s - time.monotonic()
+            if left_s <= 0:
                 raise DeadlineExceeded(f"no node gave it within {self.deadline_s:g} s")
             try:
-                return await self._read(path, version, stat, left)
+                return await attempt(left_s)
             except (Unavailable, DataLoss) as error:
                 if isinstance(error, DataLoss) and wait_ms >= AGENT_RETRY_MS_MAX:
                     raise
                 last = error
             log.debug("%s: trying again: %s", path, last)
-            await asyncio.sleep(min(wait_ms / 1000, max(end - time.monotonic(), 0)))
+            await asyncio.sleep(min(wait_ms / 1000, max(end_s - time.monotonic(), 0)))
             wait_ms = min(wait_ms * 2, AGENT_RETRY_MS_MAX)
 
     async def _read(

@@ -104,7 +104,7 @@ class Journal:
                     "to be pinned again", self.file, error)
         if self._database is not None:
             self._database.close()
-        self.rows, self.bases = {}, {}
+        self.rows, self.bases, self.marks = {}, {}, {kind: {} for kind in MARKS}
         os.replace(self.file, self.file + ".damaged")
         for suffix in ("-wal", "-shm"):
             with contextlib.suppress(FileNotFoundError):
@@ -238,13 +238,18 @@ class Journal:
         )
 
     def close(self) -> None:
-        """Writes the rest and closes the file."""
-        if self._database is not None:
-            self.write(self.collect())
-            self.write_marks(self.collect_marks())
-        if self._database is not None:
-            self._database.close()
+        """Writes the rest and closes the file, which is closed also if it raises OSError."""
+        database = self._database
+        if database is None:
+            return
+        try:
+            try:  # Who loses rows compares anew; a mark is the user's word.
+                self.write_marks(self.collect_marks())
+            finally:
+                self.write(self.collect())
+        finally:
             self._database = None
+            database.close()
 
 
 def _write_marks(database: sqlite3.Connection, changes: MarkChanges) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from ..client.values import Stat
 from ..errors import DfsError, FailedPrecondition, InvalidArgument, NotFound, TooLarge
 from ..paths import check_key
+from ..places import real_place
 from ..sizes import size_text
 from .control import Operation, Request, Tell, paths_of
 from .feeder import Feeder
@@ -46,9 +47,7 @@ class Places:
     def _below(self, path: str) -> str:
         for root in self._roots:
             # The agent must not look into its own mount, nor follow links there.
-            for known in (root, os.path.join(
-                os.path.realpath(os.path.dirname(root)), os.path.basename(root)
-            )):
+            for known in (root, real_place(root)):
                 if path == known:
                     return ""
                 if path.startswith(known + "/"):
@@ -170,4 +169,3 @@ class Keeping:
             "files": len(free) - len(left), "bytes": freed, "pinned": len(files) - len(free),
             "open": len(left),
         }
-

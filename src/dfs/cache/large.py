@@ -32,14 +32,15 @@ class Large:
         """`contents`: the node's directory for them, where that is on this machine; else ""."""
         self._client, self._unchanged = client, unchanged
         self._contents = Path(contents) if contents else None
-        self._incoming = (self._contents or Path(state)) / INCOMING
+        self.incoming = (self._contents or Path(state)) / INCOMING
+        """Where copies of drops are made."""
         self._pool = ThreadPoolExecutor(UPLOADS_BIG_MAX, "large")
 
     def open(self) -> None:
         """Removes what an agent that died has left on its way. Blocks."""
         if self._contents is None:  # else it is the node that does
-            self._incoming.mkdir(mode=0o700, exist_ok=True)
-            for path in self._incoming.iterdir():
+            self.incoming.mkdir(mode=0o700, exist_ok=True)
+            for path in self.incoming.iterdir():
                 path.unlink()
 
     def close(self) -> None:
@@ -51,7 +52,7 @@ class Large:
         """See `take.take`. What was copied for an attempt that had to wait is used again."""
         kept = drop.copied if drop.copied is not None and self._there(drop.copied) else None
         loop = asyncio.get_running_loop()
-        target = self._incoming / secrets.token_hex(16)
+        target = self.incoming / secrets.token_hex(16)
         descriptor = os.dup(root)
         try:
             taken = await loop.run_in_executor(
@@ -88,7 +89,8 @@ class Large:
             )
 
     def done(self, drop: Drop) -> None:
-        """The drop is stored, or nobody will try again: its copy goes, unless the node has it."""
+        """The drop is dealt with, or has to be copied anew: its copy goes, if there is one, unless
+        the node has it."""
         taken, drop.copied = drop.copied, None
         if taken is not None and taken.copy is not None:
             with contextlib.suppress(OSError):

@@ -8,16 +8,15 @@ deadline. A question that takes long holds up nobody but the one who asked.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
-import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from ..errors import DfsError
-from ..limits import FETCH_MS_MAX, MISS_WAIT_MS, MISSES_MAX
-from .ports import Question, Tree
+from ..limits import FETCH_MS_MAX
+from .ports import Tree
+from .tasks import Serving
 
 log = logging.getLogger(__name__)
 
@@ -47,34 +46,16 @@ class Questions:
         self._tree, self._files, self._attributes = tree, files, attributes
         self.deadline_s = deadline_ms / 1000
         """How long a reader waits at most."""
-        self._serving: set[asyncio.Task[None]] = set()
-        self._stop = threading.Event()
+        self._serving = Serving("questions", tree.next_questions, self._serve)
         tree.offer(sorted(files))
 
     async def run(self) -> None:
         """Answers for ever."""
-        loop = asyncio.get_running_loop()
-        threading.Thread(target=self._wait, args=(loop,), name="questions", daemon=True).start()
+        self._serving.start()
         try:
-            await loop.create_future()
+            await asyncio.get_running_loop().create_future()
         finally:
-            self._stop.set()
-            for task in self._serving:
-                task.cancel()
-
-    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
-        while not self._stop.is_set():
-            questions = self._tree.next_questions(MISSES_MAX, MISS_WAIT_MS)
-            if questions:
-                # The loop may have been closed meanwhile: then nobody waits for us either.
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(self._arrived, questions)
-
-    def _arrived(self, questions: Sequence[Question]) -> None:
-        for question in questions:
-            task = asyncio.create_task(self._serve(*question))
-            self._serving.add(task)
-            task.add_done_callback(self._serving.discard)
+            self._serving.stop()
 
     async def _serve(self, question: int, path: str, version: int, what: str) -> None:
         try:

@@ -19,13 +19,15 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ..limits import FILL_GRACE_MS, REFUSAL_SHOWN_S, ROOM_LOW_MS, ROOM_RETRY_MS, ROOM_WAIT_MS
 from ..sizes import NOTHING_FREE, FreeSpace, size_text
 from .objects import EMPTY, Objects
 from .problems import Problems
 
+_SHARE: Final = 10
+"""After a look at everything that was in vain the next one waits so many times as long."""
 Content = tuple[bytes, bytes]
 """(SHA-256, data)"""
 
@@ -75,6 +77,9 @@ class Room:
         """Bytes that are being written now."""
         self._held: Counter[bytes] = Counter()
         self._refused_s = 0.0
+        self._vain_s = 0.0
+        """Until then nothing is looked for that can go: there was none just now, and each time
+        costs a look at everything, in which nothing else is done."""
         self._low_s: float | None = None
         """Since when the disk is too full."""
         self._pool = ThreadPoolExecutor(1, "room")
@@ -156,9 +161,11 @@ class Room:
         if now_s - self._refused_s > REFUSAL_SHOWN_S:
             self._problems.clear("(cache-size)")
         over = max(self._over(0), self._lack(0))
-        if over > 0:
+        if over > 0 and now_s >= self._vain_s:
             async with self._making:
-                await self._evict(over)
+                freed, took_s = await self._evict(over)
+            if not freed:
+                self._vain_s = asyncio.get_running_loop().time() + _SHARE * took_s
         if self._lack(0) <= 0:
             self._low_s = None
             self._problems.clear("(cache-free)")
@@ -212,15 +219,17 @@ class Room:
         loop = asyncio.get_running_loop()
         end_s = loop.time() + ROOM_WAIT_MS / 1000
         while True:
+            took_s = 0.0
             async with self._making:
                 if max(self._over(size), self._lack(size)) > 0:
-                    await self._evict(max(self._over(size), self._lack(size)))
+                    _, took_s = await self._evict(max(self._over(size), self._lack(size)))
                 if self._over(size) <= 0 and (self._lack(size) <= 0 or self._enough(size)):
                     self._reserved += size
                     return
             if loop.time() >= end_s:
                 raise self._refused(self._why(size, path))
-            await asyncio.sleep(ROOM_RETRY_MS / 1000)
+            pause_s = max(ROOM_RETRY_MS / 1000, _SHARE * took_s)
+            await asyncio.sleep(min(pause_s, end_s - loop.time()))
 
     def _enough(self, size: int) -> bool:
         """There is not the room that there should be, but it does for one who waits."""
@@ -249,9 +258,13 @@ class Room:
         )
 
     # ---- eviction --------------------------------------------------------------------------------
-    async def _evict(self, bytes_wanted: int, spared: Container[bytes] = ()) -> int:
+    async def _evict(
+        self, bytes_wanted: int, spared: Container[bytes] = ()
+    ) -> tuple[int, float]:
         """The least recently used go until so many bytes are free, and a sixteenth of the bound
-        more: each time costs a look at the whole tree."""
+        more: each time costs a look at the whole tree. Returns the bytes that are free now, and how
+        many seconds it took."""
+        begin_s = asyncio.get_running_loop().time()
         bytes_wanted += (self.bytes_max or self._free.least(self._disk().total)) // 16
         pinned, needed = self.pinned(), self.needed
         known = self._objects.sizes()
@@ -265,7 +278,8 @@ class Room:
                 if sha256 not in pinned and sha256 not in self._held:
                     chosen.append(sha256)
                     bytes_wanted -= size
-        return await self._remove(chosen)
+        freed = await self._remove(chosen)
+        return freed, asyncio.get_running_loop().time() - begin_s
 
     async def _remove(self, chosen: Sequence[bytes]) -> int:
         if not chosen:

@@ -24,10 +24,17 @@ from .._engine import copy_and_hash
 from ..client.values import Kind
 from ..contents import Manifest, chunk_bytes_of
 from ..errors import InvalidArgument
-from ..limits import DROP_QUIET_NO_LEASE_MS, SIGNATURE_RACY_NS, TARGET_BYTES_MAX
+from ..limits import (
+    DISK_FREE_BYTES_MIN,
+    DROP_QUIET_NO_LEASE_MS,
+    SIGNATURE_RACY_NS,
+    TARGET_BYTES_MAX,
+)
 from ..paths import check_key
 
 READ_BYTES: Final = 1 << 20
+_BLOCK_BYTES: Final = 512
+"""Of what stat(2) counts, whatever the file system."""
 _SYS_OPENAT2: Final = 437
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x02, 0x04, 0x08
 _NO_LEASES: Final = (errno.EINVAL, errno.EACCES, errno.EPERM, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -214,7 +221,8 @@ def take_large(
     root: int, path: str, unchanged: Unchanged, target: Path, former: Taken | None = None
 ) -> Taken | None:
     """As `take`, of a large file: copies it to `target`, which it makes, holes as holes. `former`:
-    what was taken earlier is taken again if the file is still the same."""
+    what was taken earlier is taken again if the file is still the same. Raises OSError with ENOSPC
+    also where the copy would leave less than DISK_FREE_BYTES_MIN free."""
     fd = open_beneath(root, path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         before = os.fstat(fd)
@@ -225,6 +233,7 @@ def take_large(
         if former is not None and signature_of(before) == former.signature and not former.racy:
             return former
         leased = _is_complete(fd, before)
+        _check_space(target.parent, before)
         manifest = _copy(fd, target, before.st_size)
         # It is not held for so long: a writer would have to wait. Who wrote meanwhile is seen.
         _is_complete(fd, before)
@@ -245,6 +254,14 @@ def _is_complete(fd: int, found: os.stat_result) -> bool:
     else:
         _must_be_quiet(found)
     return leased
+
+
+def _check_space(directory: Path, found: os.stat_result) -> None:
+    """Whether a copy of the file, without its holes, may be made there. Raises OSError (ENOSPC)."""
+    disk = os.statvfs(directory)
+    free = disk.f_bavail * disk.f_frsize
+    if free - found.st_blocks * _BLOCK_BYTES < DISK_FREE_BYTES_MIN:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
 
 
 def _copy(source: int, target: Path, size: int) -> Manifest:

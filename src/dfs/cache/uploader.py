@@ -30,12 +30,14 @@ from ..errors import (
 from ..limits import (
     AGENT_RETRY_MS,
     AGENT_RETRY_MS_MAX,
+    DISK_FREE_BYTES_MIN,
     DROP_QUIET_NO_LEASE_MS,
     INLINE_BYTES_MAX,
     UPLOADS_BIG_MAX,
     UPLOADS_MAX,
 )
 from ..paths import check_key
+from ..sizes import size_text
 from . import conflicts
 from .feeder import Feeder
 from .journal import Journal, Row, row_of
@@ -139,6 +141,9 @@ class Uploader:
 
     def gone(self, path: str) -> None:
         """It was removed from the cache directory: evicted, not deleted."""
+        drop = self.pending.drops.get(path)
+        if drop is not None and not drop.running:
+            self.large.done(drop)
         self.pending.gone(path)
         self._blocked.pop(path, None)
         self._problems.clear(path)
@@ -178,6 +183,7 @@ class Uploader:
             try:
                 due = await self._one(drop)
             except Busy:
+                self.large.done(drop)  # What was copied is changed just now.
                 self.pending.busy(drop)
                 continue
             except Exception:  # boundary: one strange file must not stop the others
@@ -185,6 +191,7 @@ class Uploader:
                 self._refused(drop.path, "unexpected failure; see the log")
                 due = None
             if due is None:
+                self.large.done(drop)
                 self.pending.done(drop)
             else:
                 self.pending.later(drop, due)
@@ -201,7 +208,7 @@ class Uploader:
                 return await self._send(drop, await self.reader.take(path, INLINE_BYTES_MAX))
             except Big:
                 async with self._big:
-                    return await self._send_large(drop)
+                    return await self._send(drop, await self.large.take(self.reader.root, drop))
         except FileNotFoundError:
             if not drop.again:
                 self.gone(path)
@@ -213,19 +220,11 @@ class Uploader:
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 return self._later(drop, OutOfSpace(
-                    f"{path} needs a copy on the disk of the node, which is full: make room there"
+                    f"{path} needs a copy in {self.large.incoming}, on a disk which is full: make "
+                    f"room there for it and {size_text(DISK_FREE_BYTES_MIN)} that stay free"
                 ))
             self._refused(path, f"cannot be read: {error.strerror}")
         return None
-
-    async def _send_large(self, drop: Drop) -> float | None:
-        due = None
-        try:
-            due = await self._send(drop, await self.large.take(self.reader.root, drop))
-        finally:
-            if due is None:
-                self.large.done(drop)
-        return due
 
     async def _send(self, drop: Drop, taken: Taken | None) -> float | None:
         if taken is None:

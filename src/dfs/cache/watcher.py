@@ -29,6 +29,7 @@ from .journal import Journal
 from .pending import CLOSED, HINT, MOVED, SCANNED, TOUCHED
 from .problems import Problems
 from .take import Skip, kind_of, open_beneath, signature_of, storable
+from .tasks import together
 from .uploader import Uploader
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class Watcher:
         """Watch descriptor → directory, relative to the root."""
         self._unwatched = 0
         self._unread: set[str] = set()
-        """Directories that could not be read. Of the scan thread."""
+        """Directories that could not be read, "" = the root. Of the scan thread."""
         self._full_scan_waits = False
         self._begun, self._ended = 0, 0
         """Number of the full scan that began last, and of the one that ended last."""
@@ -117,26 +118,11 @@ class Watcher:
                 self._add_watch("")
                 self._read_ignore()
                 self._problems.clear("(cache)")
-                await self._follow(self._inotify)
+                await together((self._events(self._inotify), self._rescan(), self._root_stays()))
             finally:  # A scan adds watches: none may go on when inotify is closed.
                 self._stopping = True
                 await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
                 self._inotify = None
-
-    async def _follow(self, inotify: Inotify) -> None:
-        """Until the directory is gone."""
-        tasks = [
-            asyncio.create_task(part)
-            for part in (self._events(inotify), self._rescan(), self._root_stays())
-        ]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _events(self, inotify: Inotify) -> NoReturn:
         while True:
@@ -262,11 +248,15 @@ class Watcher:
         wanted = self._begun + 1
         self._problems.clear("(scan)")  # Of a former one.
         if self._inotify is not None and not self._stopping:
+            if "" in self._unread:
+                self._problems.clear("(cache)")  # If it is so still, the scan says it again.
             self.scan_all()
-        while self._ended < wanted:
+        while True:
             for part in ("(cache)", "(scan)"):
                 if part in self._problems:
                     raise FailedPrecondition(self._problems.text(part))
+            if self._ended >= wanted:
+                return
             await asyncio.sleep(SYNC_LOOK_MS / 1000)
 
     async def _rescan(self) -> NoReturn:
@@ -319,7 +309,7 @@ class Watcher:
                 continue
             if directory in self._unread:
                 self._unread.discard(directory)
-                self._tell(self._problems.clear, directory)
+                self._tell(self._problems.clear, directory or "(cache)")
             for name, found in entries:
                 path = f"{directory}/{name}" if directory else name
                 is_directory = stat.S_ISDIR(found.st_mode)
@@ -333,10 +323,10 @@ class Watcher:
         """One directory must not stop a scan; what concerns all of them does. Raises OSError."""
         if not isinstance(error, PermissionError) and (not directory or error.errno in _ALL):
             raise error
-        if directory:
-            self._unread.add(directory)
+        self._unread.add(directory)
+        what = "" if directory else f"the cache directory {self.root} "
         self._tell(self._problems.set, directory or "(cache)",
-                   f"may not be read ({error.strerror}); what is in it is not stored")
+                   f"{what}may not be read ({error.strerror}); what is in it is not stored")
 
     def _list(self, directory: str) -> list[tuple[str, os.stat_result]]:
         """Watches a directory, then reads it. Goes through no symbolic link."""

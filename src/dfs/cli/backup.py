@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import CLIENT, NODE
 from ..contents import DIRECTORY
-from ..errors import Cancelled, InvalidArgument, Misconfigured
+from ..errors import Cancelled, DfsError, InvalidArgument, Misconfigured
 from . import output, parsing, shared
 
 if TYPE_CHECKING:
+    from ..client import Client
     from ..offline.restore import Founder
     from ..store.backup import Head
 
@@ -61,10 +62,11 @@ def _save(args: argparse.Namespace) -> None:
     from ..offline.files import appearing
 
     target = Path(args.file)
-    with appearing(target) as file, shared.client(args) as client:
-        for piece in client.backup(local=args.local):
-            file.write(piece)
-        large = client.status(local=True).nodes[0]
+    with shared.client(args) as client:
+        with appearing(target) as file:
+            for piece in client.backup(local=args.local):
+                file.write(piece)
+        lacking = _not_in_it(client)
     from ..store import backup
 
     # Not the whole file: it came as it was sent, and the node checked what it sent.
@@ -72,12 +74,22 @@ def _save(args: argparse.Namespace) -> None:
         _tell(args, target, head)
     if args.output == "table":
         output.note(f"Try: {output.program()} snapshot verify {target}")
-    if large.contents:
+    if lacking:
         output.note(
-            f"Not in it: {large.contents:,} large contents"
-            f" ({output.size(large.contents_bytes)}). They are the files below {DIRECTORY}/ in the"
-            " data directory of each member: save those of one as well, after this."
+            f"Not in it: {lacking}. They are the files below {DIRECTORY}/ in the data directory of"
+            " each member: save those of one as well, after this."
         )
+
+
+def _not_in_it(client: Client) -> str:
+    """The large contents, which no backup holds; "" = there are none. The backup is whole already,
+    so nothing is raised."""
+    try:
+        node = client.status(local=True).nodes[0]
+    except DfsError as error:
+        return f"large contents, if there are any, which is unknown ({error.text})"
+    size = output.size(node.contents_bytes)
+    return f"{node.contents:,} large contents ({size})" if node.contents else ""
 
 
 def _to_standard_output(args: argparse.Namespace) -> None:

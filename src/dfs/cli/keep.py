@@ -49,8 +49,9 @@ def pin(args: argparse.Namespace) -> int:
     if args.output == "json":
         output.json(found)
     else:
-        output.text(f"pinned {_files(found['files'])}, {output.size(found['bytes'])}; what is not "
-                    "here is fetched now")
+        size = output.size(found["bytes"])
+        output.text(f"pinned {output.files(found['files'])}, {size}; what is not here is fetched "
+                    "now")
     return 0
 
 
@@ -112,7 +113,7 @@ def warmup(args: argparse.Namespace) -> int:
         output.json({**found, "seconds": took_s})
     else:
         rate = output.size(int(found["bytes"] / max(took_s, 1e-3)))
-        output.text(f"fetched {_files(found['files'])}, {output.size(found['bytes'])} in "
+        output.text(f"fetched {output.files(found['files'])}, {output.size(found['bytes'])} in "
                     f"{output.duration(took_s)} ({rate}/s); {found['here']:,} were here")
     for line in found["failures"]:
         output.error(line)
@@ -135,8 +136,4 @@ def evict(args: argparse.Namespace) -> None:
         return
     stayed = [f"{found[why]:,} are {why}" for why in ("pinned", "open") if found[why]]
     more = f"; {' and '.join(stayed)}, and stay" if stayed else ""
-    output.text(f"evicted {_files(found['files'])}, {output.size(found['bytes'])}{more}")
-
-
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count:,} files"
+    output.text(f"evicted {output.files(found['files'])}, {output.size(found['bytes'])}{more}")

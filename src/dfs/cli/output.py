@@ -93,6 +93,11 @@ def size(count: int) -> str:
     raise AssertionError("the last unit returns")
 
 
+def files(count: int) -> str:
+    """A number of files: 1 file, 1,000 files."""
+    return "1 file" if count == 1 else f"{count:,} files"
+
+
 def when(time_ns: int) -> str:
     """A time as people read it, in UTC; "" for 0."""
     if not time_ns:

@@ -13,6 +13,7 @@ from ..errors import (
     DeadlineExceeded,
     DfsError,
     InvalidArgument,
+    Misconfigured,
     NotADirectory,
     NotFound,
     Unavailable,
@@ -63,9 +64,11 @@ def status(args: argparse.Namespace) -> int:
         found, why = None, error.text
     with _client(args, found) as client:
         if found is None:
-            found = _of_the_tree(client, args.path)
+            found = _of_the_tree(client, args.path, why)
         stored = _stored(client, found["revision"])
-    if not found["entries"] and not found["drops"] and not _left(found):
+    # An agent that does not know the tree yet cannot say what is not in it.
+    sure = not why and found["known"]
+    if sure and not found["entries"] and not found["drops"] and not _left(found):
         raise NotFound(f"there is nothing at {args.path}, neither in the tree nor in the cache "
                        "directory")
     problems = _problems(found, why)
@@ -83,19 +86,29 @@ def status(args: argparse.Namespace) -> int:
     return 0 if safe else UNSAFE
 
 
-def _of_the_tree(client: Client, path: str) -> dict[str, Any]:
-    """What can be said without the agent."""
+def _of_the_tree(client: Client, path: str, why: str) -> dict[str, Any]:
+    """What can be said without the agent, which does not answer for the reason `why`. Raises
+    Unavailable where that is nothing."""
+    unknown = f"what is in the cache directory is unknown: {why}"
+    try:
+        # As the agent takes it: only what begins with a slash is a file of a mount.
+        key = shared.key_of(path) if path.startswith("/") else path.removeprefix("./").rstrip("/")
+    except Misconfigured as error:
+        raise Unavailable(f"{error.text}; {unknown}") from None
+    key = "" if key == "." else key
     revisions: list[int] = []
-    key = "" if path == "." else path.strip("/")
     try:
         if key:
             revisions.append(client.stat(key, local=True).revision)
         below = client.list(key, recursive=True, local=True)
         revisions += [item.stat.revision for item in below]
-    except (NotFound, NotADirectory, Unavailable):
-        pass  # A file has nothing below it; a node that is away is named in the summary.
-    return {"path": path, "entries": len(revisions), "drops": 0,
-            "revision": max(revisions, default=0)}
+    except (NotFound, NotADirectory):
+        pass  # A file has nothing below it.
+    except Unavailable as error:
+        raise Unavailable(f"what is in the tree is unknown: {error.text}; {unknown}") from None
+    if not revisions:
+        raise Unavailable(f"{path} is not in the tree; {unknown}")
+    return {"path": path, "entries": len(revisions), "drops": 0, "revision": max(revisions)}
 
 
 def _stored(client: Client, revision: int) -> Stored:
@@ -120,9 +133,9 @@ def _problems(found: Mapping[str, Any], why: str) -> list[str]:
         problems.append("the agent does not know the tree yet: no node has answered it")
     if found.get("pending_count"):
         reason = found["pending"][0]["why"]
-        problems.append(f"{_files(found['pending_count'])} pending ({reason})")
+        problems.append(f"{output.files(found['pending_count'])} pending ({reason})")
     if found.get("refused_count"):
-        problems.append(f"{_files(found['refused_count'])} refused")
+        problems.append(f"{output.files(found['refused_count'])} refused")
     return problems
 
 
@@ -134,14 +147,15 @@ def _details(found: Mapping[str, Any]) -> list[str]:
         lines += [f"{kind}: and {more:,} more"] if more else []
     lines += [f"conflict copy: {path}" for path in found.get("conflicts", ())]
     if found.get("removals"):
-        lines.append(f"removed here, not deleted from the tree yet: {_files(found['removals'])}")
+        removed = output.files(found["removals"])
+        lines.append(f"removed here, not deleted from the tree yet: {removed}")
     if found.get("cache"):
-        lines.append(f"cache directory {found['cache']}: {_files(found['drops'])} stored, newest "
-                     f"revision {found['revision']:,}")
+        lines.append(f"cache directory {found['cache']}: {output.files(found['drops'])} stored, "
+                     f"newest revision {found['revision']:,}")
     if found.get("mount"):
         pinned = f", {found['pinned_files']:,} pinned" if found["pinned_files"] else ""
         lines.append(
-            f"content on this machine: {found['here_files']:,} of {_files(found['files'])}, "
+            f"content on this machine: {found['here_files']:,} of {output.files(found['files'])}, "
             f"{output.size(found['here_bytes'])} of {output.size(found['bytes'])}{pinned}"
         )
     return lines
@@ -193,7 +207,8 @@ def sync(args: argparse.Namespace) -> int:
     else:
         _show(found)
     if late:
-        raise DeadlineExceeded(f"{_files(found['pending_count'])} not stored within {args.within}")
+        pending = output.files(found["pending_count"])
+        raise DeadlineExceeded(f"{pending} not stored within {args.within}")
     return UNSAFE if args.wait and found["refused_count"] else 0
 
 
@@ -204,7 +219,7 @@ def _deletes(args: argparse.Namespace) -> int:
         output.json(found)
     else:
         what = "will be deleted from the tree" if args.confirm_deletes else "stay in the tree"
-        output.text(f"{_files(found['files'])} that were removed here {what}")
+        output.text(f"{output.files(found['files'])} that were removed here {what}")
     return 0
 
 
@@ -214,7 +229,3 @@ def _show(found: Mapping[str, Any]) -> None:
     output.text(f"{'; '.join(problems) or done}; newest revision {found['revision']:,}")
     for line in _details(found):
         output.text(f"  {line}")
-
-
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count:,} files"

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from ..client import Client, Event, Item, Kind, Stat, connect
 from ..errors import DeadlineExceeded, DfsError, Misconfigured, OutcomeUnknown
+from ..places import real_place
 from ..proto import dfs_pb2 as pb
 from . import output, parsing
 
@@ -81,10 +82,10 @@ def key_of(text: str) -> str:
     from ..mount import KIND, mounts  # Only here: it needs the engine.
 
     path = os.path.abspath(text)
-    followed = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    candidates = path, real_place(path)
     tops = [m.point for m in mounts() if m.kind == KIND]
     for point in sorted(tops, key=len, reverse=True):
-        for candidate in (path, followed):
+        for candidate in candidates:
             if candidate.startswith(point + "/"):
                 return candidate[len(point) + 1 :]
     shown = ", ".join(sorted(tops)) or "there is none on this machine"

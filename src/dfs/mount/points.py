@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ..places import real_place
+
 KIND: Final = "fuse.dfs"
 MOUNTINFO: Final = "/proc/self/mountinfo"
 
@@ -45,8 +47,7 @@ def top_mount(point: str) -> Mounted | None:
 def locate(mountpoint: str) -> str:
     """The path as the kernel names it, without touching what may be mounted there: a dead file
     system could hang whoever asks."""
-    path = os.path.abspath(mountpoint)
-    path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    path = real_place(os.path.abspath(mountpoint))
     return path if top_mount(path) else os.path.realpath(path)
 
 

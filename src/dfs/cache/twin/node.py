@@ -259,7 +259,7 @@ class MemoryNode:
         if self.away and not local:
             raise Unavailable("no leader")
         if revision:
-            return (await self.read(key, revision=revision))[1]
+            return (await self.read(key, revision=revision, timeout=timeout))[1]
         if key not in self.records:
             raise NotFound(f"no such key: {key}")
         return self.records[key]
