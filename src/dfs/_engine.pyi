@@ -497,6 +497,55 @@ class Tree:
         applied).
         """
 
+    def contents(
+        self, answers: Sequence[tuple[bytes, int]]
+    ) -> list[tuple[bytes, int, bytes | None]]:
+        """First half of what a watch brought: contents of it that are not known to be here, each
+        once, as (SHA-256, bytes, content if it came along).
+
+        An answer is an encoded WatchResponse with the revision up to which its events are old.
+        Raises ValueError on what is none.
+        """
+
+    def show(
+        self, answers: Sequence[tuple[bytes, int]], places: Sequence[tuple[bytes, str]],
+        snapshot: bool,
+    ) -> tuple[bool, list[bytes], list[tuple[str, str]]]:
+        """Second half: applies items and events in their order, as `apply` does, up to 25,000 at
+        once. `places`: where contents of it are, as (SHA-256, path of a verified immutable local
+        file). All paths with the same content share its place. `snapshot`: all of it is part of
+        one.
+
+        Returns whether something was deleted, the contents that no path shows any more, and (path,
+        reason) of what the mount cannot show. Raises ValueError as `contents`.
+        """
+
+    def begin_snapshot(self) -> None:
+        """A snapshot begins: what it does not tell of goes with `end_snapshot`."""
+
+    def end_snapshot(self) -> tuple[bool, list[bytes], list[tuple[str, str]]]:
+        """The whole snapshot was shown. Takes away what it did not have; returns as `show`."""
+
+    def place_contents(self, places: Sequence[tuple[bytes, str | None]]) -> int:
+        """(SHA-256, backing): sets or clears where contents are, of those that paths show. Returns
+        how many were set."""
+
+    def shows(self, digest: bytes) -> bool:
+        """Whether a path shows the content with this SHA-256."""
+
+    def committed(self) -> int:
+        """Entries that `show` has shown: files, symlinks, and directories that somebody made."""
+
+    def record(self, path: str) -> bytes | None:
+        """The encoded Record of one of them."""
+
+    def entries(
+        self, top: str, after: str, max_items: int, absent: bool
+    ) -> list[tuple[str, int, int, int, bytes]]:
+        """Those at and below `top` ("" = all), as (path, kind, revision, size of a file, SHA-256),
+        in an order of their own; those behind the path `after` of a former call, "" = from the
+        beginning. `absent`: only files of which it is not known where the content is."""
+
     def place(self, items: Sequence[tuple[str, int, str | None]]) -> int:
         """(path, version, backing): sets or clears where the content of a version is, but only
         while that version is shown: a fetch that ends late brings nothing back. Returns how many
@@ -538,8 +587,8 @@ class Tree:
     def set_live(self, live: bool) -> None:
         """Not live (the stream of changes is broken): kernel caches get a TTL of 0."""
 
-    def opened(self) -> list[tuple[str, int]]:
-        """(path, version) opened since the last call, for the cache's LRU; bounded, lossy."""
+    def opened(self) -> list[bytes]:
+        """SHA-256 of what was opened since the last call, for the cache's LRU; bounded, lossy."""
 
     def stats(self) -> dict[str, int]:
         """entries, bytes, nodes, live, passthrough (in use), epochs, notices_queued,

@@ -17,6 +17,7 @@ from dfs.cache.large import Large
 from dfs.cache.pending import CLOSED, HINT, MOVED, SCANNED, TOUCHED
 from dfs.cache.problems import Problems
 from dfs.cache.take import Busy, Signature, Taken
+from dfs.cache.twin import MemoryTree
 from dfs.cache.uploader import Uploader
 from dfs.client.aio import AsyncClient, Surroundings
 from dfs.client.values import Kind
@@ -157,7 +158,7 @@ class Agent:
         )
         self.journal.open()
         problems = Problems()
-        self.feeder = Feeder(client, problems)
+        self.feeder = Feeder(client, problems, MemoryTree())
         self.uploader = Uploader(
             client, self.feeder, self.journal, problems, self.node,
             Large(client, "", "", self.journal.unchanged),

@@ -53,7 +53,7 @@ def _check_overwrite(
 
 def check_known(world: World, model: Model, agent: Agent) -> None:
     """What the agent shows is the tree."""
-    found = {key: stat.revision for key, stat in agent.feeder.known.items()}
+    found = {key: entry.revision for key, entry in agent.feeder.known.entries()}
     wanted = {key: leaf.revision for key, leaf in model.tree.items() if not leaf.implicit}
     if found != wanted:
         other = sorted(found.items() ^ wanted.items())[:4]

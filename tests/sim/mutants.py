@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, Final
 from unittest.mock import patch
 
-import dfs.cache.feeder
 import dfs.cache.pending
+import dfs.cache.twin
 import dfs.cache.uploader
 import dfs.client.aio
 import dfs.client.faults
@@ -309,16 +309,6 @@ def a_drop_that_lost_is_forgotten() -> AbstractContextManager[Any]:
 
 @mutant
 def drops_are_compared_with_a_tree_that_keeps_what_is_gone() -> AbstractContextManager[Any]:
-    @contextmanager
-    def wrong() -> Iterator[None]:
-        replace = dfs.cache.feeder.Feeder._replace
-
-        def keeps(self: Any, changes: Any) -> None:
-            replace(self, [(path, new) for path, new in changes if new is not None])
-
-        with patch.object(dfs.cache.feeder.Feeder, "_replace", keeps):
-            yield
-
-    return wrong()
+    return patch.object(dfs.cache.twin.MemoryTree, "_delete", lambda *_: False)
 
 

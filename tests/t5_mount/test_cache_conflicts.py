@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from dfs._engine import Tree
 from dfs.cache import conflicts
 from dfs.cache.agent import Agent, Options
 from dfs.cache.journal import MARKS, PIN, Journal
 from dfs.cache.twin import MemoryNode, MemoryTree
 from dfs.errors import RequestTooOld
 from dfs.limits import COMPONENT_BYTES_MAX
+from dfs.proto import dfs_pb2 as pb
 
 from .cache_rig import Rig, wait_until
 
@@ -366,6 +368,9 @@ async def test_without_a_mount_drops_go_all_the_same(tmp_path: Path) -> None:
 
 
 def test_the_twin_of_the_tree_refuses_what_the_real_one_refuses() -> None:
-    tree = MemoryTree()
-    with pytest.raises(ValueError, match="bad key"):
-        tree.apply([("a//b", 0, 0, 0o644, 0, 1, None)], [])
+    for tree in (MemoryTree(), Tree({})):
+        bad = pb.Item(key="a//b", record=pb.Record(revision=1))
+        answer = pb.WatchResponse(items=[bad]).SerializeToString()
+        _, _, refused = tree.show([(answer, 0)], [], True)
+        assert [path for path, _ in refused] == ["a//b"]
+        assert tree.committed() == 0

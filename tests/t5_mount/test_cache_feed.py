@@ -17,7 +17,8 @@ from dfs.cache.ignore import Ignore
 from dfs.cache.objects import Objects
 from dfs.cache.problems import Problems
 from dfs.cache.twin import MemoryNode, MemoryTree
-from dfs.client.values import Event, Kind, Update
+from dfs.cache.twin.node import _encoded
+from dfs.client.values import Event, Kind, Told
 from dfs.errors import DataLoss, DeadlineExceeded, DfsError
 from dfs.limits import AGENT_DATA_BYTES_MAX, FEED_ITEMS_MAX, TRANSACTION_CHANGES_MAX
 
@@ -56,7 +57,7 @@ async def test_a_revision_is_shown_as_a_whole() -> None:
     stat = node.records["k"]._replace(revision=1)
     count = TRANSACTION_CHANGES_MAX // 2
     assert count > FEED_ITEMS_MAX
-    feeder = Feeder(node, Problems(), tree=tree)
+    feeder = Feeder(node, Problems(), tree)
     for revision in (2, 3):
         new = stat._replace(revision=revision)
         events = [
@@ -64,7 +65,8 @@ async def test_a_revision_is_shown_as_a_whole() -> None:
             for r in (revision, revision - 1) for n in range(count)
         ]
         before = tree.applied
-        await feeder._take([Update([], False, events, revision)])
+        encoded = _encoded(events)
+        await feeder._take([Told(encoded, 0, len(events), False, False, False, revision)])
         assert tree.applied == before + 1
         assert sorted(tree.shown) == sorted(f"d{revision}/{n}" for n in range(count))
 

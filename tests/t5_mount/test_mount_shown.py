@@ -279,15 +279,6 @@ def test_changes_that_do_not_arrive_make_the_kernel_ask_again(one: Rig) -> None:
     assert one.tree.stats()["lookups"] == before
 
 
-def test_what_was_opened_is_told_once(one: Rig) -> None:
-    one.put("a", b"1")
-    version = one.put("d/b", b"2")
-    one.at("a").read_bytes()
-    one.at("d/b").read_bytes()
-    assert one.tree.opened() == [("a", 1), ("d/b", version)]
-    assert one.tree.opened() == []
-
-
 def test_only_a_mounted_descriptor_is_served(tmp_path: Path) -> None:
     fd = fuse_open()
     tree = Tree({})

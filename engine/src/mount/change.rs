@@ -1,5 +1,6 @@
 //! Changes of the tree, and what the kernel must be told of each.
 use super::abi::ROOT;
+use super::content::{Digest, Place};
 use super::node::{Kind, Node, cookie, node_id};
 use super::notice::{Notice, Notices};
 use super::tree::{Tree, components, directory};
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// What is to be at a path from now on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Upsert {
     pub path: String,
     pub kind: Kind,
@@ -18,6 +19,10 @@ pub struct Upsert {
     pub mtime_ns: i64,
     pub version: u64,
     pub place: Option<Arc<CStr>>,
+    /// Files: of the content, whose place is known then, or becomes known to all who show it.
+    pub digest: Option<Digest>,
+    /// As in `Node`; of a directory all of it.
+    pub record: Box<[u8]>,
 }
 
 /// What a batch of changes did; the caller hands `notices` to the kernel when the lock is dropped.
@@ -28,7 +33,13 @@ pub struct Batch {
     pub stale: u64,
     /// Entries that could not be shown because two ids were equal.
     pub collisions: u64,
+    /// Paths that cannot be shown, and why.
+    pub refused: Vec<(String, &'static str)>,
     now_ns: i64,
+    /// These are part of a snapshot: what it tells of is marked.
+    pub snapshot: bool,
+    /// Something was taken away.
+    pub deleted: bool,
     /// The directory of the last upsert: neighbours come in a row.
     last: Option<(String, u64)>,
 }
@@ -53,7 +64,11 @@ impl Tree {
             batch.stale += 1;
             return;
         };
-        match self.child(parent, name.as_bytes()).cloned() {
+        let there = self.child(parent, name.as_bytes()).cloned();
+        if let Some(old) = there.as_ref().filter(|_| batch.snapshot) {
+            old.seen.store(true, Relaxed);
+        }
+        match there {
             None => self.insert(parent, name, upsert, None, batch),
             Some(old) if old.is_directory() && upsert.kind == Kind::Directory => {
                 self.update_directory(&old, upsert, batch);
@@ -64,7 +79,9 @@ impl Tree {
                 self.insert(parent, name, upsert, None, batch);
             }
             Some(old) if old.version == upsert.version => {
-                old.place.lock().clone_from(&upsert.place);
+                if upsert.digest.is_none() {
+                    old.place.lock().clone_from(&upsert.place);
+                }
             }
             Some(old) => self.insert(parent, name, upsert, Some(&old), batch),
         }
@@ -77,7 +94,9 @@ impl Tree {
             return;
         };
         if node.is_directory() && self.has_children(node.id) {
+            batch.deleted = true;
             node.explicit.store(false, Relaxed);
+            self.forget_record(&node);
             return;
         }
         let parent = node.parent;
@@ -137,9 +156,19 @@ impl Tree {
             orphan: false.into(),
             explicit: true.into(),
             denied: false.into(),
-            place: upsert.place.clone().into(),
+            seen: batch.snapshot.into(),
+            place: match upsert.digest {
+                Some(digest) => self.contents.share(digest),
+                None => Place::of_one(upsert.place.clone()),
+            },
+            record: if upsert.kind == Kind::Directory {
+                Box::default()
+            } else {
+                upsert.record.clone()
+            },
         };
         if !self.admit(&node) {
+            self.contents.leave(&node.place);
             batch.collisions += 1;
             if let Some(old) = old {
                 self.remove(old, batch);
@@ -147,6 +176,7 @@ impl Tree {
             return;
         }
         self.link(Arc::new(node));
+        self.keep_record(id, upsert);
         match old {
             Some(old) => {
                 self.forget_content(old);
@@ -194,6 +224,8 @@ impl Tree {
 
     fn update_directory(&mut self, node: &Node, upsert: &Upsert, batch: &mut Batch) {
         node.explicit.store(true, Relaxed);
+        self.forget_record(node);
+        self.keep_record(node.id, upsert);
         let mode = upsert.mode & 0o7777;
         if node.mode.swap(mode, Relaxed) == mode && node.mtime_ns.load(Relaxed) == upsert.mtime_ns {
             return;
@@ -252,6 +284,7 @@ impl Tree {
     /// topmost name, so only that is told.
     fn remove(&mut self, node: &Arc<Node>, batch: &mut Batch) {
         batch.last = None;
+        batch.deleted = true;
         if let Some(siblings) = self.children.get_mut(&node.parent) {
             siblings.remove(&cookie(&node.name));
         }
@@ -280,6 +313,27 @@ impl Tree {
     fn forget_content(&mut self, node: &Node) {
         self.totals.entries -= 1;
         self.totals.bytes -= node.size;
+        self.contents.leave(&node.place);
+        self.forget_record(node);
+    }
+
+    fn keep_record(&mut self, id: u64, upsert: &Upsert) {
+        if upsert.record.is_empty() {
+            return;
+        }
+        self.committed += 1;
+        if upsert.kind == Kind::Directory {
+            self.directories.insert(id, upsert.record.clone());
+        }
+    }
+
+    fn forget_record(&mut self, node: &Node) {
+        let had = if node.is_directory() {
+            self.directories.remove(&node.id).is_some()
+        } else {
+            !node.record.is_empty()
+        };
+        self.committed -= u64::from(had);
     }
 
     /// Keeps the node for as long as the kernel knows it.

@@ -8,6 +8,9 @@
 //! | node.rs      | one entry, and how it is numbered                            | yes  |
 //! | tree.rs      | the tree: what the kernel may ask of it                      | yes  |
 //! | change.rs    | the tree: changes, and which notices they cause              | yes  |
+//! | content.rs   | contents, each once, and where they are                      | yes  |
+//! | feed.rs      | decodes what a node tells of its tree                        | yes  |
+//! | committed.rs | what the tree holds, by path                                 | yes  |
 //! | notice.rs    | the queue of notices                                         | yes  |
 //! | misses.rs    | content and answers that are not here, and who waits         | yes  |
 //! | answers.rs   | what was answered to open files that are made                | yes  |
@@ -16,6 +19,7 @@
 //! | device.rs    | system calls: /dev/fuse, mount, umount                       | no   |
 //! | threads.rs   | named threads that never are waited for without end          | no   |
 //! | session.rs   | all of it together: one mount                                | no   |
+//! | told.rs      | contents and changes that a node tells of                    | no   |
 //! | serve.rs     | answers requests                                             | no   |
 //! | ask.rs       | parks questions, delivers answers                            | no   |
 //! | seam.rs      | the classes and functions that Python sees                   | no   |
@@ -23,7 +27,10 @@ pub mod abi;
 pub mod answers;
 mod ask;
 pub mod change;
+pub mod committed;
+pub mod content;
 pub mod device;
+pub mod feed;
 #[cfg(test)]
 #[path = "tests/kernel.rs"]
 mod kernel;
@@ -39,4 +46,5 @@ mod serve;
 pub mod session;
 pub mod table;
 mod threads;
+mod told;
 pub mod tree;

@@ -3,16 +3,16 @@
 //! A node id is hash(path, version): content under an id never changes, an open file keeps its
 //! version, and a restarted process gives the same ids. A directory's id is hash(path) alone.
 use super::abi::{S_IFDIR, S_IFLNK, S_IFREG};
-use parking_lot::Mutex;
+use super::content::Place;
 use sha2::{Digest, Sha256};
-use std::ffi::CStr;
 use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
+    #[default]
     File,
     Directory,
     Link,
@@ -53,8 +53,12 @@ pub struct Node {
     pub explicit: AtomicBool,
     /// Directories: the kernel was told of a name here that it does not exist.
     pub denied: AtomicBool,
+    /// Told of by the snapshot that arrives.
+    pub seen: AtomicBool,
     /// Files: where the content is, if it is here. Symlinks: the target.
-    pub place: Mutex<Option<Arc<CStr>>>,
+    pub place: Arc<Place>,
+    /// Files and symlinks: the record that was committed, as `feed` packs it; empty if none was.
+    pub record: Box<[u8]>,
 }
 
 impl Node {

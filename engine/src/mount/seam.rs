@@ -1,12 +1,15 @@
 //! What Python sees of the mount; `src/dfs/_engine.pyi` is its documentation.
 use super::change::Upsert;
+use super::content::Digest;
 use super::device;
+use super::feed::{Entry, check_path, check_target, entries};
 use super::node::Kind;
 use super::session::{Options, Session};
-use super::tree::RESERVED;
+use super::told::Shown;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyBytes, PyDict};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
@@ -14,14 +17,15 @@ use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Limits of keys, the same as in `dfs.limits` and `dfs.paths`: a name that breaks them would make
-/// the kernel refuse the whole directory.
-const KEY_BYTES_MAX: usize = 1_024;
-const COMPONENT_BYTES_MAX: usize = 255;
-const TARGET_BYTES_MAX: usize = 4_095;
-
 /// (path, kind, size, mode, mtime_ns, version, backing)
 type Item = (String, u8, u64, u32, i64, u64, Option<String>);
+
+/// (something was deleted, contents that no path shows any more, paths not shown and why)
+type Outcome<'py> = (bool, Vec<Bound<'py, PyBytes>>, Vec<(String, &'static str)>);
+/// What a watch brought, and up to which revision its events are old.
+type Answer = (PyBackedBytes, u64);
+/// (path, kind, revision, size, SHA-256)
+type Listed<'py> = (String, u8, u64, u64, Bound<'py, PyBytes>);
 
 #[pyclass(frozen, name = "Tree", module = "dfs._engine")]
 struct PyTree(Arc<Session>);
@@ -87,6 +91,101 @@ impl PyTree {
             }
             Ok(self.0.apply(&changes, &deletes))
         })
+    }
+
+    fn contents<'py>(
+        &self,
+        py: Python<'py>,
+        answers: Vec<Answer>,
+    ) -> PyResult<Vec<(Bound<'py, PyBytes>, u64, Option<Bound<'py, PyBytes>>)>> {
+        let found = py.detach(|| Ok::<_, PyErr>(self.0.contents(&told(&answers)?)))?;
+        let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
+        let found = found.into_iter();
+        Ok(found
+            .map(|(digest, size, data)| (bytes(&digest), size, data.map(bytes)))
+            .collect())
+    }
+
+    fn show<'py>(
+        &self,
+        py: Python<'py>,
+        answers: Vec<Answer>,
+        places: Vec<(Digest, String)>,
+        snapshot: bool,
+    ) -> PyResult<Outcome<'py>> {
+        let shown = py.detach(|| {
+            let places = places
+                .into_iter()
+                .map(|(digest, place)| Ok((digest, c_string(&place)?)))
+                .collect::<PyResult<_>>()?;
+            Ok::<_, PyErr>(self.0.show(&told(&answers)?, places, snapshot))
+        })?;
+        Ok(outcome(py, shown))
+    }
+
+    fn begin_snapshot(&self, py: Python<'_>) {
+        py.detach(|| self.0.begin_snapshot());
+    }
+
+    fn end_snapshot<'py>(&self, py: Python<'py>) -> Outcome<'py> {
+        let shown = py.detach(|| self.0.end_snapshot());
+        outcome(py, shown)
+    }
+
+    fn place_contents(
+        &self,
+        py: Python<'_>,
+        places: Vec<(Digest, Option<String>)>,
+    ) -> PyResult<usize> {
+        py.detach(|| {
+            let mut placed = 0;
+            for (digest, place) in places {
+                let place = place.map(|place| c_string(&place)).transpose()?;
+                placed += usize::from(self.0.place_content(&digest, place));
+            }
+            Ok(placed)
+        })
+    }
+
+    fn shows(&self, digest: Digest) -> bool {
+        self.0.tree.read().shows(&digest)
+    }
+
+    fn committed(&self) -> u64 {
+        self.0.tree.read().committed()
+    }
+
+    fn record<'py>(&self, py: Python<'py>, path: &str) -> Option<Bound<'py, PyBytes>> {
+        let record = self.0.tree.read().record(path)?;
+        Some(PyBytes::new(py, &record))
+    }
+
+    fn entries<'py>(
+        &self,
+        py: Python<'py>,
+        top: &str,
+        after: &str,
+        max_items: usize,
+        absent: bool,
+    ) -> Vec<Listed<'py>> {
+        let mut found = Vec::new();
+        py.detach(|| {
+            self.0.tree.read().walk(top, after, |path, node, revision| {
+                let wanted = !absent || (node.kind == Kind::File && node.place.lock().is_none());
+                if wanted {
+                    let digest = node.place.digest;
+                    found.push((path.to_owned(), node.kind, revision, node.size, digest));
+                }
+                found.len() < max_items
+            });
+        });
+        let found = found.into_iter();
+        found
+            .map(|(path, kind, revision, size, digest)| {
+                let digest = PyBytes::new(py, digest.as_ref().map_or(b"", |digest| &digest[..]));
+                (path, kind as u8, revision, size, digest)
+            })
+            .collect()
     }
 
     fn place(&self, py: Python<'_>, items: Vec<(String, u64, Option<String>)>) -> PyResult<usize> {
@@ -175,8 +274,12 @@ impl PyTree {
         self.0.set_live(live);
     }
 
-    fn opened(&self, py: Python<'_>) -> Vec<(String, u64)> {
-        py.detach(|| self.0.opened())
+    fn opened<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyBytes>> {
+        let opened = py.detach(|| self.0.opened());
+        opened
+            .iter()
+            .map(|digest| PyBytes::new(py, digest))
+            .collect()
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
@@ -196,6 +299,21 @@ impl PyTree {
     }
 }
 
+/// What several answers of a watch tell, in order.
+fn told(answers: &[Answer]) -> PyResult<Vec<Entry<'_>>> {
+    let mut all = Vec::new();
+    for (answer, after) in answers {
+        let entries = entries(answer, *after);
+        all.extend(entries.map_err(|_| PyValueError::new_err("no answer of a watch"))?);
+    }
+    Ok(all)
+}
+
+fn outcome(py: Python<'_>, shown: Shown) -> Outcome<'_> {
+    let left = shown.left.iter().map(|digest| PyBytes::new(py, digest));
+    (shown.deleted, left.collect(), shown.refused)
+}
+
 fn upsert(item: Item) -> PyResult<Upsert> {
     let (path, kind, size, mode, mtime_ns, version, place) = item;
     check_path(&path).map_err(|why| bad_path(&path, why))?;
@@ -203,14 +321,10 @@ fn upsert(item: Item) -> PyResult<Upsert> {
     let (kind, size) = match (kind, &place) {
         (0, _) => (Kind::File, size),
         (1, _) => (Kind::Directory, 0),
-        (2, Some(target)) if (1..=TARGET_BYTES_MAX).contains(&target.count_bytes()) => {
-            (Kind::Link, target.count_bytes() as u64)
-        }
-        (2, _) => {
-            return Err(bad_path(
-                &path,
-                "the target of a symlink is 1 to 4,095 bytes",
-            ));
+        (2, target) => {
+            let bytes = target.as_ref().map_or(0, |target| target.count_bytes());
+            check_target(bytes).map_err(|why| bad_path(&path, why))?;
+            (Kind::Link, bytes as u64)
         }
         _ => return Err(bad_path(&path, "the kind is none of 0, 1 and 2")),
     };
@@ -222,28 +336,8 @@ fn upsert(item: Item) -> PyResult<Upsert> {
         mtime_ns,
         version,
         place,
+        ..Upsert::default()
     })
-}
-
-fn check_path(path: &str) -> Result<(), &'static str> {
-    if path.len() > KEY_BYTES_MAX {
-        return Err("longer than 1,024 bytes");
-    }
-    if path.chars().any(char::is_control) {
-        return Err("has a control character");
-    }
-    if path.split('/').next() == Some(RESERVED) {
-        return Err("begins with the reserved .dfs");
-    }
-    for name in path.split('/') {
-        match name {
-            "" => return Err("has an empty component"),
-            "." | ".." => return Err("has the component . or .."),
-            _ if name.len() > COMPONENT_BYTES_MAX => return Err("has a component over 255 bytes"),
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 fn positive(errno: i32) -> PyResult<i32> {

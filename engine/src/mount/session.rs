@@ -10,6 +10,7 @@
 //! time, except that a node's `place` may be taken under any.
 use super::answers::Answers;
 use super::change::{Batch, Upsert};
+use super::content::Digest;
 use super::device::Device;
 use super::misses::{Misses, Question, Wanted};
 use super::node::Node;
@@ -18,9 +19,10 @@ use super::pins::Pins;
 use super::reply::Message;
 use super::table::Table;
 use super::threads::Threads;
+use super::told::Shown;
 use super::tree::Tree;
 use parking_lot::{Mutex, RwLock};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
@@ -31,11 +33,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Changes under one hold of the tree's lock: lookups never wait long.
-const CHANGES_PER_LOCK: usize = 512;
+pub(super) const CHANGES_PER_LOCK: usize = 512;
 /// So many that come in one call are seen together all the same: the largest revision
 /// (`TRANSACTION_CHANGES_MAX`) and what came with it (`FEED_ITEMS_MAX`). Lookups wait for some tens
 /// of milliseconds then.
-const CHANGES_TOGETHER: usize = 25_000;
+pub(super) const CHANGES_TOGETHER: usize = 25_000;
 /// Opens remembered for the cache's LRU.
 const RECENT_MAX: usize = 4_096;
 /// How long closing waits for the threads.
@@ -144,12 +146,22 @@ impl Session {
     }
 
     fn change(&self, change: impl FnOnce(&mut Tree, &mut Batch)) -> usize {
+        self.note(change, &mut Shown::default())
+    }
+
+    pub(super) fn note(
+        &self,
+        change: impl FnOnce(&mut Tree, &mut Batch),
+        shown: &mut Shown,
+    ) -> usize {
         let mut batch = Batch::new(now_ns());
         change(&mut self.tree.write(), &mut batch);
         self.counters.stale.fetch_add(batch.stale, Relaxed);
         self.counters
             .collisions
             .fetch_add(batch.collisions, Relaxed);
+        shown.deleted |= batch.deleted;
+        shown.refused.extend(batch.refused);
         self.notices.push(batch.notices)
     }
 
@@ -297,12 +309,14 @@ impl Session {
         self.live.store(live, Relaxed);
     }
 
-    /// Paths and versions opened since the last call.
-    pub fn opened(&self) -> Vec<(String, u64)> {
+    /// Contents opened since the last call, in the order of their last opens.
+    pub fn opened(&self) -> Vec<Digest> {
         let recent = std::mem::take(&mut *self.recent.lock());
-        let tree = self.tree.read();
-        let named = |node: Arc<Node>| Some((tree.path(&node)?, node.version));
-        recent.into_iter().filter_map(named).collect()
+        let mut seen = HashSet::new();
+        let digests = recent.iter().rev().filter_map(|node| node.place.digest);
+        let mut opened: Vec<Digest> = digests.filter(|digest| seen.insert(*digest)).collect();
+        opened.reverse();
+        opened
     }
 
     pub(super) fn remember(&self, node: &Arc<Node>) {

@@ -1,6 +1,7 @@
 //! The tree in memory: what the kernel sees. Pure: no clock, no descriptors, no locks of its own.
 //! `change.rs` has what alters it.
 use super::abi::ROOT;
+use super::content::{Contents, Place};
 use super::node::{IdHasher, Kind, Node, cookie, node_id};
 use super::reply::Totals;
 use std::collections::{BTreeMap, HashMap};
@@ -31,6 +32,11 @@ pub struct Tree {
     /// Of each directory, by cookie.
     pub(super) children: IdMap<BTreeMap<u64, Arc<Node>>>,
     pub(super) totals: Totals,
+    pub(super) contents: Contents,
+    /// The records of directories that were made, by node.
+    pub(super) directories: IdMap<Box<[u8]>>,
+    /// Entries that have a record.
+    pub(super) committed: u64,
     /// The directory of the files that are made: there for who names it, in no listing and no
     /// count, so that copies and searches of the tree leave it out.
     aside: Option<Arc<Node>>,
@@ -44,6 +50,9 @@ impl Tree {
             nodes: IdMap::default(),
             children: IdMap::default(),
             totals: Totals::default(),
+            contents: Contents::default(),
+            directories: IdMap::default(),
+            committed: 0,
             aside: None,
             tell_all: false,
         };
@@ -245,7 +254,9 @@ fn unversioned(
         orphan: false.into(),
         explicit: false.into(),
         denied: false.into(),
-        place: None.into(),
+        seen: false.into(),
+        place: Place::of_one(None),
+        record: Box::default(),
     })
 }
 

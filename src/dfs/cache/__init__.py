@@ -14,7 +14,8 @@ uploader   what becomes of it
 conflicts  two nodes changed one file
 journal    what of the cache directory is in the tree already, across restarts
 deletes    removals that become deletions in the tree, where that is wished
-feeder     the committed tree in memory, and what the mount is told
+feeder     follows the committed tree, and tells the engine's
+known      what is committed, by path
 objects    content on disk by its SHA-256
 room       how much of it may be kept; what goes when there is no room
 fetcher    content that a reader wants and that is not here

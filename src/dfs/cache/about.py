@@ -110,7 +110,7 @@ class About:
 
     async def _conflicts(self) -> bytes:
         """The conflict copies that the tree has."""
-        return _lines(sorted(path for path in list(self.feeder.known) if MARK in path))
+        return _lines(sorted(path for path, _ in self.feeder.known.entries() if MARK in path))
 
     async def _problems(self) -> bytes:
         return _lines(self.problems.lines())

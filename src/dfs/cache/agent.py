@@ -109,12 +109,13 @@ class Agent:
     """The parts, wired."""
 
     def __init__(self, options: Options, client: Client, tree: Tree | None) -> None:
-        """Needs a running loop; `tree` is None where nothing is mounted."""
+        """Needs a running loop; `tree` is None where nothing is mounted: then one that nobody looks
+        at holds what is committed."""
         self.options, self.client, self.tree = options, client, tree
         self.problems = Problems()
         self.journal = Journal(options.state)
         self.objects = Objects(options.state) if tree is not None else None
-        self.feeder = Feeder(client, self.problems, self.objects, tree)
+        self.feeder = Feeder(client, self.problems, tree or _tree(options), self.objects)
         self.large = Large(client, options.state, options.contents, self.journal.unchanged)
         if self.objects is not None:
             self.objects.elsewhere = self.large.backing
@@ -295,8 +296,7 @@ class Agent:
             except OSError as error:
                 self.problems.set("(journal)", f"{error}; free some space")
             if self.objects is not None and self.tree is not None and self.feeder.ready.is_set():
-                used = self._opened(self.tree)
-                await loop.run_in_executor(None, self.objects.note_used, used)
+                await loop.run_in_executor(None, self.objects.note_used, self.tree.opened())
                 if self.room is not None:
                     await self.room.trim()
                 await loop.run_in_executor(None, self.objects.sweep, self.feeder.needed)
@@ -316,13 +316,6 @@ class Agent:
         except asyncio.CancelledError:
             await asyncio.wait({writing})
             raise
-
-    def _opened(self, tree: Tree) -> set[bytes]:
-        """The contents that were opened since the last call."""
-        return {
-            known.sha256 for path, version in tree.opened()
-            if (known := self.feeder.known.get(path)) is not None and known.revision == version
-        }
 
     # ---- status ----------------------------------------------------------------------------------
     def status(self) -> pb.AgentStatus:

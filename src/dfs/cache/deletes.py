@@ -197,7 +197,10 @@ class Deletes:
         """Children before their directories. Returns why some have to wait, or "": then the others
         are not even tried, as each would wait as long. None is while the marker is another one."""
         known = self._feeder.known
-        directories = {p for p in gone if p in known and known[p].kind is Kind.DIRECTORY}
+        directories = {
+            path for path in gone
+            if (seen := known.get(path)) is not None and seen.kind is Kind.DIRECTORY
+        }
         files = [path for path in gone if path not in directories]
         parts = [files[i : i + UPLOADS_MAX] for i in range(0, len(files), UPLOADS_MAX)]
         parts += [[path] for path in gone if path in directories]

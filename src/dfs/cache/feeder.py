@@ -2,8 +2,8 @@
 
 One stream: first a snapshot, then every change. Small content travels with a change and is on disk,
 verified, before the mount shows the file. A stream that breaks goes on where it was; a gap is
-closed by a new snapshot, of which only the differences are applied. Runs on the event loop; only
-content is written in a thread.
+closed by a new snapshot, of which only the differences are applied. Runs on the event loop; content
+is written in a thread, and what is told of single entries is read by the engine.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
-from ..client.values import Event, Item, Kind, Stat, Update
+from ..client.values import Told
 from ..errors import DataLoss, DfsError, OutOfRange
 from ..limits import (
     AGENT_DATA_BYTES_MAX,
@@ -25,8 +24,9 @@ from ..limits import (
     FEED_ITEMS_MAX,
     FEED_UPDATES_MAX,
 )
+from .known import Known, Needed
 from .objects import Objects
-from .ports import Client, Tree, Upsert
+from .ports import Client, Outcome, Tree
 from .problems import Problems
 from .room import Content, Room
 
@@ -34,13 +34,13 @@ log = logging.getLogger(__name__)
 
 
 class Feeder:
-    """Follows the node and keeps `known`; feeds the mount where there is one."""
+    """Follows the node and keeps the tree as it is there."""
 
     def __init__(
-        self, client: Client, problems: Problems, objects: Objects | None = None,
-        tree: Tree | None = None,
+        self, client: Client, problems: Problems, tree: Tree, objects: Objects | None = None
     ) -> None:
-        self.known: dict[str, Stat] = {}
+        """`objects`: for a tree that is mounted."""
+        self.known = Known(tree)
         """Every file, symlink and explicit directory of the tree at `revision`."""
         self.revision = 0
         self.live = False
@@ -53,8 +53,8 @@ class Feeder:
         """When the last change arrived."""
         self.ready = asyncio.Event()
         """The first snapshot is complete."""
-        self.needed: Counter[bytes] = Counter()
-        """How many paths show each content."""
+        self.needed = Needed(tree)
+        """The contents that paths show."""
         self.removed: Callable[[], None] = lambda: None
         """Called after something was deleted from the tree: what it blocked may go now."""
         self.resynced = asyncio.Event()
@@ -63,7 +63,8 @@ class Feeder:
         """For the content that comes along; it is not kept where there is none."""
         self._client, self._problems = client, problems
         self._objects, self._tree = objects, tree
-        self._incoming: dict[str, Stat] = {}
+        self._incoming: list[bytes] = []
+        """Of a snapshot that closes a gap: what came so far. It is shown when it is complete."""
         self._outage = False
         self._moved = asyncio.Event()
         """Set when `revision` grows; there is a new one each time."""
@@ -97,50 +98,52 @@ class Feeder:
         while self.revision < revision:
             await self._moved.wait()
 
-    def back(self, paths: Iterable[str]) -> None:
-        """The content of these paths is here now: the mount need not ask for it."""
-        if self._tree is None or self._objects is None:
-            return
-        self._tree.place([
-            (path, stat.revision, self._objects.backing(stat.sha256, stat.size)) for path in paths
-            if (stat := self.known.get(path)) is not None and stat.kind is Kind.FILE
-        ])
+    def place(self, contents: Iterable[tuple[bytes, int]]) -> None:
+        """Tells the mount anew where contents of these sizes are, or that they are not here."""
+        if self._objects is not None:
+            backing = self._objects.backing
+            self._tree.place_contents([
+                (sha256, backing(sha256, size)) for sha256, size in contents
+            ])
 
     def show(self, contents: Collection[bytes]) -> None:
-        """Tells the mount anew where these contents are, or that they are not here."""
-        self.back([path for path, stat in self.known.items() if stat.sha256 in contents])
+        """Tells the mount where these are that were kept here, and which of them went."""
+        if self._objects is not None:
+            sizes = {sha256: self._objects.size(sha256) for sha256 in contents}
+            self._tree.place_contents([(s, None) for s, size in sizes.items() if size is None])
+            self.place((s, size) for s, size in sizes.items() if size is not None)
 
     # ---- the stream ------------------------------------------------------------------------------
     async def _follow(self, snapshot: bool) -> None:
         """One watch. With `snapshot`, ends when it is complete; else only by an error."""
-        queue: asyncio.Queue[Update | Exception] = asyncio.Queue(FEED_UPDATES_MAX)
+        queue: asyncio.Queue[Told | Exception] = asyncio.Queue(FEED_UPDATES_MAX)
         reader = asyncio.create_task(self._read(queue, snapshot))
         try:
             while True:
                 batch = [await queue.get()]
                 count = 0
                 while not queue.empty() and count < FEED_ITEMS_MAX:
-                    batch.append(update := queue.get_nowait())
-                    count += 0 if isinstance(update, Exception) else len(update.events)
-                updates = [u for u in batch if not isinstance(u, Exception)]
-                await self._take(updates)
+                    batch.append(told := queue.get_nowait())
+                    count += 0 if isinstance(told, Exception) else told.changes
+                news = [told for told in batch if not isinstance(told, Exception)]
+                await self._take(news)
                 for error in batch:
                     if isinstance(error, Exception):
                         raise error
-                if snapshot and any(u.snapshot_end for u in updates):
+                if snapshot and any(told.snapshot_end for told in news):
                     return
         finally:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
-    async def _read(self, queue: asyncio.Queue[Update | Exception], snapshot: bool) -> None:
+    async def _read(self, queue: asyncio.Queue[Told | Exception], snapshot: bool) -> None:
         try:
-            async with aclosing(self._client.watch(
+            async with aclosing(self._client.watch_encoded(
                 "", after_revision=self.revision, snapshot=snapshot, on_lost=self._lost,
                 data_bytes_max=self._data_bytes_max(snapshot),
-            )) as updates:  # type: ignore[type-var]  # An async generator, typed as less.
-                async for update in updates:
-                    await queue.put(update)
+            )) as news:  # type: ignore[type-var]  # An async generator, typed as less.
+                async for told in news:
+                    await queue.put(told)
             error: Exception = ConnectionError("the node ended the stream")
         except Exception as caught:  # boundary: whoever empties the queue raises it
             error = caught
@@ -164,31 +167,39 @@ class Feeder:
             self.live = live
             if not live:
                 self.lost_s = time.time()
-            if self._tree is not None:
-                self._tree.set_live(live)
+            self._tree.set_live(live)
 
     # ---- what arrives ----------------------------------------------------------------------------
-    async def _take(self, updates: Sequence[Update]) -> None:
-        if not updates:
+    async def _take(self, news: Sequence[Told]) -> None:
+        if not news:
             return
-        await self._store(updates)
-        changes: dict[str, Stat | None] = {}
-        for update in updates:
-            if update.snapshot_begin:
-                self._incoming = {}
-            for item in update.items:
-                if not item.stat.implicit:
-                    self._incoming[item.key] = item.stat
-            if update.snapshot_end:
-                await self._switch(update.revision)
-            for event in update.events:
-                self.changed_s = time.time()
-                gone = event.deleted or event.stat.implicit
-                changes[event.key] = None if gone else event.stat
-        await self._show(changes, len(changes))
-        if updates[-1].revision:
-            self._move(updates[-1].revision)
+        changes: list[Told] = []
+        for told in news:
+            if told.snapshot:
+                await self._take_part(told)
+            if told.changes:
+                changes.append(told)
+        if changes:
+            self.changed_s = time.time()
+            await self._show([(told.encoded, told.after) for told in changes], snapshot=False)
+        if news[-1].revision:
+            self._move(news[-1].revision)
             self._arrived()
+
+    async def _take_part(self, told: Told) -> None:
+        """A part of a snapshot. Nobody looks before the first one is complete; any other is shown
+        in one go when it is."""
+        if told.snapshot_begin:
+            self._incoming.clear()
+            self._tree.begin_snapshot()
+        self._incoming.append(told.encoded)
+        if not self.ready.is_set() or told.snapshot_end:
+            parts, self._incoming = self._incoming, []
+            for part in parts:
+                await self._show([(part, 0)], snapshot=True)
+                await asyncio.sleep(0)
+        if told.snapshot_end:
+            self._complete(told.revision)
 
     def _move(self, revision: int) -> None:
         if revision > self.revision:
@@ -203,15 +214,9 @@ class Feeder:
             self._outage = False
             log.info("the stream of changes is back, at revision %d", self.revision)
 
-    async def _switch(self, revision: int) -> None:
-        """A snapshot is complete: applies how it differs from what is known."""
-        incoming, self._incoming = self._incoming, {}
-        changes: dict[str, Stat | None] = {p: None for p in self.known if p not in incoming}
-        for path, stat in incoming.items():
-            old = self.known.get(path)
-            if old is None or old.revision != stat.revision:
-                changes[path] = stat
-        await self._show(changes, FEED_ITEMS_MAX)
+    def _complete(self, revision: int) -> None:
+        """A snapshot has been shown: what it does not have is gone."""
+        self._note(self._tree.end_snapshot())
         self._move(revision)
         if self._objects is not None:
             for sha256 in self._objects.all():
@@ -222,22 +227,40 @@ class Feeder:
         self.ready.set()
         self.resynced.set()
 
-    async def _store(self, updates: Sequence[Update]) -> None:
+    # ---- what is shown ---------------------------------------------------------------------------
+    async def _show(self, answers: Sequence[tuple[bytes, int]], snapshot: bool) -> None:
+        """What one call shows is not divided: a revision is in one answer. A snapshot is: it may be
+        everything."""
+        places: list[tuple[bytes, str]] = []
+        if (objects := self._objects) is not None:
+            contents = self._tree.contents(answers)
+            await self._store(objects, contents, not snapshot)
+            for sha256, size, _ in contents:
+                if (place := objects.backing(sha256, size)) is not None:
+                    places.append((sha256, place))
+        self._note(self._tree.show(answers, places, snapshot))
+
+    def _note(self, outcome: Outcome) -> None:
+        deleted, left, refused = outcome
+        if self._objects is not None:
+            for sha256 in left:
+                self._objects.retire(sha256)
+        for path, why in refused:
+            # It must not take the others with it.
+            self._problems.set(path, f"the mount cannot show it: {why}")
+        if deleted:
+            self.removed()
+
+    async def _store(
+        self, objects: Objects, found: Sequence[tuple[bytes, int, bytes | None]], evict: bool
+    ) -> None:
         """Writes the content that came along, before anything shows it."""
-        objects = self._objects
-        if objects is None:
-            return
-        entries: list[Item | Event] = []
-        for update in updates:
-            entries += update.items
-            entries += update.events
         contents = [
-            (entry.stat.sha256, entry.data) for entry in entries
-            if entry.data is not None and entry.stat.kind is Kind.FILE
-            and objects.backing(entry.stat.sha256, entry.stat.size) is None
+            (sha256, data) for sha256, size, data in found
+            if data is not None and objects.backing(sha256, size) is None
         ]
         if contents and self.room is not None:
-            async with self.room.ahead(contents, any(u.events for u in updates)) as kept:
+            async with self.room.ahead(contents, evict) as kept:
                 loop = asyncio.get_running_loop()
                 await loop.run_in_executor(self._pool, self._write, objects, kept)
 
@@ -251,78 +274,3 @@ class Feeder:
                 self._problems.set(
                     "(objects)", f"content cannot be kept in {objects.root}: {error}"
                 )
-
-    # ---- what is shown ---------------------------------------------------------------------------
-    async def _show(self, changes: dict[str, Stat | None], at_once: int) -> None:
-        """Has the mount show so many changes at once. What updates bring is not divided: a revision
-        is in one of them, and the mount shows it as a whole. A snapshot is: it may be everything.
-        """
-        if not changes:
-            return
-        known = self.known
-        deletes = sorted(
-            (p for p, new in changes.items()
-             if (old := known.get(p)) and (new is None or new.kind is not old.kind)),
-            reverse=True,  # Children before their directory.
-        )
-        pending = list(changes.items())
-        for start in range(0, len(pending), at_once):
-            if start:
-                await asyncio.sleep(0)
-            self._replace(pending[start : start + at_once], () if start else deletes)
-        if deletes:
-            self.removed()
-
-    def _replace(
-        self, changes: Sequence[tuple[str, Stat | None]], deletes: Sequence[str]
-    ) -> None:
-        upserts: list[Upsert] = []
-        for path, new in changes:
-            old = self.known.pop(path, None)
-            if new is not None:
-                self.known[path] = new
-                self._need(new.sha256, 1)
-                upserts.append(self._upsert(path, new))
-            if old is not None:
-                self._need(old.sha256, -1)
-        self._push(upserts, deletes)
-
-    def _need(self, sha256: bytes, change: int) -> None:
-        if not sha256 or self._objects is None:
-            return
-        self.needed[sha256] += change
-        if self.needed[sha256] <= 0:
-            del self.needed[sha256]
-            self._objects.retire(sha256)
-
-    def _upsert(self, path: str, stat: Stat) -> Upsert:
-        if stat.kind is Kind.SYMLINK:
-            return (path, *_attributes(stat), stat.target)
-        backing = None
-        if stat.kind is Kind.FILE and self._objects is not None:
-            backing = self._objects.backing(stat.sha256, stat.size)
-        return (path, *_attributes(stat), backing)
-
-    def _push(self, upserts: Sequence[Upsert], deletes: Sequence[str]) -> None:
-        tree = self._tree
-        if tree is None or not (upserts or deletes):
-            return
-        try:
-            tree.apply(upserts, deletes)
-        except ValueError:
-            # One name breaks the mount's rules: it must not take the others with it.
-            for path in deletes:
-                self._push_one(tree, [], [path])
-            for upsert in upserts:
-                self._push_one(tree, [upsert], [])
-
-    def _push_one(self, tree: Tree, upserts: list[Upsert], deletes: list[str]) -> None:
-        try:
-            tree.apply(upserts, deletes)
-        except ValueError as error:
-            path = upserts[0][0] if upserts else deletes[0]
-            self._problems.set(path, f"the mount cannot show it: {error}")
-
-
-def _attributes(stat: Stat) -> tuple[int, int, int, int, int]:
-    return int(stat.kind), stat.size, stat.mode, stat.mtime_ns, stat.revision

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from ..client.values import Kind, Stat
+from ..client.values import Stat
 from ..errors import DataLoss, DeadlineExceeded, DfsError, NotFound, OutOfRange, Unavailable
 from ..limits import (
     AGENT_DATA_BYTES_MAX,
@@ -30,6 +30,7 @@ from ..limits import (
     WARM_FETCHES_MAX,
 )
 from .feeder import Feeder
+from .known import Version
 from .large import Large
 from .objects import Objects
 from .ports import Client, Tree
@@ -84,8 +85,8 @@ class Fetcher:
             log.warning("%s: content cannot be kept: %s", path, error)
             result = error.errno or errno.EIO
         self._tree.fulfil(miss, result)
-        if isinstance(result, str) and self._stat(path, version):
-            self._feeder.back([path])
+        if isinstance(result, str) and (stat := self._stat(path, version)):
+            self._feeder.place([(stat.sha256, stat.size)])
 
     def _stat(self, path: str, version: int) -> Stat | None:
         stat = self._feeder.known.get(path)
@@ -237,48 +238,48 @@ class Fetcher:
 
     async def _warm(self) -> None:
         """All small content is to be here without a miss: verifies what is, fetches the rest."""
-        wanted = [
-            (path, stat) for path, stat in self._feeder.known.items()
-            if stat.kind is Kind.FILE and stat.size <= AGENT_DATA_BYTES_MAX
-            and self._objects.backing(stat.sha256, stat.size) is None
-        ]
+        contents = {
+            file.sha256: (path, file) for path, file in self._feeder.known.entries(absent=True)
+            if file.size <= AGENT_DATA_BYTES_MAX
+        }
+        wanted = list(contents.values())
         here = [w for w in wanted if w[1].sha256 in self._objects]
         for start in range(0, len(here), MISSES_MAX):
             part = here[start : start + MISSES_MAX]
             await self._thread(functools.partial(self._verify, part))
-            self._feeder.back([path for path, _ in part])
+            self._feeder.place([(file.sha256, file.size) for _, file in part])
         missing = [(p, s) for p, s in wanted if self._objects.backing(s.sha256, s.size) is None]
         await each(missing, self._warm_one)
 
-    def _verify(self, part: Sequence[tuple[str, Stat]]) -> None:
-        for _, stat in part:
-            self._objects.verify(stat.sha256)
+    def _verify(self, part: Sequence[tuple[str, Version]]) -> None:
+        for _, file in part:
+            self._objects.verify(file.sha256)
 
-    async def _warm_one(self, path: str, stat: Stat) -> None:
+    async def _warm_one(self, path: str, file: Version) -> None:
         try:
-            if self._room.fits(stat.size):
-                await self.bring(path, stat)
+            if self._room.fits(file.size):
+                await self.bring(path, file)
         except (DfsError, OSError) as error:
             # Nobody waits for it: a reader will make us try again, and hear why not.
             log.debug("%s: not fetched ahead: %s", path, error)
 
-    async def bring(self, path: str, stat: Stat) -> None:
+    async def bring(self, path: str, file: Version) -> None:
         """Has the content of a file here ahead of its use, if the tree still has that version.
         Raises DfsError, OSError."""
-        if self._stat(path, stat.revision) is not None:
-            await self._once(path, stat.revision)
-            self._feeder.back([path])
+        if self._stat(path, file.revision) is not None:
+            await self._once(path, file.revision)
+            self._feeder.place([(file.sha256, file.size)])
 
 
 async def each(
-    items: Sequence[tuple[str, Stat]], work: Callable[[str, Stat], Awaitable[None]]
+    items: Sequence[tuple[str, Version]], work: Callable[[str, Version], Awaitable[None]]
 ) -> None:
     """Does the work for each item, WARM_FETCHES_MAX at once."""
     iterator = iter(items)
 
     async def worker() -> None:
-        for path, stat in iterator:
-            await work(path, stat)
+        for path, file in iterator:
+            await work(path, file)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(WARM_FETCHES_MAX):

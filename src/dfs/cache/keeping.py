@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..client.values import Stat
 from ..errors import DfsError, FailedPrecondition, InvalidArgument, NotFound, TooLarge
 from ..paths import check_key
 from ..places import real_place
@@ -16,6 +15,7 @@ from .control import Operation, Request, Tell, paths_of
 from .feeder import Feeder
 from .fetcher import Fetcher, each
 from .journal import Journal
+from .known import Version
 from .objects import Objects
 from .pins import File, Pins
 from .room import Room
@@ -129,16 +129,16 @@ class Keeping:
         done_files, done_bytes = 0, 0
         failures: list[str] = []
 
-        async def one(path: str, stat: Stat) -> None:
+        async def one(path: str, file: Version) -> None:
             nonlocal done_files, done_bytes
-            was_here = self._pins.here(stat)
+            was_here = self._pins.here(file)
             try:
-                await self._fetcher.bring(path, stat)
+                await self._fetcher.bring(path, file)
             except (DfsError, OSError) as error:
                 failures.append(str(error) if path in str(error) else f"{path}: {error}")
                 return
             done_files += 1
-            done_bytes += 0 if was_here else stat.size
+            done_bytes += 0 if was_here else file.size
             await tell({"files": done_files, "of_files": wanted.files, "bytes": done_bytes,
                         "of_bytes": wanted.bytes})
 
@@ -149,7 +149,7 @@ class Keeping:
         }
 
     def _files(self, request: Request) -> list[File]:
-        found: dict[str, Stat] = {}
+        found: dict[str, Version] = {}
         for key in self._keys(request):
             files = dict(self._pins.files(key))
             if not files and key not in self._feeder.known:
@@ -159,11 +159,11 @@ class Keeping:
 
     # ---- evict -----------------------------------------------------------------------------------
     async def _evict(self, request: Request, tell: Tell) -> Mapping[str, Any]:  # noqa: ARG002
-        files = [(path, stat) for path, stat in self._files(request)
-                 if stat.size and stat.sha256 in self._objects]
+        files = [(path, file) for path, file in self._files(request)
+                 if file.size and file.sha256 in self._objects]
         pinned = self._pins.contents()
-        free = [(path, stat) for path, stat in files if stat.sha256 not in pinned]
-        freed = await self._room.evict({stat.sha256 for _, stat in free})
+        free = [(path, file) for path, file in files if file.sha256 not in pinned]
+        freed = await self._room.evict({file.sha256 for _, file in free})
         left = [file for file in free if file[1].sha256 in self._objects]
         return {
             "files": len(free) - len(left), "bytes": freed, "pinned": len(files) - len(free),

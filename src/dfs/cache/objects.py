@@ -238,6 +238,10 @@ class Objects:
             with contextlib.suppress(OSError):  # Only the order of evictions depends on it.
                 os.utime(self._where(sha256))
 
+    def size(self, sha256: bytes) -> int | None:
+        """Bytes of an object; None: there is none."""
+        return self._sizes.get(sha256)
+
     def sizes(self) -> list[tuple[bytes, int]]:
         """(SHA-256, bytes) of all objects, least recently used first."""
         with self._lock:

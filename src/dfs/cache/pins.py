@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
-from ..client.values import Kind, Stat
+from ..client.values import Kind
 from ..errors import DfsError, NotFound, TooLarge
 from ..limits import PIN_INTERVAL_S
 from ..paths import is_below
@@ -19,13 +19,14 @@ from ..sizes import size_text
 from .feeder import Feeder
 from .fetcher import Fetcher, each
 from .journal import PIN, Journal
+from .known import Version
 from .objects import Objects
 from .problems import Problems
 from .room import NoRoom, Room
 
 log = logging.getLogger(__name__)
 
-File = tuple[str, Stat]
+File = tuple[str, Version]
 
 
 class Amount(NamedTuple):
@@ -57,9 +58,9 @@ class Pins:
     # ---- what there is ---------------------------------------------------------------------------
     def files(self, path: str) -> Iterator[File]:
         """The files of the tree at `path` and below it."""
-        for key, stat in self._feeder.known.items():
-            if stat.kind is Kind.FILE and (key == path or is_below(key, path)):
-                yield key, stat
+        for key, entry in self._feeder.known.entries(path):
+            if entry.kind is Kind.FILE:
+                yield key, entry
 
     def contents(self) -> Mapping[bytes, int]:
         """All pinned contents and their bytes."""
@@ -70,24 +71,19 @@ class Pins:
         return self._contents
 
     def _pinned(self, pins: frozenset[str]) -> dict[bytes, int]:
-        if not pins:
-            return {}
-        return {
-            stat.sha256: stat.size for path, stat in self._feeder.known.items()
-            if stat.kind is Kind.FILE and _covers(pins, path)
-        }
+        return {file.sha256: file.size for pin in pins for _, file in self.files(pin)}
 
     def amount(self, files: Iterable[File]) -> Amount:
         """How much that is."""
         count, sizes = 0, dict[bytes, int]()
-        for _, stat in files:
+        for _, file in files:
             count += 1
-            sizes[stat.sha256] = stat.size
+            sizes[file.sha256] = file.size
         return Amount(count, sum(sizes.values()))
 
-    def here(self, stat: Stat) -> bool:
+    def here(self, file: Version) -> bool:
         """Its content is on this machine, verified."""
-        return self._objects.backing(stat.sha256, stat.size) is not None
+        return self._objects.backing(file.sha256, file.size) is not None
 
     # ---- changes ---------------------------------------------------------------------------------
     def add(self, paths: Iterable[str]) -> Amount:
@@ -98,7 +94,7 @@ class Pins:
                 raise NotFound(f"there is nothing at {path or 'the root'} in the tree")
         every = [file for files in chosen.values() for file in files]
         before = sum(self.contents().values())
-        whole = {**self.contents(), **{stat.sha256: stat.size for _, stat in every}}
+        whole = {**self.contents(), **{file.sha256: file.size for _, file in every}}
         self._must_fit(self.amount(every), before, sum(whole.values()))
         for path in chosen:
             self._journal.mark(PIN, path, 1)
@@ -148,19 +144,18 @@ class Pins:
                 continue
 
     def _missing(self, pins: frozenset[str]) -> list[File]:
-        return [
-            (path, stat) for path, stat in self._feeder.known.items()
-            if pins and stat.kind is Kind.FILE and _covers(pins, path) and not self.here(stat)
-        ]
+        files = {path: file for pin in pins for path, file in self.files(pin)
+                 if not self.here(file)}
+        return list(files.items())
 
     async def _fetch(self, missing: Sequence[File]) -> bool:
         """True when all is here."""
         problems: list[str] = []
 
-        async def one(path: str, stat: Stat) -> None:
+        async def one(path: str, file: Version) -> None:
             try:
                 if _covers(frozenset(self.paths), path):
-                    await self._fetcher.bring(path, stat)
+                    await self._fetcher.bring(path, file)
             except NoRoom as error:
                 problems.append(error.text)
             except (DfsError, OSError) as error:

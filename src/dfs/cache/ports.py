@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import BinaryIO, Protocol
 
-from ..client.values import Stat, Update
+from ..client.values import Stat, Told
 from ..errors import DfsError
 from ..proto import dfs_pb2 as pb
 
-Upsert = tuple[str, int, int, int, int, int, str | None]
-"""(path, kind, size, mode, mtime_ns, version, backing or target); see `dfs._engine.Tree.apply`."""
-
+Outcome = tuple[bool, Sequence[bytes], Sequence[tuple[str, str]]]
+"""(something was deleted, contents that no path shows any more, paths not shown and why);
+see `dfs._engine.Tree.show`."""
 
 Question = tuple[int, str, int, str]
 """(question, path, version, what is asked); see `dfs._engine.Tree.next_questions`."""
@@ -90,10 +90,10 @@ class Client(Protocol):
         """Stores a link."""
         ...
 
-    def watch(
+    def watch_encoded(
         self, key: str = "", *, after_revision: int = 0, snapshot: bool = False,
         data_bytes_max: int = 0, on_lost: Callable[[DfsError], None] | None = None,
-    ) -> AsyncIterator[Update]:
+    ) -> AsyncIterator[Told]:
         """The stream of changes; goes on by itself, telling `on_lost`, when it loses its node."""
         ...
 
@@ -117,12 +117,47 @@ class Client(Protocol):
 class Tree(Protocol):
     """The verbs of `dfs._engine.Tree` that the agent uses; their contract stands there."""
 
-    def apply(self, upserts: Sequence[Upsert], deletes: Sequence[str]) -> int:
-        """Changes what is shown."""
+    def contents(
+        self, answers: Sequence[tuple[bytes, int]]
+    ) -> list[tuple[bytes, int, bytes | None]]:
+        """Of what a watch brought: contents that are not known to be here."""
         ...
 
-    def place(self, items: Sequence[tuple[str, int, str | None]]) -> int:
-        """(path, version, backing): where content is, while that version is shown."""
+    def show(
+        self, answers: Sequence[tuple[bytes, int]], places: Sequence[tuple[bytes, str]],
+        snapshot: bool,
+    ) -> Outcome:
+        """Shows what a watch brought."""
+        ...
+
+    def begin_snapshot(self) -> None:
+        """A snapshot begins."""
+        ...
+
+    def end_snapshot(self) -> Outcome:
+        """All of it was shown: takes away what it did not have."""
+        ...
+
+    def place_contents(self, places: Sequence[tuple[bytes, str | None]]) -> int:
+        """(SHA-256, backing): where contents are now."""
+        ...
+
+    def shows(self, sha256: bytes) -> bool:
+        """A path shows that content."""
+        ...
+
+    def committed(self) -> int:
+        """How many entries the tree has."""
+        ...
+
+    def record(self, path: str) -> bytes | None:
+        """The encoded record of an entry."""
+        ...
+
+    def entries(
+        self, top: str, after: str, max_items: int, absent: bool
+    ) -> list[tuple[str, int, int, int, bytes]]:
+        """(path, kind, revision, size, SHA-256) of entries at and below a path."""
         ...
 
     def serve(self, fd: int, table: int = -1) -> None:
@@ -165,8 +200,8 @@ class Tree(Protocol):
         """Whether changes arrive."""
         ...
 
-    def opened(self) -> list[tuple[str, int]]:
-        """What was opened lately."""
+    def opened(self) -> list[bytes]:
+        """Contents that were opened lately."""
         ...
 
     def stats(self) -> dict[str, int]:

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from ..client.values import Kind, Stat
+from ..client.values import Kind
 from ..errors import FailedPrecondition, InvalidArgument
 from ..limits import SETTLE_MS, SYNC_LOOK_MS
 from ..paths import is_below
@@ -20,6 +20,7 @@ from .deletes import Deletes
 from .feeder import Feeder
 from .journal import Journal
 from .keeping import Places
+from .known import Version
 from .pending import Drop
 from .pins import Pins
 from .problems import Problems, shown
@@ -71,7 +72,7 @@ class Safety:
             await self._watcher.scan()
         pending = await self._wait(self._wanted(top), SETTLE_MS, tell)
         rows = [row for path, row in self._journal.rows.items() if _within(path, top)]
-        tree = [(path, stat) for path, stat in self._feeder.known.items() if _within(path, top)]
+        tree = list(self._feeder.known.entries(top))
         refused = self._refused(top)
         copies = [path for path, _ in tree if conflicts.MARK in path]
         return {
@@ -79,7 +80,7 @@ class Safety:
             "path": top, "cache": self._watcher.root if self._watcher is not None else "",
             "known": self._feeder.ready.is_set(),
             "drops": sum(row.kind is not Kind.DIRECTORY for row in rows), "entries": len(tree),
-            "revision": max([0, *(r.revision for r in rows), *(s.revision for _, s in tree)]),
+            "revision": max([0, *(r.revision for r in rows), *(e.revision for _, e in tree)]),
             "pending": self._named(pending), "pending_count": len(pending),
             "refused": refused[:NAMED_MAX], "refused_count": len(refused),
             "removals": self._removals(top), "conflicts": copies[:NAMED_MAX],
@@ -87,7 +88,7 @@ class Safety:
             **self._kept(tree),
         }
 
-    def _kept(self, tree: Iterable[tuple[str, Stat]]) -> Mapping[str, Any]:
+    def _kept(self, tree: Iterable[tuple[str, Version]]) -> Mapping[str, Any]:
         """Where the content is on this machine."""
         if self._pins is None:
             return {"mount": False}
@@ -97,7 +98,7 @@ class Safety:
         pinned = self._pins.contents()
         return {
             "mount": True, **whole._asdict(), "here_files": here.files, "here_bytes": here.bytes,
-            "pinned_files": sum(stat.sha256 in pinned for _, stat in files),
+            "pinned_files": sum(file.sha256 in pinned for _, file in files),
         }
 
     def _wanted(self, top: str) -> dict[str, tuple[Drop, int]]:

@@ -352,7 +352,10 @@ class Uploader:
         return None
 
     def _copies(self, prefix: str) -> Iterable[tuple[str, Stat]]:
-        return ((p, s) for p, s in self._feeder.known.items() if p.startswith(prefix))
+        known = self._feeder.known
+        for path, _ in known.entries(prefix.rpartition("/")[0]):
+            if path.startswith(prefix) and (stat := known.get(path)) is not None:
+                yield path, stat
 
     # ---- what is committed -----------------------------------------------------------------------
     def committed(self, path: str) -> Stat | Row | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -21,7 +22,7 @@ from .session import TIMEOUT_S, Session, channel_options
 from .streams import WATCH_SILENCE_S, Lost, Watching
 from .transaction import AsyncTransaction
 from .transfers import AsyncTransfers
-from .values import Event, Item, Stat, Update
+from .values import Event, Item, Stat, Told, Update
 
 R = TypeVar("R")
 
@@ -247,21 +248,39 @@ class AsyncClient(AsyncTransfers):
         watching = Watching(
             key, after_revision, snapshot, data_bytes_max, self._session.chance
         )
+        async with aclosing(self._watch(watching, on_lost)) as answers:
+            async for answer, _ in answers:
+                yield watching.take(answer)
+
+    async def watch_encoded(
+        self, key: str = "", *, after_revision: int = 0, snapshot: bool = False,
+        data_bytes_max: int = 0, on_lost: Lost | None = None,
+    ) -> AsyncIterator[Told]:
+        """As `watch`, for whoever has the answers read by the engine."""
+        watching = Watching(
+            key, after_revision, snapshot, data_bytes_max, self._session.chance
+        )
+        async with aclosing(self._watch(watching, on_lost)) as answers:
+            async for answer, encoded in answers:
+                yield watching.told(answer, encoded)
+
+    async def _watch(
+        self, watching: Watching, on_lost: Lost | None
+    ) -> AsyncGenerator[tuple[pb.WatchResponse, bytes], None]:
         while not self._is_closed():
             endpoint = self._session.current()
-            method = self._method(
-                endpoint, streams.WATCH, pb.WatchResponse.FromString, "unary_stream"
-            )
+            method = self._method(endpoint, streams.WATCH, bytes, "unary_stream")
             stream = method(watching.request())
             try:
                 while True:
                     async with asyncio.timeout(WATCH_SILENCE_S):
-                        answer = await stream.read()
-                    if answer is grpc.aio.EOF:
+                        encoded = await stream.read()
+                    if encoded is grpc.aio.EOF:
                         why = Fault(Unavailable(f"{endpoint} ended the watch"), 0.0, True)
                         break
+                    answer = pb.WatchResponse.FromString(encoded)
                     self._answered(endpoint, answer.revision)
-                    yield watching.take(answer)
+                    yield answer, encoded
             except TimeoutError:
                 text = f"nothing heard from {endpoint} for {WATCH_SILENCE_S:.0f} s"
                 why = Fault(Unavailable(text), 0.0, False)

@@ -12,7 +12,7 @@ from ..limits import CLIENT_CONTACT_MS_MAX, WATCH_PROGRESS_MS, WATCH_SILENCE_MS_
 from ..proto import dfs_pb2 as pb
 from .calls import CLUSTER, FILES, consistency, text
 from .faults import LOST, Fault, backoff_s
-from .values import Event, Item, Update, event_of, item_of
+from .values import Event, Item, Told, Update, event_of, item_of
 
 WATCH: Final = FILES + "Watch"
 LIST: Final = FILES + "List"
@@ -120,23 +120,31 @@ class Watching:
 
     def take(self, answer: pb.WatchResponse) -> Update:
         """The news of an answer. Raises OutOfRange on a gap."""
+        told = self.told(answer, b"")
+        return Update(
+            [item_of(i) for i in answer.items], told.snapshot_end,
+            [event_of(e) for e in answer.events if e.revision > told.after], told.revision,
+            told.snapshot_begin,
+        )
+
+    def told(self, answer: pb.WatchResponse, encoded: bytes) -> Told:
+        """What an answer is about, with the answer itself. Raises OutOfRange on a gap."""
         self._failures = 0
         if answer.gap_floor:
             raise OutOfRange(
                 f"the changes after revision {self._after} are gone (history begins at "
                 f"{answer.gap_floor}): watch again with snapshot=True"
             )
-        if self._snapshot and not answer.snapshot_end:
-            begin, self._begin = self._begin, False
-            return Update([item_of(i) for i in answer.items], False, [], 0, begin)
-        begin = self._begin
-        self._snapshot = self._begin = False
-        events = [event_of(e) for e in answer.events if e.revision > self._after]
-        self._after = max(
-            self._after, answer.revision, events[-1].revision if events else 0
+        snapshot, begin, after = self._snapshot, self._begin, self._after
+        self._begin = False
+        if snapshot and not answer.snapshot_end:
+            return Told(encoded, after, 0, True, begin, False, 0)
+        self._snapshot = False
+        last = answer.events[-1].revision if answer.events else 0
+        self._after = max(after, answer.revision, last)
+        return Told(
+            encoded, after, len(answer.events), snapshot, begin, answer.snapshot_end, self._after
         )
-        items = [item_of(i) for i in answer.items]
-        return Update(items, answer.snapshot_end, events, self._after, begin)
 
     def failed(self, fault: Fault, contact: bool, now_s: float, endpoints: int) -> float:
         """Seconds until the next stream; raises where that would not help."""

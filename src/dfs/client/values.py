@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ..proto import dfs_pb2 as pb
 
@@ -16,7 +16,8 @@ class Kind(enum.IntEnum):
     SYMLINK = 2
 
 
-_KINDS = tuple(Kind)
+KINDS: Final = tuple(Kind)
+"""By number."""
 
 
 class Stat(NamedTuple):
@@ -109,10 +110,27 @@ class Update(NamedTuple):
     """A snapshot begins: forget the items of one that did not come to its end."""
 
 
+class Told(NamedTuple):
+    """One message of a watch as it came, for whoever has it read by the engine."""
+
+    encoded: bytes
+    """A WatchResponse."""
+    after: int
+    """Events up to this revision were handed out before."""
+    changes: int
+    """How many events there are."""
+    snapshot: bool
+    """Part of a snapshot, which shows `revision` at its end."""
+    snapshot_begin: bool
+    snapshot_end: bool
+    revision: int
+    """As in Update."""
+
+
 def stat_of(record: pb.Record) -> Stat:
     """A record as the API shows it."""
     return Stat(
-        _KINDS[record.kind], record.revision, record.created_revision, record.version,
+        KINDS[record.kind], record.revision, record.created_revision, record.version,
         record.size, record.sha256, record.mode, record.mtime_ns, record.target, record.node,
         record.principal, record.time_ns, record.request_id, record.implicit, record.children,
         record.chunk_bytes,

@@ -15,6 +15,7 @@ fn item(path: &str, kind: Kind, version: u64) -> Upsert {
         mtime_ns: version as i64,
         version,
         place: None,
+        ..Upsert::default()
     }
 }
 

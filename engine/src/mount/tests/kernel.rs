@@ -121,6 +121,7 @@ impl Kernel {
             mtime_ns: 1,
             version,
             place,
+            ..Upsert::default()
         };
         self.session.apply(&[upsert], &[]);
     }

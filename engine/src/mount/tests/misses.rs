@@ -14,6 +14,7 @@ fn node(path: &str) -> Arc<Node> {
         mtime_ns: 0,
         version: 4,
         place: None,
+        ..Upsert::default()
     };
     let mut tree = Tree::new(0);
     tree.upsert(&upsert, &mut Batch::new(0));

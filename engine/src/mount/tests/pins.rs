@@ -29,6 +29,7 @@ fn node(dir: &TempDir, version: u64, size: u64, content: Option<&[u8]>) -> Arc<N
         mtime_ns: 0,
         version,
         place,
+        ..Upsert::default()
     };
     let mut tree = Tree::new(0);
     tree.upsert(&upsert, &mut Batch::new(0));

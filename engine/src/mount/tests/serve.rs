@@ -53,6 +53,7 @@ fn symlinks_have_targets() {
         mtime_ns: 0,
         version: 1,
         place: Some(c"d/f".into()),
+        ..Upsert::default()
     };
     kernel.session.apply(&[link], &[]);
     let id = kernel.lookup(ROOT, "l");
@@ -121,7 +122,6 @@ fn an_open_file_keeps_its_version_and_a_new_open_gets_the_new_one() {
         libc::ESTALE,
         "replaced and not here"
     );
-    assert_eq!(kernel.session.opened(), [], "what is replaced has no path");
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn a_miss_waits_for_the_content() {
     assert!(kernel.session.fulfil(1, Ok(place)));
     assert_eq!(kernel.answer_to(open).0, 0);
     assert_eq!(kernel.read(file, 0, 100), (0, b"hello".to_vec()));
-    assert_eq!(kernel.session.opened(), [("d/f".to_owned(), 7)]);
+
     assert!(!kernel.session.fulfil(1, Err(libc::EIO)));
 }
 
@@ -269,6 +269,7 @@ fn what_comes_in_one_call_is_seen_as_a_whole() {
                 mtime_ns: 0,
                 version: round + 1,
                 place: None,
+                ..Upsert::default()
             })
             .collect();
         let gone: Vec<String> = names(round.saturating_sub(1)).collect();

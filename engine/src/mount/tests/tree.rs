@@ -10,6 +10,7 @@ fn file(path: &str, version: u64) -> Upsert {
         mtime_ns: 5,
         version,
         place: None,
+        ..Upsert::default()
     }
 }
 

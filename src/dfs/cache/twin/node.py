@@ -9,11 +9,11 @@ import contextlib
 import hashlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from ...client.values import Event, Item, Kind, Stat, Update
+from ...client.values import Event, Item, Kind, Stat, Told
 from ...contents import INCOMING, chunk_bytes_of, path_in
 from ...errors import (
     Conflict,
@@ -31,7 +31,7 @@ from ...errors import (
 from ...limits import VALUE_BYTES_MAX
 from ...paths import check_key
 from ...proto import dfs_pb2 as pb
-from .tree import parents
+from .tree import parents, record_of
 
 
 class MemoryNode:
@@ -289,11 +289,11 @@ class MemoryNode:
                 return data, event.stat
         raise NotFound(f"no such key: {key}")
 
-    async def watch(
+    async def watch_encoded(
         self, key: str = "", *, after_revision: int = 0, snapshot: bool = False,
         data_bytes_max: int = 0, on_lost: Callable[[DfsError], None] | None = None,
-    ) -> AsyncIterator[Update]:
-        """See `dfs.AsyncClient.watch`."""
+    ) -> AsyncIterator[Told]:
+        """See `dfs.AsyncClient.watch_encoded`."""
         self._must_be_up()
         self.calls.append(("snapshot" if snapshot else "watch", key))
         if snapshot:
@@ -302,22 +302,23 @@ class MemoryNode:
             ]
             revision = after_revision = self.revision
             half = len(items) // 2
-            yield Update(items[:half], False, [], 0, True)
-            yield Update(items[half:], True, [], revision)
+            yield Told(_encoded(items[:half]), 0, 0, True, True, False, 0)
+            yield Told(_encoded(items[half:]), 0, 0, True, False, True, revision)
         elif after_revision < self.floor:
             raise OutOfRange(f"history begins at {self.floor}")
         else:
-            yield Update([], False, [], after_revision)
+            yield Told(b"", after_revision, 0, False, False, False, after_revision)
         while True:
             start = bisect.bisect_right(self.events, after_revision, key=lambda e: e.revision)
             news = self.events[start:]
             if news:
-                after_revision = news[-1].revision
-                yield Update([], False, [
+                before, after_revision = after_revision, news[-1].revision
+                encoded = _encoded([
                     e._replace(data=self._content(e.key, e.stat, data_bytes_max)
                                if e.data is not None else None)
                     for e in news
-                ], after_revision)
+                ])
+                yield Told(encoded, before, len(news), False, False, False, after_revision)
             async with self._news:
                 while not self.cut and self.revision <= after_revision:
                     await self._news.wait()
@@ -361,6 +362,20 @@ class MemoryNode:
         """See `dfs.AsyncClient.report_agent`."""
         self._must_be_up()
         self.reports.append(report)
+
+
+def _encoded(entries: Sequence[Item | Event]) -> bytes:
+    """An answer of a watch."""
+    answer = pb.WatchResponse()
+    for entry in entries:
+        part = answer.items.add() if isinstance(entry, Item) else answer.events.add()
+        part.key, part.has_data, part.data = entry.key, entry.data is not None, entry.data or b""
+        part.record.CopyFrom(record_of(entry.stat))
+        if isinstance(part, pb.Event) and isinstance(entry, Event):
+            part.type = pb.Event.DELETE if entry.deleted else pb.Event.PUT
+            part.revision, part.sub = entry.revision, entry.sub
+            part.previous_revision = entry.previous_revision
+    return answer.SerializeToString()
 
 
 def _stat(

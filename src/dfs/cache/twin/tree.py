@@ -8,13 +8,15 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import BinaryIO, NamedTuple
 
-from ...client.values import Kind
-from ...paths import check_key
-from ..ports import Question, Upsert
+from ...client.values import Event, Item, Kind, Stat, event_of, item_of
+from ...errors import InvalidArgument
+from ...paths import check_key, is_below
+from ...proto import dfs_pb2 as pb
+from ..ports import Outcome, Question
 
 
 class Shown(NamedTuple):
@@ -33,14 +35,20 @@ class MemoryTree:
 
     def __init__(self, deadline_s: float = 30.0) -> None:
         self.shown: dict[str, Shown] = {}
+        self._records: dict[str, Stat] = {}
         self._above: Counter[str] = Counter()
+        """How many entries each directory has below it."""
+        self._places: dict[bytes, str | None] = {}
+        """Of contents that are shown."""
+        self._unseen: set[str] = set()
+        """What the snapshot that arrives has not told of."""
         self.live = False
         self.fd = -1
         self.adopted = False
         self.ended = False
-        self.opens: list[tuple[str, int]] = []
+        self.opens: list[bytes] = []
         self.applied = 0
-        """Calls of `apply`."""
+        """Calls of `show`."""
         self._deadline_s = deadline_s
         self._misses: queue.Queue[tuple[int, str, int]] = queue.Queue(10_000)
         self._waiting: dict[int, tuple[threading.Event, list[BinaryIO | int]]] = {}
@@ -51,39 +59,125 @@ class MemoryTree:
         self._questions: queue.Queue[Question] = queue.Queue(10_000)
         self._asked: dict[int, Future[bytes | int]] = {}
 
-    def apply(self, upserts: Sequence[Upsert], deletes: Sequence[str]) -> int:
+    # ---- what is committed -----------------------------------------------------------------------
+    def contents(
+        self, answers: Sequence[tuple[bytes, int]]
+    ) -> list[tuple[bytes, int, bytes | None]]:
+        """See `dfs._engine.Tree`."""
+        found: dict[bytes, tuple[bytes, int, bytes | None]] = {}
+        for entry in _told(answers):
+            sha256, size = entry.stat.sha256, entry.stat.size
+            if _gone(entry) or entry.stat.kind is not Kind.FILE or sha256 in found:
+                continue
+            absent = self._places.get(sha256) is None
+            if sha256 not in self._places or (absent and entry.data is not None):
+                found[sha256] = sha256, size, entry.data
+        return list(found.values())
+
+    def show(
+        self, answers: Sequence[tuple[bytes, int]], places: Sequence[tuple[bytes, str]],
+        snapshot: bool,
+    ) -> Outcome:
         """See `dfs._engine.Tree`."""
         self.applied += 1
-        for path in deletes:
-            self._check(path)
-            if self.shown.pop(path, None):
-                self._above.subtract(parents(path))
-        for path, kind, size, mode, mtime_ns, version, backing in upserts:
-            self._check(path)
-            new = Shown(kind, size, mode, mtime_ns, version, backing)
-            for parent in parents(path):
-                if parent in self.shown and self.shown[parent].kind != Kind.DIRECTORY:
-                    raise AssertionError(f"{path} is put below the file {parent}")
-            if new.kind != Kind.DIRECTORY and self._above[path] > 0:
-                raise AssertionError(f"{path} is put where a directory is")
-            if path not in self.shown:
-                self._above.update(parents(path))
-            self.shown[path] = new
-        return len(upserts) + len(deletes)
+        before, deleted, refused = self._digests(), False, []
+        self._places |= dict(places)
+        for entry in _told(answers):
+            try:
+                check_key(entry.key)
+            except InvalidArgument as error:
+                refused.append((entry.key, error.text))
+                continue
+            if _gone(entry):
+                deleted |= self._delete(entry.key)
+            else:
+                self._unseen.discard(entry.key)
+                deleted |= self._put(entry.key, entry.stat)
+        return deleted, self._settle(before), refused
 
-    def _check(self, path: str) -> None:
-        check_key(path)
-
-    def place(self, items: Sequence[tuple[str, int, str | None]]) -> int:
+    def begin_snapshot(self) -> None:
         """See `dfs._engine.Tree`."""
-        count = 0
-        for path, version, backing in items:
-            shown = self.shown.get(path)
-            if shown is not None and shown.version == version:
-                self.shown[path] = shown._replace(backing=backing)
-                count += 1
-        return count
+        self._unseen = set(self._records)
 
+    def end_snapshot(self) -> Outcome:
+        """See `dfs._engine.Tree`."""
+        before = self._digests()
+        deleted = [self._delete(path) for path in self._unseen]
+        return any(deleted), self._settle(before), []
+
+    def _digests(self) -> set[bytes]:
+        return {stat.sha256 for stat in self._records.values()}
+
+    def _settle(self, before: set[bytes]) -> list[bytes]:
+        now = self._digests()
+        self._places = {s: place for s, place in self._places.items() if s in now}
+        self._places |= {s: None for s in now if s and s not in self._places}
+        for path, stat in self._records.items():
+            if stat.kind is Kind.FILE:
+                place = self._places[stat.sha256]
+                self.shown[path] = self.shown[path]._replace(backing=place)
+        return sorted(before - now - {b""})
+
+    def _put(self, path: str, stat: Stat) -> bool:
+        """Returns whether something had to go for it. What is newer stays."""
+        old = self._records.get(path)
+        if old is not None and old.revision > stat.revision:
+            return False
+        way = [p for p in parents(path) if p in self.shown and self.shown[p].kind != Kind.DIRECTORY]
+        if stat.kind is not Kind.DIRECTORY and self._above[path] > 0:
+            way += [p for p in self.shown if is_below(p, path)]
+        if old is not None and old.kind is not stat.kind:
+            way.append(path)
+        gone = [self._delete(p) for p in way]
+        if path not in self._records:
+            self._above.update(parents(path))
+        self._records[path] = stat
+        self.shown[path] = Shown(
+            stat.kind, stat.size, stat.mode, stat.mtime_ns, stat.revision, stat.target or None
+        )
+        return any(gone)
+
+    def _delete(self, path: str) -> bool:
+        if self._records.pop(path, None) is None:
+            return False
+        del self.shown[path]
+        self._above.subtract(parents(path))
+        return True
+
+    def place_contents(self, places: Sequence[tuple[bytes, str | None]]) -> int:
+        """See `dfs._engine.Tree`."""
+        known = [(sha256, place) for sha256, place in places if sha256 in self._places]
+        self._places |= dict(known)
+        self._settle(set())
+        return len(known)
+
+    def shows(self, sha256: bytes) -> bool:
+        """See `dfs._engine.Tree`."""
+        return sha256 in self._places
+
+    def committed(self) -> int:
+        """See `dfs._engine.Tree`."""
+        return len(self._records)
+
+    def record(self, path: str) -> bytes | None:
+        """See `dfs._engine.Tree`."""
+        stat = self._records.get(path)
+        return None if stat is None else record_of(stat).SerializeToString()
+
+    def entries(
+        self, top: str, after: str, max_items: int, absent: bool
+    ) -> list[tuple[str, int, int, int, bytes]]:
+        """See `dfs._engine.Tree`."""
+        return [
+            (path, int(stat.kind), stat.revision, stat.size, stat.sha256)
+            for path, stat in sorted(self._records.items())
+            if path > after and (not top or path == top or is_below(path, top))
+            and not (absent and (
+                stat.kind is not Kind.FILE or self._places[stat.sha256] is not None
+            ))
+        ][:max_items]
+
+    # ---- the kernel ------------------------------------------------------------------------------
     def serve(self, fd: int, table: int = -1) -> None:
         """See `dfs._engine.Tree`."""
         self.fd = fd
@@ -116,7 +210,7 @@ class MemoryTree:
     def read(self, path: str) -> bytes:
         """As a reader of the mount, in a thread of its own: waits for content. Raises OSError."""
         shown = self.shown[path]
-        self.opens.append((path, shown.version))
+        self.opens.append(self._records[path].sha256)
         opened: BinaryIO | int | None = None
         if shown.backing is not None:
             with contextlib.suppress(FileNotFoundError):  # Taken away just now: a miss.
@@ -177,7 +271,7 @@ class MemoryTree:
         """See `dfs._engine.Tree`."""
         self.live = live
 
-    def opened(self) -> list[tuple[str, int]]:
+    def opened(self) -> list[bytes]:
         """See `dfs._engine.Tree`."""
         opens, self.opens = self.opens, []
         return opens
@@ -193,6 +287,24 @@ class MemoryTree:
     def close(self) -> None:
         """See `dfs._engine.Tree`."""
         self.ended = True
+
+
+def _told(answers: Sequence[tuple[bytes, int]]) -> Iterator[Item | Event]:
+    for encoded, after in answers:
+        answer = pb.WatchResponse.FromString(encoded)
+        yield from map(item_of, answer.items)
+        yield from (event_of(event) for event in answer.events if event.revision > after)
+
+
+def _gone(entry: Item | Event) -> bool:
+    return entry.stat.implicit or (isinstance(entry, Event) and entry.deleted)
+
+
+def record_of(stat: Stat) -> pb.Record:
+    """As the API sends it."""
+    fields = stat._asdict()
+    fields["xattrs"] = [pb.Xattr(name=name, value=value) for name, value in stat.xattrs]
+    return pb.Record(**fields)
 
 
 def _opened(path: str) -> BinaryIO:

@@ -1,0 +1,143 @@
+//! Contents of the tree, each once, however many paths show it.
+use parking_lot::{Mutex, MutexGuard};
+use std::borrow::Borrow;
+use std::collections::HashSet;
+use std::ffi::CStr;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// SHA-256.
+pub type Digest = [u8; 32];
+
+/// Where a content is, if it is here. Of symlinks: the target.
+#[derive(Default)]
+pub struct Place {
+    /// None: nobody else shows it.
+    pub digest: Option<Digest>,
+    /// How many paths of the tree show it; changes under the tree's write lock.
+    shown: AtomicU32,
+    at: Mutex<Option<Arc<CStr>>>,
+}
+
+impl Place {
+    /// A place for one node alone.
+    pub fn of_one(at: Option<Arc<CStr>>) -> Arc<Place> {
+        Arc::new(Place {
+            at: at.into(),
+            ..Place::default()
+        })
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Option<Arc<CStr>>> {
+        self.at.lock()
+    }
+}
+
+/// A place in the table, found by its digest.
+struct Shared(Arc<Place>);
+
+impl Borrow<Digest> for Shared {
+    fn borrow(&self) -> &Digest {
+        self.0.digest.as_ref().expect("only those with a digest")
+    }
+}
+
+impl Hash for Shared {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let digest: &Digest = self.borrow();
+        digest.hash(state);
+    }
+}
+
+impl PartialEq for Shared {
+    fn eq(&self, other: &Shared) -> bool {
+        self.0.digest == other.0.digest
+    }
+}
+
+impl Eq for Shared {}
+
+/// The contents that paths of the tree show.
+#[derive(Default)]
+pub struct Contents {
+    table: HashSet<Shared>,
+    /// Those that a path has ceased to show since the last `settle`: the next path may show them.
+    left: Vec<Arc<Place>>,
+}
+
+impl Contents {
+    pub fn get(&self, digest: &Digest) -> Option<&Arc<Place>> {
+        self.table.get(digest).map(|shared| &shared.0)
+    }
+
+    /// One more path shows it.
+    pub fn share(&mut self, digest: Digest) -> Arc<Place> {
+        let place = match self.get(&digest) {
+            Some(place) => place.clone(),
+            None => {
+                let place = Arc::new(Place {
+                    digest: Some(digest),
+                    ..Place::default()
+                });
+                self.table.insert(Shared(place.clone()));
+                place
+            }
+        };
+        place.shown.fetch_add(1, Relaxed);
+        place
+    }
+
+    /// One path less shows it.
+    pub fn leave(&mut self, place: &Arc<Place>) {
+        if place.digest.is_some() && place.shown.fetch_sub(1, Relaxed) == 1 {
+            self.left.push(place.clone());
+        }
+    }
+
+    /// Forgets what no path shows any more, and says what that is.
+    pub fn settle(&mut self) -> Vec<Digest> {
+        let mut gone = Vec::new();
+        for place in std::mem::take(&mut self.left) {
+            if place.shown.load(Relaxed) == 0
+                && let Some(digest) = place.digest
+                && self.table.remove(&digest)
+            {
+                gone.push(digest);
+            }
+        }
+        gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_with_the_same_content_share_its_place() {
+        let mut contents = Contents::default();
+        let (one, two) = (contents.share([1; 32]), contents.share([1; 32]));
+        *one.lock() = Some(c"/objects/1".into());
+        assert_eq!(two.lock().as_deref(), Some(c"/objects/1"));
+        assert!(contents.get(&[2; 32]).is_none());
+    }
+
+    #[test]
+    fn a_content_goes_with_the_last_path_unless_another_comes_at_once() {
+        let mut contents = Contents::default();
+        let (one, _two) = (contents.share([1; 32]), contents.share([1; 32]));
+        contents.leave(&one);
+        assert!(contents.settle().is_empty());
+        contents.leave(&one);
+        let moved = contents.share([1; 32]);
+        assert!(contents.settle().is_empty());
+        assert!(Arc::ptr_eq(&one, &moved), "what is known of it stays");
+        contents.leave(&moved);
+        assert_eq!(contents.settle(), [[1; 32]]);
+        assert!(contents.get(&[1; 32]).is_none());
+        contents.leave(&Place::of_one(None));
+        assert!(contents.settle().is_empty());
+    }
+}
