@@ -372,7 +372,7 @@ AGENT_SILENCE_MS_MAX: Final = 10_000
 AGENT_WATCH_MS: Final = 100
 """Between two looks at the agent; its end is noticed at once, its getting stuck only by looking."""
 AGENT_STABLE_MS: Final = 2_000
-"""An agent that lived so long is replaced at once when it dies; others after a pause."""
+"""An agent that lived so long is replaced at once, by one that stands by; others after a pause."""
 AGENT_RESTART_MS_MIN: Final = 100
 """First pause before an agent that died at once is started again."""
 AGENT_RESTART_MS_MAX: Final = 5_000

@@ -16,7 +16,7 @@ import threading
 from pathlib import Path
 
 from dfs._engine import Tree
-from dfs.mount import TABLE_VARIABLE
+from dfs.mount import STANDBY_VARIABLE, TABLE_VARIABLE
 
 
 def wedge(fd: int) -> None:
@@ -58,7 +58,9 @@ def serve(fd: int, adopt: bool, objects: Path) -> None:
 
 
 def main(fd: str, how: str, objects: str) -> None:
-    """Runs until told to stop."""
+    """Runs until told to stop; a standby first waits for its turn."""
+    if STANDBY_VARIABLE in os.environ and not os.read(0, 1):
+        return
     fault = Path(objects, ".fault")
     what = fault.read_text() if fault.exists() else ""
     if what == "exit":

@@ -1,4 +1,5 @@
-"""A supervisor in a process of its own; prints the process id of its agent and waits.
+"""A supervisor in a process of its own; prints the process ids of its agent, and of the one that
+stands by, and waits.
 
     supervising_child.py MOUNT OBJECTS
 """
@@ -20,9 +21,9 @@ def main(mount: str, objects: str) -> None:
         mount,
     )
     supervisor.start()
-    while not (pid := supervisor.poll().pid):
+    while not (state := supervisor.poll()).standby:
         pass
-    sys.stdout.write(f"{pid}\n")
+    sys.stdout.write(f"{state.pid} {state.standby}\n")
     sys.stdout.flush()
     signal.pause()
 

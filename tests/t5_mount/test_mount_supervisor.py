@@ -187,6 +187,78 @@ def test_another_agent_serves_within_a_second(site: Site) -> None:
     assert min(took) < 1
 
 
+# ---- the agent that stands by --------------------------------------------------------------------
+def standby(site: Site, *not_these: int) -> int:
+    """The process that becomes the next agent, and is none of these."""
+    wait_until(lambda: site.state.standby not in (0, *not_these))
+    return site.state.standby
+
+
+@pytest.mark.allow_logs(DIED)
+def test_the_agent_that_stands_by_is_the_next_one(site: Site) -> None:
+    """While 100 readers read: none has an error, and none was served by two."""
+    site.supervisor.start()
+    site.read(0)
+    numbers = iter(range(10**9))
+    loopers = [Looper(lambda: site.read(next(numbers) % FILES)) for _ in range(100)]
+    used: list[int] = []
+    for _ in range(3):
+        following = standby(site, *used)
+        assert following != site.state.pid
+        assert len(thread_states(following)) == 1, "it serves nobody"
+        site.wait_for_another(site.kill())
+        used.append(site.state.pid)
+        assert used[-1] == following
+        for looper in loopers[:9]:
+            looper.go_on()
+    for looper in loopers:
+        looper.stop()
+        assert looper.errors == []
+    assert len(set(used)) == site.state.restarts == 3
+
+
+@pytest.mark.allow_logs(DIED)
+def test_when_both_die_a_fresh_agent_serves(site: Site) -> None:
+    site.supervisor.start()
+    following, pid = standby(site), site.state.pid
+    os.kill(following, signal.SIGKILL)
+    site.kill()
+    site.wait_for_another(pid)
+    site.read(1)
+    assert site.state.pid != following
+
+
+def test_an_agent_that_stood_by_and_died_is_replaced(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfs.mount.supervisor.AGENT_RESTART_MS_MAX", 50)
+    site.supervisor.start()
+    following, pid = standby(site), site.state.pid
+    os.kill(following, signal.SIGKILL)
+    standby(site, following)
+    site.read(1)
+    assert (site.state.pid, site.state.restarts) == (pid, 0)
+
+
+def test_who_stands_by_ends_with_the_mount(site: Site) -> None:
+    site.supervisor.start()
+    pids = [standby(site), site.state.pid]
+    site.supervisor.stop()
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+    assert site.state == MountState(False, 0, 0, None, "")
+
+
+@pytest.mark.allow_logs(r"was unmounted|starting another")
+def test_who_stands_by_for_a_mount_that_is_gone_never_serves(site: Site) -> None:
+    site.supervisor.start()
+    following, pid = standby(site), site.state.pid
+    subprocess.run(["umount", "-l", site.point], check=True)
+    wait_until(lambda: mounted(site) and site.state.pid not in (0, pid))
+    assert site.state.pid != following
+    assert not os.path.exists(f"/proc/{following}")
+    site.read(2)
+
+
 @pytest.mark.allow_logs(DIED)
 def test_without_passthrough_open_files_outlive_their_agent_too(site: Site) -> None:
     """As without CAP_SYS_ADMIN: the agent reads, and goes on where the dead one had stopped."""
@@ -410,8 +482,9 @@ def test_an_agent_ends_with_its_supervisor(tmp_path: Path) -> None:
         "supervising_child.py", site.point, site.objects, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
-        pid = int(process.stdout.readline())
+        pids = process.stdout.readline().split()
         site.read(1)
         process.kill()
-    wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
+    assert len(pids) == 2
+    wait_until(lambda: not any(os.path.exists(f"/proc/{int(pid)}") for pid in pids))
     unmount_all(site.point)

@@ -63,6 +63,8 @@ UNMOUNTED: Final = 3
 """Exit code: the kernel ended the connection; there is nothing left to serve."""
 TABLE_VARIABLE: Final = "DFS_FUSE_TABLE"
 """Where the supervisor says which descriptor is the table of open files."""
+STANDBY_VARIABLE: Final = "DFS_STANDBY"
+"""Where it says that this is the next agent, whose turn comes with a byte on standard input."""
 JOURNAL_WRITE_S: Final = 0.2
 COLLECT_OBJECTS: Final = 10_000
 """Objects made, less those that went, between two searches for cycles. The agent keeps some for
@@ -467,6 +469,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s agent %(levelname)s %(message)s"
     )
+    if STANDBY_VARIABLE in os.environ and not os.read(0, 1):
+        return 0  # The supervisor has ended before there was anything to do.
     try:
         return asyncio.run(run(options))
     except Misconfigured as error:

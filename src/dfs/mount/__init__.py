@@ -7,11 +7,13 @@ which adopts the connection; open files go on.
     supervisor ── opens /dev/fuse, mounts, starts ──► agent (argv_for_fd(fd, adopt=False))
         │                                                │ dies
         ├─ asks the kernel to hand out again what the dead one had taken (RESEND)
-        └─ starts the next ─────────────────────────► agent (argv_for_fd(fd, adopt=True))
+        └─ has the next begin ──────────────────────► agent (argv_for_fd(fd, adopt=True))
+                                                         which has stood by
 
 What the agent finds: the descriptor under the number in its arguments; in the variable
 `DFS_FUSE_TABLE` the number of a second one, the table of open files (for `Tree.serve` and
-`Tree.adopt`); as standard input a pipe that ends when the supervisor does. SIGTERM ends it.
+`Tree.adopt`); as standard input a pipe that ends when the supervisor does. SIGTERM ends it. With a
+variable `DFS_STANDBY` it loads what it needs, and does nothing else until a byte is in that pipe.
 
 | file | has |
 | --- | --- |
@@ -33,10 +35,16 @@ from .points import (
     top_mount,
     unescape,
 )
-from .supervisor import TABLE_VARIABLE, MountState, MountSupervisor, describe_exit
+from .supervisor import (
+    STANDBY_VARIABLE,
+    TABLE_VARIABLE,
+    MountState,
+    MountSupervisor,
+    describe_exit,
+)
 
 __all__ = [
-    "KIND", "TABLE_VARIABLE", "MountState", "MountSupervisor", "Mounted", "check_device",
-    "check_mountpoint", "describe_exit", "half_dead", "identity", "locate", "make_mount", "mounts",
-    "open_device", "owner", "started", "top_mount", "unescape", "unmount",
+    "KIND", "STANDBY_VARIABLE", "TABLE_VARIABLE", "MountState", "MountSupervisor", "Mounted",
+    "check_device", "check_mountpoint", "describe_exit", "half_dead", "identity", "locate",
+    "make_mount", "mounts", "open_device", "owner", "started", "top_mount", "unescape", "unmount",
 ]

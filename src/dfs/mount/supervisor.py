@@ -29,6 +29,9 @@ from .points import MOUNTINFO, half_dead, identity, mounts, top_mount
 log = logging.getLogger(__name__)
 
 TABLE_VARIABLE: Final = "DFS_FUSE_TABLE"
+STANDBY_VARIABLE: Final = "DFS_STANDBY"
+"""In the environment of an agent that is to load all that it needs and then wait: for a byte on its
+standard input, which is its turn, or for the end of it."""
 
 
 class MountState(NamedTuple):
@@ -42,6 +45,8 @@ class MountState(NamedTuple):
     """Of the last agent that ended by itself: its exit code, or minus the signal."""
     problem: str
     """One sentence; "" when all is well."""
+    standby: int = 0
+    """Of the process that becomes the next agent; 0 while there is none."""
 
 
 class MountSupervisor:
@@ -72,6 +77,9 @@ class MountSupervisor:
         self._thread: threading.Thread | None = None
         self._wake = self._wake_end = self._fd = self._table = -1
         self._agent: subprocess.Popen[bytes] | None = None
+        self._standby: subprocess.Popen[bytes] | None = None
+        self._standby_due_s = 0.0
+        """When the next one may be started."""
         self._leaving: list[subprocess.Popen[bytes]] = []
 
     # ---- for callers -----------------------------------------------------------------------------
@@ -127,22 +135,67 @@ class MountSupervisor:
             self._unmounted()
 
     def _start_agent(self, adopt: bool) -> bool:
-        fds = (self._fd, self._table)
+        self._standby_due_s = time.monotonic() + AGENT_STABLE_MS / 1000
+        if adopt and self._take_standby():
+            return True
+        self._end_standby()
         try:
-            self._agent = subprocess.Popen(
-                self._argv_for_fd(self._fd, adopt),
-                stdin=subprocess.PIPE,
-                pass_fds=fds,
-                env={**self._env, TABLE_VARIABLE: str(self._table)},
-                # A Ctrl-C at the terminal is for us; we then stop the agent in order.
-                process_group=0,
-            )
+            self._agent = self._spawn(adopt, {})
         except OSError as error:
             self._note(problem=f"the agent of {self.mountpoint} cannot be started: {error}")
             log.error("%s", self.poll().problem)
             return False
         self._note(pid=self._agent.pid, problem="")
         return True
+
+    def _spawn(self, adopt: bool, more: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._argv_for_fd(self._fd, adopt),
+            stdin=subprocess.PIPE,
+            pass_fds=(self._fd, self._table),
+            env={**self._env, TABLE_VARIABLE: str(self._table), **more},
+            # A Ctrl-C at the terminal is for us; we then stop the agent in order.
+            process_group=0,
+        )
+
+    # ---- the next agent --------------------------------------------------------------------------
+    def _keep_standby(self) -> None:
+        """Starts a process that will adopt this connection: most of a start is loading programs."""
+        now_s = time.monotonic()
+        ended = self._standby is None or self._standby.poll() is not None
+        if not ended or now_s < self._standby_due_s:
+            return
+        self._end_standby()
+        self._standby_due_s = now_s + AGENT_RESTART_MS_MAX / 1000
+        try:
+            self._standby = self._spawn(True, {STANDBY_VARIABLE: "1"})
+        except OSError as error:  # The next agent is started when it is needed, and says so aloud.
+            log.info("no agent stands by for %s: %s", self.mountpoint, error)
+            return
+        self._note(standby=self._standby.pid)
+
+    def _take_standby(self) -> bool:
+        """Makes it the agent, if there is one."""
+        standby = self._standby
+        if standby is None or standby.poll() is not None:
+            return False
+        assert standby.stdin is not None
+        try:
+            os.write(standby.stdin.fileno(), b"\n")
+        except BrokenPipeError:
+            return False  # It has just died.
+        self._agent, self._standby = standby, None
+        self._note(pid=standby.pid, standby=0, problem="")
+        return True
+
+    def _end_standby(self) -> None:
+        standby, self._standby = self._standby, None
+        if standby is None:
+            return
+        standby.kill()
+        wait_for(standby, AGENT_KILL_MS_MAX)
+        close_pipe(standby)
+        self._note(standby=0)
 
     def _wait_for_death(self) -> bool:
         """True when the agent has died, False when we are to stop."""
@@ -165,6 +218,7 @@ class MountSupervisor:
                 if any(fd == table for fd, _ in ready) and not self._is_mounted():
                     agent.terminate()  # It serves what nobody can reach any more.
                 self._leaving = [left for left in self._leaving if left.poll() is None]
+                self._keep_standby()
         finally:
             os.close(pidfd)
             os.close(table)
@@ -222,6 +276,7 @@ class MountSupervisor:
 
     def _end(self) -> None:
         """The agent first, so that it can end in order; then the mount, by force if need be."""
+        self._end_standby()
         agent = self._agent
         if agent is not None:
             agent.terminate()
@@ -239,6 +294,7 @@ class MountSupervisor:
         self._note(pid=0, problem="")
 
     def _close_mount(self, force: bool) -> None:
+        self._end_standby()  # It has the descriptor of this mount.
         if self._fd < 0:
             return
         try:
