@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from dfs.cli.agents import Plan, environment
 from dfs.contents import DIRECTORY
 from dfs.identity import SOCKET
-from dfs.mount import MountSupervisor
+from dfs.mount import MountSupervisor, started
 from dfs.nemesis.places import on_loopback
 from dfs.nemesis.processes import Cluster, Node
 from dfs.nemesis.waiting import wait_until
@@ -177,13 +177,16 @@ class Dfs:
     def _processes(self) -> dict[str, int]:
         found = {}
         for number, group in enumerate(self.groups, 1):
-            for pid in group.pids():
-                found[f"agent{number}" if is_agent(pid) else f"node{number}"] = pid
+            for pid in by_age(group.pids()):
+                role = "node"
+                if is_agent(pid):
+                    role = "standby" if f"agent{number}" in found else "agent"
+                found[f"{role}{number}"] = pid
         return found
 
     def agent_pid(self, number: int) -> int:
         """Of node `number`, counted from 0; 0 while it has none."""
-        return next((pid for pid in self.groups[number].pids() if is_agent(pid)), 0)
+        return next((pid for pid in by_age(self.groups[number].pids()) if is_agent(pid)), 0)
 
     def disk_bytes(self) -> int:
         """Data and cache directories of all nodes."""
@@ -259,6 +262,11 @@ def is_agent(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return AGENT.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     return False
+
+
+def by_age(pids: Iterable[int]) -> list[int]:
+    """The oldest first: an agent is older than the one that stands by for it."""
+    return sorted(pids, key=lambda pid: int(started(pid) or 0))
 
 
 def peak_mib(pid: int) -> float:

@@ -247,7 +247,7 @@ def test_without_privileges_and_fusermount3_the_way_out_is_said(tmp_path: Path) 
 
 
 def agent_of(pid: int) -> int:
-    """The agent that a process has started."""
+    """The agent that a process has started; the one that stands by is younger."""
     children = " ".join(p.read_text() for p in Path(f"/proc/{pid}/task").glob("*/children"))
-    [child] = children.split()
+    child, *_ = children.split()
     return int(child)

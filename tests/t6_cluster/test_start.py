@@ -201,7 +201,7 @@ def test_a_cache_without_a_mount(start: Start, ports: tuple[int, int], tmp_path:
 
 
 def agent_of(pid: int) -> int:
-    """The process of the agent that a node has started."""
+    """The process of the agent that a node has started; the one that stands by is younger."""
     children = Path(f"/proc/{pid}/task").glob("*/children")
     for child in " ".join(c.read_text() for c in children).split():
         if b"dfs.cache.agent" in Path(f"/proc/{child}/cmdline").read_bytes():
