@@ -416,10 +416,12 @@ def pack_file(
     principal: str,
     sha256: bytes,
     request_id: bytes,
+    tail: bytes,
     data: bytes,
     inline_bytes_max: int,
 ) -> PackedFile | None:
-    """The same for a file of which everything is given. `request_id`: 16 bytes, or none."""
+    """The same for a file of which everything is given. `request_id`: 16 bytes, or none. `tail`:
+    fields of its Record behind the request id, encoded."""
 
 def plain_gets(requests: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
     """(number, store key) of those of (number, encoded GetRequest) that name a key and nothing
