@@ -54,7 +54,7 @@ class Rig:
 
     async def start(self, scanned: bool = True) -> None:
         """Starts an agent with a fresh tree; the state directory stays."""
-        self.tree = MemoryTree(WAIT_S)
+        self.tree = MemoryTree(WAIT_S, bool(self.options.get("owners")))
         given = {"cache": str(self.cache), "mount": str(self.root / "mount"), "name": self.name}
         options = Options(
             ["memory"], str(self.state), **{**given, **self.options},  # type: ignore[arg-type]

@@ -17,6 +17,9 @@ pub struct Upsert {
     pub size: u64,
     pub mode: u32,
     pub mtime_ns: i64,
+    /// As in `Node`.
+    pub uid: u32,
+    pub gid: u32,
     pub version: u64,
     pub place: Option<Arc<CStr>>,
     /// Files: of the content, whose place is known then, or becomes known to all who show it.
@@ -73,12 +76,12 @@ impl Tree {
             Some(old) if old.is_directory() && upsert.kind == Kind::Directory => {
                 self.update_directory(&old, upsert, batch);
             }
-            Some(old) if old.newest() > upsert.version => batch.stale += 1,
+            Some(old) if old.version() > upsert.version => batch.stale += 1,
             Some(old) if old.kind != upsert.kind => {
                 self.remove(&old, batch);
                 self.insert(parent, name, upsert, None, batch);
             }
-            Some(old) if old.version == upsert.version => {
+            Some(old) if old.version() == upsert.version => {
                 if upsert.digest.is_none() {
                     old.place.lock().clone_from(&upsert.place);
                 }
@@ -107,7 +110,7 @@ impl Tree {
     /// Sets or clears the local copy of a version if it is still shown.
     pub fn place(&self, path: &str, version: u64, place: Option<Arc<CStr>>) -> bool {
         match self.find(path) {
-            Some(node) if node.kind == Kind::File && node.version == version => {
+            Some(node) if node.kind == Kind::File && node.version() == version => {
                 *node.place.lock() = place;
                 true
             }
@@ -148,9 +151,10 @@ impl Tree {
             name: name.as_bytes().into(),
             kind: upsert.kind,
             size: upsert.size,
-            version: upsert.version,
+            version: upsert.version.into(),
             mode: (upsert.mode & 0o7777).into(),
-            newest: upsert.version.into(),
+            uid: upsert.uid.into(),
+            gid: upsert.gid.into(),
             mtime_ns: upsert.mtime_ns.into(),
             lookups: 0.into(),
             orphan: false.into(),
@@ -226,8 +230,13 @@ impl Tree {
         node.explicit.store(true, Relaxed);
         self.forget_record(node);
         self.keep_record(node.id, upsert);
-        let mode = upsert.mode & 0o7777;
-        if node.mode.swap(mode, Relaxed) == mode && node.mtime_ns.load(Relaxed) == upsert.mtime_ns {
+        let told = [
+            (&node.mode, upsert.mode & 0o7777),
+            (&node.uid, upsert.uid),
+            (&node.gid, upsert.gid),
+        ];
+        let same = told.map(|(held, new)| held.swap(new, Relaxed) == new);
+        if same == [true; 3] && node.mtime_ns.load(Relaxed) == upsert.mtime_ns {
             return;
         }
         if node.known() || self.tell_all {
@@ -249,14 +258,14 @@ impl Tree {
         for (upto, name) in components(path) {
             parent = match self.child(parent, name.as_bytes()).cloned() {
                 Some(node) if node.is_directory() => node.id,
-                Some(node) if node.newest() > version => return None,
+                Some(node) if node.version() > version => return None,
                 Some(node) => {
                     self.remove(&node, batch);
                     self.make_directory(parent, upto, name, batch)?
                 }
                 None => self.make_directory(parent, upto, name, batch)?,
             };
-            self.nodes[&parent].newest.fetch_max(version, Relaxed);
+            self.nodes[&parent].version.fetch_max(version, Relaxed);
         }
         batch.last = Some((path.to_owned(), parent));
         Some(parent)

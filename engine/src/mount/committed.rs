@@ -31,7 +31,7 @@ impl Tree {
         if node.is_directory() {
             return Some(feed::revision(self.directories.get(&node.id)?));
         }
-        (!node.record.is_empty()).then_some(node.version)
+        (!node.record.is_empty()).then_some(node.version())
     }
 
     /// Whether a path shows this content.

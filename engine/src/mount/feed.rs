@@ -1,7 +1,7 @@
 //! What a node tells of its tree, from the encoded answers of a watch to changes. Pure.
 use super::change::Upsert;
 use super::content::Digest;
-use super::node::Kind;
+use super::node::{Kind, NOBODY};
 use super::tree::RESERVED;
 use crate::protobuf::{Value, field};
 use std::ffi::CString;
@@ -34,6 +34,8 @@ struct Record<'a> {
     mtime_ns: u64,
     target: &'a [u8],
     implicit: bool,
+    uid: u32,
+    gid: u32,
 }
 
 /// The answer is no answer of a watch.
@@ -89,6 +91,8 @@ fn read_event(mut event: &[u8], after: u64) -> Result<Option<Entry<'_>>, Malform
 fn read_record(encoded: &[u8]) -> Result<Record<'_>, Malformed> {
     let mut record = Record {
         encoded,
+        uid: NOBODY,
+        gid: NOBODY,
         ..Record::default()
     };
     let mut rest = encoded;
@@ -102,6 +106,8 @@ fn read_record(encoded: &[u8]) -> Result<Record<'_>, Malformed> {
             (8, Value::Fixed64(mtime_ns)) => record.mtime_ns = mtime_ns,
             (9, Value::Bytes(target)) => record.target = target,
             (14, Value::Varint(implicit)) => record.implicit = implicit != 0,
+            (17, Value::Varint(uid)) => record.uid = uid as u32,
+            (18, Value::Varint(gid)) => record.gid = gid as u32,
             _ => {}
         }
     }
@@ -148,6 +154,8 @@ impl Entry<'_> {
             size,
             mode: record.mode as u32,
             mtime_ns: record.mtime_ns as i64,
+            uid: record.uid,
+            gid: record.gid,
             version: record.revision,
             place,
             digest,

@@ -17,8 +17,8 @@ use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// (path, kind, size, mode, mtime_ns, version, backing)
-type Item = (String, u8, u64, u32, i64, u64, Option<String>);
+/// (path, kind, size, mode, mtime_ns, uid, gid, version, backing)
+type Item = (String, u8, u64, u32, i64, u32, u32, u64, Option<String>);
 
 /// (something was deleted, contents that no path shows any more, paths not shown and why)
 type Outcome<'py> = (bool, Vec<Bound<'py, PyBytes>>, Vec<(String, &'static str)>);
@@ -52,6 +52,7 @@ impl PyTree {
             deadline: Duration::from_secs(30),
             ttl: Duration::from_secs(3_600),
             xattr: false,
+            owners: true,
             uid: 0,
             gid: 0,
         };
@@ -63,6 +64,7 @@ impl PyTree {
                 "deadline_ms" => chosen.deadline = Duration::from_millis(value.into()),
                 "ttl_ms" => chosen.ttl = Duration::from_millis(value.into()),
                 "xattr" => chosen.xattr = value != 0,
+                "owners" => chosen.owners = value != 0,
                 "uid" => chosen.uid = value,
                 "gid" => chosen.gid = value,
                 _ => return Err(PyValueError::new_err(format!("unknown option {name:?}"))),
@@ -315,7 +317,7 @@ fn outcome(py: Python<'_>, shown: Shown) -> Outcome<'_> {
 }
 
 fn upsert(item: Item) -> PyResult<Upsert> {
-    let (path, kind, size, mode, mtime_ns, version, place) = item;
+    let (path, kind, size, mode, mtime_ns, uid, gid, version, place) = item;
     check_path(&path).map_err(|why| bad_path(&path, why))?;
     let place = place.map(|place| c_string(&place)).transpose()?;
     let (kind, size) = match (kind, &place) {
@@ -334,6 +336,8 @@ fn upsert(item: Item) -> PyResult<Upsert> {
         size,
         mode,
         mtime_ns,
+        uid,
+        gid,
         version,
         place,
         ..Upsert::default()

@@ -2,13 +2,14 @@
 use super::abi::{MAJOR, MINOR, MINOR_EPOCH, MINOR_MIN, TRANSFER, cap};
 use super::device::{Device, Received};
 use super::misses::{Waiter, Want};
-use super::node::{Kind, Node};
+use super::node::{Kind, NOBODY, Node};
 use super::pins::Trouble;
 use super::reply::{Attr, Granted, Message, Plus};
 use super::request::{Malformed, Request, parse};
 use super::session::Session;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -412,8 +413,15 @@ impl Session {
             size: node.size,
             mtime_ns: node.mtime_ns.load(Relaxed),
             mode: node.kind.type_bits() | node.mode.load(Relaxed),
-            uid: self.options.uid,
-            gid: self.options.gid,
+            uid: self.named(&node.uid, self.options.uid),
+            gid: self.named(&node.gid, self.options.gid),
+        }
+    }
+
+    fn named(&self, number: &AtomicU32, otherwise: u32) -> u32 {
+        match number.load(Relaxed) {
+            number if self.options.owners && number != NOBODY => number,
+            _ => otherwise,
         }
     }
 

@@ -56,6 +56,8 @@ pub struct Options {
     /// Extended attributes are questions; else the kernel is told that there are none, and never
     /// asks again.
     pub xattr: bool,
+    /// Entries belong to whom they name; else all to `uid` and `gid`.
+    pub owners: bool,
     pub uid: u32,
     pub gid: u32,
 }

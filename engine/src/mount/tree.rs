@@ -2,7 +2,7 @@
 //! `change.rs` has what alters it.
 use super::abi::ROOT;
 use super::content::{Contents, Place};
-use super::node::{IdHasher, Kind, Node, cookie, node_id};
+use super::node::{IdHasher, Kind, NOBODY, Node, cookie, node_id};
 use super::reply::Totals;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
@@ -246,9 +246,10 @@ fn unversioned(
         name: name.into(),
         kind,
         size: 0,
-        version: 0,
+        version: 0.into(),
         mode: mode.into(),
-        newest: 0.into(),
+        uid: NOBODY.into(),
+        gid: NOBODY.into(),
         mtime_ns: now_ns.into(),
         lookups: 0.into(),
         orphan: false.into(),

@@ -67,8 +67,8 @@ STANDBY_VARIABLE: Final = "DFS_STANDBY"
 """Where it says that this is the next agent, whose turn comes with a byte on standard input."""
 JOURNAL_WRITE_S: Final = 0.2
 COLLECT_OBJECTS: Final = 10_000
-"""Objects made, less those that went, between two searches for cycles. The agent keeps some for
-each key, and by Python's 700 it would look at them again and again: a third more CPU for a snapshot
+"""Objects made, less those that went, between two searches for cycles. It keeps some for each
+content, and by Python's 700 it would look at them again and again: a third more CPU for a snapshot
 of half a million keys. What cycles hold until then is a few MiB."""
 COLLECT_OLDER: Final = 20
 """Searches among the young for each among those that outlived one, and of those for one of all."""
@@ -104,7 +104,9 @@ class Options:
     no_open: bool = False
     passthrough: bool = True
     xattr: bool = False
-    """The mount answers `user.dfs.…`."""
+    """The mount answers `user.dfs.…` and what was stored of extended attributes."""
+    owners: bool = False
+    """uid and gid go with drops, and the mount shows them."""
 
 
 class Agent:
@@ -115,14 +117,15 @@ class Agent:
         at holds what is committed."""
         self.options, self.client, self.tree = options, client, tree
         self.problems = Problems()
-        self.journal = Journal(options.state)
+        self.journal = Journal(options.state, options.owners)
         self.objects = Objects(options.state) if tree is not None else None
         self.feeder = Feeder(client, self.problems, tree or _tree(options), self.objects)
         self.large = Large(client, options.state, options.contents, self.journal.unchanged)
         if self.objects is not None:
             self.objects.elsewhere = self.large.backing
         self.uploader = Uploader(
-            client, self.feeder, self.journal, self.problems, options.name, self.large
+            client, self.feeder, self.journal, self.problems, options.name, self.large,
+            owners=options.owners,
         )
         self.feeder.removed = self.uploader.retry_blocked
         places = Places(options.cache, options.mount)
@@ -180,6 +183,8 @@ class Agent:
         lock = self._lock_state()
         try:
             self.journal.open()
+            for path, text in self.journal.left_out():
+                self.problems.set(path, text)
             self.large.open()
             if self.deletes is None:
                 self.journal.clear_marks(DELETE)
@@ -370,6 +375,7 @@ def _tree(options: Options) -> Tree:
     return EngineTree({
         "passthrough": int(options.passthrough and may_administrate()),
         "no_open": int(options.no_open), "xattr": int(options.xattr),
+        "owners": int(options.owners),
         "deadline_ms": FETCH_MS_MAX, "ttl_ms": TTL_MS, "uid": os.getuid(), "gid": os.getgid(),
     })
 
@@ -446,7 +452,8 @@ def options_of(argv: Sequence[str]) -> Options:
     add("--delete-delay", type=float, default=DELETE_DELAY_S, help="seconds until they do")
     add("--contents", default="", help="the node's directory of large contents")
     add("--no-open", action="store_true", help="faster for trees of small files only")
-    add("--xattr", action="store_true", help="answer extended attributes (user.dfs.…)")
+    add("--xattr", action="store_true", help="answer extended attributes")
+    add("--owners", action="store_true", help="carry and show uid and gid")
     add("--no-passthrough", action="store_true", help="all reads go through this process")
     given = parser.parse_args(argv)
     return Options(
@@ -458,7 +465,7 @@ def options_of(argv: Sequence[str]) -> Options:
         contents=given.contents, name=given.name, cache_bytes_max=given.cache_size,
         cache_free=given.cache_free, propagate_deletes=given.propagate_deletes,
         delete_delay_s=given.delete_delay, no_open=given.no_open,
-        passthrough=not given.no_passthrough, xattr=given.xattr,
+        passthrough=not given.no_passthrough, xattr=given.xattr, owners=given.owners,
     )
 
 

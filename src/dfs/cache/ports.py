@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Final, Protocol
 
+from ..client.calls import Xattrs
 from ..client.values import Stat, Told
 from ..errors import DfsError
+from ..limits import OWNER_MAX
 from ..proto import dfs_pb2 as pb
 
 Outcome = tuple[bool, Sequence[bytes], Sequence[tuple[str, str]]]
 """(something was deleted, contents that no path shows any more, paths not shown and why);
 see `dfs._engine.Tree.show`."""
+
+NOBODY: Final = OWNER_MAX + 1
+"""Names no owner to the mount."""
 
 Question = tuple[int, str, int, str]
 """(question, path, version, what is asked); see `dfs._engine.Tree.next_questions`."""
@@ -22,7 +27,7 @@ class Client(Protocol):
 
     async def put(
         self, key: str, data: bytes, *, mode: int | None = None, mtime_ns: int | None = None,
-        uid: int | None = None, gid: int | None = None,
+        uid: int | None = None, gid: int | None = None, xattrs: Xattrs | None = None,
         base_revision: int | None = None, request_id: bytes | None = None,
         timeout: float | None = None,
     ) -> int:
@@ -56,7 +61,8 @@ class Client(Protocol):
     async def upload(
         self, key: str, source: BinaryIO, *, size: int = 0, mode: int | None = None,
         mtime_ns: int | None = None, uid: int | None = None, gid: int | None = None,
-        base_revision: int | None = None, request_id: bytes | None = None,
+        xattrs: Xattrs | None = None, base_revision: int | None = None,
+        request_id: bytes | None = None,
     ) -> int:
         """Stores a file of any size; returns the revision."""
         ...
@@ -70,9 +76,9 @@ class Client(Protocol):
 
     async def mkdir(
         self, key: str, *, mode: int | None = None, uid: int | None = None,
-        gid: int | None = None, timeout: float | None = None,
+        gid: int | None = None, xattrs: Xattrs | None = None, timeout: float | None = None,
     ) -> int:
-        """Makes a directory that stays."""
+        """Makes a directory that stays. `xattrs`: None leaves those that it has."""
         ...
 
     async def delete(

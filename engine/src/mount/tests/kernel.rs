@@ -1,7 +1,7 @@
 //! A kernel for tests: the other end of a socket that a session serves.
 use super::abi::{HEADER, op};
 use super::change::Upsert;
-use super::node::Kind;
+use super::node::{Kind, NOBODY};
 use super::session::{Options, Session};
 use std::ffi::{CStr, CString};
 use std::os::fd::AsRawFd;
@@ -33,6 +33,7 @@ impl Kernel {
             uid: 1,
             gid: 2,
             xattr: false,
+            owners: true,
         };
         change(&mut options);
         let (socket, end) = UnixDatagram::pair().unwrap();
@@ -119,6 +120,8 @@ impl Kernel {
             size: content.len() as u64,
             mode: 0o640,
             mtime_ns: 1,
+            uid: NOBODY,
+            gid: NOBODY,
             version,
             place,
             ..Upsert::default()

@@ -16,7 +16,7 @@ from ...client.values import Event, Item, Kind, Stat, event_of, item_of
 from ...errors import InvalidArgument
 from ...paths import check_key, is_below
 from ...proto import dfs_pb2 as pb
-from ..ports import Outcome, Question
+from ..ports import NOBODY, Outcome, Question
 
 
 class Shown(NamedTuple):
@@ -26,6 +26,8 @@ class Shown(NamedTuple):
     size: int
     mode: int
     mtime_ns: int
+    uid: int
+    gid: int
     version: int
     backing: str | None
 
@@ -33,7 +35,8 @@ class Shown(NamedTuple):
 class MemoryTree:
     """What a mount would show, as a dict."""
 
-    def __init__(self, deadline_s: float = 30.0) -> None:
+    def __init__(self, deadline_s: float = 30.0, owners: bool = False) -> None:
+        self._owners = owners
         self.shown: dict[str, Shown] = {}
         self._records: dict[str, Stat] = {}
         self._above: Counter[str] = Counter()
@@ -132,8 +135,10 @@ class MemoryTree:
         if path not in self._records:
             self._above.update(parents(path))
         self._records[path] = stat
+        uid, gid = ((stat.uid, stat.gid) if self._owners else (None, None))
         self.shown[path] = Shown(
-            stat.kind, stat.size, stat.mode, stat.mtime_ns, stat.revision, stat.target or None
+            stat.kind, stat.size, stat.mode, stat.mtime_ns, NOBODY if uid is None else uid,
+            NOBODY if gid is None else gid, stat.revision, stat.target or None,
         )
         return any(gone)
 
