@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -266,6 +267,8 @@ def test_the_past_is_read_on_a_node_and_elsewhere_while_agents_die(
             file.write(data)
             file.seek(0)
             revision = client.upload("d/large", file)
+        seconds, rest = divmod(client.stat("d/large").time_ns, 10**9)
+        time = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09}Z"
         client.delete("d", recursive=True)
         newest = client.put("d", b"a file now")
         words = (sys.executable, "-P", "-m", "dfs", "mount", "--servers", servers(cluster))
@@ -278,6 +281,7 @@ def test_the_past_is_read_on_a_node_and_elsewhere_while_agents_die(
             assert sorted(os.listdir(then)) == ["large", "small"]
             assert (then / "large").read_bytes() == data
             assert (then / "small").read_bytes() == b"one"
+            assert (top / f".dfs/at/{time}/d/large").read_bytes() == data
             assert (top / f".dfs/at/{newest}/d").read_bytes() == b"a file now"
         held = (node.mount / f".dfs/at/{revision}/d/large").open("rb", buffering=0)
         with held:
