@@ -11,6 +11,7 @@
 //! | content.rs   | contents, each once, and where they are                      | yes  |
 //! | feed.rs      | decodes what a node tells of its tree                        | yes  |
 //! | committed.rs | what the tree holds, by path                                 | yes  |
+//! | past.rs      | the tree: past revisions, of which directories come on demand | yes  |
 //! | notice.rs    | the queue of notices                                         | yes  |
 //! | misses.rs    | content and answers that are not here, and who waits         | yes  |
 //! | answers.rs   | what was answered to open files that are made                | yes  |
@@ -37,6 +38,7 @@ mod kernel;
 pub mod misses;
 pub mod node;
 pub mod notice;
+pub mod past;
 pub mod pins;
 pub mod reply;
 pub mod request;

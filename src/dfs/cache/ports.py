@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import BinaryIO, Final, Protocol
 
 from ..client.calls import Xattrs
-from ..client.values import Stat, Told
+from ..client.values import Item, Stat, Told
 from ..errors import DfsError
 from ..limits import OWNER_MAX
 from ..proto import dfs_pb2 as pb
@@ -17,6 +17,10 @@ see `dfs._engine.Tree.show`."""
 
 NOBODY: Final = OWNER_MAX + 1
 """Names no owner to the mount."""
+
+Upsert = tuple[str, int, int, int, int, int, int, int, str | None]
+"""(path, kind, size, mode, mtime_ns, uid, gid, version, backing or target); see
+`dfs._engine.Tree.fill`."""
 
 Question = tuple[int, str, int, str]
 """(question, path, version, what is asked); see `dfs._engine.Tree.next_questions`."""
@@ -101,6 +105,17 @@ class Client(Protocol):
         data_bytes_max: int = 0, on_lost: Callable[[DfsError], None] | None = None,
     ) -> AsyncIterator[Told]:
         """The stream of changes; goes on by itself, telling `on_lost`, when it loses its node."""
+        ...
+
+    def list(
+        self, key: str = "", *, limit: int = 0, revision: int = 0, local: bool = False,
+        min_revision: int | None = None,
+    ) -> AsyncIterator[Item]:
+        """What is in a directory, as of a past revision if one is given."""
+        ...
+
+    async def revision_at(self, time_ns: int) -> int:
+        """The last revision that was not committed after a time."""
         ...
 
     async def newest(self, *, timeout: float | None = None) -> int:
@@ -192,6 +207,10 @@ class Tree(Protocol):
 
     def answer(self, question: int, result: bytes | int) -> bool:
         """The answer, or an errno."""
+        ...
+
+    def fill(self, question: int, entries: Sequence[Upsert]) -> bool:
+        """The answer to a question about the past."""
         ...
 
     def flush(self, timeout_ms: int) -> bool:
