@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import time
@@ -14,26 +13,8 @@ if TYPE_CHECKING:
     from ..client import Client, Stat, Transferred
 
 
-class _Behind(io.RawIOBase):
-    """What was read already, and then the rest, which cannot be read twice."""
-
-    def __init__(self, data: bytes, rest: BinaryIO) -> None:
-        self._data, self._rest = data, rest
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
-        if self._data:
-            found, self._data = self._data[:size], self._data[size:]
-            return found
-        return self._rest.read(size)
-
-    def seekable(self) -> bool:
-        """It is not."""
-        return False
-
-
-class _Line:
-    """The progress of one transfer, on a terminal."""
+class Line:
+    """The progress of a transfer, on a terminal."""
 
     def __init__(self, what: str, total: int) -> None:
         self._progress = output.Progress(what, total)
@@ -43,6 +24,8 @@ class _Line:
         """How far it is, how fast, and on how many members."""
         rate = done.received / max(time.monotonic() - self._begun_s, 0.001)
         more = f"{output.size(int(rate))}/s"
+        if done.key:
+            more += f", {done.key}"
         if done.voters:
             more += f", on {done.held} of {done.voters} voters"
         self._progress.total = max(self._progress.total, done.received)
@@ -62,8 +45,10 @@ def upload(
         source.seek(0)
         size = os.fstat(source.fileno()).st_size
     else:
-        source = cast("BinaryIO", _Behind(begin, source))
-    line = _Line(key, size)
+        from ..client.sources import Behind
+
+        source = cast("BinaryIO", Behind(begin, source))
+    line = Line(key, size)
     try:
         return client.upload(key, source, size=size, progress=line.show, **metadata)
     finally:
@@ -73,7 +58,7 @@ def upload(
 def download(client: Client, key: str, revision: int, local: bool, target: BinaryIO) -> Stat:
     """Writes the content of a file to `target`; its record."""
     total = client.stat(key, revision=revision, local=local).size
-    line = _Line(key, total)
+    line = Line(key, total)
     try:
         return client.download(
             key, target, revision=revision, local=local, progress=line.show

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
@@ -18,9 +19,10 @@ from . import calls, streams
 from .calls import Call, Message, Terms, Xattrs, encode, uuid7
 from .faults import Fault, fault_of
 from .session import TIMEOUT_S, Session, channel_options
+from .sources import naming
 from .streams import WATCH_SILENCE_S, Lost, Watching
-from .transaction import AsyncTransaction
-from .transfers import AsyncTransfers
+from .transaction import AsyncTransaction, Changes
+from .transfers import STALL_S, AsyncTransfers, Progress
 from .values import Event, Item, Stat, Update
 
 R = TypeVar("R")
@@ -194,14 +196,27 @@ class AsyncClient(AsyncTransfers):
         )
 
     def transaction(
-        self, *, request_id: bytes | None = None, timeout: float | None = None
+        self, *, request_id: bytes | None = None, timeout: float | None = None,
+        progress: Progress | None = None,
     ) -> AsyncTransaction:
-        """See `Client.transaction`; with `async with`."""
+        """See `Client.transaction`; with `async with`. Files are read in a thread."""
         return AsyncTransaction(
-            lambda operations: self._call(
-                calls.transaction(operations, self._session.id_of(request_id)), timeout
-            )
+            lambda changes: self._commit(changes, request_id, timeout, progress)
         )
+
+    async def _commit(
+        self, changes: Changes, request_id: bytes | None, timeout: float | None,
+        progress: Progress | None,
+    ) -> int:  # fmt: skip
+        id_ = self._session.id_of(request_id)
+        if changes.light:
+            return await self._call(changes.call(id_), timeout)
+        with contextlib.closing(changes.uploads(id_, progress)) as uploads:
+            while sending := await asyncio.to_thread(next, uploads, None):
+                timeout = timeout or STALL_S
+                with naming(sending.key):
+                    await self._transfer(sending, self._send_once)
+        return await self._call(changes.call(id_), timeout)
 
     async def list(
         self, key: str = "", *, recursive: bool = False, data_bytes_max: int = 0, after: str = "",

@@ -1,6 +1,8 @@
 """FileService on grpcio: decode, ask the node, encode."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -11,7 +13,7 @@ from ..node import Mailboxes, Result
 from ..proto.dfs_pb2 import LOCAL
 from . import hot
 from .contents import Contents
-from .guard import Context, check_size, guarded, refuse, timeout_ms
+from .guard import GRACE_S, Context, check_size, guarded, refuse, timeout_ms
 from .streams import Files, Stream, Streams
 
 
@@ -36,6 +38,7 @@ class FileService:
         for stream in self._streams.all:
             call = self._on_grpcio(stream)
             table[stream.method.name] = grpc.unary_stream_rpc_method_handler(call)
+        table["Transaction"] = grpc.unary_unary_rpc_method_handler(self._transaction)
         table |= self._contents.handlers()
         return grpc.method_handlers_generic_handler(hot.SERVICE, table)
 
@@ -52,10 +55,25 @@ class FileService:
         if method.reads:
             return await self._node.read(method.number, body, hot.local(body), limit)
         if method.large:
-            return await self._write_alone(method, body, limit)
+            with self._among_the_large():
+                async with self._large:
+                    return await self._node.write(method.number, body, limit)
         return await self._node.write(method.number, body, limit)
 
-    async def _write_alone(self, method: hot.Method, body: bytes, limit: int) -> Result:
+    async def _transaction(self, body: bytes, context: Context) -> bytes:
+        found = await guarded(context, self._take_transaction(body, context))
+        return found if isinstance(found, bytes) else await refuse(context, found)
+
+    async def _take_transaction(self, body: bytes, context: Context) -> Result:
+        check_size(body)
+        with self._among_the_large():
+            body = await self._contents.held(body)
+            limit = timeout_ms(context)
+            async with asyncio.timeout(limit / 1000 + GRACE_S), self._large:
+                return await self._node.write(hot.TRANSACTION.number, body, limit)
+
+    @contextmanager
+    def _among_the_large(self) -> Iterator[None]:
         if self._large_waiting >= LARGE_CALLS_WAITING_MAX:
             raise Overloaded(
                 f"{LARGE_CALLS_WAITING_MAX} moves, copies and transactions wait at this node"
@@ -63,8 +81,7 @@ class FileService:
             )
         self._large_waiting += 1
         try:
-            async with self._large:
-                return await self._node.write(method.number, body, limit)
+            yield
         finally:
             self._large_waiting -= 1
 
