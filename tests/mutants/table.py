@@ -31,6 +31,7 @@ KILLS: Final = kills("test_kills.py::test_kill_nodes_under_load")
 STORE: Final = ("tests/t1_store",)
 NODE: Final = ("tests/t3_node",)
 CHANGES: Final = ("tests/t3_node/test_changes.py", "-k", "not real")
+LARGE: Final = ("tests/t3_node/test_large_transactions.py",)
 CLIENT: Final = ("tests/t4_api", "-k", "client")
 
 MUTANTS: Final = (
@@ -245,6 +246,15 @@ MUTANTS: Final = (
         "objects-are-not-verified", "src/dfs/cache/objects.py",
         'right = hashlib.file_digest(file, "sha256").digest() == sha256', "right = True",
         ("tests/t5_mount",),
+    ),
+    Mutant(
+        "transaction-without-holders", "src/dfs/server/contents.py",
+        "        await contents.spread(manifest, self._before(key), told)\n",
+        "        _ = self._before(key), told\n", LARGE,
+    ),
+    Mutant(  # ours: what a request said of the chunks of a content was believed
+        "digests-not-proved", "src/dfs/server/contents.py",
+        "        await contents.prove(manifest)\n", "", LARGE,
     ),
     # ---- backup, audit, recovery -----------------------------------------------------------------
     Mutant(  # two clusters made of one backup could be taken for one

@@ -211,12 +211,14 @@ class AsyncClient(AsyncTransfers):
         id_ = self._session.id_of(request_id)
         if changes.light:
             return await self._call(changes.call(id_), timeout)
+        begun_s, limit_s = _now_s(), timeout
         with contextlib.closing(changes.uploads(id_, progress)) as uploads:
             while sending := await asyncio.to_thread(next, uploads, None):
-                timeout = timeout or STALL_S
                 with naming(sending.key):
                     await self._transfer(sending, self._send_once)
-        return await self._call(changes.call(id_), timeout)
+                # The members are asked for all of them again, which takes less than the uploads.
+                limit_s = timeout or max(STALL_S, _now_s() - begun_s)
+        return await self._call(changes.call(id_), limit_s)
 
     async def list(
         self, key: str = "", *, recursive: bool = False, data_bytes_max: int = 0, after: str = "",
