@@ -55,6 +55,7 @@ from ..proto.dfs_pb2 import (
 from ..store import View
 from . import hot
 from .guard import Context, check_size, guarded, timeout_ms
+from .news import News
 
 
 class Node(Protocol):
@@ -112,7 +113,7 @@ class Contents:
             done = await self._store(head, name, manifest, context)
         finally:
             self._arriving.discard(name)
-        await _write(context, done)
+        await context.write(done.SerializeToString())
 
     async def _receive(
         self, head: UploadHead, name: str, data: bytes, requests: AsyncIterator[bytes],
@@ -197,18 +198,15 @@ class Contents:
         self, key: str, manifest: Manifest, source: Path | None, context: Context
     ) -> None:
         """Has a majority hold a content, and tells the caller how far that is."""
-        telling: set[asyncio.Task[None]] = set()
+        news = News(context)
 
         def told(held: int, voters: int) -> None:
-            news = UploadResponse(received=manifest.size, held=held, voters=voters)
-            task = asyncio.ensure_future(_write(context, news))
-            telling.add(task)
-            task.add_done_callback(telling.discard)
+            news.tell(UploadResponse(received=manifest.size, held=held, voters=voters))
 
         try:
             await self._spread(key, manifest, source, told)
         finally:
-            await asyncio.gather(*telling)
+            await news.end()
 
     # ---- PutContent ------------------------------------------------------------------------------
 
@@ -432,8 +430,4 @@ def _passed(result: Result) -> bytes:
 
 
 async def _tell(context: Context, received: int) -> None:
-    await _write(context, UploadResponse(received=received))
-
-
-async def _write(context: Context, news: UploadResponse) -> None:
-    await context.write(news.SerializeToString())
+    await context.write(UploadResponse(received=received).SerializeToString())

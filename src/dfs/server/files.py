@@ -1,8 +1,6 @@
 """FileService on grpcio: decode, ask the node, encode."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -26,7 +24,8 @@ class FileService:
         self._mailboxes = Mailboxes()
         self._large = asyncio.Semaphore(1)
         """Held by whoever has a call of a `large` method under way."""
-        self._large_waiting = 0
+        self._large_inside = 0
+        """Calls of such methods, under way or waiting."""
 
     def handler(self) -> grpc.GenericRpcHandler:
         """For `grpc.aio.Server.add_generic_rpc_handlers`."""
@@ -55,9 +54,7 @@ class FileService:
         if method.reads:
             return await self._node.read(method.number, body, hot.local(body), limit)
         if method.large:
-            with self._among_the_large():
-                async with self._large:
-                    return await self._node.write(method.number, body, limit)
+            return await self._write_alone(method, body, limit)
         return await self._node.write(method.number, body, limit)
 
     async def _transaction(self, body: bytes, context: Context) -> bytes:
@@ -66,24 +63,40 @@ class FileService:
 
     async def _take_transaction(self, body: bytes, context: Context) -> Result:
         check_size(body)
-        with self._among_the_large():
+        self._enter()
+        try:
             body = await self._contents.held(body)
-            limit = timeout_ms(context)
-            async with asyncio.timeout(limit / 1000 + GRACE_S), self._large:
-                return await self._node.write(hot.TRANSACTION.number, body, limit)
+        finally:
+            self._large_inside -= 1
+        limit = timeout_ms(context)
+        async with asyncio.timeout(limit / 1000 + GRACE_S):
+            return await self._write_alone(hot.TRANSACTION, body, limit)
 
-    @contextmanager
-    def _among_the_large(self) -> Iterator[None]:
-        if self._large_waiting >= LARGE_CALLS_WAITING_MAX:
+    def _enter(self) -> None:
+        if self._large_inside >= LARGE_CALLS_WAITING_MAX:
             raise Overloaded(
                 f"{LARGE_CALLS_WAITING_MAX} moves, copies and transactions wait at this node"
                 " already (LARGE_CALLS_WAITING_MAX): try again"
             )
-        self._large_waiting += 1
+        self._large_inside += 1
+
+    async def _write_alone(self, method: hot.Method, body: bytes, limit: int) -> Result:
+        self._enter()
         try:
-            yield
-        finally:
-            self._large_waiting -= 1
+            await self._large.acquire()
+        except BaseException:
+            self._large_inside -= 1
+            raise
+        # Whoever calls may go: the entry is under way all the same, and keeps its place.
+        writing = asyncio.ensure_future(self._node.write(method.number, body, limit))
+        writing.add_done_callback(self._large_ended)
+        return await asyncio.shield(writing)
+
+    def _large_ended(self, writing: "asyncio.Future[Result]") -> None:
+        self._large.release()
+        self._large_inside -= 1
+        if not writing.cancelled():
+            writing.exception()  # looked at: who waits for it gets it, too
 
     def _on_grpcio(self, stream: Stream) -> Any:
         async def answer(body: bytes, context: Context) -> None:
