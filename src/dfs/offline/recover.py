@@ -15,7 +15,6 @@ The new cluster has a new id and new revisions, so whoever comes back of the old
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -23,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from .._version import version
-from ..contents import DIRECTORY
-from ..durable import sync_directory
 from ..errors import DataLoss, FailedPrecondition, Misconfigured
 from ..store import UnknownEntry, backup
 from ..store.operations import parse
@@ -112,12 +109,14 @@ def plan(directories: Sequence[Path]) -> Plan:
 def recover(
     directories: Sequence[Path], chosen: Path, target: Path, founder: Founder, file: Path,
     saved_ns: int, *, with_tail: bool = True, ahead: int = RECOVERED_AHEAD,
+    sources: Sequence[Path] = (),
 ) -> Recovered:  # fmt: skip
-    """Writes what `chosen` holds to the backup `file`, verifies that, and restores it in `target`.
-    The survivors are not changed.
+    """Writes the state that `chosen` holds to the backup `file`, verifies that, and restores it in
+    `target`, with the large contents of all survivors. The survivors are not changed.
 
-    `directories`: all survivors, `chosen` among them or not. Raises FailedPrecondition: the plan
-    says no, or another survivor has a more recent log; Misconfigured, DataLoss, OSError.
+    `directories`: all survivors, `chosen` among them or not. `sources`: earlier backups, and other
+    data directories, that may have large contents which no survivor has. Raises FailedPrecondition:
+    the plan says no, or another survivor has a more recent log; Misconfigured, DataLoss, OSError.
     """
     if file.exists():
         raise Misconfigured(f"{file} is there already: a backup never overwrites another")
@@ -133,28 +132,8 @@ def recover(
         end = place.last.position if with_tail else max(p.committed for p in places)
         applied = _save(place, end, file, saved_ns)
     backup.verify(file)
-    founded = restore(file, target, founder, ahead)
-    take_contents(chosen, target)
+    founded = restore(file, target, founder, ahead, [*everybody, *sources])
     return Recovered(found, str(file), founded, applied)
-
-
-def take_contents(source: Path, target: Path) -> None:
-    """Gives one data directory the large contents of another: the same files, where that is
-    possible, else copies. On disk when it returns. Raises OutOfSpace, OSError."""
-    root = target / DIRECTORY
-    root.mkdir(mode=0o700, exist_ok=True)
-    for directory in sorted((source / DIRECTORY).glob("??")):
-        place = root / directory.name
-        place.mkdir(mode=0o700, exist_ok=True)
-        for path in directory.iterdir():
-            try:
-                (place / path.name).hardlink_to(path)
-            except OSError:  # another disk, or no links of it
-                with appearing(place / path.name) as out, path.open("rb") as file:
-                    shutil.copyfileobj(file, out)
-        sync_directory(place)
-    sync_directory(root)
-    sync_directory(target)
 
 
 def _save(place: Stopped, end: int, file: Path, saved_ns: int) -> int:
@@ -171,9 +150,11 @@ def _save(place: Stopped, end: int, file: Path, saved_ns: int) -> int:
         raise Misconfigured(f"{place.directory}: {error}") from None
     with store.view() as view, appearing(file) as out:
         cluster = place.identity.cluster
-        head = backup.head_of(view.source, cluster, place.name, version(), saved_ns)
-        for part in backup.encode(view.source, head):
+        head = backup.head_of(view, cluster, place.name, version(), saved_ns, False)
+        encoder = backup.Encoder(view, head)
+        for part in encoder.state():
             out.write(part)
+        out.write(encoder.end())
     return store.applied - place.meta.applied
 
 
