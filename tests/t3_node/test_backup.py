@@ -15,7 +15,7 @@ from dfs.contents import ARRIVING, DIRECTORY, path_in
 from dfs.errors import FailedPrecondition
 from dfs.limits import CHUNK_BYTES_MIN, INLINE_BYTES_MAX, STREAM_CHUNK_BYTES_MAX
 from dfs.offline.audit import verify
-from dfs.offline.recover import recover
+from dfs.offline.recover import lines, plan, recover
 from dfs.offline.restore import Founder, restore
 from dfs.store import backup
 
@@ -164,6 +164,10 @@ async def test_a_recovery_takes_contents_from_whoever_has_them(real_cluster, tmp
     paths["node1", second.sha256].write_bytes(datas[1][:-1] + b"?")
     paths["node1", third.sha256].unlink()
 
+    found = plan([left])
+    assert found.contents_lacking == 2, "damage is found when they are taken"
+    assert any("2 large contents that it names stand in none of" in line for line in lines(found))
+    assert plan([left, tmp_path / "node2"]).contents_lacking == 0
     alone = recover([], left, tmp_path / "alone", FOUNDER, tmp_path / "s1", 7)
     assert alone.founded.lacking.contents == 3
     assert sorted(alone.founded.lacking.keys) == ["f0", "f1", "f2"]

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .._version import version
+from ..contents import DIRECTORY, path_in
 from ..errors import DataLoss, FailedPrecondition, Misconfigured
 from ..store import UnknownEntry, backup
 from ..store.operations import parse
@@ -81,6 +82,9 @@ class Plan:
     majority: int
     """Voters that were needed."""
     tail: Tail
+    contents_lacking: int = 0
+    """Large contents that the chosen one's state names and that stand in no directory. Damage is
+    only found when they are taken."""
     refusal: str = ""
     """Not empty: why it should not be done."""
 
@@ -169,13 +173,16 @@ def _plan(places: Sequence[Stopped], chosen: Stopped | None = None) -> Plan:
     members = chosen.members_at(chosen.log_id("last").position)
     here = {place.identity.id for place in places}
     lost = sorted(members.names.get(v, str(v)) for v in members.voters - here)
-    survivors = [_survivor(place) for place in places]
+    states = [StateCheck(place.kv) for place in places]
+    survivors = list(map(_survivor, places, states))
     found = Plan(
         survivors, str(chosen.directory), sorted(members.names.values()), lost, members.majority,
         _tail(chosen, max(place.committed for place in places)),
     )  # fmt: skip
     clusters = {place.identity.cluster for place in places}
     problems = next(s.problems for s in survivors if s.directory == found.chosen)
+    if not problems:
+        found.contents_lacking = _lacking(states[places.index(chosen)], places)
     alive = len(members.voters) - len(lost)
     if len(clusters) > 1:
         found.refusal = (
@@ -203,9 +210,16 @@ def _plan(places: Sequence[Stopped], chosen: Stopped | None = None) -> Plan:
     return found
 
 
-def _survivor(place: Stopped) -> Survivor:
+def _lacking(state: StateCheck, places: Sequence[Stopped]) -> int:
+    roots = [place.directory / DIRECTORY for place in places]
+    return sum(
+        not any(path_in(root, sha256).exists() for root in roots)
+        for sha256 in state.contents
+    )
+
+
+def _survivor(place: Stopped, state: StateCheck) -> Survivor:
     vote, last = place.standing["vote"], place.last
-    state = StateCheck(place.kv)
     problems = [place.damage] if place.damage else state.problems
     return Survivor(
         str(place.directory), place.name, place.identity.cluster.hex(), last.term, last.position,
@@ -270,6 +284,12 @@ def lines(found: Plan) -> Iterator[str]:
             yield f"  and {more:,} more"
     else:
         yield "all entries there are known to be committed"
+    if found.contents_lacking:
+        yield (
+            f"{found.contents_lacking:,} large contents that it names stand in none of these"
+            " directories: those files cannot be read afterwards, unless an earlier backup has them"
+            " (--contents-from)"
+        )
     if found.lost:
         yield (
             "what only the lost nodes had cannot be known and is lost: they may have acknowledged"
