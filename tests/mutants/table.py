@@ -210,8 +210,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "snapshot-digest-unread", "src/dfs/store/snapshot.py",
-        "if self._file.read(_DIGEST_BYTES + 1) != digest or written != count:",
-        "if written != count:", STORE,
+        "if self.read(_DIGEST_BYTES) != self._digest.digest():",
+        "if not self.read(_DIGEST_BYTES):", STORE,
     ),
     Mutant(
         "durable-before-it-is", "src/dfs/store/core.py",
@@ -296,6 +296,16 @@ MUTANTS: Final = (
     Mutant(
         "half-a-backup-is-whole", "src/dfs/client/streams.py",
         "        if not self._ended:", "        if False:", ("tests/t4_api/test_backup.py",),
+    ),
+    Mutant(
+        "contents-go-while-they-are-saved", "src/dfs/node/contents/contents.py",
+        "                if not self._readers and ", "                if ",
+        ("tests/t3_node/test_backup.py",),
+    ),
+    Mutant(
+        "chunks-of-a-backup-are-not-verified", "src/dfs/store/backup.py",
+        "            if hashlib.sha256(data).digest() != manifest.digest(number):",
+        "            if False:", ("tests/t1_store/test_backup.py",),
     ),
     Mutant(
         "recovery-drops-the-tail", "src/dfs/offline/recover.py",

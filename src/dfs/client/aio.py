@@ -342,10 +342,10 @@ class AsyncClient(AsyncTransfers):
         return await self._call(calls.transfer_leader(name), timeout)
 
     async def backup(
-        self, *, local: bool = False, timeout: float | None = None
+        self, *, local: bool = False, with_contents: bool = True, timeout: float | None = None
     ) -> AsyncIterator[bytes]:
         """See `Client.backup`."""
-        request = pb.BackupRequest(consistency=calls.consistency(local))
+        request = streams.backup_request(local, with_contents)
         whole = streams.Whole()
         stream = self._stream(streams.BACKUP, request, pb.BackupResponse.FromString, timeout)
         async for answer in stream:

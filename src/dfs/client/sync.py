@@ -328,11 +328,14 @@ class Client(Transfers):
         """Lets another voter lead, any that has caught up for ""; returns its name."""
         return self._call(calls.transfer_leader(name), timeout)
 
-    def backup(self, *, local: bool = False, timeout: float | None = None) -> Iterator[bytes]:
-        """The bytes of a file with the whole state in it, of one revision, for `dfs snapshot
-        restore`. Ends with Unavailable when the node is lost before it is whole: what came so far
-        is worth nothing. `timeout` is for all of it; None: none."""
-        request = pb.BackupRequest(consistency=calls.consistency(local))
+    def backup(
+        self, *, local: bool = False, with_contents: bool = True, timeout: float | None = None
+    ) -> Iterator[bytes]:
+        """The bytes of a file with the whole state in it, of one revision, and the large contents
+        that it names, for `dfs snapshot restore`. Ends with Unavailable when the node is lost
+        before it is whole: what came so far is worth nothing; with FailedPrecondition when a large
+        content cannot be had. `timeout` is for all of it; None: none."""
+        request = streams.backup_request(local, with_contents)
         whole = streams.Whole()
         for answer in self._stream(
             streams.BACKUP, request, pb.BackupResponse.FromString, timeout

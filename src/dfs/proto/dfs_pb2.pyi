@@ -756,10 +756,12 @@ class TransferLeaderResponse(_message.Message):
     def __init__(self, leader: _Optional[str] = ...) -> None: ...
 
 class BackupRequest(_message.Message):
-    __slots__ = ("consistency",)
+    __slots__ = ("consistency", "without_contents")
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_CONTENTS_FIELD_NUMBER: _ClassVar[int]
     consistency: Consistency
-    def __init__(self, consistency: _Optional[_Union[Consistency, str]] = ...) -> None: ...
+    without_contents: bool
+    def __init__(self, consistency: _Optional[_Union[Consistency, str]] = ..., without_contents: _Optional[bool] = ...) -> None: ...
 
 class BackupResponse(_message.Message):
     __slots__ = ("data", "sha256")
