@@ -28,6 +28,7 @@ def kills(text: str) -> tuple[str, ...]:
 POWER: Final = kills("test_nemesis.py::test_power_cuts")
 PARTITIONS: Final = kills("test_nemesis.py::test_partitions")
 KILLS: Final = kills("test_kills.py::test_kill_nodes_under_load")
+PAST: Final = ("tests/t1_store/test_past.py",)
 STORE: Final = ("tests/t1_store",)
 NODE: Final = ("tests/t3_node",)
 CHANGES: Final = ("tests/t3_node/test_changes.py", "-k", "not real")
@@ -151,6 +152,19 @@ MUTANTS: Final = (
         "kept-answers-stay", "src/dfs/node/hot.py",
         "        self._changed = self._codec.changed(changed)\n",
         "        self._changed = []\n", KILLS,
+    ),
+    Mutant(
+        "past-lists-forget-what-was-removed", "src/dfs/store/past.py",
+        "merge(live, indexed,", "merge(live, iter(()),", PAST,
+    ),
+    Mutant(
+        "past-lists-take-the-present-version", "src/dfs/store/past.py",
+        "found[1].revision <= revision", "found[1].created <= revision", PAST,
+    ),
+    Mutant(
+        "content-of-the-past-is-read-at-its-version", "src/dfs/cache/fetcher.py",
+        "        return Wanted(key, version, at)", "        return Wanted(key, version, version)",
+        ("tests/t5_mount/test_cache_past.py",),
     ),
     # ---- identity --------------------------------------------------------------------------------
     Mutant(  # TigerBeetle 2767: an empty disk votes under its old name

@@ -297,11 +297,11 @@ class Feeder:
 
     def _upsert(self, path: str, stat: Stat) -> Upsert:
         if stat.kind is Kind.SYMLINK:
-            return (path, *_attributes(stat), stat.target)
+            return (path, *attributes(stat), stat.target)
         backing = None
         if stat.kind is Kind.FILE and self._objects is not None:
             backing = self._objects.backing(stat.sha256, stat.size)
-        return (path, *_attributes(stat), backing)
+        return (path, *attributes(stat), backing)
 
     def _push(self, upserts: Sequence[Upsert], deletes: Sequence[str]) -> None:
         tree = self._tree
@@ -324,5 +324,6 @@ class Feeder:
             self._problems.set(path, f"the mount cannot show it: {error}")
 
 
-def _attributes(stat: Stat) -> tuple[int, int, int, int, int]:
+def attributes(stat: Stat) -> tuple[int, int, int, int, int]:
+    """How the mount shows it: an Upsert but for path and backing."""
     return int(stat.kind), stat.size, stat.mode, stat.mtime_ns, stat.revision

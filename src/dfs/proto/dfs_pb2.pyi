@@ -404,8 +404,10 @@ class Item(_message.Message):
     def __init__(self, key: _Optional[str] = ..., record: _Optional[_Union[Record, _Mapping]] = ..., data: _Optional[bytes] = ..., has_data: _Optional[bool] = ...) -> None: ...
 
 class ListRequest(_message.Message):
-    __slots__ = ("key", "consistency", "min_revision", "recursive", "limit", "after", "data_bytes_max")
+    __slots__ = ("key", "revision", "time_ns", "consistency", "min_revision", "recursive", "limit", "after", "data_bytes_max")
     KEY_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     MIN_REVISION_FIELD_NUMBER: _ClassVar[int]
     RECURSIVE_FIELD_NUMBER: _ClassVar[int]
@@ -413,13 +415,15 @@ class ListRequest(_message.Message):
     AFTER_FIELD_NUMBER: _ClassVar[int]
     DATA_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     key: str
+    revision: int
+    time_ns: int
     consistency: Consistency
     min_revision: int
     recursive: bool
     limit: int
     after: str
     data_bytes_max: int
-    def __init__(self, key: _Optional[str] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., min_revision: _Optional[int] = ..., recursive: _Optional[bool] = ..., limit: _Optional[int] = ..., after: _Optional[str] = ..., data_bytes_max: _Optional[int] = ...) -> None: ...
+    def __init__(self, key: _Optional[str] = ..., revision: _Optional[int] = ..., time_ns: _Optional[int] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., min_revision: _Optional[int] = ..., recursive: _Optional[bool] = ..., limit: _Optional[int] = ..., after: _Optional[str] = ..., data_bytes_max: _Optional[int] = ...) -> None: ...
 
 class ListResponse(_message.Message):
     __slots__ = ("items", "revision")
