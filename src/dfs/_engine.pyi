@@ -416,10 +416,12 @@ def pack_file(
     principal: str,
     sha256: bytes,
     request_id: bytes,
+    tail: bytes,
     data: bytes,
     inline_bytes_max: int,
 ) -> PackedFile | None:
-    """The same for a file of which everything is given. `request_id`: 16 bytes, or none."""
+    """The same for a file of which everything is given. `request_id`: 16 bytes, or none. `tail`:
+    fields of its Record behind the request id, encoded."""
 
 def plain_gets(requests: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
     """(number, store key) of those of (number, encoded GetRequest) that name a key and nothing
@@ -480,21 +482,21 @@ class Tree:
 
     def apply(
         self,
-        upserts: Sequence[tuple[str, int, int, int, int, int, str | None]],
+        upserts: Sequence[tuple[str, int, int, int, int, int, int, int, str | None]],
         deletes: Sequence[str],
     ) -> int:
         """Applies changes; deletes first, then upserts in order; parents are made as needed and
         implicit directories vanish with their last child. Up to 25,000 are shown at once, more
         little by little. Any thread; blocks for the tree lock only.
 
-        An upsert is (path, kind 0 file 1 directory 2 symlink, size, mode, mtime_ns, version,
-        backing): `backing` is the path of a verified immutable local file with exactly that
-        content, the target of a symlink, or None (not here: opening it becomes a miss). The same
-        path with the same version again only sets the backing. Returns the count of queued kernel
-        notices. An upsert that is older than what is shown there is ignored; what is older and in
-        the way of one goes. Deleting a directory that still has children makes it an implicit one.
-        Raises ValueError on a path that breaks the key rules (nothing of the batch after it is
-        applied).
+        An upsert is (path, kind 0 file 1 directory 2 symlink, size, mode, mtime_ns, uid, gid,
+        version, backing): a uid or gid of 2^32 - 1 stands for those of the options; `backing` is
+        the path of a verified immutable local file with exactly that content, the target of a
+        symlink, or None (not here: opening it becomes a miss). The same path with the same version
+        again only sets the backing. Returns the count of queued kernel notices. An upsert that is
+        older than what is shown there is ignored; what is older and in the way of one goes.
+        Deleting a directory that still has children makes it an implicit one. Raises ValueError on
+        a path that breaks the key rules (nothing of the batch after it is applied).
         """
 
     def place(self, items: Sequence[tuple[str, int, str | None]]) -> int:

@@ -142,6 +142,15 @@ def test_stat_shows_owner_and_attributes(node: Served, cli: Cli) -> None:
         assert client.stat("d")[-3:] == (7, None, ())
         assert client.stat("l")[-3:] == (None, 8, (("user.x", b""),))
         assert client.stat("t")[-3:] == (9, None, (("user.y", b"z"),))
+        client.upload("u", b"1", gid=3, xattrs={"user.z": b"y"})
+        assert client.stat("u")[-3:] == (None, 3, (("user.z", b"y"),))
+        client.mkdir("d", gid=4, xattrs={"user.x": b"1"})
+        assert client.stat("d")[-3:] == (7, 4, (("user.x", b"1"),))
+        client.mkdir("d", mode=0o700)
+        assert client.stat("d")[-3:] == (7, 4, (("user.x", b"1"),))
+        with client.transaction() as changes:
+            changes.mkdir("d", xattrs={})
+        assert client.stat("d")[-3:] == (7, 4, ())
         with pytest.raises(dfs.InvalidArgument, match=r"does not begin with 'user\.'"):
             client.put("b", b"", xattrs={"a": b""})
     shown = dict(line.split(None, 1) for line in cli("stat", "a").out.splitlines())

@@ -136,7 +136,7 @@ impl Misses {
         let Some(waiter) = state.join(subject, waiter) else {
             return Ok(());
         };
-        let version = waiter.node.version;
+        let version = waiter.node.version();
         let question = state.begin(subject, waiter, path, now + self.deadline);
         state
             .asked
@@ -158,7 +158,7 @@ impl Misses {
                 && let Some(id) = state.fresh.pop_front()
             {
                 if let Some(miss) = state.wait(id) {
-                    taken.push((id, miss.path.clone(), miss.node.version));
+                    taken.push((id, miss.path.clone(), miss.node.version()));
                 }
             }
             if !taken.is_empty() || state.closed {

@@ -140,7 +140,9 @@ impl Tree {
         let head = (id, entry.kind, entry.mode & 0o7777);
         let node = Arc::new(Node {
             size: entry.size,
-            version: entry.version,
+            version: entry.version.into(),
+            uid: entry.uid.into(),
+            gid: entry.gid.into(),
             past: true,
             orphan: true.into(),
             place: entry.place.clone().into(),

@@ -2,7 +2,7 @@
 use super::abi::{MAJOR, MINOR, MINOR_EPOCH, MINOR_MIN, TRANSFER, cap};
 use super::device::{Device, Received};
 use super::misses::{Waiter, Want};
-use super::node::{Kind, Node};
+use super::node::{Kind, NOBODY, Node};
 use super::past;
 use super::pins::Trouble;
 use super::reply::{Attr, Granted, Message, Plus};
@@ -10,6 +10,7 @@ use super::request::{Malformed, Request, parse};
 use super::session::Session;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -417,8 +418,8 @@ impl Session {
             size: node.size,
             mtime_ns: node.mtime_ns.load(Relaxed),
             mode: node.kind.type_bits() | node.mode.load(Relaxed),
-            uid: self.options.uid,
-            gid: self.options.gid,
+            uid: named(&node.uid, self.options.uid),
+            gid: named(&node.gid, self.options.gid),
         }
     }
 
@@ -444,6 +445,13 @@ impl Session {
             return self.options.ttl;
         }
         self.options.ttl.min(TTL_WITHOUT_EPOCHS)
+    }
+}
+
+fn named(number: &AtomicU32, otherwise: u32) -> u32 {
+    match number.load(Relaxed) {
+        NOBODY => otherwise,
+        number => number,
     }
 }
 

@@ -312,7 +312,7 @@ impl Session {
     pub fn opened(&self) -> Vec<(String, u64)> {
         let recent = std::mem::take(&mut *self.recent.lock());
         let tree = self.tree.read();
-        let named = |node: Arc<Node>| Some((tree.path(&node)?, node.version));
+        let named = |node: Arc<Node>| Some((tree.path(&node)?, node.version()));
         recent.into_iter().filter_map(named).collect()
     }
 

@@ -1,7 +1,7 @@
 //! The tree in memory: what the kernel sees. Pure: no clock, no descriptors, no locks of its own.
 //! `change.rs` has what alters it.
 use super::abi::ROOT;
-use super::node::{IdHasher, Kind, Node, cookie, node_id};
+use super::node::{IdHasher, Kind, NOBODY, Node, cookie, node_id};
 use super::past::{Listings, PAST};
 use super::reply::Totals;
 use std::collections::{BTreeMap, HashMap};
@@ -264,9 +264,10 @@ pub(super) fn new(
         name: name.into(),
         kind,
         size: 0,
-        version: 0,
+        version: 0.into(),
         mode: mode.into(),
-        newest: 0.into(),
+        uid: NOBODY.into(),
+        gid: NOBODY.into(),
         mtime_ns: mtime_ns.into(),
         lookups: 0.into(),
         orphan: false.into(),

@@ -103,7 +103,9 @@ class Options:
     no_open: bool = False
     passthrough: bool = True
     xattr: bool = False
-    """The mount answers `user.dfs.…`."""
+    """The mount answers `user.dfs.…` and what was stored of extended attributes."""
+    owners: bool = False
+    """uid and gid go with drops, and the mount shows them."""
 
 
 class Agent:
@@ -113,14 +115,15 @@ class Agent:
         """Needs a running loop; `tree` is None where nothing is mounted."""
         self.options, self.client, self.tree = options, client, tree
         self.problems = Problems()
-        self.journal = Journal(options.state)
+        self.journal = Journal(options.state, options.owners)
         self.objects = Objects(options.state) if tree is not None else None
-        self.feeder = Feeder(client, self.problems, self.objects, tree)
+        self.feeder = Feeder(client, self.problems, self.objects, tree, options.owners)
         self.large = Large(client, options.state, options.contents, self.journal.unchanged)
         if self.objects is not None:
             self.objects.elsewhere = self.large.backing
         self.uploader = Uploader(
-            client, self.feeder, self.journal, self.problems, options.name, self.large
+            client, self.feeder, self.journal, self.problems, options.name, self.large,
+            owners=options.owners,
         )
         self.feeder.removed = self.uploader.retry_blocked
         places = Places(options.cache, options.mount)
@@ -179,6 +182,8 @@ class Agent:
         lock = self._lock_state()
         try:
             self.journal.open()
+            for path, text in self.journal.left_out():
+                self.problems.set(path, text)
             self.large.open()
             if self.deletes is None:
                 self.journal.clear_marks(DELETE)
@@ -453,7 +458,8 @@ def options_of(argv: Sequence[str]) -> Options:
     add("--delete-delay", type=float, default=DELETE_DELAY_S, help="seconds until they do")
     add("--contents", default="", help="the node's directory of large contents")
     add("--no-open", action="store_true", help="faster for trees of small files only")
-    add("--xattr", action="store_true", help="answer extended attributes (user.dfs.…)")
+    add("--xattr", action="store_true", help="answer extended attributes")
+    add("--owners", action="store_true", help="carry and show uid and gid")
     add("--no-passthrough", action="store_true", help="all reads go through this process")
     given = parser.parse_args(argv)
     return Options(
@@ -465,7 +471,7 @@ def options_of(argv: Sequence[str]) -> Options:
         contents=given.contents, name=given.name, cache_bytes_max=given.cache_size,
         cache_free=given.cache_free, propagate_deletes=given.propagate_deletes,
         delete_delay_s=given.delete_delay, no_open=given.no_open,
-        passthrough=not given.no_passthrough, xattr=given.xattr,
+        passthrough=not given.no_passthrough, xattr=given.xattr, owners=given.owners,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from ..errors import NotFound, TooLarge, Unavailable
 from ..limits import AGENT_RETRY_MS, AGENT_RETRY_MS_MAX, PAST_DIRECTORY_MAX, PAST_TIMES_MAX
 from ..moments import revision_of, time_of
-from .feeder import Feeder, attributes
+from .feeder import NOBODY, Feeder
 from .objects import Objects
 from .ports import Client, Upsert
 
@@ -39,7 +39,7 @@ class Past:
         revision = await self._revision(name)
         # History may have passed it since it was last asked for.
         await _tried(lambda: self._any(revision))
-        return [(name, 1, 0, _MODE, time.time_ns(), revision, None)]
+        return [(name, 1, 0, _MODE, time.time_ns(), NOBODY, NOBODY, revision, None)]
 
     async def listing(self, path: str) -> list[Upsert]:
         """What is in a directory below `.dfs/at/`. Raises OutOfRange, TooLarge."""
@@ -83,7 +83,7 @@ class Past:
             backing = stat.target if stat.is_symlink else None
             if stat.is_file:
                 backing = self._objects.backing(stat.sha256, stat.size)
-            entries.append((item.key, *attributes(stat), backing))
+            entries.append((item.key, *self._feeder.described(stat), backing))
         if len(entries) > PAST_DIRECTORY_MAX:
             raise TooLarge(
                 f"{key or 'the top of the tree'} had more than {PAST_DIRECTORY_MAX:,} entries at"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import BinaryIO, Protocol
 
+from ..client.calls import Xattrs
 from ..client.values import Item, Stat, Update
 from ..errors import DfsError
 from ..proto import dfs_pb2 as pb
 
-Upsert = tuple[str, int, int, int, int, int, str | None]
-"""(path, kind, size, mode, mtime_ns, version, backing or target); see `dfs._engine.Tree.apply`."""
+Upsert = tuple[str, int, int, int, int, int, int, int, str | None]
+"""(path, kind, size, mode, mtime_ns, uid, gid, version, backing or target); see
+`dfs._engine.Tree.apply`."""
 
 
 Question = tuple[int, str, int, str]
@@ -22,7 +24,7 @@ class Client(Protocol):
 
     async def put(
         self, key: str, data: bytes, *, mode: int | None = None, mtime_ns: int | None = None,
-        uid: int | None = None, gid: int | None = None,
+        uid: int | None = None, gid: int | None = None, xattrs: Xattrs | None = None,
         base_revision: int | None = None, request_id: bytes | None = None,
         timeout: float | None = None,
     ) -> int:
@@ -56,7 +58,8 @@ class Client(Protocol):
     async def upload(
         self, key: str, source: BinaryIO, *, size: int = 0, mode: int | None = None,
         mtime_ns: int | None = None, uid: int | None = None, gid: int | None = None,
-        base_revision: int | None = None, request_id: bytes | None = None,
+        xattrs: Xattrs | None = None, base_revision: int | None = None,
+        request_id: bytes | None = None,
     ) -> int:
         """Stores a file of any size; returns the revision."""
         ...
@@ -70,9 +73,9 @@ class Client(Protocol):
 
     async def mkdir(
         self, key: str, *, mode: int | None = None, uid: int | None = None,
-        gid: int | None = None, timeout: float | None = None,
+        gid: int | None = None, xattrs: Xattrs | None = None, timeout: float | None = None,
     ) -> int:
-        """Makes a directory that stays."""
+        """Makes a directory that stays. `xattrs`: None leaves those that it has."""
         ...
 
     async def delete(

@@ -152,7 +152,7 @@ class AsyncClient(AsyncTransfers):
         request_id: bytes | None = None, timeout: float | None = None,
     ) -> int:
         """See `Client.mkdir`."""
-        metadata = calls.metadata(mode, mtime_ns, uid, gid, xattrs)
+        metadata = calls.directory_metadata(mode, mtime_ns, uid, gid, xattrs)
         return await self._call(
             calls.mkdir(key, metadata, self._session.id_of(request_id)), timeout
         )

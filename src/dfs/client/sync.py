@@ -148,8 +148,9 @@ class Client(Transfers):
         uid: int | None = None, gid: int | None = None, xattrs: Xattrs | None = None,
         request_id: bytes | None = None, timeout: float | None = None,
     ) -> int:
-        """Makes a directory that stays when it is empty; one that exists is no error."""
-        metadata = calls.metadata(mode, mtime_ns, uid, gid, xattrs)
+        """Makes a directory that stays when it is empty. One that exists is no error, and keeps
+        what is None of mode, uid, gid and xattrs; `xattrs={}` takes those that it has away."""
+        metadata = calls.directory_metadata(mode, mtime_ns, uid, gid, xattrs)
         return self._call(
             calls.mkdir(key, metadata, self._session.id_of(request_id)), timeout
         )

@@ -74,18 +74,20 @@ class Xattr(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class Metadata(_message.Message):
-    __slots__ = ("mode", "mtime_ns", "uid", "gid", "xattrs")
+    __slots__ = ("mode", "mtime_ns", "uid", "gid", "xattrs", "no_xattrs")
     MODE_FIELD_NUMBER: _ClassVar[int]
     MTIME_NS_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     GID_FIELD_NUMBER: _ClassVar[int]
     XATTRS_FIELD_NUMBER: _ClassVar[int]
+    NO_XATTRS_FIELD_NUMBER: _ClassVar[int]
     mode: int
     mtime_ns: int
     uid: int
     gid: int
     xattrs: _containers.RepeatedCompositeFieldContainer[Xattr]
-    def __init__(self, mode: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., xattrs: _Optional[_Iterable[_Union[Xattr, _Mapping]]] = ...) -> None: ...
+    no_xattrs: bool
+    def __init__(self, mode: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., xattrs: _Optional[_Iterable[_Union[Xattr, _Mapping]]] = ..., no_xattrs: _Optional[bool] = ...) -> None: ...
 
 class PutRequest(_message.Message):
     __slots__ = ("key", "data", "metadata", "base_revision", "request_id")

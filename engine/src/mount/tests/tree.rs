@@ -8,6 +8,8 @@ fn file(path: &str, version: u64) -> Upsert {
         size: version * 10,
         mode: 0o640,
         mtime_ns: 5,
+        uid: NOBODY,
+        gid: NOBODY,
         version,
         place: None,
     }

@@ -26,6 +26,8 @@ class Shown(NamedTuple):
     size: int
     mode: int
     mtime_ns: int
+    uid: int
+    gid: int
     version: int
     backing: str | None
 
@@ -60,9 +62,9 @@ class MemoryTree:
             self._check(path)
             if self.shown.pop(path, None):
                 self._above.subtract(parents(path))
-        for path, kind, size, mode, mtime_ns, version, backing in upserts:
+        for path, kind, size, mode, mtime_ns, uid, gid, version, backing in upserts:
             self._check(path)
-            new = Shown(kind, size, mode, mtime_ns, version, backing)
+            new = Shown(kind, size, mode, mtime_ns, uid, gid, version, backing)
             for parent in parents(path):
                 if parent in self.shown and self.shown[parent].kind != Kind.DIRECTORY:
                     raise AssertionError(f"{path} is put below the file {parent}")
