@@ -536,7 +536,7 @@ class Tree:
     def fill(
         self,
         question: int,
-        entries: Sequence[tuple[str, int, int, int, int, int, str | None]],
+        entries: Sequence[tuple[str, int, int, int, int, int, int, int, str | None]],
     ) -> bool:
         """Answers "name:…" with the one directory, by its name, or "list" with what is in it, by
         key; entries are as in `apply`. They are kept while the kernel knows them, and others up to
