@@ -48,7 +48,7 @@ Only thousands of the longest names or link targets take more."""
 TRANSACTION_OPERATIONS_MAX: Final = 10_000
 """Changes that are asked for as one: a directory tree that is published; as DELETE_KEYS_MAX."""
 TRANSACTION_BYTES_MAX: Final = VALUE_BYTES_MAX
-"""Keys and content of all of them: no log entry is larger than the largest Put."""
+"""All of them, without large contents: no log entry is larger than the largest Put."""
 TRANSACTION_CHANGES_MAX: Final = 2 * COPY_KEYS_MAX
 """Keys that they make, change and remove: no more than the largest move."""
 
@@ -82,7 +82,7 @@ HANDSHAKE_MS_MAX: Final = 3_000
 CALLS_WAITING_MAX: Final = 8_192
 """Unary calls inside one node, and so many streamed ones; more are refused, not buffered."""
 LARGE_CALLS_WAITING_MAX: Final = 16
-"""Moves, copies and transactions inside one node, of which one at a time is under way: so what they
+"""Moves, copies and transactions inside one node, of which one at a time is proposed: so what they
 take of the memory of every member is bounded."""
 CALL_BYTES_WAITING_MAX: Final = 128 << 20
 """Of the bodies of those calls: eight of the largest puts."""
@@ -224,7 +224,7 @@ STATE_HASH_INTERVAL_MS: Final = 10_000
 
 # ---- large contents -----------------------------------------------------------------------------
 CONTENT_PULLS_MAX: Final = 4
-"""Contents that a node gets from others at once; the rest wait their turn."""
+"""Contents that a node gets from others at once, or asks others to hold for a transaction."""
 CONTENT_FETCHES: Final = 2
 """Parts of one content on their way at once: one is verified while another arrives."""
 CONTENT_FETCH_CHUNKS: Final = 8

@@ -32,6 +32,7 @@ PAST: Final = ("tests/t1_store/test_past.py",)
 STORE: Final = ("tests/t1_store",)
 NODE: Final = ("tests/t3_node",)
 CHANGES: Final = ("tests/t3_node/test_changes.py", "-k", "not real")
+LARGE_CHANGES: Final = ("tests/t3_node/test_large_transactions.py",)
 CONTENTS: Final = ("tests/t3_node/test_large_contents.py",)
 CLIENT: Final = ("tests/t4_api", "-k", "client")
 
@@ -223,8 +224,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "snapshot-digest-unread", "src/dfs/store/snapshot.py",
-        "if self._file.read(_DIGEST_BYTES + 1) != digest or written != count:",
-        "if written != count:", STORE,
+        "if self.read(_DIGEST_BYTES) != self._digest.digest():",
+        "if not self.read(_DIGEST_BYTES):", STORE,
     ),
     Mutant(
         "durable-before-it-is", "src/dfs/store/core.py",
@@ -291,6 +292,15 @@ MUTANTS: Final = (
         'right = hashlib.file_digest(file, "sha256").digest() == sha256', "right = True",
         ("tests/t5_mount",),
     ),
+    Mutant(
+        "transaction-without-holders", "src/dfs/server/contents.py",
+        "        await contents.spread(manifest, self._before(key), told)\n",
+        "        _ = self._before(key), told\n", LARGE_CHANGES,
+    ),
+    Mutant(  # ours: what a request said of the chunks of a content was believed
+        "digests-not-proved", "src/dfs/server/contents.py",
+        "        await contents.prove(manifest)\n", "", LARGE_CHANGES,
+    ),
     # ---- backup, audit, recovery -----------------------------------------------------------------
     Mutant(  # two clusters made of one backup could be taken for one
         "restored-nodes-are-the-same", "src/dfs/offline/restore.py",
@@ -300,6 +310,16 @@ MUTANTS: Final = (
     Mutant(
         "half-a-backup-is-whole", "src/dfs/client/streams.py",
         "        if not self._ended:", "        if False:", ("tests/t4_api/test_backup.py",),
+    ),
+    Mutant(
+        "contents-go-while-they-are-saved", "src/dfs/node/contents/contents.py",
+        "                if not self._readers and ", "                if ",
+        ("tests/t3_node/test_backup.py",),
+    ),
+    Mutant(
+        "chunks-of-a-backup-are-not-verified", "src/dfs/store/backup.py",
+        "            if hashlib.sha256(data).digest() != manifest.digest(number):",
+        "            if False:", ("tests/t1_store/test_backup.py",),
     ),
     Mutant(
         "recovery-drops-the-tail", "src/dfs/offline/recover.py",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -19,9 +19,10 @@ from . import calls, streams
 from .calls import Call, Message, Terms, Xattrs, encode, uuid7
 from .faults import Fault, fault_of
 from .session import TIMEOUT_S, Session, channel_options
+from .sources import naming
 from .streams import WATCH_SILENCE_S, Lost, Watching
-from .transaction import AsyncTransaction
-from .transfers import AsyncTransfers
+from .transaction import AsyncTransaction, Changes
+from .transfers import STALL_S, AsyncTransfers, Progress
 from .values import Event, Item, Stat, Told, Update
 
 R = TypeVar("R")
@@ -61,9 +62,7 @@ class AsyncClient(AsyncTransfers):
         surroundings: Surroundings = REAL,
     ) -> None:
         """See `Client`. Does not need a running loop."""
-        self._session = Session(
-            endpoints, timeout, learn, surroundings.chance, surroundings.new_id
-        )
+        self._session = Session(endpoints, timeout, learn, surroundings.chance, surroundings.new_id)
         self._connect = surroundings.connect
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._methods: dict[tuple[str, str], Any] = {}
@@ -195,14 +194,29 @@ class AsyncClient(AsyncTransfers):
         )
 
     def transaction(
-        self, *, request_id: bytes | None = None, timeout: float | None = None
+        self, *, request_id: bytes | None = None, timeout: float | None = None,
+        progress: Progress | None = None,
     ) -> AsyncTransaction:
-        """See `Client.transaction`; with `async with`."""
+        """See `Client.transaction`; with `async with`. Files are read in a thread."""
         return AsyncTransaction(
-            lambda operations: self._call(
-                calls.transaction(operations, self._session.id_of(request_id)), timeout
-            )
+            lambda changes: self._commit(changes, request_id, timeout, progress)
         )
+
+    async def _commit(
+        self, changes: Changes, request_id: bytes | None, timeout: float | None,
+        progress: Progress | None,
+    ) -> int:  # fmt: skip
+        id_ = self._session.id_of(request_id)
+        if changes.light:
+            return await self._call(changes.call(id_), timeout)
+        begun_s, limit_s = _now_s(), timeout
+        with contextlib.closing(changes.uploads(id_, progress)) as uploads:
+            while sending := await asyncio.to_thread(next, uploads, None):
+                with naming(sending.key):
+                    await self._transfer(sending, self._send_once)
+                # The members are asked for all of them again, which takes less than the uploads.
+                limit_s = timeout or max(STALL_S, _now_s() - begun_s)
+        return await self._call(changes.call(id_), limit_s)
 
     async def list(
         self, key: str = "", *, recursive: bool = False, data_bytes_max: int = 0, after: str = "",
@@ -254,10 +268,8 @@ class AsyncClient(AsyncTransfers):
         data_bytes_max: int = 0, on_lost: Lost | None = None,
     ) -> AsyncIterator[Update]:
         """See `Client.watch`. Leave it with `aclose` or by cancelling the task."""
-        watching = Watching(
-            key, after_revision, snapshot, data_bytes_max, self._session.chance
-        )
-        async with aclosing(self._watch(watching, on_lost)) as answers:
+        watching = Watching(key, after_revision, snapshot, data_bytes_max, self._session.chance)
+        async with contextlib.aclosing(self._watch(watching, on_lost)) as answers:
             async for answer, _ in answers:
                 yield watching.take(answer)
 
@@ -266,10 +278,8 @@ class AsyncClient(AsyncTransfers):
         data_bytes_max: int = 0, on_lost: Lost | None = None,
     ) -> AsyncIterator[Told]:
         """As `watch`, for whoever has the answers read by the engine."""
-        watching = Watching(
-            key, after_revision, snapshot, data_bytes_max, self._session.chance
-        )
-        async with aclosing(self._watch(watching, on_lost)) as answers:
+        watching = Watching(key, after_revision, snapshot, data_bytes_max, self._session.chance)
+        async with contextlib.aclosing(self._watch(watching, on_lost)) as answers:
             async for answer, encoded in answers:
                 yield watching.told(answer, encoded)
 
@@ -353,10 +363,10 @@ class AsyncClient(AsyncTransfers):
         return await self._call(calls.transfer_leader(name), timeout)
 
     async def backup(
-        self, *, local: bool = False, timeout: float | None = None
+        self, *, local: bool = False, with_contents: bool = True, timeout: float | None = None
     ) -> AsyncIterator[bytes]:
         """See `Client.backup`."""
-        request = pb.BackupRequest(consistency=calls.consistency(local))
+        request = streams.backup_request(local, with_contents)
         whole = streams.Whole()
         stream = self._stream(streams.BACKUP, request, pb.BackupResponse.FromString, timeout)
         async for answer in stream:

@@ -65,6 +65,13 @@ def history_request(
     )
 
 
+def backup_request(local: bool, with_contents: bool) -> pb.BackupRequest:
+    """Everything, or everything but large contents."""
+    return pb.BackupRequest(
+        consistency=consistency(local), without_contents=not with_contents
+    )
+
+
 def _not_negative(**numbers: int) -> None:
     for name, number in numbers.items():
         if number < 0:

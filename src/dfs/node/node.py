@@ -6,7 +6,7 @@ import logging
 import resource
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import aclosing, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from ..limits import (
 )
 from ..store import Change, LargeContent, Listing, PastListing, Store, View
 from ..store.encode import get_answer
-from .backup import Pieces
+from .backup import Saving
 from .cluster import Answer, Cluster, led
 from .contents import Contents
 from .contents import Scrub as ContentScrub
@@ -240,15 +240,17 @@ class Node:
                 if past.done:
                     return
 
-    async def backup(self) -> AsyncGenerator[tuple[bytes, bytes], None]:
+    async def backup(self, with_contents: bool) -> AsyncGenerator[tuple[bytes, bytes], None]:
         """Yields (next bytes, b"") of a backup of the state as of now; in the end (b"", SHA-256 of
         all)."""
-        with self._noticing(), self.view() as view:
+        with self._noticing(), self.contents.keeping(), self.view() as view:
             named = self._identity.cluster, self._me.name, self._me.version
-            pieces = await in_thread(Pieces, view, *named, self._clock())
-            while piece := await in_thread(pieces.next):
-                yield piece, b""
-        yield b"", pieces.sha256
+            how = view, self.contents, with_contents
+            saving = await in_thread(Saving, *how, *named, self._clock())
+            async with aclosing(saving.pieces()) as pieces:
+                async for piece in pieces:
+                    yield piece, b""
+        yield b"", saving.sha256
 
     async def watch(self, caller: Caller, wanted: Wanted, after: int, snapshot: bool) -> None:
         """Tells a caller every change exactly once, until it is cancelled, or a gap."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import TracebackType
 
+from dfs.contents import Manifest
 from dfs.errors import (
     DataLoss,
     FailedPrecondition,
@@ -107,9 +108,8 @@ class View:
         """A request with that id was applied, as far as history remembers."""
         return bool(request_id) and self.source.get(REQUEST + request_id) is not None
 
-    def content(self, sha256: bytes) -> tuple[Content, bytes] | None:
-        """What is known of a large content, and the digests of its chunks; None: no event names
-        it. Raises DataLoss."""
+    def manifest(self, sha256: bytes) -> Manifest | None:
+        """What a large content must be; None: no event names it. Raises DataLoss."""
         known, chunks = CONTENT + sha256, CHUNKS + sha256
         value = self.source.get(known)
         if value is None:
@@ -117,12 +117,25 @@ class View:
         digests = self.source.get(chunks)
         if digests is None:
             raise DataLoss(f"{described(chunks)} is missing")
-        return unpack_content(known, value), unseal(chunks, digests)
+        content = unpack_content(known, value)
+        return Manifest(sha256, content.size, content.chunk_bytes, unseal(chunks, digests))
 
     def contents(self) -> Iterator[tuple[bytes, Content]]:
         """All large contents that events name, by SHA-256."""
         for store_key, value in self.source.scan(CONTENT, _behind(CONTENT)):
             yield store_key[1:], unpack_content(store_key, value)
+
+    def naming(self, sha256s: set[bytes], limit: int) -> list[str]:
+        """Keys of files, of now and of the past, that have one of these large contents, `limit` at
+        most. Reads all of history. Raises DataLoss."""
+        found: dict[str, None] = {}
+        for store_key, value in self.source.scan(HISTORY, _behind(HISTORY)):
+            event = unpack_event(store_key, value)
+            if event.large and Record.FromString(event.record).sha256 in sha256s:
+                found[key_of(event.path)] = None
+                if len(found) == limit:
+                    break
+        return list(found)
 
     def verify(self, begin: bytes, records_max: int) -> bytes:
         """Reads records of the store from a store key on and compares their checksums; the key to

@@ -2,7 +2,7 @@
 use super::super::abi::{ROOT, op};
 use super::super::change::Upsert;
 use super::super::kernel::{Kernel, WAIT, any, word};
-use super::super::node::Kind;
+use super::super::node::{Kind, NOBODY};
 use super::*;
 use std::ffi::CString;
 
@@ -13,6 +13,8 @@ fn entry(path: &str, kind: Kind, version: u64) -> Upsert {
         size: 5,
         mode: 0o640,
         mtime_ns: 7,
+        uid: NOBODY,
+        gid: NOBODY,
         version,
         place: (kind == Kind::Link).then(|| CString::new("there").unwrap().into()),
         ..Upsert::default()
@@ -55,7 +57,7 @@ fn entries_are_asked_for_once_and_in_no_count() {
     assert_eq!(names(&tree, seven), ["a", "f", "l"]);
     let file = tree.lookup(seven, b"f").unwrap().unwrap().clone();
     assert_eq!(tree.path(&file).unwrap(), ".dfs/at/7/f");
-    assert_eq!((file.version, file.size), (4, 5));
+    assert_eq!((file.version(), file.size), (4, 5));
     assert_eq!(tree.fill(seven, &[]), 0, "they are here");
     assert_eq!(names(&tree, seven), ["a", "f", "l"]);
     assert_eq!((tree.totals().entries, tree.totals().bytes), (0, 0));

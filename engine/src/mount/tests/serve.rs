@@ -55,6 +55,7 @@ fn an_entry_belongs_to_whom_it_names_and_else_to_whoever_mounts() {
         gid: NOBODY,
         version: 1,
         place: None,
+        ..Upsert::default()
     };
     kernel.session.apply(&[directory.clone()], &[]);
     kernel.put("d/f", 2, b"1", true);
