@@ -47,13 +47,14 @@ from dfs.proto.dfs_pb2 import (
 from dfs.proto.internal.log_pb2 import Entry, SetFloor
 from dfs.varint import varint
 
-ENTRY_FORMAT: Final = 2
+ENTRY_FORMAT: Final = 3
 """The newest that is known here. Raised when an older version must not apply what is in an entry;
-each entry has the oldest that says what is in it: 1, or 2 with an owner or extended attributes."""
+each entry has the oldest that says what is in it: 1; 2 with an owner or extended attributes; 3
+where a directory loses them."""
 
 FORMAT_PREFIX: Final = bytes((0x08, 1))
 """How an entry starts that every version knows."""
-FORMAT_PREFIXES: Final = frozenset((FORMAT_PREFIX, bytes((0x08, ENTRY_FORMAT))))
+FORMAT_PREFIXES: Final = frozenset(bytes((0x08, 1 + n)) for n in range(ENTRY_FORMAT))
 """How entries start that this version knows."""
 
 PUT: Final = 16
@@ -128,7 +129,8 @@ def transaction_head(
     check_operations(request, size)
     puts = (o.put for o in request.operations if o.WhichOneof("operation") == "put")
     digests = b"".join(hashlib.sha256(put.data).digest() for put in puts)
-    return _head(TRANSACTION, size, node, principal, digests)
+    loses = any(operation.make_dir.metadata.no_xattrs for operation in request.operations)
+    return _head(TRANSACTION, size, node, principal, digests, 3 if loses else 1)
 
 
 def check_operations(request: TransactionRequest, size: int) -> None:
@@ -287,6 +289,8 @@ def check_metadata(metadata: Metadata) -> None:
         if number > OWNER_MAX:
             raise InvalidArgument(f"{name} {number} is nobody's: to name none, leave it out")
     if metadata.xattrs:
+        if metadata.no_xattrs:
+            raise InvalidArgument("extended attributes are named, and said to be none")
         _check_xattrs(metadata.xattrs)
 
 
@@ -316,14 +320,12 @@ def _check_xattrs(xattrs: Sequence[Xattr]) -> None:
         )
 
 
-def is_owned(metadata: Metadata) -> bool:
-    """It names an owner or extended attributes."""
-    return bool(metadata.HasField("uid") or metadata.HasField("gid") or metadata.xattrs)
-
-
 def format_of(metadata: Metadata) -> int:
     """Of an entry with that metadata."""
-    return ENTRY_FORMAT if is_owned(metadata) else 1
+    if metadata.no_xattrs:
+        return 3
+    named = metadata.HasField("uid") or metadata.HasField("gid") or metadata.xattrs
+    return 2 if named else 1
 
 
 def check_request_id(request_id: bytes) -> None:

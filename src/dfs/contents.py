@@ -202,6 +202,21 @@ class Files:
         returns. Blocks. Raises OSError."""
         self._install(self.arriving / manifest.sha256.hex(), manifest)
 
+    def fill(self, manifest: Manifest, chunks: Iterable[tuple[int, bytes]]) -> None:
+        """Writes a content anew, out of all its chunks that are not empty, which their giver has
+        verified: on disk when this returns. Blocks. Raises OSError, and what `chunks` raises;
+        nothing of it is left then."""
+        path = self.arrive(manifest)
+        try:
+            with path.open("r+b") as file:
+                for number, data in chunks:
+                    file.seek(number * manifest.chunk_bytes)
+                    file.write(data)
+            self.complete(manifest)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
     def _install(self, source: Path, manifest: Manifest) -> None:
         target = self.path(manifest.sha256)
         fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)

@@ -188,8 +188,7 @@ FLOOR_PRUNE_ENTRY_BYTES_MIN: Final = FLOOR_PRUNE_BYTES_MAX // (2 * FLOOR_PRUNE_I
 FLOOR_PRUNE_ENTRY_EVENTS_MIN: Final = FLOOR_PRUNE_EVENTS_MAX // FLOOR_PRUNE_INTERVAL_ENTRIES
 """With a log entry that makes more events goes a step of its own, of as many."""
 STORE_MEMTABLE_BYTES: Final = 16 << 20
-"""Written to disk when full; two of them may exist. Larger ones are slower: they miss the caches of
-the processor."""
+"""Written to disk when full; two may exist. Larger ones are slower: they miss processor caches."""
 STORE_BLOB_BYTES_MIN: Final = 4_096
 """Stored values from here on stand beside the tables, so that merging does not copy them: events of
 history, which go as they came, and hardly any current record, as few have a symlink's target of
@@ -287,8 +286,7 @@ LEASE_RETRY_MS: Final = 1
 LEASE_RETRY_MS_MAX: Final = 5_000
 """While a writer holds the file open; its close is reported, this is the second line."""
 CACHE_RETRY_S: Final = 5
-"""Between attempts to use a cache directory that is missing or gone; between two looks whether the
-one that is watched is still the one at its path."""
+"""Between looks for a cache directory that is gone, and whether a watched one is still in place."""
 SIGNATURE_RACY_NS: Final = 20_000_000
 """A change so soon after another may have the same time stamp: such a signature proves nothing."""
 AGENT_DATA_BYTES_MAX: Final = 64 << 10
@@ -302,8 +300,7 @@ WATCH_SILENCE_MS_MAX: Final = 5_000
 FEED_UPDATES_MAX: Final = 64
 """Parts of the stream that wait to be applied; then the stream waits."""
 FEED_ITEMS_MAX: Final = 4_096
-"""Changes taken from the stream and applied to the tree in one go, or so many and one revision: the
-event loop is back after a few milliseconds, or some tens of them."""
+"""Changes applied to the tree in one go, or so many and one revision: some ms, or tens of them."""
 MISSES_MAX: Final = 64
 """Files that readers wait for, fetched at once."""
 MISS_WAIT_MS: Final = 200
@@ -317,8 +314,11 @@ SPACE_INTERVAL_MS: Final = 10_000
 MEMBERS_MS_MAX: Final = 2_000
 """For a node to name the members for `.dfs/members`; then the file says that none did."""
 NOTICES_MS_MAX: Final = 1_000
-"""One wait for the kernel to forget what changed: a reader of `.dfs/sync` who has gone holds a
-thread no longer than that."""
+"""One wait for the kernel to forget what changed: so long a reader who has gone holds a thread."""
+PAST_DIRECTORY_MAX: Final = 250_000
+"""Entries of one directory below `.dfs/at/`: the engine keeps little more of all of them."""
+PAST_TIMES_MAX: Final = 1_024
+"""Times in `.dfs/at/` of which the agent remembers which revision they are."""
 QUARANTINED_MAX: Final = 3
 """Damaged objects that are kept to be looked at; they are not counted by the limit of the cache."""
 REPORT_INTERVAL_MS: Final = 1_000

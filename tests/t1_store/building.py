@@ -64,6 +64,16 @@ def content(key, size, sha256=None):
     )  # fmt: skip
 
 
+def content_of(key, data):
+    """A request to put these bytes as a large content."""
+    chunk_bytes = chunk_bytes_of(len(data))
+    parts = [data[at : at + chunk_bytes] for at in range(0, len(data), chunk_bytes)]
+    return PutContentRequest(
+        key=key, size=len(data), sha256=hashlib.sha256(data).digest(), chunk_bytes=chunk_bytes,
+        digests=b"".join(hashlib.sha256(part).digest() for part in parts),
+    )  # fmt: skip
+
+
 def _content_head(request, size, node, principal):
     """As the door makes it, which takes no content that is smaller than it need be."""
     return commands._head(commands.PUT_CONTENT, size, node, principal)
@@ -111,6 +121,12 @@ class Writer:
         if base is not None:
             request.base_revision = base
         return revision(self.send(_content_head, request)[0])
+
+    def put_bytes(self, key, data):
+        """The SHA-256 of a large content, whose entry names its bytes."""
+        request = content_of(key, data)
+        self.send(_content_head, request)
+        return request.sha256
 
     def delete(self, key, *, recursive=False, base=None, request_id=b""):
         """(revision, count of deleted keys)."""

@@ -222,7 +222,8 @@ def client_history(cluster: Cluster) -> int:
 
 
 def test_memory_stays_small_while_a_large_file_goes_through(tmp_path: Path) -> None:
-    """A node holds no more than pieces of a large file in memory, whoever sends and reads it."""
+    """A node holds no more than pieces of a large file in memory, whoever sends, reads and saves
+    it."""
     source = tmp_path / "source"
     size = 400 * MIB
     with source.open("wb") as file:
@@ -246,6 +247,7 @@ def test_memory_stays_small_while_a_large_file_goes_through(tmp_path: Path) -> N
                     client.upload("large", file, size=size)
                 with (tmp_path / "copy").open("wb") as copy:
                     client.download("large", copy)
+                assert sum(map(len, client.backup())) > size
         finally:
             done.set()
             watching.join()

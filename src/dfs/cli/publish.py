@@ -25,9 +25,11 @@ def publish(args: argparse.Namespace) -> int:
     found = dict(_walk(top, key))
     files = [status for _, status in found.values() if stat.S_ISREG(status.st_mode)]
     size = sum(status.st_size for status in files)
-    line = transfers.Line(key, size)
     try:
-        with shared.client(args) as client, client.transaction(progress=line.show) as changes:
+        with (
+            shared.client(args) as client, transfers.line(key, size) as line,
+            client.transaction(progress=line.show) as changes,
+        ):  # fmt: skip
             if args.delete:
                 for gone in _strangers(client, key, found):
                     changes.delete(gone, recursive=True)
@@ -36,8 +38,6 @@ def publish(args: argparse.Namespace) -> int:
         if error.filename is None:  # not of a file here
             raise
         raise _unreadable(error.filename, error) from None
-    finally:
-        line.clear()
     output.note(
         f"{output.files(len(files))}, {output.size(size)}, at {key} since revision"
         f" {changes.revision:,}"

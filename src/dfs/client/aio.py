@@ -152,7 +152,7 @@ class AsyncClient(AsyncTransfers):
         request_id: bytes | None = None, timeout: float | None = None,
     ) -> int:
         """See `Client.mkdir`."""
-        metadata = calls.metadata(mode, mtime_ns, uid, gid, xattrs)
+        metadata = calls.directory_metadata(mode, mtime_ns, uid, gid, xattrs)
         return await self._call(
             calls.mkdir(key, metadata, self._session.id_of(request_id)), timeout
         )
@@ -222,12 +222,12 @@ class AsyncClient(AsyncTransfers):
 
     async def list(
         self, key: str = "", *, recursive: bool = False, data_bytes_max: int = 0, after: str = "",
-        limit: int = 0, local: bool = False, min_revision: int | None = None,
-        timeout: float | None = None,
+        limit: int = 0, revision: int = 0, local: bool = False,
+        min_revision: int | None = None, timeout: float | None = None,
     ) -> AsyncIterator[Item]:
         """See `Client.list`."""
         request = streams.list_request(
-            key, recursive, data_bytes_max, after, limit, local,
+            key, recursive, data_bytes_max, after, limit, revision, local,
             self._session.least(local, min_revision),
         )
         async for answer in self._stream(
@@ -240,7 +240,16 @@ class AsyncClient(AsyncTransfers):
     async def newest(self, *, timeout: float | None = None) -> int:
         """See `Client.newest`."""
         answers = self._stream(*streams.NEWEST, timeout)
-        return streams.newest_of([answer async for answer in answers])
+        return streams.revision_of_list([answer async for answer in answers])
+
+    async def revision_at(
+        self, time_ns: int, *, local: bool = False, min_revision: int | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """See `Client.revision_at`."""
+        request = streams.time_request(time_ns, local, self._session.least(local, min_revision))
+        answers = self._stream(streams.LIST, request, pb.ListResponse.FromString, timeout)
+        return streams.revision_of_list([answer async for answer in answers])
 
     async def history(
         self, key: str, *, limit: int = 0, before_revision: int = 0, local: bool = False,
@@ -342,10 +351,10 @@ class AsyncClient(AsyncTransfers):
         return await self._call(calls.transfer_leader(name), timeout)
 
     async def backup(
-        self, *, local: bool = False, timeout: float | None = None
+        self, *, local: bool = False, with_contents: bool = True, timeout: float | None = None
     ) -> AsyncIterator[bytes]:
         """See `Client.backup`."""
-        request = pb.BackupRequest(consistency=calls.consistency(local))
+        request = streams.backup_request(local, with_contents)
         whole = streams.Whole()
         stream = self._stream(streams.BACKUP, request, pb.BackupResponse.FromString, timeout)
         async for answer in stream:

@@ -97,6 +97,17 @@ def metadata(
     )
 
 
+def directory_metadata(
+    mode: int | None, mtime_ns: int | None, uid: int | None, gid: int | None, xattrs: Xattrs | None
+) -> pb.Metadata | None:
+    """The same of a directory: one that exists keeps what is None; no `xattrs` leave it none."""
+    described = metadata(mode, mtime_ns, uid, gid, xattrs)
+    if xattrs is not None and not xattrs:
+        described = described or pb.Metadata()
+        described.no_xattrs = True
+    return described
+
+
 def consistency(local: bool) -> pb.Consistency:
     """The level that `local=` stands for."""
     return pb.LOCAL if local else pb.LINEARIZABLE

@@ -47,7 +47,7 @@ class Changes:
         uid: int | None = None, gid: int | None = None, xattrs: Xattrs | None = None,
     ) -> None:
         """See `Client.mkdir`."""
-        metadata = calls.metadata(mode, mtime_ns, uid, gid, xattrs)
+        metadata = calls.directory_metadata(mode, mtime_ns, uid, gid, xattrs)
         self._operations.append(calls.mkdir_operation(key, metadata))
 
     def symlink(

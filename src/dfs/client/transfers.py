@@ -22,7 +22,7 @@ from ..errors import DataLoss, FailedPrecondition, InvalidArgument, Unavailable
 from ..limits import TRANSFER_STALL_MS, UPLOAD_PIECE_BYTES
 from ..proto import dfs_pb2 as pb
 from . import calls
-from .calls import FILES, Call, checked_id, consistency, metadata, revision_of, text
+from .calls import FILES, Call, Xattrs, checked_id, consistency, metadata, revision_of, text
 from .faults import Attempts, Fault, fault_of
 from .session import Session
 from .values import Stat, stat_of
@@ -257,8 +257,8 @@ class Transfers:
     def upload(
         self, key: str, source: BinaryIO | bytes, *, size: int = 0, mode: int | None = None,
         mtime_ns: int | None = None, uid: int | None = None, gid: int | None = None,
-        base_revision: int | None = None, request_id: bytes | None = None,
-        progress: Progress | None = None,
+        xattrs: Xattrs | None = None, base_revision: int | None = None,
+        request_id: bytes | None = None, progress: Progress | None = None,
     ) -> int:
         """Stores a file of any size and returns its revision, when a majority has it on disk.
 
@@ -269,7 +269,7 @@ class Transfers:
         if isinstance(source, bytes):
             size, source = len(source), io.BytesIO(source)
         id_ = self._session.id_of(request_id)
-        described = metadata(mode, mtime_ns, uid, gid, None)
+        described = metadata(mode, mtime_ns, uid, gid, xattrs)
         sending = Sending(key, source, size, described, base_revision, id_, progress)
         self._transfer(sending, self._send_once)
         return sending.revision
@@ -380,14 +380,14 @@ class AsyncTransfers:
     async def upload(
         self, key: str, source: BinaryIO | bytes, *, size: int = 0, mode: int | None = None,
         mtime_ns: int | None = None, uid: int | None = None, gid: int | None = None,
-        base_revision: int | None = None, request_id: bytes | None = None,
-        progress: Progress | None = None,
+        xattrs: Xattrs | None = None, base_revision: int | None = None,
+        request_id: bytes | None = None, progress: Progress | None = None,
     ) -> int:
         """See `Client.upload`."""
         if isinstance(source, bytes):
             size, source = len(source), io.BytesIO(source)
         id_ = self._session.id_of(request_id)
-        described = metadata(mode, mtime_ns, uid, gid, None)
+        described = metadata(mode, mtime_ns, uid, gid, xattrs)
         sending = Sending(key, source, size, described, base_revision, id_, progress)
         await self._transfer(sending, self._send_once)
         return sending.revision

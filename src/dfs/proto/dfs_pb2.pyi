@@ -74,18 +74,20 @@ class Xattr(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class Metadata(_message.Message):
-    __slots__ = ("mode", "mtime_ns", "uid", "gid", "xattrs")
+    __slots__ = ("mode", "mtime_ns", "uid", "gid", "xattrs", "no_xattrs")
     MODE_FIELD_NUMBER: _ClassVar[int]
     MTIME_NS_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     GID_FIELD_NUMBER: _ClassVar[int]
     XATTRS_FIELD_NUMBER: _ClassVar[int]
+    NO_XATTRS_FIELD_NUMBER: _ClassVar[int]
     mode: int
     mtime_ns: int
     uid: int
     gid: int
     xattrs: _containers.RepeatedCompositeFieldContainer[Xattr]
-    def __init__(self, mode: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., xattrs: _Optional[_Iterable[_Union[Xattr, _Mapping]]] = ...) -> None: ...
+    no_xattrs: bool
+    def __init__(self, mode: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., xattrs: _Optional[_Iterable[_Union[Xattr, _Mapping]]] = ..., no_xattrs: _Optional[bool] = ...) -> None: ...
 
 class PutRequest(_message.Message):
     __slots__ = ("key", "data", "metadata", "base_revision", "request_id")
@@ -404,8 +406,10 @@ class Item(_message.Message):
     def __init__(self, key: _Optional[str] = ..., record: _Optional[_Union[Record, _Mapping]] = ..., data: _Optional[bytes] = ..., has_data: _Optional[bool] = ...) -> None: ...
 
 class ListRequest(_message.Message):
-    __slots__ = ("key", "consistency", "min_revision", "recursive", "limit", "after", "data_bytes_max")
+    __slots__ = ("key", "revision", "time_ns", "consistency", "min_revision", "recursive", "limit", "after", "data_bytes_max")
     KEY_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     MIN_REVISION_FIELD_NUMBER: _ClassVar[int]
     RECURSIVE_FIELD_NUMBER: _ClassVar[int]
@@ -413,13 +417,15 @@ class ListRequest(_message.Message):
     AFTER_FIELD_NUMBER: _ClassVar[int]
     DATA_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     key: str
+    revision: int
+    time_ns: int
     consistency: Consistency
     min_revision: int
     recursive: bool
     limit: int
     after: str
     data_bytes_max: int
-    def __init__(self, key: _Optional[str] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., min_revision: _Optional[int] = ..., recursive: _Optional[bool] = ..., limit: _Optional[int] = ..., after: _Optional[str] = ..., data_bytes_max: _Optional[int] = ...) -> None: ...
+    def __init__(self, key: _Optional[str] = ..., revision: _Optional[int] = ..., time_ns: _Optional[int] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., min_revision: _Optional[int] = ..., recursive: _Optional[bool] = ..., limit: _Optional[int] = ..., after: _Optional[str] = ..., data_bytes_max: _Optional[int] = ...) -> None: ...
 
 class ListResponse(_message.Message):
     __slots__ = ("items", "revision")
@@ -756,10 +762,12 @@ class TransferLeaderResponse(_message.Message):
     def __init__(self, leader: _Optional[str] = ...) -> None: ...
 
 class BackupRequest(_message.Message):
-    __slots__ = ("consistency",)
+    __slots__ = ("consistency", "without_contents")
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_CONTENTS_FIELD_NUMBER: _ClassVar[int]
     consistency: Consistency
-    def __init__(self, consistency: _Optional[_Union[Consistency, str]] = ...) -> None: ...
+    without_contents: bool
+    def __init__(self, consistency: _Optional[_Union[Consistency, str]] = ..., without_contents: _Optional[bool] = ...) -> None: ...
 
 class BackupResponse(_message.Message):
     __slots__ = ("data", "sha256")

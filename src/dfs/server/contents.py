@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -332,22 +332,13 @@ class Contents:
         contents = self._node.contents
         manifest = contents.known(record.sha256)
         numbers = range(begin // manifest.chunk_bytes, -(-end // manifest.chunk_bytes))
-        following: asyncio.Task[bytes] | None = None
-        try:
-            for number in numbers:
-                reading = following or asyncio.ensure_future(contents.read(manifest, number))
-                chunk = await reading
-                following = None
-                if number + 1 in numbers:  # is read while this one is sent
-                    following = asyncio.ensure_future(contents.read(manifest, number + 1))
-                start = number * manifest.chunk_bytes
+        start = numbers[0] * manifest.chunk_bytes
+        async with aclosing(contents.chunks(manifest, numbers)) as chunks:
+            async for chunk in chunks:
                 stop = min(len(chunk), end - start)
                 for at in range(max(begin - start, 0), stop, UPLOAD_PIECE_BYTES):
                     yield chunk[at : min(at + UPLOAD_PIECE_BYTES, stop)]
-        finally:
-            if following is not None:
-                following.cancel()
-                await asyncio.gather(following, return_exceptions=True)
+                start += manifest.chunk_bytes
 
     # ---- HaveContent -----------------------------------------------------------------------------
 

@@ -199,6 +199,8 @@ def list_answer(store: Store, body: bytes) -> bytes | None:
     request = parse(ListRequest, body)
     if request.key:
         check_key(request.key)
+    if request.HasField("as_of"):
+        return None
     return store.list_answer(
         request.key, request.recursive, request.after, request.limit, request.data_bytes_max
     )

@@ -4,9 +4,9 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,6 +81,8 @@ class Contents:
         """Of those, what is known of them. bounded: the disk has the contents."""
         self._stale = True
         """All has to be compared anew."""
+        self._readers = 0
+        """Of frozen states, for whom all stays that is here."""
         self._tidied_s = -math.inf
         self._pool = ThreadPoolExecutor(
             CONTENT_PULLS_MAX * CONTENT_FETCHES + 2, thread_name_prefix="dfs-contents"
@@ -244,6 +246,23 @@ class Contents:
                 raise Unavailable(f"{again}, again") from None
         return data
 
+    async def chunks(
+        self, manifest: Manifest, numbers: Sequence[int]
+    ) -> AsyncGenerator[bytes, None]:
+        """Some chunks in turn, as `read` gives them: the next one is read while one is used."""
+        following: asyncio.Task[bytes] | None = None
+        try:
+            for number, behind in zip(numbers, [*numbers[1:], None], strict=True):
+                chunk = await (following or self.read(manifest, number))
+                following = None
+                if behind is not None:
+                    following = asyncio.ensure_future(self.read(manifest, behind))
+                yield chunk
+        finally:
+            if following is not None:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
+
     async def whole(self, sha256: bytes, size: int) -> bytes:
         """A content of bounded size. Raises as `read`, TooLarge."""
         if size > VALUE_BYTES_MAX:
@@ -328,11 +347,7 @@ class Contents:
     def manifest(self, sha256: bytes) -> Manifest | None:
         """What the state knows of a content."""
         with self._view() as view:
-            found = view.content(sha256)
-        if found is None:
-            return None
-        content, digests = found
-        return Manifest(sha256, content.size, content.chunk_bytes, digests)
+            return view.manifest(sha256)
 
     async def _fetch_all(self, pull: Pull, lacking: Iterable[int]) -> None:
         """Fetches chunks from one source after the other, until all are here. Raises
@@ -441,6 +456,16 @@ class Contents:
         self._since = None
         self.changed(since)
 
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Of what is here nothing is let go: somebody reads a state that may name what the state of
+        now does not."""
+        self._readers += 1
+        try:
+            yield
+        finally:
+            self._readers -= 1
+
     async def tidy(self, barrier: Callable[[], Any]) -> None:
         """Removes what nothing names, and what never arrived, if it is time to look. `barrier`:
         returns when this node has applied all that is committed; raises when that cannot be
@@ -454,7 +479,7 @@ class Contents:
             await barrier()
             for sha256 in old:
                 # The state itself says so; and who is about to name it has touched it.
-                if self.manifest(sha256) is None:
+                if not self._readers and self.manifest(sha256) is None:
                     await self._blocking(self.files.remove, sha256)
                     self._look(sha256)
         await self._blocking(self.files.sweep, list(self._pulls))
