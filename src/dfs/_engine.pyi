@@ -522,14 +522,26 @@ class Tree:
         """A backing path, or an errno. False when the deadline has answered already."""
 
     def offer(self, names: Sequence[str]) -> None:
-        """Files below `.dfs/`, in no listing of the root: each open is a question. Once, before
-        anybody looks; no effect with "no_open". Raises ValueError."""
+        """Files below `.dfs/`, in no listing of the root: each open is a question. And `.dfs/at/`,
+        where names, and what is below them, are questions. Once, before anybody looks; no effect
+        with "no_open". Raises ValueError."""
 
     def next_questions(self, max_items: int, timeout_ms: int) -> list[tuple[int, str, int, str]]:
-        """(question, path, version, "content" | "xattr:NAME" | "xattrs" (with NUL behind each))."""
+        """(question, path, version, "content" | "xattr:NAME" | "xattrs" (with NUL behind each) |
+        "name:NAME" (is it a past revision?) | "list" (what is in this directory of one?))."""
 
     def answer(self, question: int, result: bytes | int) -> bool:
         """Bytes, or an errno. False when the deadline or an interrupt has answered already."""
+
+    def fill(
+        self,
+        question: int,
+        entries: Sequence[tuple[str, int, int, int, int, int, int, int, str | None]],
+    ) -> bool:
+        """Answers "name:…" with the one directory, by its name, or "list" with what is in it, by
+        key; entries are as in `apply`. They are kept while the kernel knows them, and others up to
+        300,000 in all: what goes is asked for again, and has to be the same. False when the
+        deadline or an interrupt has answered already. Raises ValueError on a bad key."""
 
     def set_free(self, free_bytes: int) -> None:
         """What statfs says is free; used is what the files of the tree hold."""
@@ -544,11 +556,11 @@ class Tree:
         """(path, version) opened since the last call, for the cache's LRU; bounded, lossy."""
 
     def stats(self) -> dict[str, int]:
-        """entries, bytes, nodes, live, passthrough (in use), epochs, notices_queued,
-        notices_delivered, waiting (readers), requests, lookups, opens, reads, misses, questions,
-        answers (held), timeouts, interrupts, damaged (local files without the committed size),
-        io_errors, malformed, stale (ignored upserts), collisions (entries not shown), open,
-        open_passthrough, passthrough_refused, table_errors."""
+        """entries, bytes, nodes, past (entries kept), live, passthrough (in use), epochs,
+        notices_queued, notices_delivered, waiting (readers), requests, lookups, opens, reads,
+        misses, questions, answers (held), timeouts, interrupts, damaged (local files without the
+        committed size), io_errors, malformed, stale (ignored upserts), collisions (entries not
+        shown), open, open_passthrough, passthrough_refused, table_errors."""
 
     def running(self) -> bool:
         """False when the kernel has ended the connection (unmounted or aborted)."""

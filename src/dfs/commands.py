@@ -125,7 +125,16 @@ def copy_head(request: CopyRequest, size: int, node: str, principal: str) -> byt
 def transaction_head(
     request: TransactionRequest, size: int, node: str, principal: str
 ) -> bytes:
-    """Head of a Transaction. `size`: bytes of the body."""
+    """Head of a Transaction of so many bytes, whose contents are on a majority by then."""
+    check_operations(request, size)
+    puts = (o.put for o in request.operations if o.WhichOneof("operation") == "put")
+    digests = b"".join(hashlib.sha256(put.data).digest() for put in puts)
+    loses = any(operation.make_dir.metadata.no_xattrs for operation in request.operations)
+    return _head(TRANSACTION, size, node, principal, digests, 3 if loses else 1)
+
+
+def check_operations(request: TransactionRequest, size: int) -> None:
+    """Rules of a Transaction of so many bytes and of each of its operations."""
     if size > TRANSACTION_BYTES_MAX:
         raise TooLarge(
             f"the transaction has {size:,} bytes, the limit is {TRANSACTION_BYTES_MAX:,}"
@@ -138,10 +147,6 @@ def transaction_head(
             _check_operation(operation)
         except DfsError as refusal:
             raise refused_in(operation, number, refusal) from None
-    puts = (o.put for o in request.operations if o.WhichOneof("operation") == "put")
-    digests = b"".join(hashlib.sha256(put.data).digest() for put in puts)
-    loses = any(operation.make_dir.metadata.no_xattrs for operation in request.operations)
-    return _head(TRANSACTION, size, node, principal, digests, 3 if loses else 1)
 
 
 def _check_operation(operation: Operation) -> None:
@@ -153,6 +158,8 @@ def _check_operation(operation: Operation) -> None:
     check_key(request.key)
     if name == "put":
         check_put(request)
+    elif name == "put_content":
+        check_put_content(request)
     elif name == "make_dir":
         check_make_dir(request)
     elif name == "symlink":
@@ -265,8 +272,9 @@ def refused_in(operation: Operation, number: int, refusal: DfsError) -> DfsError
     name = operation.WhichOneof("operation") or ""
     request = getattr(operation, name)
     key = request.source if name in ("move", "copy") else request.key
+    said = "put" if name == "put_content" else name
     return type(refusal)(
-        f"nothing was changed, as operation {number} of the transaction, {name} {key}, is refused:"
+        f"nothing was changed, as operation {number} of the transaction, {said} {key}, is refused:"
         f" {refusal.text}",
         **{"key": key, **refusal.metadata, "operation": str(number)},
     )

@@ -63,7 +63,7 @@ def test_the_numbers_that_stand_in_logs_and_stores_on_disk():
     assert numbers(CopyRequest) == {**numbers(MoveRequest), "recursive": 7}
     assert numbers(TransactionRequest) == {"operations": 1, "request_id": 5}
     assert numbers(Operation) == {
-        "put": 1, "delete": 2, "make_dir": 3, "symlink": 4, "move": 5, "copy": 6,
+        "put": 1, "delete": 2, "make_dir": 3, "symlink": 4, "move": 5, "copy": 6, "put_content": 7,
     }  # fmt: skip
     assert numbers(SetFloor) == {"revision": 1}
     assert numbers(Metadata) == {

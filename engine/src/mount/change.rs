@@ -139,6 +139,7 @@ impl Tree {
             mtime_ns: upsert.mtime_ns.into(),
             lookups: 0.into(),
             orphan: false.into(),
+            past: false,
             explicit: true.into(),
             denied: false.into(),
             place: upsert.place.clone().into(),

@@ -14,7 +14,7 @@ pub const FAILURE_MEMORY: Duration = Duration::from_secs(1);
 pub const WAITERS_MAX: usize = 65_536;
 
 /// What a waiting request wants to do once the file is here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Want {
     Open,
     Read {
@@ -25,6 +25,16 @@ pub enum Want {
     Value {
         size: u32,
     },
+    /// A name in a past directory whose entries are not here.
+    Lookup(Box<[u8]>),
+    /// A list of one.
+    List {
+        after: u64,
+        size: u32,
+        plus: bool,
+    },
+    /// A past revision by its name.
+    Revision,
 }
 
 /// A request of the kernel that has not been answered.

@@ -52,8 +52,11 @@ pub struct Node {
     pub mtime_ns: AtomicI64,
     /// How often the kernel has been told this id, less what it has forgotten.
     pub lookups: AtomicU64,
-    /// No longer in the tree; kept while the kernel knows it.
+    /// No longer in the tree, or of the past and in no listing that is here; kept while the kernel
+    /// knows it.
     pub orphan: AtomicBool,
+    /// Below `.dfs/at`: it never changes.
+    pub past: bool,
     /// Directories: stays when its last child goes.
     pub explicit: AtomicBool,
     /// Directories: the kernel was told of a name here that it does not exist.

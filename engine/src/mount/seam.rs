@@ -163,6 +163,13 @@ impl PyTree {
         Ok(py.detach(|| self.0.answer_question(question, result)))
     }
 
+    fn fill(&self, py: Python<'_>, question: u64, entries: Vec<Item>) -> PyResult<bool> {
+        py.detach(|| {
+            let entries: Vec<Upsert> = entries.into_iter().map(upsert).collect::<PyResult<_>>()?;
+            Ok(self.0.fill(question, &entries))
+        })
+    }
+
     fn set_free(&self, free_bytes: u64) {
         self.0.set_free(free_bytes);
     }

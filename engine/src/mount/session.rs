@@ -283,6 +283,17 @@ impl Session {
         true
     }
 
+    /// Answers a question for entries of the past. False when it has ended already.
+    pub fn fill(&self, question: u64, entries: &[Upsert]) -> bool {
+        let Some(waiter) = self.misses.end_question(question) else {
+            return false;
+        };
+        if let Some(device) = self.device.read().clone() {
+            self.deliver_entries(&device, &waiter, entries);
+        }
+        true
+    }
+
     /// What statfs says is free.
     pub fn set_free(&self, bytes: u64) {
         self.free.store(bytes, Relaxed);
@@ -341,9 +352,9 @@ impl Session {
 
     /// Figures of this moment.
     pub fn stats(&self) -> Vec<(&'static str, u64)> {
-        let (totals, held) = {
+        let (totals, held, past) = {
             let tree = self.tree.read();
-            (tree.totals(), tree.held())
+            (tree.totals(), tree.held(), tree.listings.entries())
         };
         let (queued, delivered) = self.notices.counts();
         let of = |counter: &AtomicU64| counter.load(Relaxed);
@@ -353,6 +364,7 @@ impl Session {
             ("entries", totals.entries),
             ("bytes", totals.bytes),
             ("nodes", held as u64),
+            ("past", past as u64),
             ("live", flag(&self.live)),
             (
                 "passthrough",

@@ -47,6 +47,7 @@ from .journal import DELETE, Journal
 from .keeping import KEEPING, Keeping, Places
 from .large import Large
 from .objects import Objects
+from .past import Past
 from .pins import Pins
 from .ports import Client, Tree
 from .problems import Problems
@@ -141,8 +142,9 @@ class Agent:
                 options.cache_free,
             )
             self.room.needed = self.feeder.needed
+            past = Past(client, self.feeder, self.objects)
             self.fetcher = Fetcher(
-                client, self.objects, self.feeder, tree, self.large, self.room
+                client, self.objects, self.feeder, tree, self.large, self.room, past
             )
             self.pins = Pins(
                 self.journal, self.feeder, self.objects, self.fetcher, self.room, self.problems
@@ -154,7 +156,7 @@ class Agent:
             about = About(
                 client, tree, self.feeder, self.objects, self.uploader, self.problems
             )
-            self.questions = Questions(tree, about.files(), about.attributes)
+            self.questions = Questions(tree, about.files(), about.attributes, past)
         self.watcher: Watcher | None = None
         if options.cache:
             excluded = {real_place(p) for p in (options.mount, options.state) if p}

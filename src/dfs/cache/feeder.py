@@ -303,13 +303,14 @@ class Feeder:
 
     def _upsert(self, path: str, stat: Stat) -> Upsert:
         if stat.kind is Kind.SYMLINK:
-            return (path, *self._described(stat), stat.target)
+            return (path, *self.described(stat), stat.target)
         backing = None
         if stat.kind is Kind.FILE and self._objects is not None:
             backing = self._objects.backing(stat.sha256, stat.size)
-        return (path, *self._described(stat), backing)
+        return (path, *self.described(stat), backing)
 
-    def _described(self, stat: Stat) -> tuple[int, int, int, int, int, int, int]:
+    def described(self, stat: Stat) -> tuple[int, int, int, int, int, int, int]:
+        """How the mount shows it: an Upsert but for path and backing."""
         uid = gid = NOBODY
         if self._owners:
             uid = NOBODY if stat.uid is None else stat.uid

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import BinaryIO, Protocol
 
 from ..client.calls import Xattrs
-from ..client.values import Stat, Update
+from ..client.values import Item, Stat, Update
 from ..errors import DfsError
 from ..proto import dfs_pb2 as pb
 
@@ -100,6 +100,17 @@ class Client(Protocol):
         """The stream of changes; goes on by itself, telling `on_lost`, when it loses its node."""
         ...
 
+    def list(
+        self, key: str = "", *, limit: int = 0, revision: int = 0, local: bool = False,
+        min_revision: int | None = None,
+    ) -> AsyncIterator[Item]:
+        """What is in a directory, as of a past revision if one is given."""
+        ...
+
+    async def revision_at(self, time_ns: int) -> int:
+        """The last revision that was not committed after a time."""
+        ...
+
     async def newest(self, *, timeout: float | None = None) -> int:
         """The newest revision, linearizable."""
         ...
@@ -154,6 +165,10 @@ class Tree(Protocol):
 
     def answer(self, question: int, result: bytes | int) -> bool:
         """The answer, or an errno."""
+        ...
+
+    def fill(self, question: int, entries: Sequence[Upsert]) -> bool:
+        """The answer to a question about the past."""
         ...
 
     def flush(self, timeout_ms: int) -> bool:

@@ -294,7 +294,11 @@ class MemoryNode:
         if revision and revision < self.floor:
             raise OutOfRange(f"history begins at {self.floor}")
         for event in reversed(self.events):
-            if event.key == key and not event.deleted and revision in (0, event.revision):
+            if event.key != key or event.revision > (revision or self.revision):
+                continue
+            if event.deleted and revision:
+                break
+            if not event.deleted:
                 data = event.data or b""
                 if self.damage_reads:
                     self.damage_reads -= 1
@@ -349,6 +353,38 @@ class MemoryNode:
         if stat.kind is not Kind.FILE or stat.size > data_bytes_max or stat.chunk_bytes:
             return None
         return self.contents[key, stat.revision]
+
+    async def list(
+        self, key: str = "", *, limit: int = 0, revision: int = 0, local: bool = False,
+        min_revision: int | None = None,
+    ) -> AsyncIterator[Item]:
+        """See `dfs.AsyncClient.list`; directories are those that files need."""
+        self.calls.append(("list", key))
+        self._must_be_up()
+        if self.away and not local:
+            raise Unavailable("no leader: node2 and node3 are silent")
+        if not self.floor <= revision <= self.revision:
+            raise OutOfRange(f"revision {revision} is not there: history begins at {self.floor}")
+        then: dict[str, Stat] = {}
+        for event in self.events:
+            if event.revision <= revision:
+                then[event.key] = event.stat
+                if event.deleted:
+                    del then[event.key]
+        for directory in {above for k in then for above in parents(k)} - then.keys():
+            then[directory] = _stat(Kind.DIRECTORY, 0, b"", 0o755, 0)
+        below = [k for k in sorted(then) if k.rpartition("/")[0] == key]
+        for name in below[: limit or None]:
+            yield Item(name, then[name], None)
+
+    async def revision_at(self, time_ns: int) -> int:
+        """See `dfs.AsyncClient.revision_at`."""
+        self._must_be_up()
+        if self.away:
+            raise Unavailable("no leader: node2 and node3 are silent")
+        if not (before := [e.revision for e in self.events if e.stat.time_ns <= time_ns]):
+            raise OutOfRange("nothing was stored yet at that time")
+        return max(before)
 
     async def newest(self, *, timeout: float | None = None) -> int:
         """See `dfs.AsyncClient.newest`."""
