@@ -16,6 +16,7 @@ import pytest
 
 from dfs.cache.agent import Agent, Options
 from dfs.cache.past import TOP
+from dfs.cache.ports import NOBODY
 from dfs.cache.questions import LIST, NAME
 from dfs.cache.twin import MemoryNode
 from dfs.client.values import Kind
@@ -65,7 +66,7 @@ async def test_a_revision_and_a_time_are_directories(rig: Rig) -> None:
             ("d", Kind.DIRECTORY)
         ]
         file, link = await look(rig, f"{TOP}/{then}/d", LIST)
-        assert (*file[:5], file[7]) == ("d/f", Kind.FILE, 3, 0o640, 5, 1)
+        assert file[:8] == ("d/f", Kind.FILE, 3, 0o640, 5, NOBODY, NOBODY, 1)
         assert Path(file[8]).read_bytes() == b"one", "its content is here yet"
         assert link[:2] + link[8:] == ("d/link", Kind.SYMLINK, "there")
 
