@@ -24,6 +24,8 @@ type Item = (String, u8, u64, u32, i64, u32, u32, u64, Option<String>);
 type Outcome<'py> = (bool, Vec<Bound<'py, PyBytes>>, Vec<(String, &'static str)>);
 /// What a watch brought, and up to which revision its events are old.
 type Answer = (PyBackedBytes, u64);
+/// (SHA-256, size, content if it came along)
+type Content<'py> = (Bound<'py, PyBytes>, u64, Option<Bound<'py, PyBytes>>);
 /// (path, kind, revision, size, SHA-256)
 type Listed<'py> = (String, u8, u64, u64, Bound<'py, PyBytes>);
 
@@ -95,11 +97,7 @@ impl PyTree {
         })
     }
 
-    fn contents<'py>(
-        &self,
-        py: Python<'py>,
-        answers: Vec<Answer>,
-    ) -> PyResult<Vec<(Bound<'py, PyBytes>, u64, Option<Bound<'py, PyBytes>>)>> {
+    fn contents<'py>(&self, py: Python<'py>, answers: Vec<Answer>) -> PyResult<Vec<Content<'py>>> {
         let found = py.detach(|| Ok::<_, PyErr>(self.0.contents(&told(&answers)?)))?;
         let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
         let found = found.into_iter();
