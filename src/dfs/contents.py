@@ -267,6 +267,13 @@ class Files:
             raise DataLoss(f"chunk {number} of the content {manifest.sha256.hex()} is damaged")
         return data
 
+    def fits(self, manifest: Manifest) -> bool:
+        """The file that is here is what the manifest says. Blocks: it is read. Raises OSError."""
+        with self.path(manifest.sha256).open("rb") as file:
+            fd = file.fileno()
+            same = os.fstat(fd).st_size == manifest.size
+            return same and not wrong(fd, manifest, range(manifest.chunks))
+
     def distrust(self, manifest: Manifest) -> list[int]:
         """Takes a content back to those that arrive, and keeps its damaged chunks for people to
         look at: their numbers. Blocks."""

@@ -28,9 +28,11 @@ def kills(text: str) -> tuple[str, ...]:
 POWER: Final = kills("test_nemesis.py::test_power_cuts")
 PARTITIONS: Final = kills("test_nemesis.py::test_partitions")
 KILLS: Final = kills("test_kills.py::test_kill_nodes_under_load")
+PAST: Final = ("tests/t1_store/test_past.py",)
 STORE: Final = ("tests/t1_store",)
 NODE: Final = ("tests/t3_node",)
 CHANGES: Final = ("tests/t3_node/test_changes.py", "-k", "not real")
+LARGE_CHANGES: Final = ("tests/t3_node/test_large_transactions.py",)
 CONTENTS: Final = ("tests/t3_node/test_large_contents.py",)
 CLIENT: Final = ("tests/t4_api", "-k", "client")
 
@@ -150,6 +152,19 @@ MUTANTS: Final = (
         "kept-answers-stay", "src/dfs/node/hot.py",
         "        self._changed = self._codec.changed(changed)\n",
         "        self._changed = []\n", KILLS,
+    ),
+    Mutant(
+        "past-lists-forget-what-was-removed", "src/dfs/store/past.py",
+        "merge(live, indexed,", "merge(live, iter(()),", PAST,
+    ),
+    Mutant(
+        "past-lists-take-the-present-version", "src/dfs/store/past.py",
+        "found[1].revision <= revision", "found[1].created <= revision", PAST,
+    ),
+    Mutant(
+        "content-of-the-past-is-read-at-its-version", "src/dfs/cache/fetcher.py",
+        "        return Wanted(key, version, at)", "        return Wanted(key, version, version)",
+        ("tests/t5_mount/test_cache_past.py",),
     ),
     # ---- identity --------------------------------------------------------------------------------
     Mutant(  # TigerBeetle 2767: an empty disk votes under its old name
@@ -276,6 +291,15 @@ MUTANTS: Final = (
         "objects-are-not-verified", "src/dfs/cache/objects.py",
         'right = hashlib.file_digest(file, "sha256").digest() == sha256', "right = True",
         ("tests/t5_mount",),
+    ),
+    Mutant(
+        "transaction-without-holders", "src/dfs/server/contents.py",
+        "        await contents.spread(manifest, self._before(key), told)\n",
+        "        _ = self._before(key), told\n", LARGE_CHANGES,
+    ),
+    Mutant(  # ours: what a request said of the chunks of a content was believed
+        "digests-not-proved", "src/dfs/server/contents.py",
+        "        await contents.prove(manifest)\n", "", LARGE_CHANGES,
     ),
     # ---- backup, audit, recovery -----------------------------------------------------------------
     Mutant(  # two clusters made of one backup could be taken for one

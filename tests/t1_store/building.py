@@ -38,7 +38,11 @@ def entry(head, request, time_ns, node="node1", principal="me"):
 
 
 def operation(name, *keys, **fields):
-    """One of a transaction: `keys` are the key, or source and target."""
+    """One of a transaction: `keys` are the key, or source and target; `size` of a content."""
+    if name == "put_content":
+        request = content(keys[0], fields.pop("size"))
+        request.MergeFrom(PutContentRequest(**fields))
+        return Operation(put_content=request)
     message = OPERATIONS[name]
     if name in ("move", "copy"):
         fields |= {"source": keys[0], "target": keys[1]}

@@ -92,13 +92,15 @@ class Uploader:
     def __init__(
         self, client: Client, feeder: Feeder, journal: Journal, problems: Problems, node: str,
         large: Large, reader: Takes | None = None, new_id: Callable[[], bytes] = uuid7,
+        owners: bool = False,
     ) -> None:
-        """`reader`: of the cache directory; None = `Reader`. `new_id`: a fresh request id."""
+        """`reader`: of the cache directory; None = `Reader`. `new_id`: a fresh request id.
+        `owners`: uid and gid go with drops."""
         self.counts = Counts()
         self.pending = Pending()
         self.reader: Takes = reader or Reader(journal.unchanged)
         self.large = large
-        self._new_id = new_id
+        self._new_id, self._owners = new_id, owners
         self._client, self._feeder = client, feeder
         self._journal, self._problems, self._node = journal, problems, node
         self._blocked: dict[str, bool] = {}
@@ -159,7 +161,6 @@ class Uploader:
     def retry_blocked(self) -> None:
         """Something was deleted from the tree: what stood in the way may be gone."""
         for path in [path for path, may_help in self._blocked.items() if may_help]:
-            del self._blocked[path]
             self.changed(path, MOVED)
 
     # ---- workers ---------------------------------------------------------------------------------
@@ -230,6 +231,8 @@ class Uploader:
         if taken is None:
             return None
         path = drop.path
+        if not self._owners:
+            taken = taken._replace(uid=None, gid=None)
         if not taken.leased:
             self._problems.set("(leases)", _NO_LEASES)
         seen = self.committed(path)
@@ -241,9 +244,11 @@ class Uploader:
             _follow_on(drop, seen.revision)
             return None
         row = self._journal.rows.get(path)
-        if drop.why == MOVED | SCANNED and row is not None and _equal(row, taken, missed):
-            # Not a new drop, only one whose signature proved nothing. What the tree has made of it
-            # since, even if it was deleted there, stands.
+        looked_at = drop.why == MOVED | SCANNED or taken.kind is Kind.DIRECTORY
+        if looked_at and row is not None and _as_before(row, seen, taken, missed):
+            # Not a new drop, only one whose signature proved nothing; of a directory any change of
+            # what is in it is another time. What the tree has made of it since, even if it was
+            # deleted there, stands.
             self._done(path, taken, row.revision)
             return None
         if missed and seen is not None:
@@ -251,7 +256,7 @@ class Uploader:
         elif drop.why & SCANNED and seen is not None and self._outdated(path, taken, seen):
             drop.base = 0  # It replaces nothing: the tree went on without it. Both are kept.
         try:
-            revision = await self._store(drop, taken)
+            revision = await self._store(drop, taken, seen)
         except Conflict:
             return await self._conflict(drop, taken)
         except RequestTooOld as error:
@@ -264,12 +269,19 @@ class Uploader:
         _follow_on(drop, revision)
         return None
 
-    async def _store(self, drop: Drop, taken: Taken) -> int:
+    async def _store(self, drop: Drop, taken: Taken, seen: Stat | Row | None) -> int:
         path, client = drop.path, self._client
         if taken.kind is Kind.DIRECTORY:
-            return await client.mkdir(path, mode=taken.mode, uid=taken.uid, gid=taken.gid)
+            named = taken.xattrs or (seen is not None and seen.xattrs)
+            return await client.mkdir(
+                path, mode=taken.mode, uid=taken.uid, gid=taken.gid,
+                xattrs=dict(taken.xattrs) if named else None,
+            )
         now = now_s()
-        request = taken.kind, taken.sha256, taken.target, taken.mode, taken.mtime_ns
+        request = (
+            taken.kind, taken.sha256, taken.target, taken.mode, taken.mtime_ns, taken.uid,
+            taken.gid, taken.xattrs,
+        )
         if request != drop.request or now - drop.request_id_s > REQUEST_ID_AGE_S:
             drop.end_request()
         if not drop.request_id:
@@ -289,14 +301,18 @@ class Uploader:
             return await self.large.store(key, taken, base, request_id)
         return await self._client.put(
             key, taken.data, mode=taken.mode, mtime_ns=taken.mtime_ns, uid=taken.uid,
-            gid=taken.gid, base_revision=base, request_id=request_id,
+            gid=taken.gid, xattrs=dict(taken.xattrs), base_revision=base, request_id=request_id,
         )
 
     # ---- outcomes --------------------------------------------------------------------------------
     def _done(self, path: str, taken: Taken, revision: int) -> None:
+        before = self._journal.rows.get(path)
         self._journal.store(path, row_of(taken, revision))
-        self._problems.clear(path)
-        self._blocked.pop(path, None)
+        refused = self._blocked.pop(path, None) is not None
+        if taken.left_out:
+            self._problems.set(path, taken.left_out)
+        elif refused or (before is not None and before.left_out):
+            self._problems.clear(path)  # Not what a scan says of a directory that it cannot read.
         if self._retry_ms:
             self._retry_ms, self._retry_at = 0, 0.0
             self._problems.clear("(upload)")
@@ -339,7 +355,7 @@ class Uploader:
                 drop.base = winner.revision
                 drop.end_request()
                 return 0.0
-            if not _equal(winner, taken, False):
+            if not _equal(winner, taken._replace(uid=None, gid=None), False):
                 kept = await conflicts.keep(
                     self._client, path, taken, self._node, self._copies, self._put
                 )
@@ -395,10 +411,22 @@ def _follow_on(drop: Drop, revision: int) -> None:
         drop.next_base = max(drop.next_base, revision)
 
 
+def _as_before(row: Row, seen: Stat | Row | None, taken: Taken, touched: bool) -> bool:
+    """Whether it is what was dealt with already. A row of a time when owners were not
+    carried says nothing of them: they go to the tree if it still has what was stored then."""
+    if row.uid is None and taken.uid is not None:
+        if seen is not None and seen.revision == row.revision:
+            return False
+        taken = taken._replace(uid=None, gid=None)
+    return _equal(row, taken, touched)
+
+
 def _equal(seen: Stat | Row, taken: Taken, touched: bool) -> bool:
     """Whether storing `taken` would change nothing. Other times alone make no new version, unless
     somebody set them on purpose."""
-    if seen.kind is not taken.kind:
+    if seen.kind is not taken.kind or seen.xattrs != taken.xattrs:
+        return False
+    if taken.uid is not None and (seen.uid, seen.gid) != (taken.uid, taken.gid):
         return False
     if taken.kind is Kind.SYMLINK:
         return seen.target == taken.target

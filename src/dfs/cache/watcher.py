@@ -28,7 +28,7 @@ from .ignore import Ignore
 from .journal import Journal
 from .pending import CLOSED, HINT, MOVED, SCANNED, TOUCHED
 from .problems import Problems
-from .take import Skip, kind_of, open_beneath, signature_of, storable
+from .take import Skip, look_of, open_beneath, storable, take_directory
 from .tasks import together
 from .uploader import Uploader
 
@@ -350,11 +350,14 @@ class Watcher:
 
     def _unchanged(self, path: str, found: os.stat_result) -> bool:
         try:
-            kind: Kind = kind_of(found.st_mode)
-        except Skip:
+            look = look_of(found)
+            if self._journal.unchanged(path, look):
+                return True
+            # Whatever comes to be in a directory changes its times.
+            known = look.kind is Kind.DIRECTORY and path in self._journal.rows
+            return known and self._journal.holds(path, take_directory(self._root, path))
+        except (Skip, OSError):
             return False  # The uploader says what is wrong with it.
-        mode = stat.S_IMODE(found.st_mode)
-        return self._journal.unchanged(path, kind, signature_of(found), mode)
 
     def _tell(self, what: Callable[..., object], *arguments: object) -> None:
         """From the scan thread to the event loop."""

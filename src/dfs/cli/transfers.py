@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 import time
@@ -16,26 +15,8 @@ if TYPE_CHECKING:
     from ..client import Client, Stat, Transferred
 
 
-class _Behind(io.RawIOBase):
-    """What was read already, and then the rest, which cannot be read twice."""
-
-    def __init__(self, data: bytes, rest: BinaryIO) -> None:
-        self._data, self._rest = data, rest
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
-        if self._data:
-            found, self._data = self._data[:size], self._data[size:]
-            return found
-        return self._rest.read(size)
-
-    def seekable(self) -> bool:
-        """It is not."""
-        return False
-
-
 class Line:
-    """The progress of one transfer, on a terminal."""
+    """The progress of a transfer, on a terminal."""
 
     def __init__(self, what: str, total: int) -> None:
         self._progress = output.Progress(what, total)
@@ -43,7 +24,8 @@ class Line:
 
     def show(self, done: Transferred) -> None:
         """How far it is, how fast, and on how many members."""
-        more = f", on {done.held} of {done.voters} voters" if done.voters else ""
+        more = f", {done.key}" if done.key else ""
+        more += f", on {done.held} of {done.voters} voters" if done.voters else ""
         self.at(done.received, more)
 
     def at(self, done: int, more: str = "") -> None:
@@ -76,7 +58,9 @@ def upload(
         source.seek(0)
         size = os.fstat(source.fileno()).st_size
     else:
-        source = cast("BinaryIO", _Behind(begin, source))
+        from ..client.sources import Behind
+
+        source = cast("BinaryIO", Behind(begin, source))
     with line(key, size) as shown:
         return client.upload(key, source, size=size, progress=shown.show, **metadata)
 

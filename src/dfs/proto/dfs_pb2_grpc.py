@@ -209,8 +209,8 @@ class FileServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Upload(self, request_iterator, context):
-        """Stores a file of any size, sent in pieces. The answers say how far it is; the last one has the
-        revision.
+        """Stores a file of any size, sent in pieces, or has it held for a transaction. The answers say how
+        far it is; the last one has the revision, or what to put into the transaction.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -86,6 +86,7 @@ class View:
         self.source = source
         self.revision = meta.applied
         self.floor = meta.floor
+        self._floor_time_ns = meta.floor_time_ns
 
     def get(self, key: str, revision: int = 0) -> tuple[bytes, bytes]:
         """(encoded Record, content) of a file. Raises LargeContent, NotFound, IsADirectory,
@@ -168,6 +169,27 @@ class View:
             )
         return _changes(self.source, after_revision + 1)
 
+    def revision_at(self, time_ns: int) -> int:
+        """The last revision that was not committed after a time, ns since 1970: that of a change,
+        or the floor. Raises OutOfRange when history does not reach back to it."""
+        if time_ns < self._floor_time_ns:
+            raise OutOfRange(
+                "what was there at that time is no longer retained: history starts at"
+                f" {self.floor}",
+                floor=str(self.floor),
+            )
+        low, high = self.floor, self.revision
+        while low < high:
+            middle = (low + high + 1) // 2
+            revision, change_ns = _first_change(self.source, middle)
+            if revision and change_ns <= time_ns:
+                low = revision
+            else:
+                high = middle - 1
+        if not low:
+            raise OutOfRange("nothing was stored yet at that time: the first change came later")
+        return low
+
     def list(
         self, key: str = "", recursive: bool = False, after: str = "", data_bytes_max: int = 0
     ) -> Iterator[Item]:
@@ -182,8 +204,9 @@ class View:
         if head is not None and head[1].kind != DIRECTORY:
             return _items(self.source, iter([] if after else [head]), data_bytes_max)
         check_after(key, recursive, after)
-        walk = _subtree if recursive else _children
-        return _items(self.source, walk(self.source, begin, end), data_bytes_max)
+        return _items(
+            self.source, live_below(self.source, begin, end, recursive), data_bytes_max
+        )
 
     def close(self) -> None:
         """Lets go of the frozen state. Idempotent."""
@@ -229,7 +252,7 @@ def current_file(source: Reads, key: str) -> tuple[bytes, bytes]:
         return record, inline_data_of(version, value)
     if version.flags & LARGE:
         raise LargeContent(record)
-    return record, _event(source, path_of(key), version.revision, version.sub).data
+    return record, event_of(source, path_of(key), version.revision, version.sub).data
 
 
 def past_file(source: Reads, key: str, revision: int) -> tuple[bytes, bytes]:
@@ -273,8 +296,8 @@ def _refuse_kind(key: str, kind: int, record: bytes) -> None:
     )
 
 
-def _event(source: Reads, path: bytes, revision: int, sub: int) -> Event:
-    """The event of a key that must be there."""
+def event_of(source: Reads, path: bytes, revision: int, sub: int) -> Event:
+    """The event of a key that must be there. Raises DataLoss."""
     store_key = history_key(revision, sub)
     key = key_of(path)
     try:
@@ -320,13 +343,18 @@ def listed(source: Reads, found: Found, data_bytes_max: int) -> Item:
         if version.flags & INLINE:
             data = inline_data_of(version, value)
         else:
-            data = _event(source, path, version.revision, version.sub).data
+            data = event_of(source, path, version.revision, version.sub).data
     return key_of(path), record_of(version, value), data
 
 
 def shows_data(version: Version, data_bytes_max: int) -> bool:
     """Whether a list with content up to so many bytes shows that of this key."""
     return version.kind == FILE and not version.large and version.size <= data_bytes_max > 0
+
+
+def live_below(source: Reads, begin: bytes, end: bytes, recursive: bool) -> Iterator[Found]:
+    """What a list of that range (see `list_range`) goes through, in order. Raises DataLoss."""
+    return (_subtree if recursive else _children)(source, begin, end)
 
 
 def _subtree(source: Reads, begin: bytes, end: bytes) -> Iterator[Found]:
@@ -357,6 +385,13 @@ def _changes(source: Reads, first: int) -> Iterator[Change]:
         yield change_of((store_key, value))
 
 
+def _first_change(source: Reads, revision: int) -> tuple[int, int]:
+    """(revision, time) of the first change at or after a revision; (0, 0) when there is none."""
+    for store_key, value in source.scan(history_key(revision, 0), _behind(HISTORY)):
+        return place_of(store_key)[0], unpack_event(store_key, value).time_ns
+    return 0, 0
+
+
 def _back(source: Reads, path: bytes, before: Place) -> Iterator[tuple[Place, Event]]:
     """The events of a key at places below `before`, newest first. Stop below the floor: what is
     pruned there may be missing."""
@@ -364,7 +399,7 @@ def _back(source: Reads, path: bytes, before: Place) -> Iterator[tuple[Place, Ev
     while True:
         first = before
         while place[0]:
-            event = _event(source, path, *place)
+            event = event_of(source, path, *place)
             first = place
             if place < before:
                 yield place, event
@@ -380,7 +415,7 @@ def _back(source: Reads, path: bytes, before: Place) -> Iterator[tuple[Place, Ev
 def _start(source: Reads, path: bytes, before: Place) -> Place:
     """The nearest event at or above `before` that can be found, else the current version's, else
     (0, 0)."""
-    begin, end = index_key(path, *before), _behind_all(path)
+    begin, end = index_key(path, *before), behind_all(path)
     store_key, _ = next(source.scan(begin, end), (b"", b""))
     if store_key:
         return place_of(store_key)
@@ -391,7 +426,13 @@ def _start(source: Reads, path: bytes, before: Place) -> Place:
     return version.revision, version.sub
 
 
-def _behind_all(path: bytes) -> bytes:
+def path_indexed(store_key: bytes) -> bytes:
+    """The path in a key of the index."""
+    return store_key[len(INDEX) : -len(PATH_END) - PLACE.size]
+
+
+def behind_all(path: bytes) -> bytes:
+    """Where the index goes on behind all places of a key, with what is below it."""
     return INDEX + path + PATH_END + b"\xff" * (PLACE.size + 1)
 
 
