@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import BinaryIO, Protocol
 
+from ..client.transaction import AsyncTransaction
 from ..client.values import Stat, Update
 from ..errors import DfsError
 from ..proto import dfs_pb2 as pb
@@ -27,6 +28,10 @@ class Client(Protocol):
         timeout: float | None = None,
     ) -> int:
         """Stores a file; returns the revision."""
+        ...
+
+    def transaction(self, *, request_id: bytes | None = None) -> AsyncTransaction:
+        """Several puts and links as one change, or none of them."""
         ...
 
     async def read(
