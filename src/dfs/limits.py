@@ -174,8 +174,7 @@ are older than history: so much longer may history take to be pruned. Where HIST
 are written in less time, a repetition from a clock that is worse could be applied again."""
 HISTORY_REVISIONS_MAX: Final = 1_000_000
 """Log entries whose changes are kept, and what comes within FLOOR_INTERVAL_MS: bounds the disk
-where much is written within HISTORY_AGE_S. An entry may be more than one change: a recursive
-delete is up to DELETE_KEYS_MAX and some."""
+where much is written within HISTORY_AGE_S. One may be many changes (DELETE_KEYS_MAX)."""
 FLOOR_PRUNE_EVENTS_MAX: Final = 512
 """History events passed at once: no applied batch becomes long. With the two other steps as many
 are passed as are written, so those below the floor do not pile up."""
@@ -191,10 +190,9 @@ STORE_MEMTABLE_BYTES: Final = 16 << 20
 """Written to disk when full; two of them may exist. Larger ones are slower: they miss the caches of
 the processor."""
 STORE_BLOB_BYTES_MIN: Final = 4_096
-"""Stored values from here on stand beside the tables, so that merging does not copy them. Above
-every current record with its content, but for that of a symlink to more than some 3,900 bytes or
-with many extended attributes: there are events of history, which go as they came, and hardly
-anything else."""
+"""Stored values from here on stand beside the tables, so that merging does not copy them: events of
+history, which go as they came, and hardly any current record, as few have a symlink's target of
+some 3,900 bytes or many extended attributes."""
 STORE_BLOB_GARBAGE_MAX: Final = 0.5
 """So much garbage in those files, and the oldest are emptied by copying what is left in them."""
 STORE_BLOB_GARBAGE_MIN: Final = 0.25
@@ -233,6 +231,8 @@ CONTENT_FETCH_CHUNKS: Final = 8
 """Chunks of one such part: what a broken connection makes somebody else fetch again at most."""
 CONTENT_HOLD_WAIT_MS: Final = 2_000
 """For a member that is asked to hold a content to answer; then it says how far it is."""
+CONTENT_WHOLES_MAX: Final = 4
+"""Large contents that are read whole for a Get at once, in memory; others wait."""
 CONTENT_STALL_MS: Final = 10_000
 """No member gets any further with a content for so long: its put ends."""
 CONTENT_RETRY_MS: Final = 500

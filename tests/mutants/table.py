@@ -31,6 +31,7 @@ KILLS: Final = kills("test_kills.py::test_kill_nodes_under_load")
 STORE: Final = ("tests/t1_store",)
 NODE: Final = ("tests/t3_node",)
 CHANGES: Final = ("tests/t3_node/test_changes.py", "-k", "not real")
+CONTENTS: Final = ("tests/t3_node/test_large_contents.py",)
 CLIENT: Final = ("tests/t4_api", "-k", "client")
 
 MUTANTS: Final = (
@@ -38,6 +39,13 @@ MUTANTS: Final = (
     Mutant(  # openraft's default: a killed leader goes on with a shorter log
         "leader-restore", "engine/src/raft/options.rs",
         "enable_leader_restore: Some(false)", "enable_leader_restore: Some(true)", KILLS,
+    ),
+    Mutant(  # openraft's default, and an outage that Cloudflare had of its etcd in 2020
+        "leader-keeps-its-last-follower", "engine/src/raft/options.rs",
+        "quorum_loss_probe_interval: Some(2 * options.election_ms_max)",
+        "quorum_loss_probe_interval: None",
+        kills("test_nemesis.py::test_a_leader_without_a_majority_is_replaced_by_a_node_that_still"
+              "_hears_it"),
     ),
     Mutant(  # nodedb 161: two votes in one term
         "vote-not-saved", "engine/src/raft/log/mod.rs",
@@ -241,6 +249,29 @@ MUTANTS: Final = (
         KILLS,
     ),
     # ---- files -----------------------------------------------------------------------------------
+    Mutant(
+        "content-on-one-disk", "src/dfs/node/contents/spreading.py",
+        "        return 2 * held > len(voters)\n", "        return held > 0\n", CONTENTS,
+    ),
+    Mutant(
+        "content-goes-without-a-barrier", "src/dfs/node/contents/contents.py",
+        "            await barrier()\n", "            pass\n", CONTENTS,
+    ),
+    Mutant(
+        "content-is-not-touched", "src/dfs/contents.py",
+        "                os.utime(self.path(sha256))\n",
+        "                self.path(sha256).stat()\n", CONTENTS,
+    ),
+    Mutant(
+        "content-is-not-verified", "src/dfs/contents.py",
+        "        if hashlib.sha256(data).digest() != manifest.digest(number):\n",
+        "        if len(data) != length:\n", CONTENTS,
+    ),
+    Mutant(
+        "vote-without-contents", "src/dfs/node/joining.py",
+        '"applied": applied, "missing": self.missing(),', '"applied": applied, "missing": 0,',
+        CONTENTS,
+    ),
     Mutant(
         "objects-are-not-verified", "src/dfs/cache/objects.py",
         'right = hashlib.file_digest(file, "sha256").digest() == sha256', "right = True",

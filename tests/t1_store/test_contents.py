@@ -9,7 +9,7 @@ from t1_store.building import Writer, content
 
 from dfs import commands
 from dfs.contents import chunk_bytes_of
-from dfs.errors import InvalidArgument, NotFound
+from dfs.errors import DataLoss, InvalidArgument, NotFound
 from dfs.kv import MemoryKV, RocksKV
 from dfs.limits import (
     CHUNK_BYTES_MIN,
@@ -19,6 +19,7 @@ from dfs.limits import (
 )
 from dfs.proto.dfs_pb2 import FILE, GetRequest, ListResponse, Record
 from dfs.store import LargeContent, change_of
+from dfs.store.layout import CHUNKS, CONTENT, seal
 from dfs.store.soundness import StateCheck
 
 SIZE = 5 << 20
@@ -136,6 +137,22 @@ def test_a_content_that_comes_back_is_named_again(writer):
     writer.put_content("f", SIZE)
     assert writer.store.contents == {SHA256: True}
     assert named(writer) == {SHA256: 1}
+
+
+def test_what_is_named_and_not_known_is_damage(writer):
+    """A copy would else be of a content without digests, which nobody could fetch."""
+    writer.put_content("big", SIZE)
+    writer.kv.write({CONTENT + SHA256: None})
+    with pytest.raises(DataLoss, match=r"the state is damaged.* is missing"):
+        writer.copy("big", "again")
+
+
+def test_the_check_of_a_state_counts_the_digests(writer):
+    writer.put_content("big", SIZE)
+    key = CHUNKS + SHA256
+    writer.kv.write({key: seal(key, b"d" * 32)})
+    [problem] = StateCheck(writer.kv).problems
+    assert "another number of chunks than digests" in problem
 
 
 @pytest.mark.parametrize("target", [MemoryKV, RocksKV])

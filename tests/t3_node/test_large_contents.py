@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
 import math
 import os
 import random
@@ -15,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from dfs.commands import floor_entry
-from dfs.contents import Arrival, Files, Manifest
+from dfs.contents import Arrival, Manifest
 from dfs.errors import FailedPrecondition, OutOfSpace, TooLarge, Unavailable
-from dfs.limits import CHUNK_BYTES_MIN, CONTENT_PULLS_MAX, INLINE_BYTES_MAX
+from dfs.limits import CHUNK_BYTES_MIN, CONTENT_PULLS_MAX, CONTENT_WHOLES_MAX, INLINE_BYTES_MAX
 from dfs.node.contents import Scrub
 from dfs.node.contents.spreading import Spreading
 from dfs.proto import dfs_pb2 as pb
@@ -332,6 +331,7 @@ async def test_what_changes_while_all_is_compared_counts(cluster):
 
     contents._view = frozen
     contents.restart()
+    assert contents.missing, "as long as it is not known, nobody is given a vote"
     await contents._compare()
     contents._view = view
     assert contents.missing == 1
@@ -367,6 +367,44 @@ async def test_who_no_longer_holds_it_does_not_count(any_cluster):
     assert spreading.done()
     spreading.received(member, 0, False, False)
     assert not spreading.done()
+
+
+async def test_a_learner_does_not_keep_a_put_waiting(any_cluster, monkeypatch):
+    """What a learner gets brings nobody nearer to a majority of the voters."""
+    monkeypatch.setattr("dfs.node.contents.spreading.CONTENT_STALL_MS", 0)
+    one, *_ = await any_cluster.three()
+    spreading = Spreading(one.engine, hand_over(one, some(25))[1], lambda _held, _voters: None)
+    voter = next(m for m in spreading.others() if m["name"] == "node2")
+    learner = {**voter, "id": 1, "name": "learner", "voter": False}
+    began = spreading._moved
+    spreading.received(learner, 5, False, True)
+    assert spreading._moved == began
+    spreading.received(voter, 5, False, False)
+    assert spreading._moved > began
+    moved = spreading._moved
+    spreading.received(voter, 5, False, False)
+    assert spreading._moved == moved
+
+
+async def test_few_contents_are_read_whole_at_once(cluster, monkeypatch):
+    """Each stands in memory whole."""
+    one = await cluster.start("node1")
+    manifest = await put_content(one, "big", some(26))
+    contents, under_way, most = one.node.contents, 0, 0
+    read = contents.read
+
+    async def counted(*arguments):
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        found = await read(*arguments)
+        under_way -= 1
+        return found
+
+    monkeypatch.setattr(contents, "read", counted)
+    wholes = [contents.whole(manifest.sha256, SIZE) for _ in range(3 * CONTENT_WHOLES_MAX)]
+    assert await asyncio.gather(*wholes) == [some(26)] * len(wholes)
+    assert most == CONTENT_WHOLES_MAX
 
 
 async def test_get_gives_what_fits_into_a_message(cluster, monkeypatch):
@@ -433,40 +471,3 @@ async def test_many_contents_at_once_wait_for_their_turn(cluster, monkeypatch):
     for path, manifest in made:
         await one.node.contents.adopt(path, manifest)
     await asyncio.gather(*(one.node.contents.spread(manifest) for _, manifest in made))
-
-
-def test_an_arrival_goes_on_where_the_one_before_ended(tmp_path):
-    data = some(14)
-    first = Arrival(tmp_path / "a", SIZE)
-    first.add(data[:5_000_000])
-    first.close()
-    second = Arrival(tmp_path / "a", SIZE)
-    assert second.size == 5_000_000
-    second.add(data[5_000_000:])
-    manifest = second.finish()
-    second.close()
-    assert manifest.sha256 == hashlib.sha256(data).digest()
-    at = range(0, SIZE, CHUNK_BYTES_MIN)
-    chunks = [hashlib.sha256(data[n : n + CHUNK_BYTES_MIN]).digest() for n in at]
-    assert manifest.digests == b"".join(chunks)
-
-
-def test_what_has_arrived_is_used_after_a_crash(tmp_path):
-    """Chunks that are right in a file that was arriving need not come again; wrong ones do."""
-    data = some(15)
-    arrival = Arrival(tmp_path / "a", SIZE)
-    arrival.add(data)
-    manifest = arrival.finish()
-    arrival.close()
-    files = Files(tmp_path / "contents")
-    files.root.mkdir()
-    files.open()
-    path = files.arrive(manifest)
-    assert files.lacking(manifest) == [0, 1, 2, 3]
-    with path.open("r+b") as file:
-        file.write(data[:CHUNK_BYTES_MIN])
-        file.write(b"wrong")
-    again = Files(tmp_path / "contents")
-    again.open()
-    assert again.arrive(manifest) == path
-    assert again.lacking(manifest) == [1, 2, 3]

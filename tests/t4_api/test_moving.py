@@ -155,3 +155,30 @@ async def test_a_node_has_one_under_way_and_few_that_wait(api, monkeypatch):
     assert "LARGE_CALLS_WAITING_MAX" in found.text
     assert found.retry_ms > 0
     assert all(call.exception() is None for call in waiting)
+
+
+async def test_a_caller_that_goes_leaves_its_entry_under_way(api, monkeypatch):
+    """Its place is free when the entry is through, not when the caller has gone."""
+    await put(api, "a")
+    write, begun, go_on = api.running.node.write, asyncio.Event(), asyncio.Event()
+    order = []
+
+    async def held(method, body, limit):
+        order.append("begins")
+        begun.set()
+        await go_on.wait()
+        found = await write(method, body, limit)
+        order.append("ends")
+        return found
+
+    monkeypatch.setattr(api.running.node, "write", held)
+    first = api.files.Copy(pb.CopyRequest(source="a", target="b"))
+    await begun.wait()
+    first.cancel()
+    second = asyncio.ensure_future(api.files.Copy(pb.CopyRequest(source="a", target="c")))
+    await api.files.Stat(pb.StatRequest(key="a"))
+    assert order == ["begins"]
+    go_on.set()
+    await second
+    assert order == ["begins", "ends", "begins", "ends"]
+    assert await api.files.Stat(pb.StatRequest(key="b"))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from dfs.nemesis.campaign import Campaign, Plan, Report
-from dfs.nemesis.faults import FAULTS
-from dfs.nemesis.network import everyone
+from dfs.nemesis.faults import CUT, FAULTS
+from dfs.nemesis.network import between, everyone
 from dfs.nemesis.switch import Rule
 from dfs.nemesis.waiting import wait_until
 from dfs.nemesis.world import Setting, World
@@ -76,6 +76,27 @@ def test_a_leader_is_replaced_where_each_answer_takes_a_quarter_of_a_second(
             wait_until("another leads", lambda o=others: any(map(world.leads, o)), 10)
             old.go_on()
             wait_until("it follows", lambda n=old: n.status().leader not in ("", n.name))
+
+
+def test_a_leader_without_a_majority_is_replaced_by_a_node_that_still_hears_it(
+    tmp_path: Path,
+) -> None:
+    """Two of five nodes are gone, and the leader hears only one of the other two, which hears both:
+    that one alone has a majority, and leads within seconds. Whoever loses the majority as a leader
+    falls silent, else its last follower would stay with it."""
+    setting = Setting(5, disks=False)
+    with World(tmp_path, setting, random.Random(1)) as world:
+        leader = world.cluster.leader()
+        middle, far, *gone = (node for node in world.nodes if node is not leader)
+        for node in gone:
+            world.kill(node)
+        with world.links(
+            dict.fromkeys(between([world.number(leader)], [world.number(far)]), CUT)
+        ):
+            wait_until("the one in the middle leads", lambda: world.leads(middle), 10)
+            with middle.client() as client:
+                client.put("k", b"v", timeout=10)
+        wait_until("it follows", lambda: leader.status().leader == middle.name)
 
 
 def test_two_faults_at_once(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ use super::progress::Progress;
 use super::queue::{Batch, Item, Queue, WorkHandle, WorkKind};
 use super::snapshot::{Snapshot, Snapshots};
 use super::types::*;
+use crate::records::entry::writes_subtrees;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
@@ -12,7 +13,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Bounds of one batch: what the store writes at once.
+/// Bounds of one batch: what the store writes at once. It ends behind an entry that may write
+/// subtrees, too: of those one alone may be as much as can be written at once.
 const BATCH_ENTRIES_MAX: usize = 1_024;
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
@@ -33,12 +35,14 @@ struct Gathered {
     items: Vec<Item>,
     responders: Vec<Option<Responder>>,
     bytes: usize,
+    /// The last of them may write more than it holds.
+    heavy: bool,
     membership: Bytes,
 }
 
 impl Gathered {
     fn full(&self) -> bool {
-        self.items.len() >= BATCH_ENTRIES_MAX || self.bytes >= BATCH_BYTES_MAX
+        self.heavy || self.items.len() >= BATCH_ENTRIES_MAX || self.bytes >= BATCH_BYTES_MAX
     }
 }
 
@@ -76,6 +80,7 @@ impl Machine {
             }
         };
         to.bytes += payload.len();
+        to.heavy = writes_subtrees(&payload);
         to.items.push((entry.log_id.index, payload, wanted));
         to.responders.push(responder);
     }

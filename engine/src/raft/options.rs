@@ -99,6 +99,9 @@ pub fn raft_config(options: &Options) -> openraft::Config {
         election_timeout_max: options.election_ms_max,
         // Without it a node that was cut off disturbs the cluster when it comes back.
         enable_pre_vote: Some(true),
+        // A leader that has lost the majority keeps silent for so long, then beats for so long, and
+        // so on. Else who still hears it would vote for nobody, though others need his vote.
+        quorum_loss_probe_interval: Some(2 * options.election_ms_max),
         // By default a restarted leader goes on in its old term and gives away log ids again that
         // the followers have seen: acknowledged writes are lost.
         enable_leader_restore: Some(false),

@@ -96,6 +96,47 @@ pub fn plain_put(payload: &[u8], data_bytes_max: usize) -> Option<PlainPut<'_>> 
     })
 }
 
+/// The entry may write far more than it holds: it moves or copies, deletes a subtree, or is a
+/// transaction that does. Of what is no entry this is not said; applying it fails.
+pub fn writes_subtrees(payload: &[u8]) -> bool {
+    let mut rest = payload;
+    while let Some((number, value)) = field(&mut rest) {
+        match (number, value) {
+            (17, Value::Bytes(delete)) if is_recursive(delete) => return true,
+            (22 | 23, _) => return true,
+            (24, Value::Bytes(transaction)) => return has_subtrees(transaction),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Whether a transaction deletes a subtree, moves or copies.
+fn has_subtrees(transaction: &[u8]) -> bool {
+    let mut rest = transaction;
+    while let Some((number, value)) = field(&mut rest) {
+        let (1, Value::Bytes(mut operation)) = (number, value) else {
+            continue;
+        };
+        match field(&mut operation) {
+            Some((2, Value::Bytes(delete))) if is_recursive(delete) => return true,
+            Some((5 | 6, _)) => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
+fn is_recursive(delete: &[u8]) -> bool {
+    let mut rest = delete;
+    while let Some((number, value)) = field(&mut rest) {
+        if matches!((number, value), (2, Value::Varint(1..))) {
+            return true;
+        }
+    }
+    false
+}
+
 /// The hash chain behind one more entry.
 pub fn chained(chain: &[u8], index: u64, payload: &[u8], scratch: &mut Vec<u8>) -> [u8; 16] {
     if payload.len() > CHAIN_COPY_BYTES_MAX {
@@ -180,5 +221,44 @@ mod tests {
         let put = plain_put(&payload, 2).unwrap();
         assert_eq!((put.key, put.data, put.node), ("k", &b"vv"[..], "a"));
         assert_eq!(put.sha256, &Sha256::digest(b"vv")[..]);
+    }
+
+    /// An entry with that operation.
+    fn operation(number: u8, body: &[u8]) -> Vec<u8> {
+        let mut out = vec![0x08, 1, 0x1a, 1, b'a'];
+        out.extend_from_slice(&[(number << 3 | 2) | 0x80, 0x01, body.len() as u8]);
+        out.extend_from_slice(body);
+        out.push(0x11);
+        out.extend_from_slice(&5u64.to_le_bytes());
+        out
+    }
+
+    #[test]
+    fn what_may_write_subtrees_is_known() {
+        let put = b"\x0a\x05\x0a\x03\x0a\x01k"; // operations: put k
+        let delete = b"\x0a\x05\x12\x03\x0a\x01k";
+        let recursive = b"\x0a\x07\x12\x05\x0a\x01k\x10\x01";
+        let moved = b"\x0a\x08\x2a\x06\x0a\x01k\x12\x01l";
+        let copied = b"\x0a\x08\x32\x06\x0a\x01k\x12\x01l";
+        for (writes, number, body) in [
+            (false, 16, &b"\x0a\x01k\x12\x02vv"[..]),
+            (false, 17, b"\x0a\x01k"),
+            (false, 17, b"\x0a\x01k\x10\x00"),
+            (true, 17, b"\x0a\x01k\x10\x01"),
+            (false, 18, b"\x0a\x01k"),
+            (false, 19, b"\x0a\x01k\x12\x01l"),
+            (false, 21, b"\x0a\x01k"),
+            (true, 22, b"\x0a\x01k\x12\x01l"),
+            (true, 23, b"\x0a\x01k\x12\x01l"),
+            (false, 24, &[&put[..], &delete[..]].concat()),
+            (true, 24, &[&put[..], &recursive[..]].concat()),
+            (true, 24, &[&put[..], &moved[..]].concat()),
+            (true, 24, &[&copied[..], &put[..]].concat()),
+        ] {
+            let payload = operation(number, body);
+            assert_eq!(writes_subtrees(&payload), writes, "{number} {body:?}");
+        }
+        assert!(!writes_subtrees(b""));
+        assert!(!writes_subtrees(b"\xff"));
     }
 }

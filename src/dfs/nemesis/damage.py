@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from ..cache.asking import SOCKET as AGENT_SOCKET
 from ..identity import LOG, QUARANTINE, SOCKET, STORE, UPSTREAM
 
 BLOCK_BYTES: Final = 4_096
 FORMER_SHARE: Final = 0.5
-UNTOUCHED: Final = ("lock", "LOCK", "LOG", SOCKET, UPSTREAM)
-"""Nothing stands in them that is read again."""
+UNTOUCHED: Final = ("lock", "LOCK", "LOG", SOCKET, UPSTREAM, AGENT_SOCKET)
+"""Nothing stands in them that is read again. A killed process leaves its sockets behind."""
 
 
 def flip(path: Path, at: float = 0.5) -> None:

@@ -151,14 +151,19 @@ class World:
         return self.nodes.index(node)
 
     def has_majority(self) -> bool:
-        """Writes can go on: some unhurt node and those that it reaches are a majority."""
+        """Writes can go on: of the unhurt nodes that reach a majority each would be elected by such
+        nodes alone. One that is not among them may have the longest log, for which nobody can be
+        elected without it, and it by nobody."""
         cut = {link for rules in self._rules for link, rule in rules.items() if rule.blocked}
         free = [self.number(node) for node in self.unhurt]
 
-        def reached(node: int) -> int:
-            return sum(1 for other in free if not {(node, other), (other, node)} & cut)
+        def reached(node: int, among: Iterable[int]) -> int:
+            return sum(1 for other in among if not {(node, other), (other, node)} & cut)
 
-        return any(2 * reached(node) > len(self.nodes) for node in free)
+        electable = [node for node in free if 2 * reached(node, free) > len(self.nodes)]
+        return bool(electable) and all(
+            2 * reached(node, electable) > len(self.nodes) for node in electable
+        )
 
     def leads(self, node: Node) -> bool:
         """It says that it is the leader."""

@@ -91,6 +91,7 @@ class Joining:
                 continue
             try:
                 applied = self._engine.status()["applied"]
+                await asyncio.sleep(0)  # what was applied by then has been heard of behind this
                 found = await self._cluster.operate(
                     {
                         "op": "promote", "name": self._me.name, "id": self._me.id,

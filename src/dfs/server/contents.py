@@ -46,6 +46,7 @@ from ..proto.dfs_pb2 import (
 from ..store import View
 from . import hot
 from .guard import Context, check_size, guarded, timeout_ms
+from .news import News
 
 
 class Node(Protocol):
@@ -176,18 +177,15 @@ class Contents:
             path.unlink(missing_ok=True)
             return PutContentResponse.FromString(done).revision
         request = PutContentRequest(**fields, **manifest._asdict())
-        telling: set[asyncio.Task[None]] = set()
+        news = News(context)
 
         def told(held: int, voters: int) -> None:
-            news = UploadResponse(received=manifest.size, held=held, voters=voters)
-            task = asyncio.ensure_future(_write(context, news))
-            telling.add(task)
-            task.add_done_callback(telling.discard)
+            news.tell(UploadResponse(received=manifest.size, held=held, voters=voters))
 
         try:
             return await self._put(request, path if path.exists() else None, told)
         finally:
-            await asyncio.gather(*telling)
+            await news.end()
 
     # ---- PutContent ------------------------------------------------------------------------------
 
@@ -353,8 +351,4 @@ def _passed(result: Result) -> bytes:
 
 
 async def _tell(context: Context, received: int) -> None:
-    await _write(context, UploadResponse(received=received))
-
-
-async def _write(context: Context, news: UploadResponse) -> None:
-    await context.write(news.SerializeToString())
+    await context.write(UploadResponse(received=received).SerializeToString())

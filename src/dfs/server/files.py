@@ -24,7 +24,8 @@ class FileService:
         self._mailboxes = Mailboxes()
         self._large = asyncio.Semaphore(1)
         """Held by whoever has a call of a `large` method under way."""
-        self._large_waiting = 0
+        self._large_inside = 0
+        """Calls of such methods, under way or waiting."""
 
     def handler(self) -> grpc.GenericRpcHandler:
         """For `grpc.aio.Server.add_generic_rpc_handlers`."""
@@ -56,17 +57,27 @@ class FileService:
         return await self._node.write(method.number, body, limit)
 
     async def _write_alone(self, method: hot.Method, body: bytes, limit: int) -> Result:
-        if self._large_waiting >= LARGE_CALLS_WAITING_MAX:
+        if self._large_inside >= LARGE_CALLS_WAITING_MAX:
             raise Overloaded(
                 f"{LARGE_CALLS_WAITING_MAX} moves, copies and transactions wait at this node"
                 " already (LARGE_CALLS_WAITING_MAX): try again"
             )
-        self._large_waiting += 1
+        self._large_inside += 1
         try:
-            async with self._large:
-                return await self._node.write(method.number, body, limit)
-        finally:
-            self._large_waiting -= 1
+            await self._large.acquire()
+        except BaseException:
+            self._large_inside -= 1
+            raise
+        # Whoever calls may go: the entry is under way all the same, and keeps its place.
+        writing = asyncio.ensure_future(self._node.write(method.number, body, limit))
+        writing.add_done_callback(self._large_ended)
+        return await asyncio.shield(writing)
+
+    def _large_ended(self, writing: "asyncio.Future[Result]") -> None:
+        self._large.release()
+        self._large_inside -= 1
+        if not writing.cancelled():
+            writing.exception()  # looked at: who waits for it gets it, too
 
     def _on_grpcio(self, stream: Stream) -> Any:
         async def answer(body: bytes, context: Context) -> None:

@@ -384,9 +384,12 @@ class Batch:
     # ---- large contents --------------------------------------------------------------------------
 
     def name_content(self, sha256: bytes, size: int, chunk_bytes: int, digests: bytes) -> None:
-        """One more event, which is made next, names that content."""
+        """One more event, which is made next, names that content. `digests`: b"" = it is named
+        already. Raises DataLoss when it is not."""
         key = CONTENT + sha256
         value = self.value(key)
+        if value is None and not digests:
+            raise DataLoss(f"the state is damaged: {described(key)} is missing")
         known = Content(0, size, chunk_bytes) if value is None else unpack_content(key, value)
         if not known.events:
             self.put(CHUNKS + sha256, digests)

@@ -8,6 +8,7 @@ from struct import error as StructError
 
 from google.protobuf.message import DecodeError
 
+from dfs.contents import SHA256_BYTES
 from dfs.errors import DataLoss
 from dfs.kv import Reads
 from dfs.limits import SMALL_VALUE_BYTES_MAX
@@ -124,9 +125,13 @@ class StateCheck:
     # ---- large contents --------------------------------------------------------------------------
 
     def _content(self, key: bytes, value: bytes) -> None:
-        self.contents[key[1:]] = unpack_content(key, value)
-        if self._source.get(CHUNKS + key[1:]) is None:
+        content = self.contents[key[1:]] = unpack_content(key, value)
+        chunks = -(-content.size // content.chunk_bytes)
+        digests = self._source.get(CHUNKS + key[1:])
+        if digests is None:
             self._problem(f"{described(key)} is not whole: the digests of its chunks are missing")
+        elif len(unseal(CHUNKS + key[1:], digests)) != chunks * SHA256_BYTES:
+            self._problem(f"{described(key)} has another number of chunks than digests of them")
 
     def _chunks(self, key: bytes, value: bytes) -> None:
         unseal(key, value)

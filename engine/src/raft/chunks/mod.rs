@@ -23,9 +23,9 @@ use tokio::sync::Semaphore;
 
 /// Of one order: what the largest content has.
 pub const CHUNKS_WANTED_MAX: usize = 16_384;
-/// Given at once; each has a thread of its own and a buffer. Six other members at most may want
-/// some, and a disk is not faster for more.
-pub const TRANSFERS_MAX: usize = 16;
+/// Given at once; each has a thread of its own and a buffer. As many as six other members ask for,
+/// with CONTENT_PULLS_MAX times CONTENT_FETCHES each: else they refuse each other.
+pub const TRANSFERS_MAX: usize = 48;
 /// An order of CHUNKS_WANTED_MAX, and what stands before.
 const ORDER_BYTES_MAX: usize = 8 * CHUNKS_WANTED_MAX + 1_024;
 /// Of one frame, and of the buffer on each side: with less, threads wake up for little.

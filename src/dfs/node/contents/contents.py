@@ -21,6 +21,7 @@ from ...limits import (
     CONTENT_RETRY_MS,
     CONTENT_RETRY_MS_MAX,
     CONTENT_STALL_MS,
+    CONTENT_WHOLES_MAX,
     DISK_FREE_BYTES_MIN,
     VALUE_BYTES_MAX,
 )
@@ -58,6 +59,7 @@ class Contents:
         self.files = files
         self._pulls: dict[bytes, Pull] = {}
         self._places = asyncio.Semaphore(CONTENT_PULLS_MAX)
+        self._wholes = asyncio.Semaphore(CONTENT_WHOLES_MAX)
         self._named: set[bytes] = set()
         """Contents that the state names."""
         self._since: dict[bytes, bool] | None = None
@@ -86,8 +88,9 @@ class Contents:
 
     @property
     def missing(self) -> int:
-        """How many contents the state names that are not on this disk."""
-        return len(self._lacking)
+        """How many contents the state names that are not on this disk; not 0 while that is being
+        found out."""
+        return len(self._lacking) or int(self._stale or self._since is not None)
 
     def figures(self) -> Answer:
         """For the status."""
@@ -207,7 +210,8 @@ class Contents:
                 limit="VALUE_BYTES_MAX",
             )
         manifest = self.known(sha256)
-        return b"".join([await self.read(manifest, n) for n in range(manifest.chunks)])
+        async with self._wholes:
+            return b"".join([await self.read(manifest, n) for n in range(manifest.chunks)])
 
     async def _heal(self, manifest: Manifest, error: DataLoss) -> None:
         """Has the damaged chunks of a content again."""

@@ -35,10 +35,13 @@ class Spreading:
 
     def done(self) -> bool:
         """A majority of the voters of now has it."""
-        voters = [m for m in self._engine.status()["members"] if m["voter"]]
+        voters = self._voters()
         held = sum(m["id"] in self._holders for m in voters)
         self._told(held, len(voters))
         return 2 * held > len(voters)
+
+    def _voters(self) -> list[Answer]:
+        return [m for m in self._engine.status()["members"] if m["voter"]]
 
     def received(self, member: Answer, bytes_there: int, here: bool, waits: bool) -> None:
         """A member says how far it is, or that it waits for other contents."""
@@ -47,9 +50,11 @@ class Spreading:
             self._holders.add(member["id"])
         else:
             self._holders.discard(member["id"])
-        if here or waits or bytes_there > self._progress.get(member["id"], -1):
+        further = here or waits or bytes_there > self._progress.get(member["id"], -1)
+        if further:
             self._progress[member["id"]] = bytes_there
-            self._moved = asyncio.get_running_loop().time()
+            if any(member["id"] == voter["id"] for voter in self._voters()):
+                self._moved = asyncio.get_running_loop().time()
         self._news.set()
 
     def failed(self, member: Answer, error: DfsError) -> None:
