@@ -137,10 +137,11 @@ class Pending:
         it. They are running from here until `done`, `later` or `back`."""
         found: list[Drop] = []
         while True:
+            now = now_s()
             while self._ready and len(found) < count:
                 drop = self._ready.popleft()
                 mine = self.drops.get(drop.path) is drop and not drop.running
-                if mine and drop.due <= now_s():
+                if mine and drop.due <= now:
                     drop.running, drop.again = True, False
                     found.append(drop)
             if found:
