@@ -416,10 +416,12 @@ def pack_file(
     principal: str,
     sha256: bytes,
     request_id: bytes,
+    tail: bytes,
     data: bytes,
     inline_bytes_max: int,
 ) -> PackedFile | None:
-    """The same for a file of which everything is given. `request_id`: 16 bytes, or none."""
+    """The same for a file of which everything is given. `request_id`: 16 bytes, or none. `tail`:
+    fields of its Record behind the request id, encoded."""
 
 def plain_gets(requests: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
     """(number, store key) of those of (number, encoded GetRequest) that name a key and nothing
@@ -480,21 +482,21 @@ class Tree:
 
     def apply(
         self,
-        upserts: Sequence[tuple[str, int, int, int, int, int, str | None]],
+        upserts: Sequence[tuple[str, int, int, int, int, int, int, int, str | None]],
         deletes: Sequence[str],
     ) -> int:
         """Applies changes; deletes first, then upserts in order; parents are made as needed and
         implicit directories vanish with their last child. Up to 25,000 are shown at once, more
         little by little. Any thread; blocks for the tree lock only.
 
-        An upsert is (path, kind 0 file 1 directory 2 symlink, size, mode, mtime_ns, version,
-        backing): `backing` is the path of a verified immutable local file with exactly that
-        content, the target of a symlink, or None (not here: opening it becomes a miss). The same
-        path with the same version again only sets the backing. Returns the count of queued kernel
-        notices. An upsert that is older than what is shown there is ignored; what is older and in
-        the way of one goes. Deleting a directory that still has children makes it an implicit one.
-        Raises ValueError on a path that breaks the key rules (nothing of the batch after it is
-        applied).
+        An upsert is (path, kind 0 file 1 directory 2 symlink, size, mode, mtime_ns, uid, gid,
+        version, backing): a uid or gid of 2^32 - 1 stands for those of the options; `backing` is
+        the path of a verified immutable local file with exactly that content, the target of a
+        symlink, or None (not here: opening it becomes a miss). The same path with the same version
+        again only sets the backing. Returns the count of queued kernel notices. An upsert that is
+        older than what is shown there is ignored; what is older and in the way of one goes.
+        Deleting a directory that still has children makes it an implicit one. Raises ValueError on
+        a path that breaks the key rules (nothing of the batch after it is applied).
         """
 
     def place(self, items: Sequence[tuple[str, int, str | None]]) -> int:
@@ -520,14 +522,26 @@ class Tree:
         """A backing path, or an errno. False when the deadline has answered already."""
 
     def offer(self, names: Sequence[str]) -> None:
-        """Files below `.dfs/`, in no listing of the root: each open is a question. Once, before
-        anybody looks; no effect with "no_open". Raises ValueError."""
+        """Files below `.dfs/`, in no listing of the root: each open is a question. And `.dfs/at/`,
+        where names, and what is below them, are questions. Once, before anybody looks; no effect
+        with "no_open". Raises ValueError."""
 
     def next_questions(self, max_items: int, timeout_ms: int) -> list[tuple[int, str, int, str]]:
-        """(question, path, version, "content" | "xattr:NAME" | "xattrs" (with NUL behind each))."""
+        """(question, path, version, "content" | "xattr:NAME" | "xattrs" (with NUL behind each) |
+        "name:NAME" (is it a past revision?) | "list" (what is in this directory of one?))."""
 
     def answer(self, question: int, result: bytes | int) -> bool:
         """Bytes, or an errno. False when the deadline or an interrupt has answered already."""
+
+    def fill(
+        self,
+        question: int,
+        entries: Sequence[tuple[str, int, int, int, int, int, int, int, str | None]],
+    ) -> bool:
+        """Answers "name:…" with the one directory, by its name, or "list" with what is in it, by
+        key; entries are as in `apply`. They are kept while the kernel knows them, and others up to
+        300,000 in all: what goes is asked for again, and has to be the same. False when the
+        deadline or an interrupt has answered already. Raises ValueError on a bad key."""
 
     def set_free(self, free_bytes: int) -> None:
         """What statfs says is free; used is what the files of the tree hold."""
@@ -542,11 +556,11 @@ class Tree:
         """(path, version) opened since the last call, for the cache's LRU; bounded, lossy."""
 
     def stats(self) -> dict[str, int]:
-        """entries, bytes, nodes, live, passthrough (in use), epochs, notices_queued,
-        notices_delivered, waiting (readers), requests, lookups, opens, reads, misses, questions,
-        answers (held), timeouts, interrupts, damaged (local files without the committed size),
-        io_errors, malformed, stale (ignored upserts), collisions (entries not shown), open,
-        open_passthrough, passthrough_refused, table_errors."""
+        """entries, bytes, nodes, past (entries kept), live, passthrough (in use), epochs,
+        notices_queued, notices_delivered, waiting (readers), requests, lookups, opens, reads,
+        misses, questions, answers (held), timeouts, interrupts, damaged (local files without the
+        committed size), io_errors, malformed, stale (ignored upserts), collisions (entries not
+        shown), open, open_passthrough, passthrough_refused, table_errors."""
 
     def running(self) -> bool:
         """False when the kernel has ended the connection (unmounted or aborted)."""

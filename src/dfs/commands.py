@@ -47,13 +47,14 @@ from dfs.proto.dfs_pb2 import (
 from dfs.proto.internal.log_pb2 import Entry, SetFloor
 from dfs.varint import varint
 
-ENTRY_FORMAT: Final = 2
+ENTRY_FORMAT: Final = 3
 """The newest that is known here. Raised when an older version must not apply what is in an entry;
-each entry has the oldest that says what is in it: 1, or 2 with an owner or extended attributes."""
+each entry has the oldest that says what is in it: 1; 2 with an owner or extended attributes; 3
+where a directory loses them."""
 
 FORMAT_PREFIX: Final = bytes((0x08, 1))
 """How an entry starts that every version knows."""
-FORMAT_PREFIXES: Final = frozenset((FORMAT_PREFIX, bytes((0x08, ENTRY_FORMAT))))
+FORMAT_PREFIXES: Final = frozenset(bytes((0x08, 1 + n)) for n in range(ENTRY_FORMAT))
 """How entries start that this version knows."""
 
 PUT: Final = 16
@@ -124,7 +125,16 @@ def copy_head(request: CopyRequest, size: int, node: str, principal: str) -> byt
 def transaction_head(
     request: TransactionRequest, size: int, node: str, principal: str
 ) -> bytes:
-    """Head of a Transaction. `size`: bytes of the body."""
+    """Head of a Transaction of so many bytes, whose contents are on a majority by then."""
+    check_operations(request, size)
+    puts = (o.put for o in request.operations if o.WhichOneof("operation") == "put")
+    digests = b"".join(hashlib.sha256(put.data).digest() for put in puts)
+    loses = any(operation.make_dir.metadata.no_xattrs for operation in request.operations)
+    return _head(TRANSACTION, size, node, principal, digests, 3 if loses else 1)
+
+
+def check_operations(request: TransactionRequest, size: int) -> None:
+    """Rules of a Transaction of so many bytes and of each of its operations."""
     if size > TRANSACTION_BYTES_MAX:
         raise TooLarge(
             f"the transaction has {size:,} bytes, the limit is {TRANSACTION_BYTES_MAX:,}"
@@ -137,9 +147,6 @@ def transaction_head(
             _check_operation(operation)
         except DfsError as refusal:
             raise refused_in(operation, number, refusal) from None
-    puts = (o.put for o in request.operations if o.WhichOneof("operation") == "put")
-    digests = b"".join(hashlib.sha256(put.data).digest() for put in puts)
-    return _head(TRANSACTION, size, node, principal, digests)
 
 
 def _check_operation(operation: Operation) -> None:
@@ -151,6 +158,8 @@ def _check_operation(operation: Operation) -> None:
     check_key(request.key)
     if name == "put":
         check_put(request)
+    elif name == "put_content":
+        check_put_content(request)
     elif name == "make_dir":
         check_make_dir(request)
     elif name == "symlink":
@@ -263,8 +272,9 @@ def refused_in(operation: Operation, number: int, refusal: DfsError) -> DfsError
     name = operation.WhichOneof("operation") or ""
     request = getattr(operation, name)
     key = request.source if name in ("move", "copy") else request.key
+    said = "put" if name == "put_content" else name
     return type(refusal)(
-        f"nothing was changed, as operation {number} of the transaction, {name} {key}, is refused:"
+        f"nothing was changed, as operation {number} of the transaction, {said} {key}, is refused:"
         f" {refusal.text}",
         **{"key": key, **refusal.metadata, "operation": str(number)},
     )
@@ -279,6 +289,8 @@ def check_metadata(metadata: Metadata) -> None:
         if number > OWNER_MAX:
             raise InvalidArgument(f"{name} {number} is nobody's: to name none, leave it out")
     if metadata.xattrs:
+        if metadata.no_xattrs:
+            raise InvalidArgument("extended attributes are named, and said to be none")
         _check_xattrs(metadata.xattrs)
 
 
@@ -308,14 +320,12 @@ def _check_xattrs(xattrs: Sequence[Xattr]) -> None:
         )
 
 
-def is_owned(metadata: Metadata) -> bool:
-    """It names an owner or extended attributes."""
-    return bool(metadata.HasField("uid") or metadata.HasField("gid") or metadata.xattrs)
-
-
 def format_of(metadata: Metadata) -> int:
     """Of an entry with that metadata."""
-    return ENTRY_FORMAT if is_owned(metadata) else 1
+    if metadata.no_xattrs:
+        return 3
+    named = metadata.HasField("uid") or metadata.HasField("gid") or metadata.xattrs
+    return 2 if named else 1
 
 
 def check_request_id(request_id: bytes) -> None:

@@ -45,6 +45,11 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 OFF: Final = NONE
 """Said for a directory that is not wanted; so is an empty value."""
 
+IGNORE: Final = "ignore"
+NUMERIC: Final = "numeric"
+OWNERS: Final = (IGNORE, NUMERIC)
+"""What may become of the owners of files."""
+
 NOT_SETTINGS: Final = frozenset(("DFS_CONFIG", "DFS_FUSE_TABLE"))
 """Variables of ours that are no settings: the name of the file itself, and what a supervisor hands
 to its agent."""
@@ -153,6 +158,12 @@ def _log_level(value: Any) -> str:
     return str(value)
 
 
+def _owner(value: Any) -> str:
+    if str(value) not in OWNERS:
+        raise ValueError(f"{value!r} is none of {', '.join(OWNERS)}")
+    return str(value)
+
+
 def seconds_of(value: Any) -> float:
     """"10", "2.5s", "500ms", "1m"."""
     match = _DURATION.fullmatch(str(value).strip())
@@ -216,8 +227,12 @@ class Settings:
         shown="agent below data",
     ))
     xattr: bool = field(metadata=_said(
-        "Show what is known of a key as extended attributes of the mount; ls -l gets slower.",
+        "The mount has extended attributes: those stored, and what is known; ls -l gets slower.",
         "false", _boolean, NODE, AGENT,
+    ))
+    owner: str = field(metadata=_said(
+        f"{IGNORE}: files of the mount belong to whoever mounts; {NUMERIC}: uid and gid go with a "
+        "drop, and the mount shows them.", IGNORE, _owner, NODE, AGENT,
     ))
     cache_size: int = field(metadata=_said(
         "Of the content that the agent keeps: at most so much, as 10GiB.",

@@ -202,6 +202,21 @@ class Files:
         returns. Blocks. Raises OSError."""
         self._install(self.arriving / manifest.sha256.hex(), manifest)
 
+    def fill(self, manifest: Manifest, chunks: Iterable[tuple[int, bytes]]) -> None:
+        """Writes a content anew, out of all its chunks that are not empty, which their giver has
+        verified: on disk when this returns. Blocks. Raises OSError, and what `chunks` raises;
+        nothing of it is left then."""
+        path = self.arrive(manifest)
+        try:
+            with path.open("r+b") as file:
+                for number, data in chunks:
+                    file.seek(number * manifest.chunk_bytes)
+                    file.write(data)
+            self.complete(manifest)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
     def _install(self, source: Path, manifest: Manifest) -> None:
         target = self.path(manifest.sha256)
         fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
@@ -251,6 +266,13 @@ class Files:
         if hashlib.sha256(data).digest() != manifest.digest(number):
             raise DataLoss(f"chunk {number} of the content {manifest.sha256.hex()} is damaged")
         return data
+
+    def fits(self, manifest: Manifest) -> bool:
+        """The file that is here is what the manifest says. Blocks: it is read. Raises OSError."""
+        with self.path(manifest.sha256).open("rb") as file:
+            fd = file.fileno()
+            same = os.fstat(fd).st_size == manifest.size
+            return same and not wrong(fd, manifest, range(manifest.chunks))
 
     def distrust(self, manifest: Manifest) -> list[int]:
         """Takes a content back to those that arrive, and keeps its damaged chunks for people to

@@ -48,7 +48,7 @@ Only thousands of the longest names or link targets take more."""
 TRANSACTION_OPERATIONS_MAX: Final = 10_000
 """Changes that are asked for as one: a directory tree that is published; as DELETE_KEYS_MAX."""
 TRANSACTION_BYTES_MAX: Final = VALUE_BYTES_MAX
-"""Keys and content of all of them: no log entry is larger than the largest Put."""
+"""All of them, without large contents: no log entry is larger than the largest Put."""
 TRANSACTION_CHANGES_MAX: Final = 2 * COPY_KEYS_MAX
 """Keys that they make, change and remove: no more than the largest move."""
 
@@ -82,7 +82,7 @@ HANDSHAKE_MS_MAX: Final = 3_000
 CALLS_WAITING_MAX: Final = 8_192
 """Unary calls inside one node, and so many streamed ones; more are refused, not buffered."""
 LARGE_CALLS_WAITING_MAX: Final = 16
-"""Moves, copies and transactions inside one node, of which one at a time is under way: so what they
+"""Moves, copies and transactions inside one node, of which one at a time is proposed: so what they
 take of the memory of every member is bounded."""
 CALL_BYTES_WAITING_MAX: Final = 128 << 20
 """Of the bodies of those calls: eight of the largest puts."""
@@ -187,8 +187,7 @@ FLOOR_PRUNE_ENTRY_BYTES_MIN: Final = FLOOR_PRUNE_BYTES_MAX // (2 * FLOOR_PRUNE_I
 FLOOR_PRUNE_ENTRY_EVENTS_MIN: Final = FLOOR_PRUNE_EVENTS_MAX // FLOOR_PRUNE_INTERVAL_ENTRIES
 """With a log entry that makes more events goes a step of its own, of as many."""
 STORE_MEMTABLE_BYTES: Final = 16 << 20
-"""Written to disk when full; two of them may exist. Larger ones are slower: they miss the caches of
-the processor."""
+"""Written to disk when full; two may exist. Larger ones are slower: they miss processor caches."""
 STORE_BLOB_BYTES_MIN: Final = 4_096
 """Stored values from here on stand beside the tables, so that merging does not copy them: events of
 history, which go as they came, and hardly any current record, as few have a symlink's target of
@@ -224,7 +223,7 @@ STATE_HASH_INTERVAL_MS: Final = 10_000
 
 # ---- large contents -----------------------------------------------------------------------------
 CONTENT_PULLS_MAX: Final = 4
-"""Contents that a node gets from others at once; the rest wait their turn."""
+"""Contents that a node gets from others at once, or asks others to hold for a transaction."""
 CONTENT_FETCHES: Final = 2
 """Parts of one content on their way at once: one is verified while another arrives."""
 CONTENT_FETCH_CHUNKS: Final = 8
@@ -267,7 +266,7 @@ UPLOADS_BIG_MAX: Final = 2
 """Drops larger than INLINE_BYTES_MAX at once: each is copied, which keeps a disk busy."""
 DROPS_TOGETHER_MAX: Final = 128
 """Drops that go as one log entry: its fixed cost is little then, applying it takes milliseconds."""
-DROPS_TOGETHER_BYTES_MAX: Final = 1 << 20
+DROPS_TOGETHER_BYTES_MAX: Final = 512 << 10
 """Content of such drops, and one more: an entry is hardly longer than that of one large drop."""
 DROP_BATCHES: Final = 3
 """Of them, one is read, one is on its way to the node, one is being committed."""
@@ -287,8 +286,7 @@ LEASE_RETRY_MS: Final = 1
 LEASE_RETRY_MS_MAX: Final = 5_000
 """While a writer holds the file open; its close is reported, this is the second line."""
 CACHE_RETRY_S: Final = 5
-"""Between attempts to use a cache directory that is missing or gone; between two looks whether the
-one that is watched is still the one at its path."""
+"""Between looks for a cache directory that is gone, and whether a watched one is still in place."""
 SIGNATURE_RACY_NS: Final = 20_000_000
 """A change so soon after another may have the same time stamp: such a signature proves nothing."""
 AGENT_DATA_BYTES_MAX: Final = 64 << 10
@@ -302,8 +300,7 @@ WATCH_SILENCE_MS_MAX: Final = 5_000
 FEED_UPDATES_MAX: Final = 64
 """Parts of the stream that wait to be applied; then the stream waits."""
 FEED_ITEMS_MAX: Final = 4_096
-"""Changes taken from the stream and applied to the tree in one go, or so many and one revision: the
-event loop is back after a few milliseconds, or some tens of them."""
+"""Changes applied to the tree in one go, or so many and one revision: some ms, or tens of them."""
 MISSES_MAX: Final = 64
 """Files that readers wait for, fetched at once."""
 MISS_WAIT_MS: Final = 200
@@ -317,8 +314,11 @@ SPACE_INTERVAL_MS: Final = 10_000
 MEMBERS_MS_MAX: Final = 2_000
 """For a node to name the members for `.dfs/members`; then the file says that none did."""
 NOTICES_MS_MAX: Final = 1_000
-"""One wait for the kernel to forget what changed: a reader of `.dfs/sync` who has gone holds a
-thread no longer than that."""
+"""One wait for the kernel to forget what changed: so long a reader who has gone holds a thread."""
+PAST_DIRECTORY_MAX: Final = 250_000
+"""Entries of one directory below `.dfs/at/`: the engine keeps little more of all of them."""
+PAST_TIMES_MAX: Final = 1_024
+"""Times in `.dfs/at/` of which the agent remembers which revision they are."""
 QUARANTINED_MAX: Final = 3
 """Damaged objects that are kept to be looked at; they are not counted by the limit of the cache."""
 REPORT_INTERVAL_MS: Final = 1_000

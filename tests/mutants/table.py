@@ -28,9 +28,11 @@ def kills(text: str) -> tuple[str, ...]:
 POWER: Final = kills("test_nemesis.py::test_power_cuts")
 PARTITIONS: Final = kills("test_nemesis.py::test_partitions")
 KILLS: Final = kills("test_kills.py::test_kill_nodes_under_load")
+PAST: Final = ("tests/t1_store/test_past.py",)
 STORE: Final = ("tests/t1_store",)
 NODE: Final = ("tests/t3_node",)
 CHANGES: Final = ("tests/t3_node/test_changes.py", "-k", "not real")
+LARGE_CHANGES: Final = ("tests/t3_node/test_large_transactions.py",)
 CONTENTS: Final = ("tests/t3_node/test_large_contents.py",)
 CLIENT: Final = ("tests/t4_api", "-k", "client")
 
@@ -151,6 +153,19 @@ MUTANTS: Final = (
         "        self._changed = self._codec.changed(changed)\n",
         "        self._changed = []\n", KILLS,
     ),
+    Mutant(
+        "past-lists-forget-what-was-removed", "src/dfs/store/past.py",
+        "merge(live, indexed,", "merge(live, iter(()),", PAST,
+    ),
+    Mutant(
+        "past-lists-take-the-present-version", "src/dfs/store/past.py",
+        "found[1].revision <= revision", "found[1].created <= revision", PAST,
+    ),
+    Mutant(
+        "content-of-the-past-is-read-at-its-version", "src/dfs/cache/fetcher.py",
+        "        return Wanted(key, version, at)", "        return Wanted(key, version, version)",
+        ("tests/t5_mount/test_cache_past.py",),
+    ),
     # ---- identity --------------------------------------------------------------------------------
     Mutant(  # TigerBeetle 2767: an empty disk votes under its old name
         "wiped-node-under-its-id", "engine/src/raft/hello.rs",
@@ -209,8 +224,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "snapshot-digest-unread", "src/dfs/store/snapshot.py",
-        "if self._file.read(_DIGEST_BYTES + 1) != digest or written != count:",
-        "if written != count:", STORE,
+        "if self.read(_DIGEST_BYTES) != self._digest.digest():",
+        "if not self.read(_DIGEST_BYTES):", STORE,
     ),
     Mutant(
         "durable-before-it-is", "src/dfs/store/core.py",
@@ -277,6 +292,15 @@ MUTANTS: Final = (
         'right = hashlib.file_digest(file, "sha256").digest() == sha256', "right = True",
         ("tests/t5_mount",),
     ),
+    Mutant(
+        "transaction-without-holders", "src/dfs/server/contents.py",
+        "        await contents.spread(manifest, self._before(key), told)\n",
+        "        _ = self._before(key), told\n", LARGE_CHANGES,
+    ),
+    Mutant(  # ours: what a request said of the chunks of a content was believed
+        "digests-not-proved", "src/dfs/server/contents.py",
+        "        await contents.prove(manifest)\n", "", LARGE_CHANGES,
+    ),
     # ---- backup, audit, recovery -----------------------------------------------------------------
     Mutant(  # two clusters made of one backup could be taken for one
         "restored-nodes-are-the-same", "src/dfs/offline/restore.py",
@@ -286,6 +310,16 @@ MUTANTS: Final = (
     Mutant(
         "half-a-backup-is-whole", "src/dfs/client/streams.py",
         "        if not self._ended:", "        if False:", ("tests/t4_api/test_backup.py",),
+    ),
+    Mutant(
+        "contents-go-while-they-are-saved", "src/dfs/node/contents/contents.py",
+        "                if not self._readers and ", "                if ",
+        ("tests/t3_node/test_backup.py",),
+    ),
+    Mutant(
+        "chunks-of-a-backup-are-not-verified", "src/dfs/store/backup.py",
+        "            if hashlib.sha256(data).digest() != manifest.digest(number):",
+        "            if False:", ("tests/t1_store/test_backup.py",),
     ),
     Mutant(
         "recovery-drops-the-tail", "src/dfs/offline/recover.py",

@@ -18,7 +18,7 @@ from dfs.cache.pending import CLOSED, HINT, MOVED, SCANNED, TOUCHED
 from dfs.cache.problems import Problems
 from dfs.cache.reader import Found
 from dfs.cache.storing import Wanted
-from dfs.cache.take import Busy, Signature, Taken
+from dfs.cache.take import Busy, Look, Signature, Taken
 from dfs.cache.uploader import Uploader
 from dfs.client.aio import AsyncClient, Surroundings
 from dfs.client.values import Kind
@@ -55,6 +55,10 @@ class File:
     def signature(self) -> Signature:
         """As the agent takes it."""
         return Signature(self.ino, len(self.data), self.mtime_ns, self.ctime_ns)
+
+    def look(self) -> Look:
+        """What a look at it tells."""
+        return Look(Kind.FILE, self.signature(), self.mode, 0, 0)
 
 
 class SimJournal(Journal):
@@ -104,14 +108,14 @@ class SimReader:
         file = self._files.get(path)
         if file is None:
             raise FileNotFoundError(path)
-        signature = file.signature()
-        if self._journal.unchanged(path, Kind.FILE, signature, file.mode):
+        if self._journal.unchanged(path, file.look()):
             return None
         if file.writers:
             raise Busy
         age_ns = self._world.wall_ns() - max(file.mtime_ns, file.ctime_ns)
         return Taken(
-            Kind.FILE, file.data, digest(file.data), "", file.mode, file.mtime_ns, signature,
+            Kind.FILE, file.data, digest(file.data), "", file.mode, file.mtime_ns,
+            file.signature(),
             age_ns < SIGNATURE_RACY_NS,
         )
 
@@ -257,7 +261,7 @@ class Agent:
         self.world.counts["scans"] += 1
         began = self.world.wall_ns()
         for path, file in list(self.files.items()):
-            if not self.journal.unchanged(path, Kind.FILE, file.signature(), file.mode):
+            if not self.journal.unchanged(path, file.look()):
                 self._changed(path, MOVED | SCANNED)
         drops = self.uploader.pending.drops
         gone = [

@@ -63,10 +63,12 @@ def test_the_numbers_that_stand_in_logs_and_stores_on_disk():
     assert numbers(CopyRequest) == {**numbers(MoveRequest), "recursive": 7}
     assert numbers(TransactionRequest) == {"operations": 1, "request_id": 5}
     assert numbers(Operation) == {
-        "put": 1, "delete": 2, "make_dir": 3, "symlink": 4, "move": 5, "copy": 6,
+        "put": 1, "delete": 2, "make_dir": 3, "symlink": 4, "move": 5, "copy": 6, "put_content": 7,
     }  # fmt: skip
     assert numbers(SetFloor) == {"revision": 1}
-    assert numbers(Metadata) == {"mode": 1, "mtime_ns": 2, "uid": 3, "gid": 4, "xattrs": 5}
+    assert numbers(Metadata) == {
+        "mode": 1, "mtime_ns": 2, "uid": 3, "gid": 4, "xattrs": 5, "no_xattrs": 6,
+    }  # fmt: skip
     assert numbers(dfs_pb2.Xattr) == {"name": 1, "value": 2}
     assert numbers(Record) == {
         "kind": 1, "revision": 2, "created_revision": 3, "version": 4, "size": 5, "sha256": 6,
@@ -81,7 +83,7 @@ def test_the_numbers_that_stand_in_logs_and_stores_on_disk():
         commands.PUT, commands.DELETE, commands.MAKE_DIR, commands.SYMLINK, commands.SET_FLOOR,
         commands.PUT_CONTENT, commands.MOVE, commands.COPY, commands.TRANSACTION,
     ] == [16, 17, 18, 19, 20, 21, 22, 23, 24]  # fmt: skip
-    assert commands.ENTRY_FORMAT == 2
+    assert commands.ENTRY_FORMAT == 3
 
 
 @given(

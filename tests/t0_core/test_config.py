@@ -92,6 +92,7 @@ def test_addresses(text: str, expected: tuple[str, int]) -> None:
     ({"id": "a/b"}, "is no id"),
     ({"id": "x" * 64}, "at most 63 characters"),
     ({"insecure": "maybe"}, "neither true nor false"),
+    ({"owner": "root"}, "'root' is none of ignore, numeric"),
     ({"log_level": "loud"}, "none of debug, info, warning, error"),
     ({"timeout": "soon"}, "no duration"),
     ({"timeout": "0s"}, "no duration"),

@@ -38,7 +38,11 @@ def entry(head, request, time_ns, node="node1", principal="me"):
 
 
 def operation(name, *keys, **fields):
-    """One of a transaction: `keys` are the key, or source and target."""
+    """One of a transaction: `keys` are the key, or source and target; `size` of a content."""
+    if name == "put_content":
+        request = content(keys[0], fields.pop("size"))
+        request.MergeFrom(PutContentRequest(**fields))
+        return Operation(put_content=request)
     message = OPERATIONS[name]
     if name in ("move", "copy"):
         fields |= {"source": keys[0], "target": keys[1]}
@@ -57,6 +61,16 @@ def content(key, size, sha256=None):
     return PutContentRequest(
         key=key, size=size, sha256=sha256 or hashlib.sha256(bytes(size)).digest(),
         chunk_bytes=chunk_bytes, digests=b"d" * 32 * -(-size // chunk_bytes),
+    )  # fmt: skip
+
+
+def content_of(key, data):
+    """A request to put these bytes as a large content."""
+    chunk_bytes = chunk_bytes_of(len(data))
+    parts = [data[at : at + chunk_bytes] for at in range(0, len(data), chunk_bytes)]
+    return PutContentRequest(
+        key=key, size=len(data), sha256=hashlib.sha256(data).digest(), chunk_bytes=chunk_bytes,
+        digests=b"".join(hashlib.sha256(part).digest() for part in parts),
     )  # fmt: skip
 
 
@@ -107,6 +121,12 @@ class Writer:
         if base is not None:
             request.base_revision = base
         return revision(self.send(_content_head, request)[0])
+
+    def put_bytes(self, key, data):
+        """The SHA-256 of a large content, whose entry names its bytes."""
+        request = content_of(key, data)
+        self.send(_content_head, request)
+        return request.sha256
 
     def delete(self, key, *, recursive=False, base=None, request_id=b""):
         """(revision, count of deleted keys)."""

@@ -127,7 +127,7 @@ def test_a_value_over_the_limit_is_refused_in_apply_too(writer):
 
 def test_an_entry_of_a_newer_format_stops_the_node(writer):
     payload = raw(format=commands.ENTRY_FORMAT + 1, put=PutRequest(key="a"))
-    with pytest.raises(UnknownEntry, match="format 3, this version of dfs knows 2: update"):
+    with pytest.raises(UnknownEntry, match="format 4, this version of dfs knows 3: update"):
         writer.store.apply([(1, PUT, True), (2, payload, True)], b"id", b"")
     assert (writer.store.applied, dump(writer.kv)) == (0, [])
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from t1_store.building import Writer, content
 
 from dfs import commands
-from dfs.contents import chunk_bytes_of
+from dfs.contents import Manifest, chunk_bytes_of
 from dfs.errors import DataLoss, InvalidArgument, NotFound
 from dfs.kv import MemoryKV, RocksKV
 from dfs.limits import (
@@ -52,9 +52,8 @@ def test_a_large_content_has_a_record_and_its_digests(writer):
     )  # fmt: skip
     assert writer.store.bytes == SIZE
     with writer.store.view() as view:
-        found, digests = view.content(SHA256)
-        assert (found.size, found.chunk_bytes, digests) == (SIZE, CHUNK_BYTES_MIN, b"d" * 64)
-        assert view.content(bytes(32)) is None
+        assert view.manifest(SHA256) == Manifest(SHA256, SIZE, CHUNK_BYTES_MIN, b"d" * 64)
+        assert view.manifest(bytes(32)) is None
 
 
 def test_the_store_says_that_the_content_is_elsewhere(writer):

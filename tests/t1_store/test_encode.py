@@ -7,7 +7,7 @@ from xxhash import xxh3_128_digest
 
 from dfs import commands
 from dfs._engine import chain_entries, pack_file, pack_put, plain_puts
-from dfs.limits import SMALL_VALUE_BYTES_MAX, VALUE_BYTES_MAX
+from dfs.limits import OWNER_MAX, SMALL_VALUE_BYTES_MAX, VALUE_BYTES_MAX
 from dfs.paths import check_key
 from dfs.proto.dfs_pb2 import (
     DIRECTORY,
@@ -20,6 +20,7 @@ from dfs.proto.dfs_pb2 import (
     PutResponse,
     Record,
     StatResponse,
+    Xattr,
 )
 from dfs.proto.internal.log_pb2 import Entry
 from dfs.store import encode, layout
@@ -38,6 +39,13 @@ def test_varint(number):
 
 
 MODULUS = 1 << 128
+NAMED = st.fixed_dictionaries({}, optional={
+    "uid": st.integers(0, OWNER_MAX), "gid": st.integers(0, OWNER_MAX),
+    "xattrs": st.lists(
+        st.builds(Xattr, name=st.text(max_size=9), value=st.binary(max_size=200)), max_size=3
+    ),
+})  # fmt: skip
+"""What a writer may name of owner and extended attributes."""
 SIZES = st.binary(max_size=300) | st.just(b"x" * (SMALL_VALUE_BYTES_MAX + 1))
 
 
@@ -59,10 +67,10 @@ def versions_before(draw):
     versions_before(), NUMBER, st.integers(0, 1 << 20), st.integers(1, (1 << 63) - 1),
     st.integers(0, 0o7777), st.integers(-(1 << 63), (1 << 63) - 1), st.text(max_size=3),
     st.text(max_size=3), st.binary(min_size=32, max_size=32),
-    st.just(b"") | st.binary(min_size=16, max_size=16), SIZES,
+    st.just(b"") | st.binary(min_size=16, max_size=16), SIZES, NAMED,
 )  # fmt: skip
 def test_packed_file(
-    old, revision, sub, time_ns, mode, mtime_ns, node, principal, sha256, request_id, data
+    old, revision, sub, time_ns, mode, mtime_ns, node, principal, sha256, request_id, data, named
 ):
     """The engine packs a file as `layout` and the generated code would."""
     path = b"dir\0file"
@@ -71,8 +79,9 @@ def test_packed_file(
     record = Record(
         revision=revision, created_revision=created, version=number, size=len(data), sha256=sha256,
         mode=mode, mtime_ns=mtime_ns, node=node, principal=principal, time_ns=time_ns,
-        request_id=request_id,
+        request_id=request_id, **named,
     ).SerializeToString(deterministic=True)  # fmt: skip
+    tail = Record(**named).SerializeToString(deterministic=True)
     current, history = layout.CURRENT + path, layout.history_key(revision, sub)
     digest = layout.digest_of(current, record)
     version = layout.Version(
@@ -92,7 +101,7 @@ def test_packed_file(
     hashes = [int.from_bytes(d, "little") for d in (digest, old.digest if old else b"")]
     assert pack_file(
         current, before, revision, sub, time_ns, mode, mtime_ns, node, principal, sha256,
-        request_id, data, SMALL_VALUE_BYTES_MAX,
+        request_id, tail, data, SMALL_VALUE_BYTES_MAX,
     ) == (
         layout.seal(current, value), history, layout.seal(history, event),
         layout.index_key(path, revision, sub) if version.indexed else None,
@@ -103,7 +112,7 @@ def test_packed_file(
 
 def test_a_file_replaces_no_directory_and_no_damage():
     def packed(before):
-        return pack_file(b"nk", before, 1, 0, 0, 0, 0, "", "", bytes(32), b"", b"", 9)
+        return pack_file(b"nk", before, 1, 0, 0, 0, 0, "", "", bytes(32), b"", b"", b"", 9)
 
     directory = layout.pack_version(DIRECTORY, 0, 0, 1, 1, 1, 0, bytes(16), b"", b"")
     file = layout.pack_version(FILE, 0, 0, 1, 1, 1, 0, bytes(16), b"", b"")
@@ -144,7 +153,7 @@ def test_packed_put(put, mode, inline_max):
     ))):  # fmt: skip
         assert pack_put(payload, store_key, before, 9, 1, 5, mode, inline_max) == pack_file(
             store_key, before, 9, 1, 5, mode, 5, node, principal,
-            Entry.FromString(payload).sha256, b"", data, inline_max,
+            Entry.FromString(payload).sha256, b"", b"", data, inline_max,
         )  # fmt: skip
 
 

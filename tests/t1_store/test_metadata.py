@@ -16,9 +16,11 @@ from dfs.proto.dfs_pb2 import (
     FILE,
     MakeDirRequest,
     Metadata,
+    Operation,
     PutRequest,
     Record,
     SymlinkRequest,
+    TransactionRequest,
     Xattr,
 )
 from dfs.proto.internal.log_pb2 import Entry
@@ -90,6 +92,10 @@ def test_a_directory_keeps_what_is_not_named_anew(writer):
     write(writer, MakeDirRequest(key="d", metadata=Metadata(uid=5, xattrs=xattrs("user.z"))))
     assert owned(writer.stat("d")) == (5, 7, [("user.z", b"v")])
     assert (writer.stat("d").version, writer.stat("d").children) == (2, 2)
+    for revision in (writer.index + 1, writer.index + 1):
+        write(writer, MakeDirRequest(key="d", metadata=Metadata(no_xattrs=True)))
+        assert owned(writer.stat("d")) == (5, 7, [])
+        assert writer.stat("d").revision == revision
     writer.put("i/x")
     write(writer, MakeDirRequest(key="i", metadata=OWNED))
     assert (writer.stat("i").implicit, owned(writer.stat("i"))[:2]) == (False, (0, 7))
@@ -119,6 +125,7 @@ def test_moves_copies_and_transactions_take_them_along(writer):
         (Metadata(xattrs=xattrs("user.")), InvalidArgument, "does not begin with 'user.'"),
         (Metadata(xattrs=xattrs("")), InvalidArgument, "does not begin with 'user.'"),
         (Metadata(xattrs=xattrs("user.a\0")), InvalidArgument, "NUL"),
+        (Metadata(xattrs=xattrs("user.a"), no_xattrs=True), InvalidArgument, "said to be none"),
         (Metadata(xattrs=xattrs("user." + "x" * 251)), InvalidArgument, "more than 255 bytes"),
         (
             Metadata(xattrs=xattrs("user.a", "user.b", value=bytes(XATTR_BYTES_MAX // 2))),
@@ -170,6 +177,18 @@ def test_a_version_that_would_lose_them_does_not_apply_them(monkeypatch):
             older.setattr(commands, "FORMAT_PREFIXES", frozenset((commands.FORMAT_PREFIX,)))
             with pytest.raises(UnknownEntry, match="has format 2"):
                 Writer(MemoryKV()).apply(payload)
+    loses = MakeDirRequest(key="a", metadata=Metadata(no_xattrs=True))
+    both = TransactionRequest(operations=[operation("delete", "b"), Operation(make_dir=loses)])
+    for payload in (
+        entry(commands.make_dir_head, loses, START_NS),
+        entry(commands.transaction_head, both, START_NS),
+    ):  # fmt: skip
+        assert payload[:2] == b"\x08\x03"
+        with monkeypatch.context() as older:
+            older.setattr(commands, "ENTRY_FORMAT", 2)
+            older.setattr(commands, "FORMAT_PREFIXES", frozenset((b"\x08\x01", b"\x08\x02")))
+            with pytest.raises(UnknownEntry, match="has format 3"):
+                Writer(MemoryKV()).apply(payload)
     plain = entry(commands.put_head, PutRequest(key="a", metadata=Metadata(mode=1)), START_NS)
     assert plain[:2] == commands.FORMAT_PREFIX
 
@@ -179,7 +198,7 @@ def test_a_version_that_would_lose_them_does_not_apply_them(monkeypatch):
     st.booleans(),
 )  # fmt: skip
 def test_a_file_that_names_an_owner_is_packed_as_one_that_names_none(data, mode, mtime_ns, twice):
-    """But for the owner: the general code and the engine's make the same of all else."""
+    """But for the owner."""
     one, other = Writer(MemoryKV()), Writer(MemoryKV())
     metadata = Metadata(mode=mode, mtime_ns=mtime_ns)
     for _ in range(1 + twice):

@@ -99,7 +99,7 @@ class Model:
         return True
 
 
-PART = st.one_of(
+OPERATION = st.one_of(
     st.tuples(
         st.just("put"), st.sampled_from(KEYS), st.sampled_from([b"", b"1", b"x" * 5_000]),
         st.sampled_from([None, None, None, 0, 1, 2, 3]),
@@ -112,16 +112,14 @@ PART = st.one_of(
         st.just("copy"), st.sampled_from(KEYS), st.sampled_from(KEYS), st.booleans(),
         st.booleans(),
     ),
-)  # fmt: skip
-
-
-OPERATION = PART | st.tuples(
-    st.just("content"), st.sampled_from(KEYS), st.sampled_from([3_000, 4_000]),
-    st.sampled_from([None, None, 0, 1, 2]),
+    st.tuples(
+        st.just("content"), st.sampled_from(KEYS), st.sampled_from([3_000, 4_000]),
+        st.sampled_from([None, None, 0, 1, 2]),
+    ),
 )  # fmt: skip
 
 ANYTHING = st.one_of(
-    OPERATION, st.tuples(st.just("transaction"), st.lists(PART, min_size=1, max_size=5))
+    OPERATION, st.tuples(st.just("transaction"), st.lists(OPERATION, min_size=1, max_size=5))
 )
 
 
@@ -182,6 +180,8 @@ def part_of(operation):
     match name:
         case "put":
             return part("put", key, data=more[0], base_revision=more[1])
+        case "content":
+            return part("put_content", key, size=more[0], base_revision=more[1])
         case "delete":
             return part("delete", key, recursive=more[0])
         case "mkdir":
@@ -373,6 +373,7 @@ def parts(chance):
         found.append(chance.choice([
             part("put", key, data=chance.randbytes(size)),
             part("put", f"{key}/d", data=chance.randbytes(size)),
+            part("put_content", key, size=chance.choice([3_000, 5 << 20])),
             part("delete", key[:1], recursive=True),
             part("make_dir", key),
             part("copy", key[:1], f"d{chance.randrange(9)}", recursive=True),

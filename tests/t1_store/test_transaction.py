@@ -1,12 +1,16 @@
 """A transaction: all of its operations under one revision, or none of them."""
 
+import hashlib
+
 import pytest
 from t1_store.building import START_NS, dump, entry, figures, operation
+from t1_store.test_contents import SHA256, SIZE, named, prune
 from t1_store.test_replay import state_hash_of
 
 from dfs import commands
 from dfs.errors import Conflict, InvalidArgument, NotADirectory, NotEmpty, NotFound, TooLarge
 from dfs.limits import (
+    CHUNK_BYTES_MIN,
     COPY_BYTES_MAX,
     ENTRY_RECORD_BYTES_MAX,
     SMALL_VALUE_BYTES_MAX,
@@ -14,12 +18,17 @@ from dfs.limits import (
     TRANSACTION_CHANGES_MAX,
     TRANSACTION_OPERATIONS_MAX,
 )
-from dfs.proto.dfs_pb2 import Operation, PutRequest, TransactionRequest
+from dfs.proto.dfs_pb2 import Metadata, Operation, PutRequest, TransactionRequest
 from dfs.proto.internal.log_pb2 import Entry
 from dfs.store import UnknownEntry
 
 ID = b"0123456789abcdef"
 LARGE = bytes(SMALL_VALUE_BYTES_MAX + 1)
+
+
+def sha256(size):
+    """Of so many zeros."""
+    return hashlib.sha256(bytes(size)).digest()
 
 
 def test_a_transaction_is_one_revision(writer):
@@ -81,6 +90,54 @@ def test_a_transaction_of_which_one_operation_is_refused_changes_nothing(writer)
     assert writer.transaction(*good)[0] == writer.index
 
 
+def test_large_contents_in_a_transaction_are_named_with_it(writer):
+    """As by puts of their own; by one that is refused they are not."""
+    writer.put_content("before", SIZE)
+    parts = (
+        operation("put_content", "a/large", size=SIZE + 1, metadata=Metadata(mode=0o600)),
+        operation("put", "a/small", data=b"1"),
+        operation("put_content", "a/also", size=SIZE), operation("copy", "a/large", "copy"),
+        operation("move", "a/also", "moved"), operation("delete", "before"),
+    )  # fmt: skip
+    with pytest.raises(NotFound, match="operation 6 of the transaction, delete none"):
+        writer.transaction(*parts, operation("delete", "none"))
+    assert (named(writer), writer.store.contents) == ({SHA256: 1}, {})
+    revision, _ = writer.transaction(*parts, request_id=ID)
+    assert named(writer) == {SHA256: 3, sha256(SIZE + 1): 2}
+    assert writer.store.contents == {sha256(SIZE + 1): True}
+    record = writer.stat("a/large")
+    assert (record.revision, record.size, record.mode) == (revision, SIZE + 1, 0o600)
+    assert (record.chunk_bytes, record.sha256) == (CHUNK_BYTES_MIN, sha256(SIZE + 1))
+    assert writer.stat("copy").sha256 == record.sha256
+    assert writer.stat("moved").sha256 == SHA256
+    assert writer.store.state_hash == state_hash_of(writer)
+    other = operation("put_content", "a/large", size=SIZE + 2)
+    with pytest.raises(InvalidArgument, match="used for another request"):
+        writer.transaction(other, *parts[1:], request_id=ID)
+    writer.delete("a", recursive=True)
+    writer.delete("copy")
+    writer.delete("moved")
+    prune(writer)
+    assert named(writer) == {}
+
+
+def test_contents_of_a_transaction_have_their_rules(writer):
+    good = operation("put", "x")
+    for wrong in (
+        {"size": SMALL_VALUE_BYTES_MAX}, {"chunk_bytes": 1 << 20}, {"digests": b"d" * 32},
+        {"sha256": b"short"}, {"key": "a//b"},
+    ):  # fmt: skip
+        bad = operation("put_content", "f", size=SIZE)
+        for name, value in wrong.items():
+            setattr(bad.put_content, name, value)
+        with pytest.raises(InvalidArgument, match="operation 1 of the transaction, put "):
+            writer.transaction(good, bad)
+        payload = raw(TransactionRequest(operations=[good, bad]), sha256=bytes(32))
+        with pytest.raises(InvalidArgument, match="operation 1 of the transaction, put "):
+            writer.apply(payload)
+    assert writer.keys() == []
+
+
 def test_what_came_before_in_the_same_batch_stays(writer):
     """A refusal takes back its own changes, not those of the entries before it."""
     sent = []
@@ -127,8 +184,8 @@ def test_one_that_changes_nothing_has_the_revision_of_what_is_there(writer):
 
 
 def test_one_transaction_is_bounded(writer):
-    """A transaction has no more than 10,000 operations and 16 MiB; one with more is refused, and
-    the text names the limit."""
+    """A transaction has no more than 10,000 operations and 16 MiB, large contents not counted; one
+    with more is refused, and the text names the limit."""
     puts = [operation("put", f"d/{n:05}") for n in range(TRANSACTION_OPERATIONS_MAX)]
     with pytest.raises(TooLarge, match=r"10,001 operations.*TRANSACTION_OPERATIONS_MAX"):
         writer.transaction(*puts, operation("put", "more"))

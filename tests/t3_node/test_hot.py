@@ -258,7 +258,7 @@ async def test_damage_that_any_reader_finds_ends_the_service(cluster, reader):
         if reader == "history":
             return [piece async for piece in node.history("", 0, 10)]
         if reader == "backup":
-            return [piece async for piece in node.backup()]
+            return [piece async for piece in node.backup(True)]
         if reader == "watch":
             caller = Caller(1, Mailboxes())
             return await node.watch(caller, Wanted("", 0, 1.0), 1, False)

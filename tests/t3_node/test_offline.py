@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ import pytest
 
 from dfs import commands
 from dfs.contents import DIRECTORY, Manifest, path_in
-from dfs.errors import FailedPrecondition, InvalidArgument, Misconfigured, OutOfSpace
+from dfs.errors import FailedPrecondition, InvalidArgument, Misconfigured
 from dfs.kv import RocksKV
 from dfs.limits import INLINE_BYTES_MAX
 from dfs.offline import acks, audit
@@ -281,7 +280,7 @@ async def test_a_snapshot_is_read_and_told_when_it_will_heal_the_store(made, tmp
     assert wrong(report) == []
     assert any("a start restores it from the snapshot" in note for note in report.nodes[0].notes)
     snapshot.write_bytes(snapshot.read_bytes()[:-1])
-    assert any("snapshot" in p and "digest" in p for p in wrong(verify(places)))
+    assert any("snapshot" in p and "ends early" in p for p in wrong(verify(places)))
 
 
 async def test_directories_that_do_not_belong_together_are_noticed(made, tmp_path):
@@ -446,32 +445,6 @@ async def test_what_the_log_says_of_a_write_is_enough(tmp_path):
     assert said == [
         {"large": manifest.sha256}, {"moved": acks.MOVED}, {"small": digest, "moved": b""},
     ]  # fmt: skip
-
-
-def test_contents_that_cannot_be_linked_are_copied(tmp_path, monkeypatch):
-    """Whole, or not under their name."""
-
-    def refused(_self, _target):
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(Path, "hardlink_to", refused)
-    source, target = path_in(tmp_path / "a" / DIRECTORY, b"x" * 32), tmp_path / "b"
-    source.parent.mkdir(parents=True)
-    source.write_bytes(b"content")
-    target.mkdir()
-    monkeypatch.setattr(shutil, "copyfileobj", lambda _from, to: to.write(b"con") and full())
-
-    def full():
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    copy = path_in(target / DIRECTORY, b"x" * 32)
-    with pytest.raises(OutOfSpace, match="No space left"):
-        plans.take_contents(tmp_path / "a", target)
-    assert list(copy.parent.iterdir()) == []
-    monkeypatch.undo()
-    monkeypatch.setattr(Path, "hardlink_to", refused)
-    plans.take_contents(tmp_path / "a", target)
-    assert copy.read_bytes() == b"content"
 
 
 async def test_large_contents_are_read_and_those_that_nobody_has_are_told(tmp_path):

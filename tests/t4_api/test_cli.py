@@ -7,6 +7,7 @@ import io
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,32 @@ def test_past_revisions(node: Served, cli: Cli) -> None:
     assert cli("get", "a", "-revision", first).out == "one"
     cli("put", f"a@{first}", "-t", "a name with @")
     assert cli("cat", f"a@{first}", "--revision", 0).out == "a name with @"
+
+
+def test_directories_as_they_were(node: Served, cli: Cli) -> None:
+    """`dfs ls`, `stat`, `get` and `cat` take a past revision or a time: an ISO 8601 date, or date
+    and time with `Z` or an offset."""
+    cli("put", "d/gone", "-t", "12345")
+    cli("put", "d/a", "-t", "one")
+    record = cli("stat", "d/a", "-o", "json").json
+    cli("rm", "d/gone")
+    cli("put", "d/a", "-t", "two")
+    at = datetime.fromtimestamp(record["time_ns"] // 10**9, UTC)
+    time = f"{at:%Y-%m-%dT%H:%M:%S}.{record['time_ns'] % 10**9:09}Z"
+    for then in (record["revision"], time):
+        assert cli("ls", "d", "--revision", then).out.split() == ["d/a", "d/gone"]
+        assert cli("ls", "d", "--local", "--revision", then, "-o", "json").lines[1]["size"] == 5
+        assert cli("cat", "d/a", "--revision", then).out == "one"
+        assert cli("get", "d/gone", "--revision", then).out == "12345"
+        assert cli("stat", "d/a", "--revision", then, "-o", "json").json["revision"] == (
+            record["revision"]
+        )
+    assert cli("ls", "d").out.split() == ["d/a"]
+    early = cli("ls", "--revision", "2001-01-01")
+    assert (early.code, "nothing was stored yet" in early.err) == (4, True)
+    wrong = cli("ls", "--revision", "yesterday")
+    assert wrong.code == 2
+    assert "is no time such as 2026-11-25" in wrong.err
 
 
 def test_a_file_is_written_whole_or_not_at_all(node: Served, cli: Cli, tmp_path: Path) -> None:
@@ -115,6 +142,15 @@ def test_stat_shows_owner_and_attributes(node: Served, cli: Cli) -> None:
         assert client.stat("d")[-3:] == (7, None, ())
         assert client.stat("l")[-3:] == (None, 8, (("user.x", b""),))
         assert client.stat("t")[-3:] == (9, None, (("user.y", b"z"),))
+        client.upload("u", b"1", gid=3, xattrs={"user.z": b"y"})
+        assert client.stat("u")[-3:] == (None, 3, (("user.z", b"y"),))
+        client.mkdir("d", gid=4, xattrs={"user.x": b"1"})
+        assert client.stat("d")[-3:] == (7, 4, (("user.x", b"1"),))
+        client.mkdir("d", mode=0o700)
+        assert client.stat("d")[-3:] == (7, 4, (("user.x", b"1"),))
+        with client.transaction() as changes:
+            changes.mkdir("d", xattrs={})
+        assert client.stat("d")[-3:] == (7, 4, ())
         with pytest.raises(dfs.InvalidArgument, match=r"does not begin with 'user\.'"):
             client.put("b", b"", xattrs={"a": b""})
     shown = dict(line.split(None, 1) for line in cli("stat", "a").out.splitlines())

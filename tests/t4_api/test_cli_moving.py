@@ -84,9 +84,26 @@ def test_what_cannot_be_published(node: Served, cli: Cli, tmp_path: Path) -> Non
         failed = cli("put", *arguments)
         assert failed.code == 2
         assert re.search(words, failed.err), failed.err
-    (top / "pipe").unlink()
-    with (top / "big").open("wb") as file:
-        file.truncate(VALUE_BYTES_MAX + 1)
-    failed = cli("put", "--atomic", "w", top)
-    assert (failed.code, "TRANSACTION_BYTES_MAX" in failed.err) == (1, True)
     assert cli("ls", "w").out == ""
+
+
+def test_a_directory_of_any_size_is_published(node: Served, cli: Cli, tmp_path: Path) -> None:
+    """Large files are uploaded first; the end says what was stored, and since when."""
+    top = tmp_path / "site"
+    (top / "images").mkdir(parents=True)
+    data = {"index": b"1", "images/disk": os.urandom(VALUE_BYTES_MAX + 1), "big": bytes(3 << 20)}
+    for name, content in data.items():
+        (top / name).write_bytes(content)
+    done = cli("put", "--atomic", "-p", "w", top)
+    revision = int(done.out)
+    assert f"3 files, 19.0 MiB, at w since revision {revision}" in done.err
+    items = {item["key"]: item for item in cli("ls", "-r", "-o", "json").lines}
+    assert {item["revision"] for item in items.values()} == {revision}
+    for name, content in data.items():
+        assert cli("get", f"w/{name}", tmp_path / "copy").code == 0
+        assert (tmp_path / "copy").read_bytes() == content
+    (top / "images" / "disk").unlink()
+    assert cli("cp", "-r", "w", "kept").code == 0
+    assert cli("put", "--atomic", "--delete", "w", top).code == 0
+    assert cli("stat", "w/images/disk").code == 3
+    assert cli("stat", "kept/images/disk", "-o", "json").json["size"] == VALUE_BYTES_MAX + 1

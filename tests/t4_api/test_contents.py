@@ -13,7 +13,7 @@ import pytest
 import dfs
 from dfs.client.transfers import Sending
 from dfs.contents import chunk_bytes_of
-from dfs.limits import CHUNK_BYTES_MIN, INLINE_BYTES_MAX, UPLOAD_PIECE_BYTES
+from dfs.limits import CHUNK_BYTES_MIN, INLINE_BYTES_MAX, SMALL_VALUE_BYTES_MAX, UPLOAD_PIECE_BYTES
 from dfs.proto import dfs_pb2 as pb
 
 from .conftest import refusal
@@ -169,6 +169,18 @@ def test_the_client_says_the_digest_at_the_end(kept):
     assert sending.head().head.sha256 == hashlib.sha256(data).digest()
 
 
+@pytest.mark.parametrize("left", [SIZE, PIECE, 3])
+def test_what_another_process_has_sent_is_digested_too(left):
+    """So what goes on with another content, or with one that is shorter, is not taken for whole."""
+    data = some(16)
+    sending = Sending("f", io.BytesIO(data[:left]), 0, None, None, os.urandom(16), None)
+    sending.head()
+    sending.begin(pb.UploadResponse(received=2 * PIECE))
+    sent = b"".join(piece.data for piece in iter(sending.piece, None))
+    assert sent == data[2 * PIECE : left]
+    assert sending.head().head.sha256 == hashlib.sha256(data[:left]).digest()
+
+
 async def test_a_watch_and_a_list_show_a_large_file_without_its_content(api):
     await upload(api, pb.UploadHead(key="f", size=SIZE), some(5))
     watch = api.files.Watch(pb.WatchRequest(after_revision=1, data_bytes_max=1 << 30))
@@ -207,6 +219,44 @@ async def test_a_content_that_is_handed_over(api):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await api.files.HaveContent(pb.HaveContentRequest(sha256=bytes(32)))
     assert refusal(caught.value).reason == "NOT_FOUND"
+
+
+async def test_a_content_is_held_for_a_transaction(api):
+    """Nothing is stored by that; who sends it again need not send its bytes."""
+    data, sha256 = some(14), hashlib.sha256(some(14)).digest()
+    before, request_id = api.applied(), os.urandom(16)
+    head = pb.UploadHead(hold_for="d/f", size=SIZE, request_id=request_id)
+    await refused_upload(api, head, data, PIECE)
+    answers = await upload(api, head, data)
+    assert answers[0].received == PIECE
+    held = answers[-1].content
+    assert (answers[-1].revision, api.applied()) == (0, before)
+    assert (held.sha256, held.size, held.chunk_bytes) == (sha256, SIZE, CHUNK_BYTES_MIN)
+    head = pb.UploadHead(hold_for="other", size=SIZE, sha256=sha256)
+    answers = await upload(api, head, data)
+    assert (answers[0].received, answers[-1].content) == (SIZE, held)
+    held.key = "d/f"
+    done = await api.files.Transaction(pb.TransactionRequest(operations=[
+        pb.Operation(put=pb.PutRequest(key="d/small", data=b"1")), pb.Operation(put_content=held),
+    ]))  # fmt: skip
+    assert (done.revision, done.changes) == (api.applied(), 3)
+    record, found = await download(api, key="d/f")
+    assert (record.revision, found) == (done.revision, data)
+
+
+async def test_what_cannot_be_held_is_refused(api):
+    for head, words in (
+        (pb.UploadHead(hold_for="a//b"), "a//b"),
+        (pb.UploadHead(hold_for="f", key="f"), "has no key, metadata and base_revision yet"),
+        (pb.UploadHead(hold_for="f", base_revision=0), "has no key, metadata and base_rev"),
+        (pb.UploadHead(hold_for="f"), "f: 2,048 bytes are too few to be held"),
+        (pb.UploadHead(), "key"),
+    ):
+        found = await refused_upload(api, head, bytes(SMALL_VALUE_BYTES_MAX))
+        assert (found.reason, words in found.text) == ("INVALID_ARGUMENT", True), found.text
+    head = pb.UploadHead(hold_for="f", size=SIZE + 1)
+    found = await refused_upload(api, head, some(15))
+    assert (found.reason, found.text[:3]) == ("FAILED_PRECONDITION", "f: ")
 
 
 async def test_the_client_moves_files_of_any_size(api, tmp_path):

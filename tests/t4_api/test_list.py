@@ -85,6 +85,43 @@ async def test_a_list_shows_one_revision_while_writes_go_on(api, consistency):
     assert {answer.revision for answer in (first, *rest)} == {api.applied() - 1}
 
 
+async def test_a_list_as_of_a_past_revision(tree):
+    """A directory or a subtree can be listed as of every past revision that history retains: what
+    was there then, with the records and the content of then, also what was removed since. History
+    that is gone and revisions that are yet to come are refused as for a Get."""
+    before = tree.applied()
+    await tree.files.Delete(pb.DeleteRequest(key="b", recursive=True))
+    await tree.files.Put(pb.PutRequest(key="a", data=b"changed"))
+    await tree.files.Put(pb.PutRequest(key="b", data=b"a file now"))
+    keys, revision, items = await listed(tree, revision=before, data_bytes_max=3)
+    assert (keys, revision) == (["a", "b", "b.txt", "d"], before)
+    assert items[0].data == b"a"
+    assert items[1].record.kind == pb.DIRECTORY
+    assert (await listed(tree, key="b", recursive=True, revision=before))[0] == [
+        "b/1", "b/2", "b/c", "b/c/3",
+    ]
+    assert (await listed(tree, key="b", revision=tree.applied()))[0] == ["b"]
+    page, _, _ = await listed(tree, revision=before, recursive=True, limit=2, after="b/1")
+    assert page == ["b/2", "b/c"]
+    for wrong in ({"revision": tree.applied() + 1000}, {"key": "b/1", "revision": before + 1}):
+        found = await refused(tree.files.List(pb.ListRequest(**wrong)).read())
+        asked = await refused(tree.files.Get(pb.GetRequest(**{"key": "a", **wrong})))
+        assert (found.code, found.reason) == (asked.code, asked.reason)
+
+
+async def test_a_list_as_of_a_time(tree):
+    """A list as of a time shows the last revision that was not committed after it, and says which
+    that is. A time that is yet to come is refused, and so is one before all that history has."""
+    record = (await tree.files.Stat(pb.StatRequest(key="b/2"))).record
+    keys, revision, _ = await listed(tree, recursive=True, time_ns=record.time_ns)
+    assert (keys, revision) == (["a", "b", "b/1", "b/2"], record.revision)
+    assert (await listed(tree, time_ns=record.time_ns - 1))[1] < record.revision
+    for wrong, text in ((1 << 62, "yet to come"), (0, "nothing was stored yet")):
+        found = await refused(tree.files.List(pb.ListRequest(time_ns=wrong)).read())
+        assert found.code == Code.OUT_OF_RANGE
+        assert text in found.text
+
+
 async def test_pieces_are_bounded_and_a_large_item_travels_alone(api):
     for n, size in enumerate((600_000, 600_000, 16 << 20, 10)):
         await api.files.Put(pb.PutRequest(key=f"k{n}", data=bytes(size)))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import threading
+from contextlib import contextmanager
 
 import grpc
 import pytest
 
 import dfs
-from dfs.limits import TRANSACTION_BYTES_MAX, TRANSACTION_OPERATIONS_MAX
+from dfs.limits import INLINE_BYTES_MAX, TRANSACTION_BYTES_MAX, TRANSACTION_OPERATIONS_MAX
 from dfs.proto import dfs_pb2 as pb
 
 from .conftest import refused
 from .fake_node import Node
 
 Code = grpc.StatusCode
+LARGE = INLINE_BYTES_MAX + 4_321
 
 
 def put_of(key, data=b"", **fields):
@@ -120,9 +123,10 @@ def use_blocking(endpoint):
             ask_too_much(client)
         assert caught.value.metadata["operation"] == "1"
         assert client.stat("moved").revision == changes.revision
-        large = client.transaction()
-        large.put("a", bytes(TRANSACTION_BYTES_MAX))
-        with pytest.raises(dfs.TooLarge, match="TRANSACTION_BYTES_MAX"), large:
+        many = client.transaction()
+        for number in range(TRANSACTION_OPERATIONS_MAX + 1):
+            many.delete(str(number))
+        with pytest.raises(dfs.TooLarge, match="TRANSACTION_OPERATIONS_MAX"), many:
             pass
 
 
@@ -136,6 +140,181 @@ def ask_too_much(client):
     with client.transaction() as changes:
         changes.delete("moved")
         changes.put("a/b", b"", base_revision=1)
+
+
+async def test_the_blocking_client_puts_files_of_any_size(api, tmp_path):
+    """As bytes, from a path, a file that is read from where it stands, or one that cannot be read
+    twice; small ones travel along, all others are uploaded before."""
+    await asyncio.to_thread(put_files, f"unix:{api.running.upstream.absolute()}", tmp_path)
+
+
+def put_files(endpoint, tmp_path):
+    large, small = os.urandom(LARGE), os.urandom(5_000)
+    (tmp_path / "large").write_bytes(b"skipped" + large)
+    (tmp_path / "small").write_bytes(small)
+    seen = []
+    with dfs.connect(endpoint, learn=False) as client:
+        before = client.newest()
+        with (
+            (tmp_path / "large").open("rb") as file, pipe(small) as little, pipe(large) as much,
+            client.transaction(progress=seen.append) as changes,
+        ):  # fmt: skip
+            file.seek(7)
+            changes.put("d/file", file, mode=0o600, base_revision=0)
+            changes.put("d/bytes", large[1:])
+            changes.put("d/path", tmp_path / "large", mtime_ns=7)
+            changes.put("d/small", tmp_path / "small")
+            changes.put("d/little", little)
+            changes.put("d/much", much)
+            changes.copy("d/file", "copy")
+            file.seek(0)
+            assert client.newest() == before
+        assert changes.revision == before + 1
+        for key, data in (
+            ("d/file", large), ("d/bytes", large[1:]), ("d/path", b"skipped" + large),
+            ("d/small", small), ("d/little", small), ("d/much", large), ("copy", large),
+        ):  # fmt: skip
+            assert client.read(key)[0] == data
+            assert client.stat(key).revision == changes.revision
+        assert (client.stat("d/file").mode, client.stat("d/path").mtime_ns) == (0o600, 7)
+        keys = list(dict.fromkeys(step.key for step in seen))
+        assert keys == ["d/much", "d/path", "d/file", "d/bytes"], "the largest go first"
+        assert [s.received for s in seen] == sorted(s.received for s in seen)
+        assert seen[-1].received == seen[-1].total == 4 * LARGE + 6 + 2 * len(small)
+        assert any(step.held == step.voters == 1 for step in seen)
+
+
+@contextmanager
+def pipe(data):
+    """A file that cannot be read twice."""
+    reading, writing = os.pipe()
+
+    def write():
+        with os.fdopen(writing, "wb") as file:
+            file.write(data)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    with os.fdopen(reading, "rb") as file:
+        yield file
+        writer.join()
+
+
+async def test_more_than_fits_into_a_message_is_uploaded(api, tmp_path):
+    """Files that are small by themselves: as many as fit travel along, the largest do not."""
+    endpoint = f"unix:{api.running.upstream.absolute()}"
+    count = TRANSACTION_BYTES_MAX // INLINE_BYTES_MAX + 2
+    for number in range(count):
+        (tmp_path / str(number)).write_bytes(os.urandom(INLINE_BYTES_MAX - number))
+    async with dfs.AsyncClient(endpoint, learn=False) as client:
+        async with client.transaction() as changes:
+            for number in range(count):
+                changes.put(f"k/{number}", tmp_path / str(number))
+        for number in range(count):
+            data = await client.get(f"k/{number}")
+            assert data == (tmp_path / str(number)).read_bytes()
+        listed = [item async for item in client.list("k")]
+        assert {item.stat.revision for item in listed} == {changes.revision}
+    with api.running.store.view() as view:
+        records = [pb.Record.FromString(view.stat(f"k/{n}")) for n in range(count)]
+    assert [bool(record.chunk_bytes) for record in records] == [n < 3 for n in range(count)]
+
+
+async def test_errors_of_large_transactions_name_the_key(api, tmp_path):
+    endpoint = f"unix:{api.running.upstream.absolute()}"
+    before = api.running.store.state_hash
+    async with dfs.AsyncClient(endpoint, learn=False) as client:
+        for key, source, error, words in (
+            ("d/f", tmp_path / "none", FileNotFoundError, "none"),
+            ("a//b", bytes(LARGE), dfs.InvalidArgument, "a//b"),
+            ("d/f", Shrinking(LARGE), dfs.FailedPrecondition, "d/f: 0 bytes have come, 1,0"),
+        ):
+            with pytest.raises(error, match=words):
+                await put_one(client, key, source)
+        with pytest.raises(dfs.Conflict, match=r"operation 0 .*, put d/f, is refused"):
+            await put_one(client, "d/f", bytes(LARGE), base_revision=7)
+        for wrong in ("text", 7, None):
+            with pytest.raises(TypeError, match="k: content is bytes, a Path or a file, not"):
+                client.transaction().put("k", wrong)
+    assert api.running.store.state_hash == before
+
+
+class Shrinking(io.BytesIO):
+    """A file that is emptied before it is read."""
+
+    def __init__(self, size):
+        super().__init__(bytes(size))
+
+    def read(self, _size=-1):
+        return b""
+
+
+async def put_one(client, key, source, **fields):
+    async with client.transaction() as changes:
+        changes.put(key, source, **fields)
+
+
+async def test_who_repeats_a_transaction_goes_on_with_its_uploads(api):
+    """By its id, also in another process; the answer is that of the first time."""
+    endpoint = f"unix:{api.running.upstream.absolute()}"
+    id_, data = os.urandom(16), os.urandom(LARGE)
+    async with dfs.AsyncClient(endpoint, learn=False) as client:
+        with pytest.raises(dfs.FailedPrecondition, match=r"large: .* the same request id goes on"):
+            await repeat(client, id_, Broken(data))
+        seen = []
+        first = await repeat(client, id_, data, seen.append)
+        assert seen[0].received == LARGE // 2
+        assert await repeat(client, id_, data) == first
+        assert await client.get("large") == data
+        with pytest.raises(dfs.InvalidArgument, match="used for another request"):
+            await repeat(client, id_, data[1:])
+
+
+async def test_an_upload_never_goes_on_with_another_content(api):
+    """Who repeats a transaction with its id, and has other files by then, is told."""
+    endpoint = f"unix:{api.running.upstream.absolute()}"
+    async with dfs.AsyncClient(endpoint, learn=False) as client:
+        for other in (os.urandom(LARGE), io.BytesIO(os.urandom(LARGE))):
+            id_ = os.urandom(16)
+            with pytest.raises(dfs.FailedPrecondition, match="the same request id goes on"):
+                await repeat(client, id_, Broken(os.urandom(LARGE)))
+            with pytest.raises(dfs.FailedPrecondition, match="nothing was stored, upload it with"):
+                await repeat(client, id_, other)
+        with pytest.raises(dfs.NotFound):
+            await client.get("large")
+
+
+async def repeat(client, id_, source, progress=None):
+    async with client.transaction(request_id=id_, progress=progress) as changes:
+        changes.put("large", source)
+    return changes.revision
+
+
+class Broken(io.BytesIO):
+    """A file of which half can be read."""
+
+    def read(self, size=-1):
+        return super().read(max(min(size, LARGE // 2 - self.tell()), 0))
+
+
+async def test_what_was_uploaded_is_held_until_the_transaction_is_sent(api, monkeypatch):
+    """Where the others take long, it is asked for again; what the node has lost is sent again."""
+    endpoint, contents = f"unix:{api.running.upstream.absolute()}", api.running.node.contents
+    monkeypatch.setattr("dfs.client.sources.CONTENT_KEEP_S", -1)
+    datas = {f"k/{n}": os.urandom(LARGE + n) for n in range(3)}
+
+    def lose(step):
+        if step.key == "k/0" and step.voters:
+            for sha256 in list(contents.files.here):
+                contents.files.path(sha256).unlink()
+                del contents.files.here[sha256]
+
+    async with dfs.AsyncClient(endpoint, learn=False) as client:
+        async with client.transaction(progress=lose) as changes:
+            for key, data in datas.items():
+                changes.put(key, data)
+        for key, data in datas.items():
+            assert await client.get(key) == data
 
 
 async def test_the_asyncio_client(api):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from dfs.cache.feeder import NOBODY
 from dfs.mount import identity, locate, top_mount
 
 try:
@@ -25,6 +26,8 @@ else:
 WAIT_S = 20.0
 HERE = Path(__file__).parent
 SRC = HERE.parent.parent / "src"
+UNOWNED = (NOBODY, NOBODY)
+"""uid and gid of what names none."""
 
 
 def why_no_mounts() -> str:
@@ -79,12 +82,12 @@ class Rig:
 
     def put(
         self, path: str, data: bytes = b"", *, here: bool = True, mode: int = 0o644,
-        mtime_ns: int = 10**18, flush: bool = True,
+        mtime_ns: int = 10**18, flush: bool = True, owner: tuple[int, int] = UNOWNED,
     ) -> int:
         """A new version of a file; `here`: its content is local. Returns the version."""
         self.version += 1
         place = self.store(self.version, data) if here else None
-        change = (path, 0, len(data), mode, mtime_ns, self.version, place)
+        change = (path, 0, len(data), mode, mtime_ns, *owner, self.version, place)
         self.apply([change], [], flush=flush)
         return self.version
 
@@ -94,15 +97,18 @@ class Rig:
         path.write_bytes(data)
         return str(path)
 
-    def mkdir(self, path: str, mode: int = 0o755, mtime_ns: int = 10**18) -> None:
+    def mkdir(
+        self, path: str, mode: int = 0o755, mtime_ns: int = 10**18,
+        owner: tuple[int, int] = UNOWNED,
+    ) -> None:
         """A directory that stays."""
         self.version += 1
-        self.apply([(path, 1, 0, mode, mtime_ns, self.version, None)], [])
+        self.apply([(path, 1, 0, mode, mtime_ns, *owner, self.version, None)], [])
 
     def symlink(self, path: str, target: str) -> None:
         """A symlink."""
         self.version += 1
-        self.apply([(path, 2, 0, 0o777, 10**18, self.version, target)], [])
+        self.apply([(path, 2, 0, 0o777, 10**18, *UNOWNED, self.version, target)], [])
 
     def delete(self, *paths: str) -> None:
         """Takes keys away."""

@@ -16,7 +16,10 @@ import threading
 from pathlib import Path
 
 from dfs._engine import Tree
+from dfs.limits import OWNER_MAX
 from dfs.mount import TABLE_VARIABLE
+
+UNOWNED = (OWNER_MAX + 1,) * 2
 
 
 def wedge(fd: int) -> None:
@@ -38,10 +41,11 @@ def serve(fd: int, adopt: bool, objects: Path) -> None:
     tree = Tree({"deadline_ms": 20_000})
     files = sorted(path for path in objects.iterdir() if path.name[0] != ".")
     shown = [
-        (f"d/{path.name}", 0, path.stat().st_size, 0o644, 10**18, path.stat().st_size, str(path))
+        (f"d/{path.name}", 0, path.stat().st_size, 0o644, 10**18, *UNOWNED,
+         path.stat().st_size, str(path))
         for path in files
     ]
-    cold = [(name, 0, 9, 0o644, 10**18, 1, None) for name in ("never", "late")]
+    cold = [(name, 0, 9, 0o644, 10**18, *UNOWNED, 1, None) for name in ("never", "late")]
     tree.apply([*shown, *cold], [])
     table = int(os.environ[TABLE_VARIABLE])
     (tree.adopt if adopt else tree.serve)(fd, table)

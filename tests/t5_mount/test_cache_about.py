@@ -149,7 +149,8 @@ async def test_a_bug_in_one_file_is_an_error_at_once_and_the_others_go_on(rig: R
 
 async def test_extended_attributes_tell_what_is_known_of_a_key(rig: Rig) -> None:
     await rig.node.put("f", b"one")
-    revision = await rig.node.put("f", b"two")
+    xattrs = {"user.mine": b"\0", "user.dfs.node": b"somebody"}
+    revision = await rig.node.put("f", b"two", xattrs=xattrs)
     await rig.node.mkdir("d")
     await read(rig, "sync")
     names = await asyncio.to_thread(rig.tree.ask, "f", "xattrs")
@@ -160,10 +161,11 @@ async def test_extended_attributes_tell_what_is_known_of_a_key(rig: Rig) -> None
     assert found["user.dfs.revision"] == str(revision).encode()
     assert found["user.dfs.sha256"] == hashlib.sha256(b"two").hexdigest().encode()
     assert found["user.dfs.node"] == b"node1"
+    assert found["user.mine"] == b"\0"
     assert int(found["user.dfs.time_ns"]) == rig.node.records["f"].time_ns
     assert b"user.dfs.sha256" not in await asyncio.to_thread(rig.tree.ask, "d", "xattrs")
     with fails_with(errno.ENODATA):
-        await asyncio.to_thread(rig.tree.ask, "f", "xattr:user.mine")
+        await asyncio.to_thread(rig.tree.ask, "f", "xattr:user.other")
 
 
 async def test_free_is_what_the_fullest_member_has_or_else_the_disk_here(rig: Rig) -> None:

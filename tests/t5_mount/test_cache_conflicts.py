@@ -368,4 +368,4 @@ async def test_without_a_mount_drops_go_all_the_same(tmp_path: Path) -> None:
 def test_the_twin_of_the_tree_refuses_what_the_real_one_refuses() -> None:
     tree = MemoryTree()
     with pytest.raises(ValueError, match="bad key"):
-        tree.apply([("a//b", 0, 0, 0o644, 0, 1, None)], [])
+        tree.apply([("a//b", 0, 0, 0o644, 0, 0, 0, 1, None)], [])

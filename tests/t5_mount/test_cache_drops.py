@@ -295,19 +295,6 @@ async def test_the_largest_drop_that_goes_through_the_log(tmp_path: Path) -> Non
         assert await rig.read("large") == data
 
 
-async def test_a_drop_takes_its_owner_along(tmp_path: Path) -> None:
-    async with Rig(tmp_path) as rig:
-        rig.drop("d/file", b"1")
-        (rig.cache / "empty").mkdir()
-        (rig.cache / "link").symlink_to("d/file")
-        await wait_until("all are stored", lambda: len(rig.node.records) >= 3)
-        await rig.settled()
-        here = (rig.cache / "link").lstat()
-        for key in ("d/file", "empty", "link"):
-            stat = rig.node.records[key]
-            assert (stat.uid, stat.gid) == (here.st_uid, here.st_gid)
-
-
 async def test_a_copied_tree_arrives_whole(tmp_path: Path) -> None:
     async with Rig(tmp_path) as rig:
         source = tmp_path / "source"

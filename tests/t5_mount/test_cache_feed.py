@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dfs.cache.feeder import Feeder
-from dfs.cache.fetcher import changed_since
+from dfs.cache.fetcher import Wanted, changed_since
 from dfs.cache.ignore import Ignore
 from dfs.cache.objects import Objects
 from dfs.cache.problems import Problems
@@ -108,14 +108,14 @@ async def test_a_past_version_waits_for_the_node_as_any_other(tmp_path: Path) ->
         fetcher = rig.agent.fetcher
         assert fetcher is not None
         rig.node.cut = True
-        fetching = asyncio.create_task(fetcher._once("file", past))
+        fetching = asyncio.create_task(fetcher._once(Wanted("file", past, past)))
         await wait_until("it tries again", lambda: rig.node.calls.count(("read", "file")) > 2)
         rig.node.cut = False
         assert Path(await fetching).read_bytes() == LARGE
         rig.fetcher_deadline(0.05)
         rig.node.hold = asyncio.Event()
         with pytest.raises(DeadlineExceeded):
-            await asyncio.wait_for(fetcher._once("file", past), 5)
+            await asyncio.wait_for(fetcher._once(Wanted("file", past, past)), 5)
 
 
 @pytest.mark.allow_logs("is not to be had")

@@ -82,7 +82,7 @@ def test_what_is_made_is_there_for_who_names_it_and_in_no_copy_of_the_tree(
         assert rig.at(".dfs/stats").read_bytes() == whole
         assert subprocess.check_output(["cat", rig.at(".dfs/stats")]) == whole
         assert subprocess.check_output(["tail", "-n1", rig.at(".dfs/sync")]) == b".dfs/sync\n"
-    assert sorted(os.listdir(rig.at(".dfs"))) == ["stats", "sync"]
+    assert sorted(os.listdir(rig.at(".dfs"))) == ["at", "stats", "sync"]
     assert os.listdir(rig.point) == ["d"]
     found = subprocess.check_output(["find", rig.point, "-mindepth", "1", "-printf", "%P "])
     assert found == b"d d/f "

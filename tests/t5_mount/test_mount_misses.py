@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .mount_rig import Background, Rig, fails_with, mounted, needs_fuse, wait_until
+from .mount_rig import UNOWNED, Background, Rig, fails_with, mounted, needs_fuse, wait_until
 
 pytestmark = needs_fuse
 
@@ -128,7 +128,7 @@ def test_content_that_arrives_late_brings_no_old_version_back(tmp_path: Path) ->
         rig.put("f", b"old", here=False)
         rig.put("f", b"newer")
         assert rig.tree.place([("f", 1, rig.store(1, b"old"))]) == 0
-        rig.apply([("f", 0, 3, 0o644, 0, 1, rig.store(1, b"old"))], [])
+        rig.apply([("f", 0, 3, 0o644, 0, *UNOWNED, 1, rig.store(1, b"old"))], [])
         assert rig.at("f").read_bytes() == b"newer"
         assert rig.tree.stats()["stale"] == 1
 

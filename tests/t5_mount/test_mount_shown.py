@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from dfs._engine import Tree, fuse_open
+from dfs.cache.feeder import NOBODY
 
-from .mount_rig import Background, Rig, fails_with, mounted, needs_fuse, wait_until
+from .mount_rig import UNOWNED, Background, Rig, fails_with, mounted, needs_fuse, wait_until
 
 pytestmark = needs_fuse
 
@@ -85,18 +86,46 @@ def test_nothing_can_be_changed_through_the_mount(one: Rig) -> None:
 
 
 
+def read_as(user: int, rig: Rig, name: str) -> subprocess.CompletedProcess[bytes]:
+    """What `cat` of another user says."""
+    for path in (rig.point, rig.objects, *rig.point.parents[:3]):
+        with contextlib.suppress(OSError):
+            path.chmod(0o755)
+    return subprocess.run(
+        ["cat", rig.at(name)], user=user, group=user, extra_groups=[], capture_output=True,
+        check=False,
+    )
+
+
 def test_permission_bits_hold_for_other_users(one: Rig) -> None:
     one.put("public", b"yes", mode=0o644)
     one.put("private", b"no", mode=0o600)
-    for path in (one.point, one.objects, *one.point.parents[:3]):
-        with contextlib.suppress(OSError):
-            path.chmod(0o755)
+    assert read_as(65534, one, "public").stdout == b"yes"
+    assert b"Permission denied" in read_as(65534, one, "private").stderr
 
-    def read(name: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(["cat", one.at(name)], user=65534, capture_output=True, check=False)
 
-    assert read("public").stdout == b"yes"
-    assert b"Permission denied" in read("private").stderr
+def test_an_entry_belongs_to_whom_it_names_and_the_kernel_goes_by_that(tmp_path: Path) -> None:
+    """Who may read at a mount the kernel decides, by mode, owner and group. All belongs to whoever
+    mounts, but with `-owner numeric` what was stored with an owner belongs to that one."""
+    with mounted(tmp_path, uid=7, gid=8) as rig:
+        rig.put("a/named", b"yes", mode=0o600, owner=(1_001, 1_002))
+        rig.put("a/group", b"yes", mode=0o640, owner=(NOBODY, 1_002))
+        rig.put("a/none", b"yes", mode=0o640)
+        rig.mkdir("a", mode=0o755, owner=(1_003, NOBODY))
+        found = {name: rig.at(name).stat() for name in ("a", "a/named", "a/group", "a/none")}
+        assert {name: (status.st_uid, status.st_gid) for name, status in found.items()} == {
+            "a": (1_003, 8), "a/named": (1_001, 1_002), "a/group": (7, 1_002), "a/none": (7, 8),
+        }
+        may = [
+            (user, name) for user in (1_001, 1_002, 7) for name in ("named", "group", "none")
+            if read_as(user, rig, f"a/{name}").stdout == b"yes"
+        ]
+        assert may == [(1_001, "named"), (1_002, "group"), (7, "group"), (7, "none")]
+        rig.put("a/named", b"yes", mode=0o600, owner=(1_002, 1_002))
+        rig.mkdir("a", mode=0o755, owner=(1_004, 1_005))
+        assert (rig.at("a").stat().st_uid, rig.at("a").stat().st_gid) == (1_004, 1_005)
+        assert read_as(1_002, rig, "a/named").stdout == b"yes"
+        assert b"Permission denied" in read_as(1_001, rig, "a/named").stderr
 
 
 def test_df_shows_what_the_files_hold_and_what_is_free(one: Rig) -> None:
@@ -232,7 +261,7 @@ def test_a_directory_made_again_is_alive_for_who_stands_in_it(one: Rig) -> None:
 
 def test_a_large_directory_is_listed_whole(one: Rig) -> None:
     names = {f"{number:05}-{'x' * (number % 200)}" for number in range(20_000)}
-    one.apply([(f"d/{name}", 0, 0, 0o644, 0, 1, None) for name in names], [])
+    one.apply([(f"d/{name}", 0, 0, 0o644, 0, *UNOWNED, 1, None) for name in names], [])
     listed = os.listdir(one.at("d"))
     assert len(listed) == len(names)
     assert set(listed) == names
@@ -241,15 +270,16 @@ def test_a_large_directory_is_listed_whole(one: Rig) -> None:
 
 
 def test_bad_paths_are_refused_and_nothing_behind_them_is_applied(one: Rig) -> None:
-    good = ("good", 0, 0, 0o644, 0, 1, None)
+    good = ("good", 0, 0, 0o644, 0, *UNOWNED, 1, None)
     short = ("", "/a", "a/", "a//b", ".", "a/..", "a\0b", "a\nb", ".dfs/x")
     for bad in (*short, "x" * 256, "a/" * 600 + "a"):
+        wrong = (bad, *good[1:-2], 2, None)
         with pytest.raises(ValueError, match=r"empty|component|control|reserved|bytes"):
-            one.tree.apply([good, (bad, 0, 0, 0o644, 0, 2, None), ("late", *good[1:])], [])
+            one.tree.apply([good, wrong, ("late", *good[1:])], [])
     with pytest.raises(ValueError, match="target"):
-        one.tree.apply([("l", 2, 0, 0o777, 0, 1, None)], [])
+        one.tree.apply([("l", 2, 0, 0o777, 0, *UNOWNED, 1, None)], [])
     with pytest.raises(ValueError, match="kind"):
-        one.tree.apply([("k", 3, 0, 0o777, 0, 1, None)], [])
+        one.tree.apply([("k", 3, 0, 0o777, 0, *UNOWNED, 1, None)], [])
     assert one.tree.flush(10_000)
     assert os.listdir(one.point) == ["good"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .mount_rig import Rig, mounted, needs_fuse, python
+from .mount_rig import UNOWNED, Rig, mounted, needs_fuse, python
 from .version_reader import FILES, content
 
 pytestmark = needs_fuse
@@ -39,7 +39,7 @@ def write_versions(rig: Rig, shared: mmap.mmap, kept: int) -> int:
             place.write_bytes(data)
             retired.append(place)
             key = f"d{number % 3}/f{number}"
-            changes.append((key, 0, len(data), 0o644, 0, versions[number], str(place)))
+            changes.append((key, 0, len(data), 0o644, 0, *UNOWNED, versions[number], str(place)))
         rig.apply(changes, [])
         for number in batch:
             struct.pack_into("<I", shared, number * 4, versions[number])
@@ -69,7 +69,8 @@ def test_reads_are_whole_and_never_go_back(
     with mounted(tmp_path, **options) as rig, floors.open("r+b") as file:
         shared = mmap.mmap(file.fileno(), 0)
         rig.apply([
-            (f"d{n % 3}/f{n}", 0, len(content(n, 0)), 0o644, 0, 0, rig.store(n, content(n, 0)))
+            (f"d{n % 3}/f{n}", 0, len(content(n, 0)), 0o644, 0, *UNOWNED, 0,
+             rig.store(n, content(n, 0)))
             for n in range(FILES)
         ], [])
         readers = [

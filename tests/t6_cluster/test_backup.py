@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import dfs
+from dfs.contents import DIRECTORY
 from dfs.nemesis.processes import Cluster, Node, running
 from dfs.nemesis.waiting import wait_until
 from dfs.store import backup
@@ -99,8 +101,8 @@ def at(node: Node) -> list[str]:
 
 def records(path: Path) -> dict[bytes, bytes]:
     """All of a backup but for the record that says where it stands in the log."""
-    with backup.opened(path) as (_, found):
-        return {key: value for key, value in found if key != META_KEY}
+    with backup.opened(path) as saved:
+        return {key: value for key, value in saved.records() if key != META_KEY}
 
 
 def holds(client: dfs.Client, ack: dict[str, object]) -> bool:
@@ -154,6 +156,87 @@ def test_saved_under_load_and_restored_into_three_nodes(tmp_path):
             stranger.start()
 
 
+class Uploads:
+    """Large files, some with more than one version."""
+
+    def __init__(self) -> None:
+        self.digests: dict[tuple[str, int], str] = {}
+        """SHA-256 by key and revision."""
+
+    def upload(self, client: dfs.Client, key: str, size: int) -> None:
+        """One more version."""
+        data = os.urandom(size)
+        revision = client.upload(key, io.BytesIO(data), size=size)
+        self.digests[key, revision] = hashlib.sha256(data).hexdigest()
+
+    def wrong_at(self, node: Node) -> list[tuple[str, int]]:
+        """Those that a node gives otherwise."""
+        wrong = []
+        with dfs.connect(node.endpoint) as client:
+            for (key, revision), digest in self.digests.items():
+                found = io.BytesIO()
+                client.download(key, found, revision=revision)
+                if hashlib.sha256(found.getvalue()).hexdigest() != digest:
+                    wrong.append((key, revision))
+        return wrong
+
+
+def test_large_files_are_saved_under_load_and_restored_whole(tmp_path):
+    """A backup holds every file as of one revision, of whatever size, and what history has of
+    each: the new cluster made of it, and whoever joins it, has them byte for byte. What no
+    survivor has any more recovery takes from a backup."""
+    file, new = tmp_path / "backup", Cluster(tmp_path / "new")
+    uploads, later = Uploads(), Uploads()
+    with running(tmp_path / "old") as old:
+        with old.client() as client:
+            for number in range(4):
+                uploads.upload(client, f"large/{number % 3}", LARGE * (number + 5) + number)
+        follower = next(node for node in old.nodes if node is not old.leader())
+        ended = threading.Event()
+
+        def go_on_uploading() -> None:
+            with old.client() as client:
+                while not ended.is_set():
+                    later.upload(client, "large/1", 2 * LARGE)
+
+        uploading = threading.Thread(target=go_on_uploading)
+        with Writers(old).at_work() as writers:
+            uploading.start()
+            writers.reach(50)
+            before = list(writers.acks)
+            done("snapshot", "save", file, "-endpoint", follower.endpoint)
+            writers.reach(len(writers.acks) + 20)
+            ended.set()
+            uploading.join()
+    head = json.loads(done("snapshot", "verify", file, "-o", "json"))
+    uploads.digests |= {k: v for k, v in later.digests.items() if k[1] <= head["revision"]}
+    count = len(uploads.digests)
+    assert (head["contents"], head["lacking"]) == (count, 0)
+    done("snapshot", "restore", file, *at(new.nodes[0]))
+    with new:
+        for node in new.nodes:
+            wait_until(f"{node.name} has all", lambda n=node: n.status().contents == count)
+            wait_until("it has them", lambda n=node: not n.status().contents_missing)
+            assert uploads.wrong_at(node) == []
+        with new.client() as client:
+            wrong = [ack for ack in before if not holds(client, ack)]
+            assert wrong == []
+        new.agree()
+    places = [node.data for node in new.nodes]
+    assert json.loads(done("verify", *places, "-o", "json"))["sound"]
+    left, made = places[0], new.nodes[1]
+    digest = uploads.digests[min(uploads.digests)]
+    (left / DIRECTORY / digest[:2] / digest).unlink()
+    for place in places[1:]:
+        shutil.rmtree(place)
+    said = done("recover", "--from", left, "--backup", tmp_path / "saved", *at(made),
+                "--contents-from", file)
+    assert f"{count} of {count} large contents were taken" in said
+    assert json.loads(done("verify", made.data, "-o", "json"))["sound"]
+    with (made.data / DIRECTORY / digest[:2] / digest).open("rb") as found:
+        assert hashlib.file_digest(found, "sha256").hexdigest() == digest
+
+
 def test_a_save_that_its_node_does_not_survive_says_so(tmp_path):
     """A backup whose node or whose command is killed while it is saved does not appear under its
     name, and the exit code says so."""
@@ -195,6 +278,28 @@ def test_a_save_that_its_node_does_not_survive_says_so(tmp_path):
             backup.verify(file)
         done("snapshot", "save", file, *endpoint)
         assert backup.verify(file).content_bytes == LARGE * LARGE_COUNT
+
+
+def test_a_save_whose_node_is_stopped_amid_a_content_says_so(tmp_path):
+    """The node does not wait for a caller who takes nothing, and has let go of what it held."""
+    with running(tmp_path / "one", 1) as cluster:
+        node = cluster.nodes[0]
+        with cluster.client() as client:
+            Uploads().upload(client, "large", LARGE * LARGE_COUNT)
+        argv = [sys.executable, "-P", "-m", "dfs", "snapshot", "save"]
+        endpoint = ["-endpoint", node.endpoint]
+        piped = subprocess.Popen(
+            [*argv, "-", *endpoint], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert piped.stdout is not None
+        assert len(piped.stdout.read(2 * LARGE)) == 2 * LARGE
+        assert node.stop() == 0
+        rest, said = piped.communicate(timeout=COMMAND_S)
+        assert (piped.returncode, len(rest) < LARGE * (LARGE_COUNT - 2)) == (5, True), said
+        node.start()
+        wait_until("the node is back", lambda: node.status().leader)
+        done("snapshot", "save", tmp_path / "b", *endpoint)
+        assert backup.verify(tmp_path / "b").contents_bytes == LARGE * LARGE_COUNT
 
 
 def test_recovered_after_two_of_three_directories_are_gone(tmp_path):

@@ -101,6 +101,107 @@ def test_an_upload_survives_kills_of_all_nodes(tmp_path: Path) -> None:
         assert client_history(cluster) == 1
 
 
+@pytest.mark.timeout(240)
+def test_a_tree_with_large_files_is_published_at_once(tmp_path: Path) -> None:
+    """A directory with files of any size is published at once, also when the leader is killed on
+    the way: readers see all of the former one or all of the new one, on every node."""
+    with running(tmp_path) as cluster:
+        trees = [made_tree(tmp_path / str(number)) for number in range(4)]
+        acknowledged = [publish(cluster, trees[0])]
+        shown = Shown(cluster, trees)
+        for number, moment in enumerate((on_its_way, held, proposed), 1):
+            outcome: list[object] = []
+            publishing = threading.Thread(
+                target=lambda n=number, o=outcome: o.append(publish(cluster, trees[n]))
+            )
+            leader = cluster.leader()
+            publishing.start()
+            wait_until("it is time", lambda m=moment, n=number: m(cluster, trees[n]))
+            leader.kill()
+            while publishing.is_alive():
+                shown.look()
+            publishing.join()
+            leader.start()
+            assert outcome, "it has an end"
+            assert isinstance(outcome[0], int), outcome
+            acknowledged.append(outcome[0])
+            wait_until("it is back", lambda node=leader: node.status().applied)
+            assert shown.look() == number
+        assert acknowledged == sorted(set(acknowledged))
+        for node in cluster.nodes:
+            wait_until(f"{node.name} has all", lambda n=node: len(kept(n)) == 2 * len(trees))
+        with cluster.client() as client:
+            for name, path in trees[-1].items():
+                with (tmp_path / "copy").open("wb") as copy:
+                    client.download(f"w/{name}", copy)
+                assert digest(tmp_path / "copy") == digest(path)
+            changes = list(client.history("w/first"))
+        assert [change.revision for change in changes] == acknowledged[::-1]
+
+
+def made_tree(top: Path) -> dict[str, Path]:
+    """Name → file; two of them are large."""
+    top.mkdir()
+    sizes = {"first": 24 * MIB + 1, "last": 12 * MIB, **{f"small{n}": 100 + n for n in range(20)}}
+    for name, size in sizes.items():
+        made(top / name, size)
+    return {name: top / name for name in sizes}
+
+
+def publish(cluster: Cluster, tree: dict[str, Path]) -> int:
+    with cluster.client() as client, client.transaction() as changes:
+        for name, path in tree.items():
+            changes.put(f"w/{name}", path)
+    return changes.revision
+
+
+class Shown:
+    """What readers see, at each node in turn."""
+
+    def __init__(self, cluster: Cluster, trees: list[dict[str, Path]]) -> None:
+        self._nodes = cluster.nodes
+        self._trees = [
+            {f"w/{name}": hashlib.sha256(path.read_bytes()).digest() for name, path in t.items()}
+            for t in trees
+        ]
+        self._newest = 0
+
+    def look(self) -> int:
+        """The number of the tree that is there: whole, and no older than what was seen before."""
+        for node in self._nodes:
+            try:
+                with node.client() as client:
+                    items = list(client.list("w", timeout=2))
+            except dfs.DfsError:
+                continue  # It was killed, or nobody leads.
+            found = {item.key: item.stat.sha256 for item in items}
+            assert found in self._trees, "all of one"
+            assert len({item.stat.revision for item in items}) == 1
+            number = self._trees.index(found)
+            assert number >= self._newest
+            self._newest = number
+        return self._newest
+
+
+def on_its_way(cluster: Cluster, tree: dict[str, Path]) -> bool:
+    return any(map(arrived, cluster.nodes)) or holders(cluster, tree, "first") > 0
+
+
+def held(cluster: Cluster, tree: dict[str, Path]) -> bool:
+    """A majority has one of its large files."""
+    return holders(cluster, tree, "first") > 1
+
+
+def proposed(cluster: Cluster, tree: dict[str, Path]) -> bool:
+    """Nothing is left to do but the entry."""
+    return holders(cluster, tree, "last") > 1
+
+
+def holders(cluster: Cluster, tree: dict[str, Path], name: str) -> int:
+    sha256 = digest(tree[name])
+    return sum(any(p.name == sha256 for p in kept(node)) for node in cluster.nodes)
+
+
 def arrived(node: Node) -> bool:
     """Bytes of a content that is not whole yet are on its disk."""
     directory = node.data / DIRECTORY
@@ -121,7 +222,8 @@ def client_history(cluster: Cluster) -> int:
 
 
 def test_memory_stays_small_while_a_large_file_goes_through(tmp_path: Path) -> None:
-    """A node holds no more than pieces of a large file in memory, whoever sends and reads it."""
+    """A node holds no more than pieces of a large file in memory, whoever sends, reads and saves
+    it."""
     source = tmp_path / "source"
     size = 400 * MIB
     with source.open("wb") as file:
@@ -145,6 +247,7 @@ def test_memory_stays_small_while_a_large_file_goes_through(tmp_path: Path) -> N
                     client.upload("large", file, size=size)
                 with (tmp_path / "copy").open("wb") as copy:
                     client.download("large", copy)
+                assert sum(map(len, client.backup())) > size
         finally:
             done.set()
             watching.join()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -251,3 +252,41 @@ def agent_of(pid: int) -> int:
     children = " ".join(p.read_text() for p in Path(f"/proc/{pid}/task").glob("*/children"))
     [child] = children.split()
     return int(child)
+
+
+def test_the_past_is_read_on_a_node_and_elsewhere_while_agents_die(
+    tmp_path: Path, point: Path
+) -> None:
+    """What somebody has open below `.dfs/at/` is read on when the agent is killed, where the kernel
+    reads past it, and the next one shows the same."""
+    with running(tmp_path / "cluster", mounts=True) as cluster:
+        client, node = cluster.nodes[0].client(), cluster.nodes[1]
+        data = os.urandom(3 << 20)
+        client.put("d/small", b"one")
+        with (tmp_path / "large").open("w+b") as file:
+            file.write(data)
+            file.seek(0)
+            revision = client.upload("d/large", file)
+        seconds, rest = divmod(client.stat("d/large").time_ns, 10**9)
+        time = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09}Z"
+        client.delete("d", recursive=True)
+        newest = client.put("d", b"a file now")
+        words = (sys.executable, "-P", "-m", "dfs", "mount", "--servers", servers(cluster))
+        words += ("--mount", str(point), "--cache", "none", "--state", "state", "--background")
+        done = run(*words, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        assert int((node.mount / ".dfs/sync").read_text()) >= newest
+        for top in (point, node.mount):
+            then = top / f".dfs/at/{revision}/d"
+            assert sorted(os.listdir(then)) == ["large", "small"]
+            assert (then / "large").read_bytes() == data
+            assert (then / "small").read_bytes() == b"one"
+            assert (top / f".dfs/at/{time}/d/large").read_bytes() == data
+            assert (top / f".dfs/at/{newest}/d").read_bytes() == b"a file now"
+        held = (node.mount / f".dfs/at/{revision}/d/large").open("rb", buffering=0)
+        with held:
+            assert held.read(1 << 20) == data[: 1 << 20]
+            assert node.process is not None
+            os.kill(agent_of(node.process.pid), signal.SIGKILL)
+            assert held.read() == data[1 << 20 :]
+            assert (node.mount / f".dfs/at/{revision}/d/small").read_bytes() == b"one"

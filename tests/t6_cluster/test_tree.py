@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dfs.cli import main
-from dfs.nemesis.processes import Node, running, wait_until
+from dfs.nemesis.places import on_loopback
+from dfs.nemesis.processes import Cluster, Node, running, wait_until
 
 FILES = 300
 needs_fuse = pytest.mark.skipif(
@@ -72,6 +75,50 @@ def test_dropped_tree_is_identical_on_every_mount(tmp_path: Path) -> None:
         shutil.copytree(source, cluster.nodes[0].cache, symlinks=True, dirs_exist_ok=True)
         for node in cluster.nodes:
             wait_until(f"{node.name} shows the tree", lambda n=node: shows(n, expected))
+
+
+def owned(root: Path) -> dict[str, tuple[int, int, dict[str, bytes]]]:
+    """Path → uid, gid, extended attributes of the drop; but for implicit directories."""
+    found = {}
+    for key in picture(root):
+        path = root / key
+        if path.is_symlink() or path.is_file() or os.listxattr(path):
+            names = [] if path.is_symlink() else os.listxattr(path)
+            kept = {n: os.getxattr(path, n) for n in names if not n.startswith("user.dfs.")}
+            found[key] = (path.lstat().st_uid, path.lstat().st_gid, kept)
+    return found
+
+
+@needs_fuse
+def test_owners_and_attributes_of_a_dropped_tree_are_shown_elsewhere(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    make_tree(source)
+    for number, key in enumerate(sorted(picture(source))):
+        os.lchown(source / key, 1_000 + number, 2_000 + number % 3)
+    os.setxattr(source / "empty", "user.comment", b"\0of a directory")
+    for key in ("dir0/sub0/file0", "large"):
+        os.setxattr(source / key, "user.comment", key.encode())
+        os.setxattr(source / key, "user.empty", b"")
+    places = [replace(place, options=("-owner", "numeric", "-xattr")) for place in on_loopback(2)]
+    places += on_loopback(1)
+    expected = owned(source)
+    with Cluster(tmp_path, 3, mounts=True, places=places) as cluster:
+        first, second, third = cluster.nodes
+        subprocess.run(["cp", "-a", f"{source}/.", first.cache], check=True)
+        for node in (first, second):
+            wait_until(
+                f"{node.name} shows the same",
+                lambda n=node: expected.items() <= owned(n.mount).items(),
+            )
+        assert (third.mount / "large").stat().st_uid == os.getuid()
+        os.setxattr(first.cache / "large", "user.comment", b"another")
+        os.chown(first.cache / "dir0/sub0/file0", 7, 8)
+        wait_until(
+            "the change is shown",
+            lambda: os.getxattr(second.mount / "large", "user.comment") == b"another"
+            and (second.mount / "dir0/sub0/file0").stat().st_uid == 7,
+        )
+        cluster.agree()
 
 
 @needs_fuse

@@ -16,6 +16,9 @@ pub struct Upsert {
     pub size: u64,
     pub mode: u32,
     pub mtime_ns: i64,
+    /// As in `Node`.
+    pub uid: u32,
+    pub gid: u32,
     pub version: u64,
     pub place: Option<Arc<CStr>>,
 }
@@ -58,12 +61,12 @@ impl Tree {
             Some(old) if old.is_directory() && upsert.kind == Kind::Directory => {
                 self.update_directory(&old, upsert, batch);
             }
-            Some(old) if old.newest() > upsert.version => batch.stale += 1,
+            Some(old) if old.version() > upsert.version => batch.stale += 1,
             Some(old) if old.kind != upsert.kind => {
                 self.remove(&old, batch);
                 self.insert(parent, name, upsert, None, batch);
             }
-            Some(old) if old.version == upsert.version => {
+            Some(old) if old.version() == upsert.version => {
                 old.place.lock().clone_from(&upsert.place);
             }
             Some(old) => self.insert(parent, name, upsert, Some(&old), batch),
@@ -88,7 +91,7 @@ impl Tree {
     /// Sets or clears the local copy of a version if it is still shown.
     pub fn place(&self, path: &str, version: u64, place: Option<Arc<CStr>>) -> bool {
         match self.find(path) {
-            Some(node) if node.kind == Kind::File && node.version == version => {
+            Some(node) if node.kind == Kind::File && node.version() == version => {
                 *node.place.lock() = place;
                 true
             }
@@ -129,12 +132,14 @@ impl Tree {
             name: name.as_bytes().into(),
             kind: upsert.kind,
             size: upsert.size,
-            version: upsert.version,
+            version: upsert.version.into(),
             mode: (upsert.mode & 0o7777).into(),
-            newest: upsert.version.into(),
+            uid: upsert.uid.into(),
+            gid: upsert.gid.into(),
             mtime_ns: upsert.mtime_ns.into(),
             lookups: 0.into(),
             orphan: false.into(),
+            past: false,
             explicit: true.into(),
             denied: false.into(),
             place: upsert.place.clone().into(),
@@ -194,8 +199,13 @@ impl Tree {
 
     fn update_directory(&mut self, node: &Node, upsert: &Upsert, batch: &mut Batch) {
         node.explicit.store(true, Relaxed);
-        let mode = upsert.mode & 0o7777;
-        if node.mode.swap(mode, Relaxed) == mode && node.mtime_ns.load(Relaxed) == upsert.mtime_ns {
+        let told = [
+            (&node.mode, upsert.mode & 0o7777),
+            (&node.uid, upsert.uid),
+            (&node.gid, upsert.gid),
+        ];
+        let same = told.map(|(held, new)| held.swap(new, Relaxed) == new);
+        if same == [true; 3] && node.mtime_ns.load(Relaxed) == upsert.mtime_ns {
             return;
         }
         if node.known() || self.tell_all {
@@ -217,14 +227,14 @@ impl Tree {
         for (upto, name) in components(path) {
             parent = match self.child(parent, name.as_bytes()).cloned() {
                 Some(node) if node.is_directory() => node.id,
-                Some(node) if node.newest() > version => return None,
+                Some(node) if node.version() > version => return None,
                 Some(node) => {
                     self.remove(&node, batch);
                     self.make_directory(parent, upto, name, batch)?
                 }
                 None => self.make_directory(parent, upto, name, batch)?,
             };
-            self.nodes[&parent].newest.fetch_max(version, Relaxed);
+            self.nodes[&parent].version.fetch_max(version, Relaxed);
         }
         batch.last = Some((path.to_owned(), parent));
         Some(parent)

@@ -14,7 +14,7 @@ pub const FAILURE_MEMORY: Duration = Duration::from_secs(1);
 pub const WAITERS_MAX: usize = 65_536;
 
 /// What a waiting request wants to do once the file is here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Want {
     Open,
     Read {
@@ -25,6 +25,16 @@ pub enum Want {
     Value {
         size: u32,
     },
+    /// A name in a past directory whose entries are not here.
+    Lookup(Box<[u8]>),
+    /// A list of one.
+    List {
+        after: u64,
+        size: u32,
+        plus: bool,
+    },
+    /// A past revision by its name.
+    Revision,
 }
 
 /// A request of the kernel that has not been answered.
@@ -126,7 +136,7 @@ impl Misses {
         let Some(waiter) = state.join(subject, waiter) else {
             return Ok(());
         };
-        let version = waiter.node.version;
+        let version = waiter.node.version();
         let question = state.begin(subject, waiter, path, now + self.deadline);
         state
             .asked
@@ -148,7 +158,7 @@ impl Misses {
                 && let Some(id) = state.fresh.pop_front()
             {
                 if let Some(miss) = state.wait(id) {
-                    taken.push((id, miss.path.clone(), miss.node.version));
+                    taken.push((id, miss.path.clone(), miss.node.version()));
                 }
             }
             if !taken.is_empty() || state.closed {

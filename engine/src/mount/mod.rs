@@ -8,6 +8,7 @@
 //! | node.rs      | one entry, and how it is numbered                            | yes  |
 //! | tree.rs      | the tree: what the kernel may ask of it                      | yes  |
 //! | change.rs    | the tree: changes, and which notices they cause              | yes  |
+//! | past.rs      | the tree: past revisions, of which directories come on demand | yes  |
 //! | notice.rs    | the queue of notices                                         | yes  |
 //! | misses.rs    | content and answers that are not here, and who waits         | yes  |
 //! | answers.rs   | what was answered to open files that are made                | yes  |
@@ -30,6 +31,7 @@ mod kernel;
 pub mod misses;
 pub mod node;
 pub mod notice;
+pub mod past;
 pub mod pins;
 pub mod reply;
 pub mod request;

@@ -11,6 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64};
 
+/// The number that names no owner and no group, as for the kernel.
+pub const NOBODY: u32 = u32::MAX;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     File,
@@ -39,16 +42,21 @@ pub struct Node {
     pub name: Box<[u8]>,
     pub kind: Kind,
     pub size: u64,
-    pub version: u64,
-    /// Directories: the newest version that came to be at or below it.
-    pub newest: AtomicU64,
+    /// Of a directory the newest that came to be at or below it.
+    pub version: AtomicU64,
     /// Permission bits.
     pub mode: AtomicU32,
+    /// `NOBODY`: those of whoever mounts, as for the group.
+    pub uid: AtomicU32,
+    pub gid: AtomicU32,
     pub mtime_ns: AtomicI64,
     /// How often the kernel has been told this id, less what it has forgotten.
     pub lookups: AtomicU64,
-    /// No longer in the tree; kept while the kernel knows it.
+    /// No longer in the tree, or of the past and in no listing that is here; kept while the kernel
+    /// knows it.
     pub orphan: AtomicBool,
+    /// Below `.dfs/at`: it never changes.
+    pub past: bool,
     /// Directories: stays when its last child goes.
     pub explicit: AtomicBool,
     /// Directories: the kernel was told of a name here that it does not exist.
@@ -62,8 +70,8 @@ impl Node {
         self.kind == Kind::Directory
     }
 
-    pub fn newest(&self) -> u64 {
-        self.newest.load(Relaxed)
+    pub fn version(&self) -> u64 {
+        self.version.load(Relaxed)
     }
 
     /// Whether the kernel may hold this id.

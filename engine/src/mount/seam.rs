@@ -20,8 +20,8 @@ const KEY_BYTES_MAX: usize = 1_024;
 const COMPONENT_BYTES_MAX: usize = 255;
 const TARGET_BYTES_MAX: usize = 4_095;
 
-/// (path, kind, size, mode, mtime_ns, version, backing)
-type Item = (String, u8, u64, u32, i64, u64, Option<String>);
+/// (path, kind, size, mode, mtime_ns, uid, gid, version, backing)
+type Item = (String, u8, u64, u32, i64, u32, u32, u64, Option<String>);
 
 #[pyclass(frozen, name = "Tree", module = "dfs._engine")]
 struct PyTree(Arc<Session>);
@@ -163,6 +163,13 @@ impl PyTree {
         Ok(py.detach(|| self.0.answer_question(question, result)))
     }
 
+    fn fill(&self, py: Python<'_>, question: u64, entries: Vec<Item>) -> PyResult<bool> {
+        py.detach(|| {
+            let entries: Vec<Upsert> = entries.into_iter().map(upsert).collect::<PyResult<_>>()?;
+            Ok(self.0.fill(question, &entries))
+        })
+    }
+
     fn set_free(&self, free_bytes: u64) {
         self.0.set_free(free_bytes);
     }
@@ -197,7 +204,7 @@ impl PyTree {
 }
 
 fn upsert(item: Item) -> PyResult<Upsert> {
-    let (path, kind, size, mode, mtime_ns, version, place) = item;
+    let (path, kind, size, mode, mtime_ns, uid, gid, version, place) = item;
     check_path(&path).map_err(|why| bad_path(&path, why))?;
     let place = place.map(|place| c_string(&place)).transpose()?;
     let (kind, size) = match (kind, &place) {
@@ -220,6 +227,8 @@ fn upsert(item: Item) -> PyResult<Upsert> {
         size,
         mode,
         mtime_ns,
+        uid,
+        gid,
         version,
         place,
     })

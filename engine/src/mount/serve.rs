@@ -2,13 +2,15 @@
 use super::abi::{MAJOR, MINOR, MINOR_EPOCH, MINOR_MIN, TRANSFER, cap};
 use super::device::{Device, Received};
 use super::misses::{Waiter, Want};
-use super::node::{Kind, Node};
+use super::node::{Kind, NOBODY, Node};
+use super::past;
 use super::pins::Trouble;
 use super::reply::{Attr, Granted, Message, Plus};
 use super::request::{Malformed, Request, parse};
 use super::session::Session;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -120,7 +122,7 @@ impl Session {
                     .for_each(|(id, count)| self.forget(id, count));
             }
             Request::GetAttr => self.with_node(call, id, |call, node| {
-                call.ok().attr(&self.attr(node), self.ttl());
+                call.ok().attr(&self.attr(node), self.ttl_of(node));
                 call.send();
             }),
             Request::ReadLink => self.with_node(call, id, |call, node| {
@@ -234,18 +236,23 @@ impl Session {
         call.send();
     }
 
-    fn lookup(&self, call: &mut Call<'_>, parent: u64, name: &[u8]) {
+    pub(super) fn lookup(&self, call: &mut Call<'_>, parent: u64, name: &[u8]) {
         self.counters.lookups.fetch_add(1, Relaxed);
         let found = self
             .tree
             .read()
             .lookup(parent, name)
             .map(|found| found.cloned());
-        let Ok(found) = found else {
-            return call.refuse(libc::ESTALE);
+        let found = match found {
+            Ok(None) if parent == past::top() => return self.ask_revision(call, parent, name),
+            Ok(found) => found,
+            Err(_) => return self.ask_past(call, parent, Want::Lookup(name.into())),
         };
         let attr = found.as_deref().map(|node| self.attr(node));
-        call.ok().entry(attr.as_ref(), self.ttl());
+        let ttl = found
+            .as_deref()
+            .map_or(self.ttl(), |node| self.ttl_of(node));
+        call.ok().entry(attr.as_ref(), ttl);
         if !call.send()
             && let Some(node) = found
         {
@@ -253,7 +260,7 @@ impl Session {
         }
     }
 
-    fn forget(&self, id: u64, count: u64) {
+    pub(super) fn forget(&self, id: u64, count: u64) {
         let gone = self.tree.read().forget(id, count);
         if gone {
             self.tree.write().reap(id);
@@ -356,27 +363,26 @@ impl Session {
             Want::Read { offset, size } => {
                 self.read(call, &waiter.node, (offset, size), IfAbsent::Fail);
             }
-            Want::Value { .. } => call.refuse(libc::EIO), // A question; none of the misses.
+            _ => call.refuse(libc::EIO), // A question; none of the misses.
         }
     }
 
-    fn list(&self, call: &mut Call<'_>, id: u64, (after, size): (u64, u32), plus: bool) {
-        let size = (size as usize).min(TRANSFER);
-        let ttl = self.ttl();
+    pub(super) fn list(&self, call: &mut Call<'_>, id: u64, (after, size): (u64, u32), plus: bool) {
+        let room = (size as usize).min(TRANSFER);
         let message = call.ok();
         let listed = self.tree.read().list(id, after, plus, |entry| {
             let plus = match (plus, entry.name) {
                 (false, _) => Plus::No,
                 (true, b"." | b"..") => Plus::Dot,
-                (true, _) => Plus::Yes(ttl),
+                (true, _) => Plus::Yes(self.ttl_of(entry.node)),
             };
-            message.dirent(size, entry.cookie, entry.name, &self.attr(entry.node), plus)
+            message.dirent(room, entry.cookie, entry.name, &self.attr(entry.node), plus)
         });
         match listed {
             Ok(()) => {
                 call.send();
             }
-            Err(_) => call.refuse(libc::ESTALE),
+            Err(_) => self.ask_past(call, id, Want::List { after, size, plus }),
         }
     }
 
@@ -406,25 +412,46 @@ impl Session {
         }
     }
 
-    fn attr(&self, node: &Node) -> Attr {
+    pub(super) fn attr(&self, node: &Node) -> Attr {
         Attr {
             node: node.id,
             size: node.size,
             mtime_ns: node.mtime_ns.load(Relaxed),
             mode: node.kind.type_bits() | node.mode.load(Relaxed),
-            uid: self.options.uid,
-            gid: self.options.gid,
+            uid: named(&node.uid, self.options.uid),
+            gid: named(&node.gid, self.options.gid),
         }
     }
 
     fn ttl(&self) -> Duration {
-        if !self.live.load(Relaxed) {
-            return Duration::ZERO;
+        if self.live.load(Relaxed) {
+            self.longest_ttl()
+        } else {
+            Duration::ZERO
         }
+    }
+
+    /// What is past stays as it is, whether changes arrive or not.
+    fn ttl_of(&self, node: &Node) -> Duration {
+        if node.past {
+            self.longest_ttl()
+        } else {
+            self.ttl()
+        }
+    }
+
+    fn longest_ttl(&self) -> Duration {
         if self.notices.epochs_allowed() {
             return self.options.ttl;
         }
         self.options.ttl.min(TTL_WITHOUT_EPOCHS)
+    }
+}
+
+fn named(number: &AtomicU32, otherwise: u32) -> u32 {
+    match number.load(Relaxed) {
+        NOBODY => otherwise,
+        number => number,
     }
 }
 

@@ -283,6 +283,17 @@ impl Session {
         true
     }
 
+    /// Answers a question for entries of the past. False when it has ended already.
+    pub fn fill(&self, question: u64, entries: &[Upsert]) -> bool {
+        let Some(waiter) = self.misses.end_question(question) else {
+            return false;
+        };
+        if let Some(device) = self.device.read().clone() {
+            self.deliver_entries(&device, &waiter, entries);
+        }
+        true
+    }
+
     /// What statfs says is free.
     pub fn set_free(&self, bytes: u64) {
         self.free.store(bytes, Relaxed);
@@ -301,7 +312,7 @@ impl Session {
     pub fn opened(&self) -> Vec<(String, u64)> {
         let recent = std::mem::take(&mut *self.recent.lock());
         let tree = self.tree.read();
-        let named = |node: Arc<Node>| Some((tree.path(&node)?, node.version));
+        let named = |node: Arc<Node>| Some((tree.path(&node)?, node.version()));
         recent.into_iter().filter_map(named).collect()
     }
 
@@ -341,9 +352,9 @@ impl Session {
 
     /// Figures of this moment.
     pub fn stats(&self) -> Vec<(&'static str, u64)> {
-        let (totals, held) = {
+        let (totals, held, past) = {
             let tree = self.tree.read();
-            (tree.totals(), tree.held())
+            (tree.totals(), tree.held(), tree.listings.entries())
         };
         let (queued, delivered) = self.notices.counts();
         let of = |counter: &AtomicU64| counter.load(Relaxed);
@@ -353,6 +364,7 @@ impl Session {
             ("entries", totals.entries),
             ("bytes", totals.bytes),
             ("nodes", held as u64),
+            ("past", past as u64),
             ("live", flag(&self.live)),
             (
                 "passthrough",

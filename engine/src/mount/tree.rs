@@ -1,14 +1,15 @@
 //! The tree in memory: what the kernel sees. Pure: no clock, no descriptors, no locks of its own.
 //! `change.rs` has what alters it.
 use super::abi::ROOT;
-use super::node::{IdHasher, Kind, Node, cookie, node_id};
+use super::node::{IdHasher, Kind, NOBODY, Node, cookie, node_id};
+use super::past::{Listings, PAST};
 use super::reply::Totals;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-type IdMap<V> = HashMap<u64, V, BuildHasherDefault<IdHasher>>;
+pub(super) type IdMap<V> = HashMap<u64, V, BuildHasherDefault<IdHasher>>;
 
 /// No key begins with this component: there is the directory of files that are made.
 pub const RESERVED: &str = ".dfs";
@@ -34,6 +35,8 @@ pub struct Tree {
     /// The directory of the files that are made: there for who names it, in no listing and no
     /// count, so that copies and searches of the tree leave it out.
     aside: Option<Arc<Node>>,
+    /// Of past directories, whose entries are here.
+    pub(super) listings: Listings,
     /// The kernel may hold anything: a former process told it things.
     pub(super) tell_all: bool,
 }
@@ -45,6 +48,7 @@ impl Tree {
             children: IdMap::default(),
             totals: Totals::default(),
             aside: None,
+            listings: Listings::default(),
             tell_all: false,
         };
         let root = directory(ROOT, ROOT, b"", now_ns);
@@ -100,6 +104,7 @@ impl Tree {
             .is_some_and(|node| node.is_orphan() && !node.known())
         {
             self.nodes.remove(&id);
+            self.unlist(id);
         }
     }
 
@@ -162,10 +167,11 @@ impl Tree {
     pub fn path(&self, node: &Node) -> Option<String> {
         let mut names = vec![String::from_utf8_lossy(&node.name).into_owned()];
         let mut above = node.parent;
-        let mut orphan = node.is_orphan();
+        let gone = |node: &Node| node.is_orphan() && !node.past;
+        let mut orphan = gone(node);
         while above != ROOT {
             let parent = self.nodes.get(&above)?;
-            orphan |= parent.is_orphan();
+            orphan |= gone(parent);
             names.push(String::from_utf8_lossy(&parent.name).into_owned());
             above = parent.parent;
         }
@@ -181,13 +187,18 @@ impl Tree {
         (node.id != ROOT).then_some(node)
     }
 
-    /// Offers files whose content is made for each open, once; they are below `RESERVED`.
+    /// Offers files whose content is made for each open, once, and the directory of the past; they
+    /// are below `RESERVED`.
     pub fn offer(&mut self, names: &[String], now_ns: i64) {
         let id = node_id(Kind::Directory, RESERVED, 0);
         let above = directory(id, ROOT, RESERVED.as_bytes(), now_ns);
+        let past = past_top(id, now_ns);
+        self.children.insert(past.id, BTreeMap::new());
         let below = names.iter().map(|name| made(id, name, now_ns));
-        let below: BTreeMap<u64, Arc<Node>> =
-            below.map(|node| (cookie(&node.name), node)).collect();
+        let below: BTreeMap<u64, Arc<Node>> = below
+            .chain([past])
+            .map(|node| (cookie(&node.name), node))
+            .collect();
         for node in below.values().chain([&above]) {
             self.nodes.insert(node.id, node.clone());
         }
@@ -225,28 +236,46 @@ fn made(parent: u64, name: &str, now_ns: i64) -> Arc<Node> {
     unversioned((id, Kind::Made, MADE_MODE), parent, name.as_bytes(), now_ns)
 }
 
-fn unversioned(
+/// Names in it are questions; see `past.rs`.
+fn past_top(parent: u64, now_ns: i64) -> Arc<Node> {
+    let id = node_id(Kind::Directory, &format!("{RESERVED}/{PAST}"), 0);
+    let node = new(
+        (id, Kind::Directory, DIRECTORY_MODE),
+        parent,
+        PAST.as_bytes(),
+        now_ns,
+    );
+    Arc::new(Node { past: true, ..node })
+}
+
+fn unversioned(head: (u64, Kind, u32), parent: u64, name: &[u8], now_ns: i64) -> Arc<Node> {
+    Arc::new(new(head, parent, name, now_ns))
+}
+
+pub(super) fn new(
     (id, kind, mode): (u64, Kind, u32),
     parent: u64,
     name: &[u8],
-    now_ns: i64,
-) -> Arc<Node> {
-    Arc::new(Node {
+    mtime_ns: i64,
+) -> Node {
+    Node {
         id,
         parent,
         name: name.into(),
         kind,
         size: 0,
-        version: 0,
+        version: 0.into(),
         mode: mode.into(),
-        newest: 0.into(),
-        mtime_ns: now_ns.into(),
+        uid: NOBODY.into(),
+        gid: NOBODY.into(),
+        mtime_ns: mtime_ns.into(),
         lookups: 0.into(),
         orphan: false.into(),
+        past: false,
         explicit: false.into(),
         denied: false.into(),
         place: None.into(),
-    })
+    }
 }
 
 /// Each component with the path that ends with it.

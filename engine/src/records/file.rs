@@ -114,6 +114,8 @@ pub struct File<'a> {
     pub sha256: &'a [u8],
     /// 16 bytes, or none.
     pub request_id: &'a [u8],
+    /// Further fields of its Record, encoded: what its writer named of owner and attributes.
+    pub tail: &'a [u8],
     pub data: &'a [u8],
     /// The content stands in the current version too, not in history alone.
     pub inline: bool,
@@ -158,7 +160,7 @@ impl File<'_> {
 
     /// The public Record, as protobuf encodes it.
     fn record(&self, created: u64, number: u64) -> Vec<u8> {
-        let mut out = Vec::with_capacity(128);
+        let mut out = Vec::with_capacity(128 + self.tail.len());
         put_number(&mut out, 0x10, self.revision);
         put_number(&mut out, 0x18, created);
         put_number(&mut out, 0x20, number);
@@ -176,6 +178,7 @@ impl File<'_> {
             out.extend_from_slice(&self.time_ns.to_le_bytes());
         }
         put_bytes(&mut out, 0x6a, self.request_id);
+        out.extend_from_slice(self.tail);
         out
     }
 
@@ -297,6 +300,7 @@ impl<'a> File<'a> {
             principal: "",
             sha256: &[7; 32],
             request_id: b"",
+            tail: b"",
             data,
             inline,
         }

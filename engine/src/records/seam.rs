@@ -118,6 +118,7 @@ fn pack_put<'py>(
         principal: put.principal,
         sha256: put.sha256,
         request_id: b"",
+        tail: b"",
         data: put.data,
         inline: put.data.len() <= inline_bytes_max,
     };
@@ -139,6 +140,7 @@ fn pack_file<'py>(
     principal: &str,
     sha256: &[u8],
     request_id: &[u8],
+    tail: &[u8],
     data: &[u8],
     inline_bytes_max: usize,
 ) -> Option<Pieces<'py>> {
@@ -153,6 +155,7 @@ fn pack_file<'py>(
         principal,
         sha256,
         request_id,
+        tail,
         data,
         inline: data.len() <= inline_bytes_max,
     };

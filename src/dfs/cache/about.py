@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from .._version import version
 from ..errors import DfsError, Unavailable
 from ..limits import AGENT_RETRY_MS, AGENT_RETRY_MS_MAX, MEMBERS_MS_MAX, NOTICES_MS_MAX
+from .attributes import SHOWN
 from .conflicts import MARK
 from .feeder import Feeder
 from .objects import Objects
@@ -26,8 +27,6 @@ from .uploader import Uploader
 if TYPE_CHECKING:
     from .questions import Maker
 
-PREFIX: Final = "user.dfs."
-"""Of the extended attributes that tell what is known of a key."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,8 @@ class About:
             "version": stat.version, "sha256": stat.sha256.hex(), "node": stat.node,
             "principal": stat.principal, "time_ns": stat.time_ns,
         }
-        return {PREFIX + name: str(value).encode() for name, value in values.items() if value}
+        told = {SHOWN + name: str(value).encode() for name, value in values.items() if value}
+        return dict(stat.xattrs) | told
 
     async def _version(self) -> bytes:
         return _lines([version()])

@@ -47,6 +47,7 @@ from .journal import DELETE, Journal
 from .keeping import KEEPING, Keeping, Places
 from .large import Large
 from .objects import Objects
+from .past import Past
 from .pins import Pins
 from .ports import Client, Tree
 from .problems import Problems
@@ -102,7 +103,9 @@ class Options:
     no_open: bool = False
     passthrough: bool = True
     xattr: bool = False
-    """The mount answers `user.dfs.…`."""
+    """The mount answers `user.dfs.…` and what was stored of extended attributes."""
+    owners: bool = False
+    """uid and gid go with drops, and the mount shows them."""
 
 
 class Agent:
@@ -112,14 +115,15 @@ class Agent:
         """Needs a running loop; `tree` is None where nothing is mounted."""
         self.options, self.client, self.tree = options, client, tree
         self.problems = Problems()
-        self.journal = Journal(options.state)
+        self.journal = Journal(options.state, options.owners)
         self.objects = Objects(options.state) if tree is not None else None
-        self.feeder = Feeder(client, self.problems, self.objects, tree)
+        self.feeder = Feeder(client, self.problems, self.objects, tree, options.owners)
         self.large = Large(client, options.state, options.contents, self.journal.unchanged)
         if self.objects is not None:
             self.objects.elsewhere = self.large.backing
         self.uploader = Uploader(
-            client, self.feeder, self.journal, self.problems, options.name, self.large
+            client, self.feeder, self.journal, self.problems, options.name, self.large,
+            owners=options.owners,
         )
         self.feeder.removed = self.uploader.retry_blocked
         places = Places(options.cache, options.mount)
@@ -138,8 +142,9 @@ class Agent:
                 options.cache_free,
             )
             self.room.needed = self.feeder.needed
+            past = Past(client, self.feeder, self.objects)
             self.fetcher = Fetcher(
-                client, self.objects, self.feeder, tree, self.large, self.room
+                client, self.objects, self.feeder, tree, self.large, self.room, past
             )
             self.pins = Pins(
                 self.journal, self.feeder, self.objects, self.fetcher, self.room, self.problems
@@ -151,7 +156,7 @@ class Agent:
             about = About(
                 client, tree, self.feeder, self.objects, self.uploader, self.problems
             )
-            self.questions = Questions(tree, about.files(), about.attributes)
+            self.questions = Questions(tree, about.files(), about.attributes, past)
         self.watcher: Watcher | None = None
         if options.cache:
             excluded = {real_place(p) for p in (options.mount, options.state) if p}
@@ -177,6 +182,8 @@ class Agent:
         lock = self._lock_state()
         try:
             self.journal.open()
+            for path, text in self.journal.left_out():
+                self.problems.set(path, text)
             self.large.open()
             if self.deletes is None:
                 self.journal.clear_marks(DELETE)
@@ -451,7 +458,8 @@ def options_of(argv: Sequence[str]) -> Options:
     add("--delete-delay", type=float, default=DELETE_DELAY_S, help="seconds until they do")
     add("--contents", default="", help="the node's directory of large contents")
     add("--no-open", action="store_true", help="faster for trees of small files only")
-    add("--xattr", action="store_true", help="answer extended attributes (user.dfs.…)")
+    add("--xattr", action="store_true", help="answer extended attributes")
+    add("--owners", action="store_true", help="carry and show uid and gid")
     add("--no-passthrough", action="store_true", help="all reads go through this process")
     given = parser.parse_args(argv)
     return Options(
@@ -463,7 +471,7 @@ def options_of(argv: Sequence[str]) -> Options:
         contents=given.contents, name=given.name, cache_bytes_max=given.cache_size,
         cache_free=given.cache_free, propagate_deletes=given.propagate_deletes,
         delete_delay_s=given.delete_delay, no_open=given.no_open,
-        passthrough=not given.no_passthrough, xattr=given.xattr,
+        passthrough=not given.no_passthrough, xattr=given.xattr, owners=given.owners,
     )
 
 

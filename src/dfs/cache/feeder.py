@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from typing import Final
 
 from ..client.values import Event, Item, Kind, Stat, Update
 from ..errors import DataLoss, DfsError, OutOfRange
@@ -24,6 +25,7 @@ from ..limits import (
     AGENT_RETRY_MS_MAX,
     FEED_ITEMS_MAX,
     FEED_UPDATES_MAX,
+    OWNER_MAX,
 )
 from .objects import Objects
 from .ports import Client, Tree, Upsert
@@ -32,14 +34,18 @@ from .room import Content, Room
 
 log = logging.getLogger(__name__)
 
+NOBODY: Final = OWNER_MAX + 1
+"""Names no owner to the mount."""
+
 
 class Feeder:
     """Follows the node and keeps `known`; feeds the mount where there is one."""
 
     def __init__(
         self, client: Client, problems: Problems, objects: Objects | None = None,
-        tree: Tree | None = None,
+        tree: Tree | None = None, owners: bool = False,
     ) -> None:
+        """`owners`: the mount shows whom an entry names; else all belong to whoever mounts."""
         self.known: dict[str, Stat] = {}
         """Every file, symlink and explicit directory of the tree at `revision`."""
         self.revision = 0
@@ -62,7 +68,7 @@ class Feeder:
         self.room: Room | None = None
         """For the content that comes along; it is not kept where there is none."""
         self._client, self._problems = client, problems
-        self._objects, self._tree = objects, tree
+        self._objects, self._tree, self._owners = objects, tree, owners
         self._incoming: dict[str, Stat] = {}
         self._outage = False
         self._moved = asyncio.Event()
@@ -297,11 +303,19 @@ class Feeder:
 
     def _upsert(self, path: str, stat: Stat) -> Upsert:
         if stat.kind is Kind.SYMLINK:
-            return (path, *_attributes(stat), stat.target)
+            return (path, *self.described(stat), stat.target)
         backing = None
         if stat.kind is Kind.FILE and self._objects is not None:
             backing = self._objects.backing(stat.sha256, stat.size)
-        return (path, *_attributes(stat), backing)
+        return (path, *self.described(stat), backing)
+
+    def described(self, stat: Stat) -> tuple[int, int, int, int, int, int, int]:
+        """How the mount shows it: an Upsert but for path and backing."""
+        uid = gid = NOBODY
+        if self._owners:
+            uid = NOBODY if stat.uid is None else stat.uid
+            gid = NOBODY if stat.gid is None else stat.gid
+        return int(stat.kind), stat.size, stat.mode, stat.mtime_ns, uid, gid, stat.revision
 
     def _push(self, upserts: Sequence[Upsert], deletes: Sequence[str]) -> None:
         tree = self._tree
@@ -322,7 +336,3 @@ class Feeder:
         except ValueError as error:
             path = upserts[0][0] if upserts else deletes[0]
             self._problems.set(path, f"the mount cannot show it: {error}")
-
-
-def _attributes(stat: Stat) -> tuple[int, int, int, int, int]:
-    return int(stat.kind), stat.size, stat.mode, stat.mtime_ns, stat.revision

@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from ..client.values import Event, Kind, Stat
 from ..errors import DataLoss, DeadlineExceeded, DfsError, NotFound, OutOfRange, Unavailable
@@ -32,6 +32,7 @@ from ..limits import (
 from .feeder import Feeder
 from .large import Large
 from .objects import Objects
+from .past import TOP, Past
 from .ports import Client, Tree
 from .room import Room
 from .tasks import Serving
@@ -43,15 +44,25 @@ Key = bytes | tuple[str, int]
 """What one fetch is for: a content, or a past version whose content is not known yet."""
 
 
+class Wanted(NamedTuple):
+    """A version of a file that somebody reads."""
+
+    key: str
+    version: int
+    at: int
+    """A revision as of which it is there: its own, or of the past that somebody looks at, which
+    history has longer."""
+
+
 class Fetcher:
     """Serves the mount's misses and warms the cache."""
 
     def __init__(
         self, client: Client, objects: Objects, feeder: Feeder, tree: Tree, large: Large,
-        room: Room, deadline_ms: int = FETCH_MS_MAX,
+        room: Room, past: Past, deadline_ms: int = FETCH_MS_MAX,
     ) -> None:
         self._client, self._objects, self._feeder, self._tree = client, objects, feeder, tree
-        self._large, self._room = large, room
+        self._large, self._room, self._past = large, room, past
         self.deadline_s = deadline_ms / 1000
         """How long a reader waits at most."""
         self._fetching: dict[Key, asyncio.Task[str]] = {}
@@ -72,8 +83,11 @@ class Fetcher:
     # ---- misses ----------------------------------------------------------------------------------
     async def _serve(self, miss: int, path: str, version: int) -> None:
         result: str | int
+        wanted = Wanted(path, version, version)
         try:
-            result = await self._once(path, version)
+            if path.startswith(f"{TOP}/"):
+                wanted = await self._of_the_past(path, version)
+            result = await self._once(wanted)
         except DeadlineExceeded as error:
             log.warning("%s: a reader waited in vain: %s", path, error)
             result = errno.ETIMEDOUT
@@ -84,39 +98,49 @@ class Fetcher:
             log.warning("%s: content cannot be kept: %s", path, error)
             result = error.errno or errno.EIO
         self._tree.fulfil(miss, result)
-        if isinstance(result, str) and self._stat(path, version):
-            self._feeder.back([path])
+        if isinstance(result, str) and self._stat(wanted):
+            self._feeder.back([wanted.key])
 
-    def _stat(self, path: str, version: int) -> Stat | None:
-        stat = self._feeder.known.get(path)
-        return stat if stat is not None and stat.revision == version else None
+    async def _of_the_past(self, path: str, version: int) -> Wanted:
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                key, at = await self._past.place(path)
+        except TimeoutError:
+            text = f"no node said within {self.deadline_s:g} s which revision it is"
+            raise DeadlineExceeded(text) from None
+        return Wanted(key, version, at)
 
-    async def _once(self, path: str, version: int) -> str:
+    def _stat(self, wanted: Wanted) -> Stat | None:
+        """What is known of it, if the tree has that version now."""
+        stat = self._feeder.known.get(wanted.key)
+        return stat if stat is not None and stat.revision == wanted.version else None
+
+    async def _once(self, wanted: Wanted) -> str:
         """The content of one version, from the disk or the node; shared by all who want it."""
-        stat = self._stat(path, version)
-        key: Key = stat.sha256 if stat else (path, version)
+        stat = self._stat(wanted)
+        key: Key = stat.sha256 if stat else (wanted.key, wanted.version)
         task = self._fetching.get(key)
         if task is None:
-            task = asyncio.create_task(self._content(path, version, stat))
+            task = asyncio.create_task(self._content(wanted, stat))
             self._fetching[key] = task
             task.add_done_callback(lambda _: self._fetching.pop(key, None))
         return await asyncio.shield(task)
 
-    async def _content(self, path: str, version: int, stat: Stat | None) -> str:
+    async def _content(self, wanted: Wanted, stat: Stat | None) -> str:
         end_s = time.monotonic() + self.deadline_s
-        large = await self._as_large(path, version, stat, end_s)
+        large = await self._as_large(wanted, stat, end_s)
         if large is not None:
-            return await self._large_content(path, version, large, end_s)
+            return await self._large_content(wanted, large, end_s)
         if stat is None:
-            data, sha256 = await self._download(path, version, None, end_s)
-            async with self._room.reserved(sha256, len(data), path):
+            data, sha256 = await self._download(wanted, None, end_s)
+            async with self._room.reserved(sha256, len(data), wanted.key):
                 return await self._keep(sha256, data)
         with self._room.held(stat.sha256):
             here = await self._thread(lambda: self._objects.verify(stat.sha256))
             if here is not None:
                 return here
-            async with self._room.reserved(stat.sha256, stat.size, path):
-                data, sha256 = await self._download(path, version, stat, end_s)
+            async with self._room.reserved(stat.sha256, stat.size, wanted.key):
+                data, sha256 = await self._download(wanted, stat, end_s)
                 return await self._keep(sha256, data)
 
     async def _keep(self, sha256: bytes, data: bytes) -> str:
@@ -129,19 +153,20 @@ class Fetcher:
         return backing
 
     async def _as_large(
-        self, path: str, version: int, stat: Stat | None, end_s: float
+        self, wanted: Wanted, stat: Stat | None, end_s: float
     ) -> Stat | None:
         """Its record, if the file is a large one; of a past version it has to be asked for."""
         if stat is None:
             try:
-                stat = await self._tried(path, end_s, lambda left_s: self._client.stat(
-                    path, revision=version, local=True, min_revision=version, timeout=left_s
+                stat = await self._tried(wanted.key, end_s, lambda left_s: self._client.stat(
+                    wanted.key, revision=wanted.at, local=True, min_revision=wanted.at,
+                    timeout=left_s,
                 ))
             except (OutOfRange, NotFound):
                 return None  # The present one, or gone; whoever reads it finds out.
         return stat if stat.chunk_bytes else None
 
-    async def _large_content(self, path: str, version: int, stat: Stat, end_s: float) -> str:
+    async def _large_content(self, wanted: Wanted, stat: Stat, end_s: float) -> str:
         """A large file: where the node of this machine has it, else downloaded."""
         if self._large.local:
             return await self._large.have(stat, lambda: end_s - time.monotonic())
@@ -149,16 +174,16 @@ class Fetcher:
             here = await self._thread(lambda: self._objects.verify(stat.sha256))
             if here is not None:
                 return here
-            async with self._room.reserved(stat.sha256, stat.size, path):
-                backing = await self._download_large(path, version, stat, end_s)
+            async with self._room.reserved(stat.sha256, stat.size, wanted.key):
+                backing = await self._download_large(wanted, stat, end_s)
                 return self._kept(stat.sha256, backing)
 
-    async def _download_large(self, path: str, version: int, stat: Stat, end_s: float) -> str:
+    async def _download_large(self, wanted: Wanted, stat: Stat, end_s: float) -> str:
         temporary = self._objects.new_file()
         try:
             async with asyncio.timeout(end_s - time.monotonic()):
                 with Path(temporary).open("wb") as file:  # noqa: ASYNC230 - a moment
-                    await self._get_large(path, version, stat, file)
+                    await self._get_large(wanted, stat, file)
             return await self._thread(
                 lambda: self._objects.adopt(temporary, stat.sha256, stat.size)
             )
@@ -169,21 +194,21 @@ class Fetcher:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
 
-    async def _get_large(self, path: str, version: int, stat: Stat, file: BinaryIO) -> None:
-        download = self._client.download
+    async def _get_large(self, wanted: Wanted, stat: Stat, file: BinaryIO) -> None:
+        download, (key, version, at) = self._client.download, wanted
         try:
-            found = await download(path, file, revision=version, local=True, min_revision=version)
+            found = await download(key, file, revision=at, local=True, min_revision=at)
         except (OutOfRange, NotFound):
-            found = await download(path, file, local=True, min_revision=version)
+            found = await download(key, file, local=True, min_revision=at)
         if found.sha256 != stat.sha256:
-            raise NotFound(f"revision {version} of {path} is gone; now it is {found.revision}")
+            raise NotFound(f"revision {version} of {key} is gone; now it is {found.revision}")
 
     async def _download(
-        self, path: str, version: int, stat: Stat | None, end_s: float
+        self, wanted: Wanted, stat: Stat | None, end_s: float
     ) -> tuple[bytes, bytes]:
         """Reads the version from the node until it is right or the time is up."""
         return await self._tried(
-            path, end_s, lambda left_s: self._read(path, version, stat, left_s)
+            wanted.key, end_s, lambda left_s: self._read(wanted, stat, left_s)
         )
 
     async def _tried(
@@ -207,22 +232,22 @@ class Fetcher:
             wait_ms = min(wait_ms * 2, AGENT_RETRY_MS_MAX)
 
     async def _read(
-        self, path: str, version: int, stat: Stat | None, timeout_s: float
+        self, wanted: Wanted, stat: Stat | None, timeout_s: float
     ) -> tuple[bytes, bytes]:
         """A local read is enough: a version never changes, and its hash is checked here."""
-        read = self._client.read
+        read, (key, version, at) = self._client.read, wanted
         try:
             data, found = await read(
-                path, revision=version, local=True, min_revision=version, timeout=timeout_s
+                key, revision=at, local=True, min_revision=at, timeout=timeout_s
             )
         except (OutOfRange, NotFound):
             # History no longer reaches back to that version, but it may be the present one.
-            data, found = await read(path, local=True, min_revision=version, timeout=timeout_s)
+            data, found = await read(key, local=True, min_revision=at, timeout=timeout_s)
         if found.revision != version:
-            raise NotFound(f"revision {version} of {path} is gone; now it is {found.revision}")
+            raise NotFound(f"revision {version} of {key} is gone; now it is {found.revision}")
         sha256 = stat.sha256 if stat else found.sha256
         if hashlib.sha256(data).digest() != sha256:
-            raise DataLoss(f"the node sent content of {path} with another SHA-256")
+            raise DataLoss(f"the node sent content of {key} with another SHA-256")
         return data, sha256
 
     async def _thread(self, work: Callable[[], T]) -> T:
@@ -275,7 +300,8 @@ class Fetcher:
         """Content of versions that the tree has, as far as there is room."""
         paths, contents = [], []
         for event in events:
-            if event.data is not None and self._stat(event.key, event.revision) is not None:
+            wanted = Wanted(event.key, event.revision, event.revision)
+            if event.data is not None and self._stat(wanted) is not None:
                 paths.append(event.key)
                 contents.append((event.stat.sha256, event.data))
         async with self._room.ahead(contents, False) as kept:
@@ -297,8 +323,9 @@ class Fetcher:
     async def bring(self, path: str, stat: Stat) -> None:
         """Has the content of a file here ahead of its use, if the tree still has that version.
         Raises DfsError, OSError."""
-        if self._stat(path, stat.revision) is not None:
-            await self._once(path, stat.revision)
+        wanted = Wanted(path, stat.revision, stat.revision)
+        if self._stat(wanted) is not None:
+            await self._once(wanted)
             self._feeder.back([path])
 
 

@@ -3,7 +3,8 @@
 One row for each drop that was stored: its signature then, its hash, the revision that holds it. A
 scan compares with it and reads only what differs. A second table keeps, for drops that could not be
 stored yet, the revision that they replace: a conflict is noticed even after a restart. A third one
-holds marks: what the user wants of a path.
+holds marks: what the user wants of a path. A fourth one says more of the few drops with an owner or
+extended attributes that are carried, or with some that could not be.
 
 All of it is in memory; changes are collected and written now and then. Losing the last ones is
 harmless: such a drop is read again and found to be equal to what is committed.
@@ -20,7 +21,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from ..client.values import Kind
-from .take import Signature, Taken, storable
+from .attributes import Attributes, decoded, encoded
+from .take import Look, Signature, Taken, storable
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,9 @@ CREATE TABLE IF NOT EXISTS drops (
 CREATE TABLE IF NOT EXISTS pending (path TEXT PRIMARY KEY, base INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS marks (
   kind TEXT, path TEXT, value INTEGER, PRIMARY KEY (kind, path)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS described (
+  path TEXT PRIMARY KEY, metadata BLOB, left_out TEXT
 ) WITHOUT ROWID;
 """
 PIN: Final = "pin"
@@ -56,6 +61,12 @@ class Row(NamedTuple):
     revision: int
     """What the tree held when this drop was dealt with: its own version, or one equal to it, or
     the one that won over it."""
+    uid: int | None = None
+    """None: owners were not carried then."""
+    gid: int | None = None
+    xattrs: Attributes = ()
+    left_out: str = ""
+    """Why it went without extended attributes that it has."""
 
 
 Changes = list[tuple[str, Row | None, int | None]]
@@ -68,14 +79,16 @@ def row_of(taken: Taken, revision: int) -> Row:
     """The row for a drop that has just been stored as `revision`."""
     return Row(
         taken.kind, taken.signature, taken.racy, taken.mode, taken.mtime_ns, taken.sha256,
-        taken.target, revision,
+        taken.target, revision, taken.uid, taken.gid, taken.xattrs, taken.left_out,
     )
 
 
 class Journal:
     """Rows by path. Only `open`, `write` and `close` touch the disk."""
 
-    def __init__(self, state: str) -> None:
+    def __init__(self, state: str, owners: bool = False) -> None:
+        """`owners`: they are carried, so that a drop with another one is another."""
+        self._owners = owners
         self.file = os.path.join(state, "drops.db")
         self.rows: dict[str, Row] = {}
         self.bases: dict[str, int] = {}
@@ -126,16 +139,32 @@ class Journal:
                 Kind(kind), Signature(ino, size, mtime, ctime), bool(racy), mode, mtime, sha256,
                 target, revision,
             )
+        for path, metadata, left_out in self._database.execute(
+            "SELECT path, metadata, left_out FROM described"
+        ):
+            if path in self.rows:
+                uid, gid, xattrs = decoded(metadata)
+                self.rows[path] = self.rows[path]._replace(
+                    uid=uid, gid=gid, xattrs=xattrs, left_out=left_out
+                )
         self.bases = dict(self._database.execute("SELECT path, base FROM pending"))
         for mark, path, value in self._database.execute("SELECT kind, path, value FROM marks"):
             self.marks.setdefault(mark, {})[path] = value
 
-    def unchanged(self, path: str, kind: Kind, signature: Signature, mode: int) -> bool:
+    def left_out(self) -> list[tuple[str, str]]:
+        """(path, why) of drops that went without extended attributes that they have."""
+        return [(path, row.left_out) for path, row in self.rows.items() if row.left_out]
+
+    def unchanged(self, path: str, look: Look) -> bool:
         """Whether a look at the entry is enough to know that it was dealt with."""
         row = self.rows.get(path)
-        if row is None or row.kind is not kind or row.mode != mode:
+        if row is None or row.kind is not look.kind or row.mode != look.mode or row.racy:
             return False
-        return kind is Kind.DIRECTORY or (row.signature == signature and not row.racy)
+        if self._owners and (row.uid, row.gid) != (look.uid, look.gid):
+            return False
+        if look.kind is Kind.DIRECTORY:
+            return row.signature.ctime_ns == look.signature.ctime_ns
+        return row.signature == look.signature
 
     def store(self, path: str, row: Row) -> None:
         """The drop was dealt with."""
@@ -236,6 +265,14 @@ class Journal:
             "DELETE FROM pending WHERE path=?",
             [(path,) for path, _, base in changes if base is None],
         )
+        database.executemany(
+            "DELETE FROM described WHERE path=?", [(path,) for path, _, _ in changes]
+        )
+        database.executemany("INSERT INTO described VALUES (?,?,?)", [
+            (path, encoded(row.uid, row.gid, row.xattrs), row.left_out)
+            for path, row, _ in changes
+            if row and (row.uid is not None or row.xattrs or row.left_out)
+        ])
 
     def close(self) -> None:
         """Writes the rest and closes the file, which is closed also if it raises OSError."""

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ..client.calls import metadata
 from ..client.values import Stat
 from ..contents import INCOMING, Manifest, path_in
 from ..errors import DeadlineExceeded, Unavailable
@@ -85,7 +86,8 @@ class Large:
         with taken.copy.open("rb") as source:
             return await self._client.upload(
                 key, source, size=taken.signature.size, mode=taken.mode, mtime_ns=taken.mtime_ns,
-                uid=taken.uid, gid=taken.gid, base_revision=base, request_id=request_id,
+                uid=taken.uid, gid=taken.gid, xattrs=dict(taken.xattrs), base_revision=base,
+                request_id=request_id,
             )
 
     def done(self, drop: Drop) -> None:
@@ -133,8 +135,8 @@ def _request(
     assert copy is not None
     return pb.PutContentRequest(
         key=key, base_revision=base, request_id=request_id or b"", incoming=copy.name,
-        metadata=pb.Metadata(
-            mode=taken.mode, mtime_ns=taken.mtime_ns, uid=taken.uid, gid=taken.gid
+        metadata=metadata(
+            taken.mode, taken.mtime_ns, taken.uid, taken.gid, dict(taken.xattrs)
         ),
         **manifest._asdict(),
     )

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import BinaryIO, Protocol
 
+from ..client.calls import Xattrs
 from ..client.transaction import AsyncTransaction
-from ..client.values import Stat, Update
+from ..client.values import Item, Stat, Update
 from ..errors import DfsError
 from ..proto import dfs_pb2 as pb
 
-Upsert = tuple[str, int, int, int, int, int, str | None]
-"""(path, kind, size, mode, mtime_ns, version, backing or target); see `dfs._engine.Tree.apply`."""
+Upsert = tuple[str, int, int, int, int, int, int, int, str | None]
+"""(path, kind, size, mode, mtime_ns, uid, gid, version, backing or target); see
+`dfs._engine.Tree.apply`."""
 
 
 Question = tuple[int, str, int, str]
@@ -23,7 +25,7 @@ class Client(Protocol):
 
     async def put(
         self, key: str, data: bytes, *, mode: int | None = None, mtime_ns: int | None = None,
-        uid: int | None = None, gid: int | None = None,
+        uid: int | None = None, gid: int | None = None, xattrs: Xattrs | None = None,
         base_revision: int | None = None, request_id: bytes | None = None,
         timeout: float | None = None,
     ) -> int:
@@ -61,7 +63,8 @@ class Client(Protocol):
     async def upload(
         self, key: str, source: BinaryIO, *, size: int = 0, mode: int | None = None,
         mtime_ns: int | None = None, uid: int | None = None, gid: int | None = None,
-        base_revision: int | None = None, request_id: bytes | None = None,
+        xattrs: Xattrs | None = None, base_revision: int | None = None,
+        request_id: bytes | None = None,
     ) -> int:
         """Stores a file of any size; returns the revision."""
         ...
@@ -75,9 +78,9 @@ class Client(Protocol):
 
     async def mkdir(
         self, key: str, *, mode: int | None = None, uid: int | None = None,
-        gid: int | None = None, timeout: float | None = None,
+        gid: int | None = None, xattrs: Xattrs | None = None, timeout: float | None = None,
     ) -> int:
-        """Makes a directory that stays."""
+        """Makes a directory that stays. `xattrs`: None leaves those that it has."""
         ...
 
     async def delete(
@@ -100,6 +103,17 @@ class Client(Protocol):
         data_bytes_max: int = 0, on_lost: Callable[[DfsError], None] | None = None,
     ) -> AsyncIterator[Update]:
         """The stream of changes; goes on by itself, telling `on_lost`, when it loses its node."""
+        ...
+
+    def list(
+        self, key: str = "", *, limit: int = 0, revision: int = 0, local: bool = False,
+        min_revision: int | None = None,
+    ) -> AsyncIterator[Item]:
+        """What is in a directory, as of a past revision if one is given."""
+        ...
+
+    async def revision_at(self, time_ns: int) -> int:
+        """The last revision that was not committed after a time."""
         ...
 
     async def newest(self, *, timeout: float | None = None) -> int:
@@ -156,6 +170,10 @@ class Tree(Protocol):
 
     def answer(self, question: int, result: bytes | int) -> bool:
         """The answer, or an errno."""
+        ...
+
+    def fill(self, question: int, entries: Sequence[Upsert]) -> bool:
+        """The answer to a question about the past."""
         ...
 
     def flush(self, timeout_ms: int) -> bool:

@@ -1,5 +1,5 @@
-"""Answers what the kernel asks and the tree does not know: files that are made for each open, and
-extended attributes.
+"""Answers what the kernel asks and the tree does not know: files that are made for each open,
+extended attributes, and what was there in the past.
 
 The engine hands out questions; a thread brings them to the event loop, where each is a task with a
 deadline. A question that takes long holds up nobody but the one who asked.
@@ -15,7 +15,8 @@ from typing import Final
 
 from ..errors import DfsError
 from ..limits import FETCH_MS_MAX
-from .ports import Tree
+from .past import Past
+from .ports import Tree, Upsert
 from .tasks import Serving
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,11 @@ ATTRIBUTE: Final = "xattr:"
 ATTRIBUTES: Final = "xattrs"
 """All their names are wanted."""
 
+NAME: Final = "name:"
+"""Of a past revision; it follows."""
+LIST: Final = "list"
+"""What is in a past directory is wanted."""
+
 Maker = Callable[[], Awaitable[bytes]]
 """Makes the content of one file. May raise DfsError, whose errno the reader gets."""
 Attributes = Callable[[str, int], Mapping[str, bytes]]
@@ -39,11 +45,12 @@ class Questions:
     """Serves the questions of one mount."""
 
     def __init__(
-        self, tree: Tree, files: Mapping[str, Maker], attributes: Attributes,
+        self, tree: Tree, files: Mapping[str, Maker], attributes: Attributes, past: Past,
         deadline_ms: int = FETCH_MS_MAX,
     ) -> None:
         """`files` by name; they are below `.dfs/` of the mount from now on."""
         self._tree, self._files, self._attributes = tree, files, attributes
+        self._past = past
         self.deadline_s = deadline_ms / 1000
         """How long a reader waits at most."""
         self._serving = Serving("questions", tree.next_questions, self._serve)
@@ -60,7 +67,10 @@ class Questions:
     async def _serve(self, question: int, path: str, version: int, what: str) -> None:
         try:
             async with asyncio.timeout(self.deadline_s):
-                answer: bytes | int = await self._answer(path, version, what)
+                answer = await self._answer(path, version, what)
+            if isinstance(answer, list):
+                self._tree.fill(question, answer)
+                return
         except TimeoutError:
             answer = errno.ETIMEDOUT
         except DfsError as error:
@@ -71,10 +81,14 @@ class Questions:
             answer = errno.EIO
         self._tree.answer(question, answer)
 
-    async def _answer(self, path: str, version: int, what: str) -> bytes | int:
+    async def _answer(self, path: str, version: int, what: str) -> bytes | int | list[Upsert]:
         if what == CONTENT:
             maker = self._files.get(path.removeprefix(FOLDER))
             return errno.ENODATA if maker is None else await maker()
+        if what.startswith(NAME):
+            return await self._past.named(what.removeprefix(NAME))
+        if what == LIST:
+            return await self._past.listing(path)
         found = self._attributes(path, version)
         if what == ATTRIBUTES:
             return b"".join(name.encode() + b"\0" for name in found)

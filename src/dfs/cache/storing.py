@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ..client.values import Kind
+from ..client.values import Kind, Stat
+from .journal import Row
 from .large import Large
 from .pending import Drop, now_s
 from .ports import Client
@@ -42,17 +43,25 @@ class Storing:
                 else:
                     changes.put(
                         drop.path, taken.data, mode=taken.mode, mtime_ns=taken.mtime_ns,
-                        uid=taken.uid, gid=taken.gid, base_revision=drop.base,
+                        uid=taken.uid, gid=taken.gid, xattrs=dict(taken.xattrs),
+                        base_revision=drop.base,
                     )
         return changes.revision
 
-    async def one(self, drop: Drop, taken: Taken) -> int:
-        """Stores one drop; the revision. Asked again for the same, it is the same request. Raises
-        as `put`, `symlink` and `mkdir` of `Client`."""
+    async def one(self, drop: Drop, taken: Taken, seen: Stat | Row | None) -> int:
+        """Stores one drop in place of what was seen; the revision. Asked again for the same, it is
+        the same request. Raises as `put`, `symlink` and `mkdir` of `Client`."""
         path, client = drop.path, self._client
         if taken.kind is Kind.DIRECTORY:
-            return await client.mkdir(path, mode=taken.mode, uid=taken.uid, gid=taken.gid)
-        request = taken.kind, taken.sha256, taken.target, taken.mode, taken.mtime_ns
+            named = taken.xattrs or (seen is not None and seen.xattrs)
+            return await client.mkdir(
+                path, mode=taken.mode, uid=taken.uid, gid=taken.gid,
+                xattrs=dict(taken.xattrs) if named else None,
+            )
+        request = (
+            taken.kind, taken.sha256, taken.target, taken.mode, taken.mtime_ns, taken.uid,
+            taken.gid, taken.xattrs,
+        )
         if request != drop.request or now_s() - drop.request_id_s > REQUEST_ID_AGE_S:
             drop.begin_request(self._new_id(), request)
         if taken.kind is Kind.SYMLINK:
@@ -70,5 +79,5 @@ class Storing:
             return await self._large.store(key, taken, base, request_id)
         return await self._client.put(
             key, taken.data, mode=taken.mode, mtime_ns=taken.mtime_ns, uid=taken.uid,
-            gid=taken.gid, base_revision=base, request_id=request_id,
+            gid=taken.gid, xattrs=dict(taken.xattrs), base_revision=base, request_id=request_id,
         )

@@ -31,6 +31,7 @@ from ..limits import (
     TARGET_BYTES_MAX,
 )
 from ..paths import check_key
+from .attributes import Attributes, attributes_of
 
 READ_BYTES: Final = 1 << 20
 _BLOCK_BYTES: Final = 512
@@ -47,6 +48,16 @@ class Signature(NamedTuple):
     size: int
     mtime_ns: int
     ctime_ns: int
+
+
+class Look(NamedTuple):
+    """What a look at an entry tells, without opening it."""
+
+    kind: Kind
+    signature: Signature
+    mode: int
+    uid: int
+    gid: int
 
 
 class Taken(NamedTuple):
@@ -70,7 +81,12 @@ class Taken(NamedTuple):
     copy: Path | None = None
     """Where a large file was copied to."""
     uid: int | None = None
+    """None: the owner is not carried."""
     gid: int | None = None
+    xattrs: Attributes = ()
+    left_out: str = ""
+    """Why it goes without extended attributes that it has, and what to do; "" = it has no others.
+    """
 
 
 class Busy(Exception):
@@ -114,8 +130,16 @@ def signature_of(found: os.stat_result) -> Signature:
     )
 
 
-Unchanged = Callable[[str, Kind, Signature, int], bool]
-"""(path, kind, signature, mode) → it was dealt with already."""
+def look_of(found: os.stat_result) -> Look:
+    """What stat(2) says. Raises Skip for what no tree can hold."""
+    mode = found.st_mode
+    return Look(
+        _kind_of(mode), signature_of(found), stat.S_IMODE(mode), found.st_uid, found.st_gid
+    )
+
+
+Unchanged = Callable[[str, Look], bool]
+"""Whether it was dealt with already."""
 
 
 def take(root: int, path: str, bytes_max: int, unchanged: Unchanged) -> Taken | None:
@@ -125,13 +149,12 @@ def take(root: int, path: str, bytes_max: int, unchanged: Unchanged) -> Taken | 
     Skip (cannot be stored), OSError.
     """
     try:
-        found = os.stat(path, dir_fd=root, follow_symlinks=False)
-        kind = kind_of(found.st_mode)
-        if unchanged(path, kind, signature_of(found), stat.S_IMODE(found.st_mode)):
+        look = look_of(os.stat(path, dir_fd=root, follow_symlinks=False))
+        if unchanged(path, look):
             return None
-        if kind is Kind.FILE:
+        if look.kind is Kind.FILE:
             return _take_file(root, path, bytes_max)
-        if kind is Kind.DIRECTORY:
+        if look.kind is Kind.DIRECTORY:
             return _take_directory(root, path)
         return _take_link(root, path)
     except NotADirectoryError as error:
@@ -145,8 +168,7 @@ def take(root: int, path: str, bytes_max: int, unchanged: Unchanged) -> Taken | 
         raise
 
 
-def kind_of(mode: int) -> Kind:
-    """What an entry is. Raises Skip for what no tree can hold."""
+def _kind_of(mode: int) -> Kind:
     if stat.S_ISREG(mode):
         return Kind.FILE
     if stat.S_ISDIR(mode):
@@ -157,16 +179,30 @@ def kind_of(mode: int) -> Kind:
 
 
 def _taken(
-    kind: Kind, found: os.stat_result, data: bytes = b"", sha256: bytes = b"", target: str = ""
+    kind: Kind, found: os.stat_result, data: bytes = b"", sha256: bytes = b"", target: str = "",
+    attributes: tuple[Attributes, str] = ((), ""),
 ) -> Taken:
     racy = time.time_ns() - max(found.st_ctime_ns, found.st_mtime_ns) < SIGNATURE_RACY_NS
     return Taken(
         kind, data, sha256, target, stat.S_IMODE(found.st_mode), found.st_mtime_ns,
-        signature_of(found), racy, uid=found.st_uid, gid=found.st_gid,
+        signature_of(found), racy, True, None, None, found.st_uid, found.st_gid, *attributes,
     )
 
 
 def _take_directory(root: int, path: str) -> Taken:
+    try:
+        fd = open_beneath(root, path, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        # That what is in it is not stored is said elsewhere; its attributes may not be read either.
+        return _take_closed_directory(root, path)
+    try:
+        found = os.fstat(fd)  # First: a change of the attributes after it is another time.
+        return _taken(Kind.DIRECTORY, found, attributes=attributes_of(fd))
+    finally:
+        os.close(fd)
+
+
+def _take_closed_directory(root: int, path: str) -> Taken:
     fd = open_beneath(root, path, os.O_PATH | os.O_DIRECTORY)
     try:
         return _taken(Kind.DIRECTORY, os.fstat(fd))
@@ -206,6 +242,7 @@ def _take_file(root: int, path: str, bytes_max: int) -> Taken:
                 raise Big
             data = _read(fd, before.st_size)
             sha256 = hashlib.sha256(data).digest()
+            attributes = attributes_of(fd)
             after = os.fstat(fd)
         finally:
             if leased:
@@ -214,7 +251,8 @@ def _take_file(root: int, path: str, bytes_max: int) -> Taken:
         os.close(fd)
     if signature_of(before) != signature_of(after) or len(data) != before.st_size:
         raise Busy
-    return _taken(Kind.FILE, after, data, sha256)._replace(leased=leased)
+    taken = _taken(Kind.FILE, after, data, sha256, attributes=attributes)
+    return taken if leased else taken._replace(leased=False)
 
 
 def take_large(
@@ -228,7 +266,7 @@ def take_large(
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode):
             raise Busy
-        if unchanged(path, Kind.FILE, signature_of(before), stat.S_IMODE(before.st_mode)):
+        if unchanged(path, look_of(before)):
             return None
         if former is not None and signature_of(before) == former.signature and not former.racy:
             return former
@@ -237,12 +275,13 @@ def take_large(
         manifest = _copy(fd, target, before.st_size)
         # It is not held for so long: a writer would have to wait. Who wrote meanwhile is seen.
         _is_complete(fd, before)
+        attributes = attributes_of(fd)
         after = os.fstat(fd)
     finally:
         os.close(fd)
     if signature_of(before) != signature_of(after) or manifest.size != before.st_size:
         raise Busy
-    taken = _taken(Kind.FILE, after, b"", manifest.sha256)
+    taken = _taken(Kind.FILE, after, b"", manifest.sha256, attributes=attributes)
     return taken._replace(leased=leased, manifest=manifest, copy=target)
 
 

@@ -92,13 +92,16 @@ class Uploader:
     def __init__(
         self, client: Client, feeder: Feeder, journal: Journal, problems: Problems, node: str,
         large: Large, reader: Takes | None = None, new_id: Callable[[], bytes] = uuid7,
+        owners: bool = False,
     ) -> None:
-        """`reader`: of the cache directory; None = `Reader`. `new_id`: a fresh request id."""
+        """`reader`: of the cache directory; None = `Reader`. `new_id`: a fresh request id.
+        `owners`: uid and gid go with drops."""
         self.counts = Counts()
         self.pending = Pending()
         self.reader: Takes = reader or Reader(journal.unchanged)
         self.large = large
         self._storing = Storing(client, large, new_id)
+        self._owners = owners
         self._client, self._feeder = client, feeder
         self._journal, self._problems, self._node = journal, problems, node
         self._blocked: dict[str, bool] = {}
@@ -161,7 +164,6 @@ class Uploader:
     def retry_blocked(self) -> None:
         """Something was deleted from the tree: what stood in the way may be gone."""
         for path in [path for path, may_help in self._blocked.items() if may_help]:
-            del self._blocked[path]
             self.changed(path, MOVED)
 
     # ---- workers ---------------------------------------------------------------------------------
@@ -225,6 +227,8 @@ class Uploader:
     def _to_store(self, drop: Drop, found: Found) -> Wanted:
         """The drop, if it has to be stored; else it is dealt with by this."""
         try:
+            if isinstance(found, Taken) and not self._owners:
+                found = found._replace(uid=None, gid=None)
             if isinstance(found, Exception):
                 self._failed(drop, found)
             elif found is None or self._is_known(drop, found):
@@ -249,9 +253,11 @@ class Uploader:
             _follow_on(drop, seen.revision)
             return True
         row = self._journal.rows.get(path)
-        if drop.why == MOVED | SCANNED and row is not None and _equal(row, taken, missed):
-            # Not a new drop, only one whose signature proved nothing. What the tree has made of it
-            # since, even if it was deleted there, stands.
+        looked_at = drop.why == MOVED | SCANNED or taken.kind is Kind.DIRECTORY
+        if looked_at and row is not None and _as_before(row, seen, taken, missed):
+            # Not a new drop, only one whose signature proved nothing; of a directory any change of
+            # what is in it is another time. What the tree has made of it since, even if it was
+            # deleted there, stands.
             self._done(drop, taken, row.revision)
             return True
         if missed and seen is not None:
@@ -292,7 +298,7 @@ class Uploader:
         """Stores one drop."""
         try:
             try:
-                revision = await self._storing.one(drop, taken)
+                revision = await self._storing.one(drop, taken, self.committed(drop.path))
             except Conflict:
                 await self._conflict(drop, taken)
             else:
@@ -302,9 +308,14 @@ class Uploader:
 
     # ---- outcomes --------------------------------------------------------------------------------
     def _done(self, drop: Drop, taken: Taken, revision: int) -> None:
-        self._journal.store(drop.path, row_of(taken, revision))
-        self._problems.clear(drop.path)
-        self._blocked.pop(drop.path, None)
+        path = drop.path
+        before = self._journal.rows.get(path)
+        self._journal.store(path, row_of(taken, revision))
+        refused = self._blocked.pop(path, None) is not None
+        if taken.left_out:
+            self._problems.set(path, taken.left_out)
+        elif refused or (before is not None and before.left_out):
+            self._problems.clear(path)  # Not what a scan says of a directory that it cannot read.
 
     def _stored(self, drop: Drop, taken: Taken, revision: int) -> None:
         """By the cluster, just now."""
@@ -393,7 +404,7 @@ class Uploader:
             self._end(drop, 0.0)
             return
         mine = bool(winner.request_id) and winner.request_id in drop.attempts
-        equal = _equal(winner, taken, mine)
+        equal = _equal(winner, taken if mine else taken._replace(uid=None, gid=None), mine)
         if mine and not equal:
             # No conflict: an earlier attempt of ours, with what the file held then.
             drop.base = winner.revision
@@ -455,10 +466,22 @@ def _follow_on(drop: Drop, revision: int) -> None:
         drop.next_base = max(drop.next_base, revision)
 
 
+def _as_before(row: Row, seen: Stat | Row | None, taken: Taken, touched: bool) -> bool:
+    """Whether it is what was dealt with already. A row of a time when owners were not
+    carried says nothing of them: they go to the tree if it still has what was stored then."""
+    if row.uid is None and taken.uid is not None:
+        if seen is not None and seen.revision == row.revision:
+            return False
+        taken = taken._replace(uid=None, gid=None)
+    return _equal(row, taken, touched)
+
+
 def _equal(seen: Stat | Row, taken: Taken, touched: bool) -> bool:
     """Whether storing `taken` would change nothing. Other times alone make no new version, unless
     somebody set them on purpose."""
-    if seen.kind is not taken.kind:
+    if seen.kind is not taken.kind or seen.xattrs != taken.xattrs:
+        return False
+    if taken.uid is not None and (seen.uid, seen.gid) != (taken.uid, taken.gid):
         return False
     if taken.kind is Kind.SYMLINK:
         return seen.target == taken.target

@@ -20,7 +20,6 @@ from typing import Final, NoReturn
 
 from asyncinotify import Event, Inotify, Mask, Watch
 
-from ..client.values import Kind
 from ..errors import FailedPrecondition
 from ..limits import CACHE_RETRY_S, RESCAN_INTERVAL_S, SYNC_LOOK_MS
 from . import ignore
@@ -28,7 +27,7 @@ from .ignore import Ignore
 from .journal import Journal
 from .pending import CLOSED, HINT, MOVED, SCANNED, TOUCHED
 from .problems import Problems
-from .take import Skip, kind_of, open_beneath, signature_of, storable
+from .take import Skip, look_of, open_beneath, storable
 from .tasks import together
 from .uploader import Uploader
 
@@ -350,11 +349,9 @@ class Watcher:
 
     def _unchanged(self, path: str, found: os.stat_result) -> bool:
         try:
-            kind: Kind = kind_of(found.st_mode)
+            return self._journal.unchanged(path, look_of(found))
         except Skip:
             return False  # The uploader says what is wrong with it.
-        mode = stat.S_IMODE(found.st_mode)
-        return self._journal.unchanged(path, kind, signature_of(found), mode)
 
     def _tell(self, what: Callable[..., object], *arguments: object) -> None:
         """From the scan thread to the event loop."""

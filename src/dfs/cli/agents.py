@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..config import Loaded
+from ..config import NUMERIC, Loaded
 from ..errors import Misconfigured
 from ..limits import (
     AGENT_RESTART_MS_MAX,
@@ -52,6 +52,7 @@ class Plan(NamedTuple):
     notes: list[str]
     """One line for each thing that is missing, with its remedy."""
     xattr: bool = False
+    owners: bool = False
 
     def argv(self, endpoints: Sequence[str], fd: int = -1, adopt: bool = False) -> list[str]:
         """The command line of the agent's process."""
@@ -64,6 +65,7 @@ class Plan(NamedTuple):
         words += ["--cache-size", str(self.cache_size), "--cache-free", str(self.cache_free)]
         if self.delete_delay is not None:
             words += ["--propagate-deletes", "--delete-delay", str(self.delete_delay)]
+        words += ["--owners"] if self.owners else []
         if self.cache is not None:
             words += ["--cache", str(self.cache.absolute())]
         if self.mount is not None and fd >= 0:
@@ -97,6 +99,7 @@ def plan(loaded: Loaded) -> Plan:
         chosen["cache"], chosen["mount"], loaded.given("mount"), settings.state, None, settings.id,
         settings.cache_size, settings.cache_free,
         settings.delete_delay if settings.propagate_deletes else None, notes, settings.xattr,
+        settings.owner == NUMERIC,
     )
 
 

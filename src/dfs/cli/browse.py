@@ -16,6 +16,7 @@ def ls_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", nargs="?", default="", help="Default: the whole tree.")
     parser.add_argument("-l", "--long", action="store_true", help="With mode, size, time, writer.")
     parser.add_argument("-r", "--recursive", action="store_true", help="With all that is below.")
+    shared.revision_flag(parser)
     shared.local_flag(parser)
     parsing.output_flag(parser)
 
@@ -23,7 +24,10 @@ def ls_flags(parser: argparse.ArgumentParser) -> None:
 def ls(args: argparse.Namespace) -> None:
     """Lists a directory, all of one revision."""
     with shared.client(args) as client:
-        items = client.list(args.key.rstrip("/"), recursive=args.recursive, local=args.local)
+        items = client.list(
+            args.key.rstrip("/"), recursive=args.recursive, revision=shared.as_of(client, args),
+            local=args.local,
+        )
         if args.output == "json":
             for item in items:
                 output.json(shared.item_json(item), line=True)
@@ -51,7 +55,7 @@ def _long(item: Item) -> tuple[str, ...]:
 def stat_flags(parser: argparse.ArgumentParser) -> None:
     """Arguments of `dfs stat`."""
     parser.add_argument("key", metavar="KEY", help="A key, or /a/path below a mount.")
-    parser.add_argument("--revision", type=int, default=0, help="A past revision.")
+    shared.revision_flag(parser)
     shared.local_flag(parser)
     parsing.output_flag(parser)
 
@@ -60,7 +64,7 @@ def stat(args: argparse.Namespace) -> None:
     """Shows a record, and of how many changes of the key history tells."""
     key = shared.key_of(args.key)
     with shared.client(args) as client:
-        found = client.stat(key, revision=args.revision, local=args.local)
+        found = client.stat(key, revision=shared.as_of(client, args), local=args.local)
         record = {"key": key, **shared.stat_json(found)}
         if not found.is_directory:  # Its history is that of all that is below.
             changes = client.history(key, local=args.local)

@@ -123,7 +123,7 @@ def get_flags(parser: argparse.ArgumentParser) -> None:
     """Arguments of `dfs get`."""
     parser.add_argument("key")
     parser.add_argument("file", nargs="?", default=STANDARD, help="Default: standard output.")
-    parser.add_argument("--revision", type=int, default=0, help="A past revision.")
+    shared.revision_flag(parser)
     shared.local_flag(parser)
     parsing.output_flag(parser)
 
@@ -131,12 +131,13 @@ def get_flags(parser: argparse.ArgumentParser) -> None:
 def get(args: argparse.Namespace) -> None:
     """Reads a file, to standard output or into a file that appears complete or not at all."""
     with shared.client(args) as client:
+        revision = shared.as_of(client, args)
         if args.file != STANDARD:
-            stat = _write(args, client, Path(args.file))
+            stat = _write(args, client, revision, Path(args.file))
         elif args.output == "json":
-            data, stat = client.read(args.key, revision=args.revision, local=args.local)
+            data, stat = client.read(args.key, revision=revision, local=args.local)
         else:
-            transfers.to_stdout(client, args.key, args.revision, args.local)
+            transfers.to_stdout(client, args.key, revision, args.local)
             return
     if args.output == "json":
         record = {"key": args.key, **shared.stat_json(stat)}
@@ -147,11 +148,11 @@ def get(args: argparse.Namespace) -> None:
         output.json(record)
 
 
-def _write(args: argparse.Namespace, client: Client, path: Path) -> Stat:
+def _write(args: argparse.Namespace, client: Client, revision: int, path: Path) -> Stat:
     """Downloads into a file that appears whole."""
     import tempfile  # 5 ms, only here
 
-    wanted = args.key, args.revision, args.local
+    wanted = args.key, revision, args.local
     try:
         if path.exists() and not path.is_file():
             with path.open("wb") as file:  # A device or a pipe takes what it is given.
@@ -176,17 +177,16 @@ def _write(args: argparse.Namespace, client: Client, path: Path) -> Stat:
 def cat_flags(parser: argparse.ArgumentParser) -> None:
     """Arguments of `dfs cat`."""
     parser.add_argument("key", nargs="+", help="KEY, or KEY@REVISION for a past one.")
-    parser.add_argument(
-        "--revision", type=int, help="For all keys, which are then taken as they stand."
-    )
+    shared.revision_flag(parser, "For all keys, which are then taken as they stand. ")
     shared.local_flag(parser)
 
 
 def cat(args: argparse.Namespace) -> None:
     """Prints files one after the other."""
     with shared.client(args) as client:
+        as_of = shared.as_of(client, args)
         for word in args.key:
-            key, revision = (word, args.revision) if args.revision is not None else at(word)
+            key, revision = (word, as_of) if args.revision else at(word)
             transfers.to_stdout(client, key, revision, args.local)
 
 

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 from ..errors import Misconfigured
 from . import output, parsing
-from .backup import ahead_flag, check_ahead, founder_of, readable, start_hint
+from .backup import (
+    ahead_flag,
+    check_ahead,
+    founder_of,
+    readable,
+    sources_flag,
+    sources_of,
+    start_hint,
+    tell_lacking,
+)
 
 if TYPE_CHECKING:
     from ..offline.audit import Report
@@ -101,13 +110,15 @@ def recover_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--backup", metavar="FILE",
-        help="Where what it holds is saved and verified first; the new cluster is made of that.",
+        help="Where its state is saved and verified first; the new cluster is made of that, and of"
+             " the large contents of all survivors.",
     )
     parser.add_argument(
         "--without-tail", action="store_true",
         help="Drop the entries that are not known to be committed, though a lost leader may have"
              " acknowledged them.",
     )
+    sources_flag(parser)
     ahead_flag(parser, RECOVERED_AHEAD)
     parsing.output_flag(parser)
 
@@ -137,7 +148,7 @@ def recover(args: argparse.Namespace) -> int:
     done = recovery.recover(
         [Path(name) for name in args.directories], Path(args.chosen), directory, founder,
         Path(args.backup), time.time_ns(), with_tail=not args.without_tail,
-        ahead=args.ahead,
+        ahead=args.ahead, sources=sources_of(args),
     )  # fmt: skip
     _show_recovered(args, done, directory, founder)
     return 0
@@ -174,7 +185,10 @@ def _show_recovered(
     args: argparse.Namespace, done: Recovered, directory: Path, founder: Founder
 ) -> None:
     if args.output == "json":
-        founded = {**done.founded._asdict(), "head": done.founded.head._asdict()}
+        founded = {
+            **done.founded._asdict(), "head": done.founded.head._asdict(),
+            "lacking": done.founded.lacking._asdict(),
+        }  # fmt: skip
         output.json({"plan": done.plan.as_json(), "backup": done.backup, "applied": done.applied,
                      "founded": founded})
         return
@@ -185,6 +199,9 @@ def _show_recovered(
     )
     output.text(
         f"{directory}: node {founder.name} of the new cluster {done.founded.cluster}; its revisions"
-        f" go on behind {done.founded.revision:,}"
+        f" go on behind {done.founded.revision:,};"
+        f" {head.contents - done.founded.lacking.contents:,} of {head.contents:,} large contents"
+        " were taken from the survivors and what else was given"
     )
+    tell_lacking(done.founded.lacking)
     start_hint(directory, founder)

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..client import Client, Transaction
-from ..errors import Misconfigured, NotFound, TooLarge
-from ..limits import TRANSACTION_BYTES_MAX
+from ..errors import Misconfigured, NotFound
 from ..paths import is_below
-from . import shared
+from . import output, shared, transfers
 
 
 def publish(args: argparse.Namespace) -> int:
@@ -23,12 +22,26 @@ def publish(args: argparse.Namespace) -> int:
             f"{args.file} is no directory: --atomic publishes one, dfs put --atomic KEY DIRECTORY"
         )
     key = args.key.rstrip("/")
-    with shared.client(args) as client, client.transaction() as changes:
-        found = dict(_walk(top, key))
-        if args.delete:
-            for gone in _strangers(client, key, found):
-                changes.delete(gone, recursive=True)
-        _put_all(changes, found, args.preserve)
+    found = dict(_walk(top, key))
+    files = [status for _, status in found.values() if stat.S_ISREG(status.st_mode)]
+    size = sum(status.st_size for status in files)
+    try:
+        with (
+            shared.client(args) as client, transfers.line(key, size) as line,
+            client.transaction(progress=line.show) as changes,
+        ):  # fmt: skip
+            if args.delete:
+                for gone in _strangers(client, key, found):
+                    changes.delete(gone, recursive=True)
+            _put_all(changes, found, args.preserve)
+    except OSError as error:
+        if error.filename is None:  # not of a file here
+            raise
+        raise _unreadable(error.filename, error) from None
+    output.note(
+        f"{output.files(len(files))}, {output.size(size)}, at {key} since revision"
+        f" {changes.revision:,}"
+    )
     return changes.revision
 
 
@@ -66,13 +79,6 @@ def _strangers(client: Client, key: str, found: Found) -> Iterator[str]:
 
 
 def _put_all(changes: Transaction, found: Found, preserve: bool) -> None:
-    size = sum(status.st_size for _, status in found.values() if stat.S_ISREG(status.st_mode))
-    if size > TRANSACTION_BYTES_MAX:
-        raise TooLarge(
-            f"the directory has {size:,} bytes of content, one change takes"
-            f" {TRANSACTION_BYTES_MAX:,} (TRANSACTION_BYTES_MAX): publish parts of it",
-            limit="TRANSACTION_BYTES_MAX",
-        )
     filled = {key.rpartition("/")[0] for key in found}
     for key, (path, status) in found.items():
         mode = stat.S_IMODE(status.st_mode) if preserve else None
@@ -83,10 +89,7 @@ def _put_all(changes: Transaction, found: Found, preserve: bool) -> None:
         elif stat.S_ISLNK(status.st_mode):
             changes.symlink(key, str(path.readlink()), mtime_ns=mtime_ns)
         elif stat.S_ISREG(status.st_mode):
-            try:
-                changes.put(key, path.read_bytes(), mode=mode, mtime_ns=mtime_ns)
-            except OSError as error:
-                raise _unreadable(path, error) from None
+            changes.put(key, path, mode=mode, mtime_ns=mtime_ns)
         else:
             raise Misconfigured(
                 f"{path} is neither a file, a directory nor a symlink: move it away first;"
@@ -94,5 +97,5 @@ def _put_all(changes: Transaction, found: Found, preserve: bool) -> None:
             )
 
 
-def _unreadable(path: Path, error: OSError) -> Misconfigured:
+def _unreadable(path: object, error: OSError) -> Misconfigured:
     return Misconfigured(f"{path} cannot be read: {error.strerror}; nothing was stored")

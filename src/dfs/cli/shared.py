@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from ..client import Client, Event, Item, Kind, Stat, connect
 from ..errors import DeadlineExceeded, DfsError, Misconfigured, OutcomeUnknown
+from ..moments import FORMS, revision_of, time_of
 from ..places import real_place
 from ..proto import dfs_pb2 as pb
 from . import output, parsing
@@ -98,6 +99,28 @@ def local_flag(parser: argparse.ArgumentParser) -> None:
         "--local", action="store_true",
         help="What the node has applied, which may be behind; also without a quorum.",
     )
+
+
+def revision_flag(parser: argparse.ArgumentParser, what: str = "") -> None:
+    """Adds `--revision`, for `as_of`."""
+    parser.add_argument(
+        "--revision", default="", metavar="REVISION|TIME",
+        help=f"{what}As it was: a past revision, or the last one at a time ({FORMS}).",
+    )
+
+
+def as_of(client: Client, args: argparse.Namespace) -> int:
+    """The revision that `--revision` means; 0 = now. Raises Misconfigured."""
+    text: str = args.revision
+    if text in ("", "0"):
+        return 0
+    if (revision := revision_of(text)) is not None:
+        return revision
+    try:
+        time_ns = time_of(text)
+    except ValueError as error:
+        raise Misconfigured(f"--revision: {error}, and no revision, which is a number") from None
+    return client.revision_at(time_ns, local=args.local)
 
 
 def mode_letters(stat: Stat) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from . import output
@@ -14,26 +15,8 @@ if TYPE_CHECKING:
     from ..client import Client, Stat, Transferred
 
 
-class _Behind(io.RawIOBase):
-    """What was read already, and then the rest, which cannot be read twice."""
-
-    def __init__(self, data: bytes, rest: BinaryIO) -> None:
-        self._data, self._rest = data, rest
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
-        if self._data:
-            found, self._data = self._data[:size], self._data[size:]
-            return found
-        return self._rest.read(size)
-
-    def seekable(self) -> bool:
-        """It is not."""
-        return False
-
-
-class _Line:
-    """The progress of one transfer, on a terminal."""
+class Line:
+    """The progress of a transfer, on a terminal."""
 
     def __init__(self, what: str, total: int) -> None:
         self._progress = output.Progress(what, total)
@@ -41,16 +24,29 @@ class _Line:
 
     def show(self, done: Transferred) -> None:
         """How far it is, how fast, and on how many members."""
-        rate = done.received / max(time.monotonic() - self._begun_s, 0.001)
-        more = f"{output.size(int(rate))}/s"
-        if done.voters:
-            more += f", on {done.held} of {done.voters} voters"
-        self._progress.total = max(self._progress.total, done.received)
-        self._progress.update(done.received, more)
+        more = f", {done.key}" if done.key else ""
+        more += f", on {done.held} of {done.voters} voters" if done.voters else ""
+        self.at(done.received, more)
+
+    def at(self, done: int, more: str = "") -> None:
+        """How many bytes are done, and how fast."""
+        rate = done / max(time.monotonic() - self._begun_s, 0.001)
+        self._progress.total = max(self._progress.total, done)
+        self._progress.update(done, f"{output.size(int(rate))}/s{more}")
 
     def clear(self) -> None:
         """Takes it away."""
         self._progress.clear()
+
+
+@contextlib.contextmanager
+def line(what: str, total: int) -> Iterator[Line]:
+    """A line that is gone afterwards."""
+    shown = Line(what, total)
+    try:
+        yield shown
+    finally:
+        shown.clear()
 
 
 def upload(
@@ -62,24 +58,20 @@ def upload(
         source.seek(0)
         size = os.fstat(source.fileno()).st_size
     else:
-        source = cast("BinaryIO", _Behind(begin, source))
-    line = _Line(key, size)
-    try:
-        return client.upload(key, source, size=size, progress=line.show, **metadata)
-    finally:
-        line.clear()
+        from ..client.sources import Behind
+
+        source = cast("BinaryIO", Behind(begin, source))
+    with line(key, size) as shown:
+        return client.upload(key, source, size=size, progress=shown.show, **metadata)
 
 
 def download(client: Client, key: str, revision: int, local: bool, target: BinaryIO) -> Stat:
     """Writes the content of a file to `target`; its record."""
     total = client.stat(key, revision=revision, local=local).size
-    line = _Line(key, total)
-    try:
+    with line(key, total) as shown:
         return client.download(
-            key, target, revision=revision, local=local, progress=line.show
+            key, target, revision=revision, local=local, progress=shown.show
         )
-    finally:
-        line.clear()
 
 
 def to_stdout(client: Client, key: str, revision: int, local: bool) -> None:

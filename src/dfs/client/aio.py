@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
@@ -18,9 +19,10 @@ from . import calls, streams
 from .calls import Call, Message, Terms, Xattrs, encode, uuid7
 from .faults import Fault, fault_of
 from .session import TIMEOUT_S, Session, channel_options
+from .sources import naming
 from .streams import WATCH_SILENCE_S, Lost, Watching
-from .transaction import AsyncTransaction
-from .transfers import AsyncTransfers
+from .transaction import AsyncTransaction, Changes
+from .transfers import STALL_S, AsyncTransfers, Progress
 from .values import Event, Item, Stat, Update
 
 R = TypeVar("R")
@@ -150,7 +152,7 @@ class AsyncClient(AsyncTransfers):
         request_id: bytes | None = None, timeout: float | None = None,
     ) -> int:
         """See `Client.mkdir`."""
-        metadata = calls.metadata(mode, mtime_ns, uid, gid, xattrs)
+        metadata = calls.directory_metadata(mode, mtime_ns, uid, gid, xattrs)
         return await self._call(
             calls.mkdir(key, metadata, self._session.id_of(request_id)), timeout
         )
@@ -194,23 +196,38 @@ class AsyncClient(AsyncTransfers):
         )
 
     def transaction(
-        self, *, request_id: bytes | None = None, timeout: float | None = None
+        self, *, request_id: bytes | None = None, timeout: float | None = None,
+        progress: Progress | None = None,
     ) -> AsyncTransaction:
-        """See `Client.transaction`; with `async with`."""
+        """See `Client.transaction`; with `async with`. Files are read in a thread."""
         return AsyncTransaction(
-            lambda operations: self._call(
-                calls.transaction(operations, self._session.id_of(request_id)), timeout
-            )
+            lambda changes: self._commit(changes, request_id, timeout, progress)
         )
+
+    async def _commit(
+        self, changes: Changes, request_id: bytes | None, timeout: float | None,
+        progress: Progress | None,
+    ) -> int:  # fmt: skip
+        id_ = self._session.id_of(request_id)
+        if changes.light:
+            return await self._call(changes.call(id_), timeout)
+        begun_s, limit_s = _now_s(), timeout
+        with contextlib.closing(changes.uploads(id_, progress)) as uploads:
+            while sending := await asyncio.to_thread(next, uploads, None):
+                with naming(sending.key):
+                    await self._transfer(sending, self._send_once)
+                # The members are asked for all of them again, which takes less than the uploads.
+                limit_s = timeout or max(STALL_S, _now_s() - begun_s)
+        return await self._call(changes.call(id_), limit_s)
 
     async def list(
         self, key: str = "", *, recursive: bool = False, data_bytes_max: int = 0, after: str = "",
-        limit: int = 0, local: bool = False, min_revision: int | None = None,
-        timeout: float | None = None,
+        limit: int = 0, revision: int = 0, local: bool = False,
+        min_revision: int | None = None, timeout: float | None = None,
     ) -> AsyncIterator[Item]:
         """See `Client.list`."""
         request = streams.list_request(
-            key, recursive, data_bytes_max, after, limit, local,
+            key, recursive, data_bytes_max, after, limit, revision, local,
             self._session.least(local, min_revision),
         )
         async for answer in self._stream(
@@ -223,7 +240,16 @@ class AsyncClient(AsyncTransfers):
     async def newest(self, *, timeout: float | None = None) -> int:
         """See `Client.newest`."""
         answers = self._stream(*streams.NEWEST, timeout)
-        return streams.newest_of([answer async for answer in answers])
+        return streams.revision_of_list([answer async for answer in answers])
+
+    async def revision_at(
+        self, time_ns: int, *, local: bool = False, min_revision: int | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """See `Client.revision_at`."""
+        request = streams.time_request(time_ns, local, self._session.least(local, min_revision))
+        answers = self._stream(streams.LIST, request, pb.ListResponse.FromString, timeout)
+        return streams.revision_of_list([answer async for answer in answers])
 
     async def history(
         self, key: str, *, limit: int = 0, before_revision: int = 0, local: bool = False,
@@ -325,10 +351,10 @@ class AsyncClient(AsyncTransfers):
         return await self._call(calls.transfer_leader(name), timeout)
 
     async def backup(
-        self, *, local: bool = False, timeout: float | None = None
+        self, *, local: bool = False, with_contents: bool = True, timeout: float | None = None
     ) -> AsyncIterator[bytes]:
         """See `Client.backup`."""
-        request = pb.BackupRequest(consistency=calls.consistency(local))
+        request = streams.backup_request(local, with_contents)
         whole = streams.Whole()
         stream = self._stream(streams.BACKUP, request, pb.BackupResponse.FromString, timeout)
         async for answer in stream:

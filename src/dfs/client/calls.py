@@ -77,7 +77,8 @@ def text(key: str) -> str:
     return key
 
 
-def _content(data: bytes | bytearray | memoryview) -> bytes:
+def content(data: bytes | bytearray | memoryview) -> bytes:
+    """Bytes that stay as they are. Raises TypeError."""
     if isinstance(data, bytes | bytearray | memoryview):
         return data if type(data) is bytes else bytes(data)
     raise TypeError(f"data must be bytes, not {type(data).__name__}")
@@ -94,6 +95,17 @@ def metadata(
         mode=mode, mtime_ns=mtime_ns, uid=uid, gid=gid,
         xattrs=[pb.Xattr(name=name.decode(), value=value) for name, value in ordered],
     )
+
+
+def directory_metadata(
+    mode: int | None, mtime_ns: int | None, uid: int | None, gid: int | None, xattrs: Xattrs | None
+) -> pb.Metadata | None:
+    """The same of a directory: one that exists keeps what is None; no `xattrs` leave it none."""
+    described = metadata(mode, mtime_ns, uid, gid, xattrs)
+    if xattrs is not None and not xattrs:
+        described = described or pb.Metadata()
+        described.no_xattrs = True
+    return described
 
 
 def consistency(local: bool) -> pb.Consistency:
@@ -122,7 +134,7 @@ def put(
 ) -> Call[int]:
     """Store a file."""
     return _write("Put", pb.PutRequest(
-        key=text(key), data=_content(data), metadata=metadata,
+        key=text(key), data=content(data), metadata=metadata,
         base_revision=base_revision, request_id=checked_id(request_id),
     ), pb.PutResponse.FromString)
 
@@ -181,17 +193,35 @@ def copy(
 def transaction(operations: list[pb.Operation], request_id: bytes) -> Call[int]:
     """Several changes as one. Raises TooLarge before anything is sent."""
     request = pb.TransactionRequest(operations=operations, request_id=checked_id(request_id))
-    for size, limit, name, what in (
-        (len(operations), TRANSACTION_OPERATIONS_MAX, "TRANSACTION_OPERATIONS_MAX", "changes"),
-        (request.ByteSize(), TRANSACTION_BYTES_MAX, "TRANSACTION_BYTES_MAX", "bytes"),
+    check_transaction(len(operations), request.ByteSize())
+    return _write("Transaction", request, pb.TransactionResponse.FromString)
+
+
+def check_transaction(operations: int, size: int) -> None:
+    """Of so many operations, and so many bytes. Raises TooLarge."""
+    for found, limit, name, what in (
+        (operations, TRANSACTION_OPERATIONS_MAX, "TRANSACTION_OPERATIONS_MAX", "changes"),
+        (size, TRANSACTION_BYTES_MAX, "TRANSACTION_BYTES_MAX", "bytes"),
     ):
-        if size > limit:
+        if found > limit:
             raise TooLarge(
-                f"the transaction has {size:,} {what}, the limit is {limit:,} ({name}): make"
+                f"the transaction has {found:,} {what}, the limit is {limit:,} ({name}): make"
                 " several of it",
                 limit=name,
             )
-    return _write("Transaction", request, pb.TransactionResponse.FromString)
+
+
+def put_content(request: pb.PutContentRequest) -> Call[int]:
+    """Store a content that the node of this machine has been handed."""
+    return _write("PutContent", request, pb.PutContentResponse.FromString)
+
+
+def have_content(sha256: bytes, wait_ms: int) -> Call[pb.HaveContentResponse]:
+    """Have the node get a content."""
+    return Call(
+        FILES + "HaveContent", pb.HaveContentRequest(sha256=sha256, wait_ms=wait_ms),
+        pb.HaveContentResponse.FromString, _same, None, False, True,
+    )
 
 
 def put_operation(
@@ -200,7 +230,7 @@ def put_operation(
 ) -> pb.Operation:
     """Store a file, in a transaction."""
     return pb.Operation(put=pb.PutRequest(
-        key=text(key), data=_content(data), metadata=metadata,
+        key=text(key), data=content(data), metadata=metadata,
         base_revision=base_revision,
     ))
 

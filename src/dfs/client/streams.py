@@ -25,14 +25,23 @@ Lost = Callable[[DfsError], None]
 
 
 def list_request(
-    key: str, recursive: bool, data_bytes_max: int, after: str, limit: int, local: bool,
-    min_revision: int,
+    key: str, recursive: bool, data_bytes_max: int, after: str, limit: int, revision: int,
+    local: bool, min_revision: int,
 ) -> pb.ListRequest:
     """Everything below a directory."""
-    _not_negative(data_bytes_max=data_bytes_max, limit=limit)
+    _not_negative(data_bytes_max=data_bytes_max, limit=limit, revision=revision)
     return pb.ListRequest(
         key=text(key), recursive=recursive, data_bytes_max=data_bytes_max, after=text(after),
-        limit=limit, consistency=consistency(local), min_revision=min_revision,
+        limit=limit, revision=revision or None, consistency=consistency(local),
+        min_revision=min_revision,
+    )
+
+
+def time_request(time_ns: int, local: bool, min_revision: int) -> pb.ListRequest:
+    """Asks which revision was the last at a time: the answer shows it."""
+    _not_negative(time_ns=time_ns)
+    return pb.ListRequest(
+        limit=1, time_ns=time_ns, consistency=consistency(local), min_revision=min_revision
     )
 
 
@@ -40,7 +49,7 @@ NEWEST: Final = LIST, pb.ListRequest(limit=1), pb.ListResponse.FromString
 """Asks for as little as possible: what matters is the revision of the answer."""
 
 
-def newest_of(answers: Iterable[pb.ListResponse]) -> int:
+def revision_of_list(answers: Iterable[pb.ListResponse]) -> int:
     """The revision that a list shows; there is at least one answer."""
     return max(answer.revision for answer in answers)
 
@@ -53,6 +62,13 @@ def history_request(
     return pb.HistoryRequest(
         key=text(key), limit=limit, before_revision=before_revision,
         consistency=consistency(local), min_revision=min_revision,
+    )
+
+
+def backup_request(local: bool, with_contents: bool) -> pb.BackupRequest:
+    """Everything, or everything but large contents."""
+    return pb.BackupRequest(
+        consistency=consistency(local), without_contents=not with_contents
     )
 
 

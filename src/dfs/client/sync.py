@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -18,9 +19,10 @@ from . import calls, streams
 from .calls import Call, Message, Terms, Xattrs, encode
 from .faults import Fault, fault_of
 from .session import TIMEOUT_S, Session, channel_options
+from .sources import naming
 from .streams import Lost, Watching
-from .transaction import Transaction
-from .transfers import Transfers
+from .transaction import Changes, Transaction
+from .transfers import STALL_S, Progress, Transfers
 from .values import Event, Item, Stat
 from .watch import Watch
 
@@ -146,8 +148,9 @@ class Client(Transfers):
         uid: int | None = None, gid: int | None = None, xattrs: Xattrs | None = None,
         request_id: bytes | None = None, timeout: float | None = None,
     ) -> int:
-        """Makes a directory that stays when it is empty; one that exists is no error."""
-        metadata = calls.metadata(mode, mtime_ns, uid, gid, xattrs)
+        """Makes a directory that stays when it is empty. One that exists is no error, and keeps
+        what is None of mode, uid, gid and xattrs; `xattrs={}` takes those that it has away."""
+        metadata = calls.directory_metadata(mode, mtime_ns, uid, gid, xattrs)
         return self._call(
             calls.mkdir(key, metadata, self._session.id_of(request_id)), timeout
         )
@@ -194,33 +197,51 @@ class Client(Transfers):
         )
 
     def transaction(
-        self, *, request_id: bytes | None = None, timeout: float | None = None
+        self, *, request_id: bytes | None = None, timeout: float | None = None,
+        progress: Progress | None = None,
     ) -> Transaction:
         """Several changes as one: `with client.transaction() as t: t.put(…); t.delete(…)`.
 
         They are made at the end of the block, all under one revision, or none of them; an exception
         inside the block makes none. Each sees what those before it did. `t.revision` afterwards is
         the revision; the error of a refused one names it. `request_id`: see `put`.
+
+        `t.put` takes content of any size. What is too much for one message is uploaded before, at
+        the end of the block, and `progress` is told; it takes as long as something moves. Who
+        repeats a transaction with its id goes on with the uploads.
         """
-        return Transaction(
-            lambda operations: self._call(
-                calls.transaction(operations, self._session.id_of(request_id)), timeout
-            )
-        )
+        return Transaction(lambda changes: self._commit(changes, request_id, timeout, progress))
+
+    def _commit(
+        self, changes: Changes, request_id: bytes | None, timeout: float | None,
+        progress: Progress | None,
+    ) -> int:  # fmt: skip
+        id_ = self._session.id_of(request_id)
+        if changes.light:
+            return self._call(changes.call(id_), timeout)
+        begun_s, limit_s = time.monotonic(), timeout
+        with contextlib.closing(changes.uploads(id_, progress)) as uploads:
+            for sending in uploads:
+                with naming(sending.key):
+                    self._transfer(sending, self._send_once)
+                # The members are asked for all of them again, which takes less than the uploads.
+                limit_s = timeout or max(STALL_S, time.monotonic() - begun_s)
+        return self._call(changes.call(id_), limit_s)
 
     def list(
         self, key: str = "", *, recursive: bool = False, data_bytes_max: int = 0, after: str = "",
-        limit: int = 0, local: bool = False, min_revision: int | None = None,
-        timeout: float | None = None,
+        limit: int = 0, revision: int = 0, local: bool = False,
+        min_revision: int | None = None, timeout: float | None = None,
     ) -> Iterator[Item]:
-        """What is in a directory, or in the whole subtree, in key order, all of one revision.
+        """What is in a directory, or in the whole subtree, in key order, all of one revision: the
+        present one, or as of a past `revision` that history retains.
 
         `data_bytes_max`: content up to that size comes along. `timeout` is for the whole list;
         None: none. When the node is lost on the way the list ends with Unavailable: what came so
         far is of a revision that another node may show no more.
         """
         request = streams.list_request(
-            key, recursive, data_bytes_max, after, limit, local,
+            key, recursive, data_bytes_max, after, limit, revision, local,
             self._session.least(local, min_revision),
         )
         for answer in self._stream(streams.LIST, request, pb.ListResponse.FromString, timeout):
@@ -229,7 +250,19 @@ class Client(Transfers):
 
     def newest(self, *, timeout: float | None = None) -> int:
         """The newest revision: whatever was acknowledged before the call is at or below it."""
-        return streams.newest_of(self._stream(*streams.NEWEST, timeout))
+        return streams.revision_of_list(self._stream(*streams.NEWEST, timeout))
+
+    def revision_at(
+        self, time_ns: int, *, local: bool = False, min_revision: int | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """The last revision that was not committed after a time, nanoseconds since 1970: as of it
+        everything can be read as it was then. Raises OutOfRange when history does not reach back
+        so far, or the time is yet to come."""
+        request = streams.time_request(time_ns, local, self._session.least(local, min_revision))
+        return streams.revision_of_list(
+            self._stream(streams.LIST, request, pb.ListResponse.FromString, timeout)
+        )
 
     def history(
         self, key: str, *, limit: int = 0, before_revision: int = 0, local: bool = False,
@@ -309,11 +342,14 @@ class Client(Transfers):
         """Lets another voter lead, any that has caught up for ""; returns its name."""
         return self._call(calls.transfer_leader(name), timeout)
 
-    def backup(self, *, local: bool = False, timeout: float | None = None) -> Iterator[bytes]:
-        """The bytes of a file with the whole state in it, of one revision, for `dfs snapshot
-        restore`. Ends with Unavailable when the node is lost before it is whole: what came so far
-        is worth nothing. `timeout` is for all of it; None: none."""
-        request = pb.BackupRequest(consistency=calls.consistency(local))
+    def backup(
+        self, *, local: bool = False, with_contents: bool = True, timeout: float | None = None
+    ) -> Iterator[bytes]:
+        """The bytes of a file with the whole state in it, of one revision, and the large contents
+        that it names, for `dfs snapshot restore`. Ends with Unavailable when the node is lost
+        before it is whole: what came so far is worth nothing; with FailedPrecondition when a large
+        content cannot be had. `timeout` is for all of it; None: none."""
+        request = streams.backup_request(local, with_contents)
         whole = streams.Whole()
         for answer in self._stream(
             streams.BACKUP, request, pb.BackupResponse.FromString, timeout

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 
+from ..limits import INLINE_BYTES_MAX
 from ..proto import dfs_pb2 as pb
-from . import calls
-from .calls import Xattrs
-
-Operations = list[pb.Operation]
+from . import calls, sources
+from .calls import Call, Xattrs
+from .sources import Content, Source
+from .transfers import Progress, Sending
 
 
 class Changes:
@@ -18,19 +19,20 @@ class Changes:
     def __init__(self) -> None:
         self.revision = 0
         """Of all the changes, once they were made; 0 before that, and when there were none."""
-        self._operations: Operations = []
+        self._operations: list[pb.Operation | Content] = []
 
     def __len__(self) -> int:
         return len(self._operations)
 
     def put(
-        self, key: str, data: bytes | bytearray | memoryview, *, mode: int | None = None,
+        self, key: str, source: Source, *, mode: int | None = None,
         mtime_ns: int | None = None, uid: int | None = None, gid: int | None = None,
         xattrs: Xattrs | None = None, base_revision: int | None = None,
     ) -> None:
-        """See `Client.put`."""
+        """See `Client.put`. `source`: content of any size, as bytes, as the Path of a file, or as a
+        file, which is read at the end of the block from where it stands now."""
         metadata = calls.metadata(mode, mtime_ns, uid, gid, xattrs)
-        self._operations.append(calls.put_operation(key, data, metadata, base_revision))
+        self._operations.append(Content(calls.text(key), source, metadata, base_revision))
 
     def delete(
         self, key: str, *, recursive: bool = False, base_revision: int | None = None
@@ -45,7 +47,7 @@ class Changes:
         uid: int | None = None, gid: int | None = None, xattrs: Xattrs | None = None,
     ) -> None:
         """See `Client.mkdir`."""
-        metadata = calls.metadata(mode, mtime_ns, uid, gid, xattrs)
+        metadata = calls.directory_metadata(mode, mtime_ns, uid, gid, xattrs)
         self._operations.append(calls.mkdir_operation(key, metadata))
 
     def symlink(
@@ -78,10 +80,29 @@ class Changes:
         )))
 
 
+    @property
+    def light(self) -> bool:
+        """All of it is here and small: nothing is read or uploaded before `call`."""
+        contents = [part for part in self._operations if isinstance(part, Content)]
+        return sum(map(Content.weight, contents)) <= INLINE_BYTES_MAX
+
+    def uploads(self, request_id: bytes, progress: Progress | None) -> Generator[Sending]:
+        """What has to be uploaded before `call`; see `sources.uploads`."""
+        contents = [part for part in self._operations if isinstance(part, Content)]
+        parts = (p.bare() if isinstance(p, Content) else p for p in self._operations)
+        bare = pb.TransactionRequest(operations=parts, request_id=calls.checked_id(request_id))
+        return sources.uploads(contents, bare, progress)
+
+    def call(self, request_id: bytes) -> Call[int]:
+        """The transaction."""
+        parts = (p.operation() if isinstance(p, Content) else p for p in self._operations)
+        return calls.transaction(list(parts), request_id)
+
+
 class Transaction(Changes):
     """See `Client.transaction`."""
 
-    def __init__(self, commit: Callable[[Operations], int]) -> None:
+    def __init__(self, commit: Callable[[Changes], int]) -> None:
         super().__init__()
         self._commit = commit
 
@@ -93,13 +114,13 @@ class Transaction(Changes):
         trace: TracebackType | None,
     ) -> None:
         if error is None and self._operations:
-            self.revision = self._commit(self._operations)
+            self.revision = self._commit(self)
 
 
 class AsyncTransaction(Changes):
     """See `AsyncClient.transaction`."""
 
-    def __init__(self, commit: Callable[[Operations], Awaitable[int]]) -> None:
+    def __init__(self, commit: Callable[[Changes], Awaitable[int]]) -> None:
         super().__init__()
         self._commit = commit
 
@@ -111,4 +132,4 @@ class AsyncTransaction(Changes):
         trace: TracebackType | None,
     ) -> None:
         if error is None and self._operations:
-            self.revision = await self._commit(self._operations)
+            self.revision = await self._commit(self)

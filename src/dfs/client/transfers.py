@@ -21,7 +21,8 @@ import grpc.aio
 from ..errors import DataLoss, FailedPrecondition, InvalidArgument, Unavailable
 from ..limits import TRANSFER_STALL_MS, UPLOAD_PIECE_BYTES
 from ..proto import dfs_pb2 as pb
-from .calls import FILES, Call, checked_id, consistency, metadata, revision_of, text
+from . import calls
+from .calls import FILES, Call, Xattrs, checked_id, consistency, metadata, revision_of, text
 from .faults import Attempts, Fault, fault_of
 from .session import Session
 from .values import Stat, stat_of
@@ -29,7 +30,8 @@ from .values import Stat, stat_of
 UPLOAD: Final = FILES + "Upload"
 DOWNLOAD: Final = FILES + "Download"
 SHAPE_UPLOAD: Final = "stream_stream"
-_STALL_S: Final = TRANSFER_STALL_MS / 1000
+STALL_S: Final = TRANSFER_STALL_MS / 1000
+"""For a transfer that gets no further, and a call that has to wait for one."""
 _WAIT_S: Final = 0.1
 _WRITE_FAILED: Final = "Internal error from Core"
 """What grpcio says of a message that it could not send, in place of the answer to the call."""
@@ -43,25 +45,13 @@ class Transferred(NamedTuple):
     held: int = 0
     """Uploads: so many voters have all of it on disk, of so many."""
     voters: int = 0
+    key: str = ""
+    """Transactions: of the content that is on its way; `received` is of all of them."""
+    total: int = 0
+    """Transactions: bytes of all contents, as far as it is known."""
 
 
 Progress = Callable[[Transferred], None]
-
-
-def put_content(request: pb.PutContentRequest) -> Call[int]:
-    """Store a content that the node of this machine has been handed."""
-    return Call(
-        FILES + "PutContent", request, pb.PutContentResponse.FromString, revision_of, revision_of,
-        True, True, request.request_id,
-    )
-
-
-def have_content(sha256: bytes, wait_ms: int) -> Call[pb.HaveContentResponse]:
-    """Have the node get a content."""
-    return Call(
-        FILES + "HaveContent", pb.HaveContentRequest(sha256=sha256, wait_ms=wait_ms),
-        pb.HaveContentResponse.FromString, lambda answer: answer, None, False, True,
-    )
 
 
 class Sending:
@@ -69,13 +59,19 @@ class Sending:
 
     def __init__(
         self, key: str, source: BinaryIO, size: int, described: pb.Metadata | None,
-        base_revision: int | None, id_: bytes, progress: Progress | None,
+        base_revision: int | None, id_: bytes, progress: Progress | None, hold: bool = False,
     ) -> None:
+        """`hold`: only for a transaction, which will store it."""
+        self.key = key
         self._source, self._progress = source, progress
         self._head = pb.UploadHead(
-            key=text(key), size=size, metadata=described,
-            base_revision=base_revision, request_id=checked_id(id_),
+            size=size, metadata=described, base_revision=base_revision, request_id=checked_id(id_),
         )
+        self.writes = not hold
+        if hold:
+            self._head.hold_for = text(key)
+        else:
+            self._head.key = text(key)
         self._start = source.tell() if source.seekable() else 0
         self._at = 0
         """Of the content, where the source stands."""
@@ -88,8 +84,19 @@ class Sending:
         """Something new has arrived there in this attempt."""
         self.revision = 0
         """Not 0: it is stored."""
+        self.content: pb.PutContentRequest | None = None
+        """What is known of it, once it is held."""
         self.error: Exception | None = None
         """The source cannot be read."""
+
+    @property
+    def done(self) -> bool:
+        """It is stored, or held."""
+        return bool(self.revision) or self.content is not None
+
+    def known(self, sha256: bytes) -> None:
+        """The digest, if it was read before; b"" = it was not."""
+        self._head.sha256 = sha256
 
     def head(self) -> pb.UploadRequest:
         """The first message of an attempt."""
@@ -111,6 +118,8 @@ class Sending:
 
     def piece(self) -> pb.UploadRequest | None:
         """The next message; None at the end. Blocks for the source."""
+        if not self._sealed:
+            self._digest_what_is_there()
         data = self._source.read(UPLOAD_PIECE_BYTES)
         if data:
             known = self._digested - self._at
@@ -125,18 +134,33 @@ class Sending:
         self._head.sha256 = self._digest.digest()  # a repetition need not send what is there
         return pb.UploadRequest(head=self._head)
 
+    def _digest_what_is_there(self) -> None:
+        """Reads what the node has got of an earlier upload with this request id, so that the digest
+        at the end says whether that was the same content."""
+        if self._digested >= self._at:
+            return
+        self._source.seek(self._start + self._digested)
+        while self._digested < self._at:
+            data = self._source.read(min(UPLOAD_PIECE_BYTES, self._at - self._digested))
+            if not data:
+                self._at = self._digested  # There is less of it now.
+            self._digest.update(data)
+            self._digested += len(data)
+
     def take(self, answer: pb.UploadResponse) -> None:
         """The node says how far it is."""
         self.moved = self.moved or answer.received > self.received or bool(answer.held)
         self.received = answer.received
         self.revision = answer.revision
+        if answer.HasField("content"):
+            self.content = answer.content
         if self._progress is not None:
             self._progress(Transferred(answer.received, answer.held, answer.voters))
 
     def call(self) -> Call[int]:
         """As which it counts when attempts are."""
         return Call(
-            UPLOAD, self._head, pb.UploadResponse.FromString, revision_of, None, True, True,
+            UPLOAD, self._head, pb.UploadResponse.FromString, revision_of, None, self.writes, True,
             self._head.request_id,
         )
 
@@ -233,8 +257,8 @@ class Transfers:
     def upload(
         self, key: str, source: BinaryIO | bytes, *, size: int = 0, mode: int | None = None,
         mtime_ns: int | None = None, uid: int | None = None, gid: int | None = None,
-        base_revision: int | None = None, request_id: bytes | None = None,
-        progress: Progress | None = None,
+        xattrs: Xattrs | None = None, base_revision: int | None = None,
+        request_id: bytes | None = None, progress: Progress | None = None,
     ) -> int:
         """Stores a file of any size and returns its revision, when a majority has it on disk.
 
@@ -245,7 +269,7 @@ class Transfers:
         if isinstance(source, bytes):
             size, source = len(source), io.BytesIO(source)
         id_ = self._session.id_of(request_id)
-        described = metadata(mode, mtime_ns, uid, gid, None)
+        described = metadata(mode, mtime_ns, uid, gid, xattrs)
         sending = Sending(key, source, size, described, base_revision, id_, progress)
         self._transfer(sending, self._send_once)
         return sending.revision
@@ -276,7 +300,7 @@ class Transfers:
                 return
             if attempts is None or transfer.moved:  # patience begins anew
                 failed = set()
-                attempts = session.attempts(transfer.call(), _STALL_S, time.monotonic())
+                attempts = session.attempts(transfer.call(), STALL_S, time.monotonic())
             self._wait(attempts.failed, why, endpoint, failed)
 
     def _send_once(self, sending: Sending, endpoint: str) -> Fault | None:
@@ -306,11 +330,11 @@ class Transfers:
         except grpc.RpcError as error:
             if sending.error is not None:
                 raise sending.error from None
-            return fault_of(error, endpoint, True)
+            return fault_of(error, endpoint, sending.writes)
         finally:
             ended.set()
             answers.cancel()
-        if sending.revision:
+        if sending.done:
             self._answered(endpoint, sending.revision)
             return None
         return _ended_early()
@@ -356,14 +380,14 @@ class AsyncTransfers:
     async def upload(
         self, key: str, source: BinaryIO | bytes, *, size: int = 0, mode: int | None = None,
         mtime_ns: int | None = None, uid: int | None = None, gid: int | None = None,
-        base_revision: int | None = None, request_id: bytes | None = None,
-        progress: Progress | None = None,
+        xattrs: Xattrs | None = None, base_revision: int | None = None,
+        request_id: bytes | None = None, progress: Progress | None = None,
     ) -> int:
         """See `Client.upload`."""
         if isinstance(source, bytes):
             size, source = len(source), io.BytesIO(source)
         id_ = self._session.id_of(request_id)
-        described = metadata(mode, mtime_ns, uid, gid, None)
+        described = metadata(mode, mtime_ns, uid, gid, xattrs)
         sending = Sending(key, source, size, described, base_revision, id_, progress)
         await self._transfer(sending, self._send_once)
         return sending.revision
@@ -384,7 +408,7 @@ class AsyncTransfers:
     ) -> int:
         """Stores a content that was handed to the node of this machine, or that the cluster has
         already; returns the revision. See `Client.put` for what is refused."""
-        found: int = await self._call(put_content(request), timeout or _STALL_S)
+        found: int = await self._call(calls.put_content(request), timeout or STALL_S)
         return found
 
     async def have_content(
@@ -393,7 +417,8 @@ class AsyncTransfers:
         """Has the node get a large content onto its disk, and says after `wait_ms` at the latest
         how far it is. Raises NotFound: no version names it."""
         limit_s = timeout or wait_ms / 1000 + self._session.timeout_s
-        found: pb.HaveContentResponse = await self._call(have_content(sha256, wait_ms), limit_s)
+        call = calls.have_content(sha256, wait_ms)
+        found: pb.HaveContentResponse = await self._call(call, limit_s)
         return found
 
     async def _transfer(self, transfer: Any, once: Callable[[Any, str], Any]) -> None:
@@ -408,7 +433,7 @@ class AsyncTransfers:
                 return
             if attempts is None or transfer.moved:
                 failed = set()
-                attempts = session.attempts(transfer.call(), _STALL_S, loop.time())
+                attempts = session.attempts(transfer.call(), STALL_S, loop.time())
             await self._wait(attempts.failed, why, endpoint, failed)
 
     async def _send_once(self, sending: Sending, endpoint: str) -> Fault | None:
@@ -427,13 +452,13 @@ class AsyncTransfers:
         except grpc.aio.AioRpcError as error:
             if _WRITE_FAILED in (error.details() or ""):
                 return _told_late(endpoint)
-            return fault_of(error, endpoint, True)
+            return fault_of(error, endpoint, sending.writes)
         finally:
             call.cancel()
             if answering is not None:
                 answering.cancel()
                 await asyncio.gather(answering, return_exceptions=True)
-        if sending.revision:
+        if sending.done:
             self._answered(endpoint, sending.revision)
             return None
         return _ended_early()

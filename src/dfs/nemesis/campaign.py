@@ -157,6 +157,7 @@ class Campaign:
         self._acks += recorder.acks()
         world.counts["large files stored"] += recorder.large.uploads
         world.counts["large files read"] += recorder.large.downloads
+        world.counts["pairs of large files seen"] += recorder.large.pairs
 
     def _round(self, world: World, recorder: Recorder) -> None:
         begin_ns = time.monotonic_ns()

@@ -6,7 +6,7 @@ import logging
 import resource
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import aclosing, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from ..limits import (
     STATE_HASH_INTERVAL_MS,
     WATCH_WAIT_MS_MAX,
 )
-from ..store import Change, LargeContent, Store, View
+from ..store import Change, LargeContent, Listing, PastListing, Store, View
 from ..store.encode import get_answer
-from .backup import Pieces
+from .backup import Saving
 from .cluster import Answer, Cluster, led
 from .contents import Contents
 from .contents import Scrub as ContentScrub
@@ -70,8 +70,8 @@ class Node:
         clock: Callable[[], int],
         die: Callable[[str], Any] = stop_process,
     ) -> None:
-        """`clock`: ns since 1970, used only for the age of history and the time that a backup
-        names. `die`: ends the process."""
+        """`clock`: ns since 1970, used only for the age of history, for the time that a backup
+        names, and to refuse lists of a time to come. `die`: ends the process."""
         self._engine, self._store, self._codec = engine, store, codec
         self._clock = clock
         self._identity, self._me = identity, me
@@ -208,11 +208,19 @@ class Node:
         return self._store.view()
 
     async def list_answers(
-        self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int
-    ) -> AsyncGenerator[bytes, None]:
-        """Yields encoded ListResponses, all of one revision; at least one."""
+        self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int,
+        revision: int = 0, time_ns: int | None = None,
+    ) -> AsyncGenerator[bytes, None]:  # fmt: skip
+        """Yields encoded ListResponses, all of one revision; at least one. Of now, or as of a past
+        revision or time."""
         self._check()
-        found = self._store.listing(key, recursive, after, limit, data_bytes_max)
+        asked = key, recursive, after, limit, data_bytes_max
+        if time_ns is not None and (ahead_s := (time_ns - self._clock()) / 1e9) > 0:
+            raise OutOfRange(f"that time is yet to come, in {ahead_s:,.3f} s by the clock here")
+        if revision or time_ns is not None:
+            found: Listing | PastListing = self._store.past_listing(*asked, revision, time_ns)
+        else:
+            found = self._store.listing(*asked)
         with self._noticing(), closing(found) as listing:
             while not listing.done and (answer := await in_thread(listing.next)) is not None:
                 yield answer
@@ -232,15 +240,17 @@ class Node:
                 if past.done:
                     return
 
-    async def backup(self) -> AsyncGenerator[tuple[bytes, bytes], None]:
+    async def backup(self, with_contents: bool) -> AsyncGenerator[tuple[bytes, bytes], None]:
         """Yields (next bytes, b"") of a backup of the state as of now; in the end (b"", SHA-256 of
         all)."""
-        with self._noticing(), self.view() as view:
+        with self._noticing(), self.contents.keeping(), self.view() as view:
             named = self._identity.cluster, self._me.name, self._me.version
-            pieces = await in_thread(Pieces, view, *named, self._clock())
-            while piece := await in_thread(pieces.next):
-                yield piece, b""
-        yield b"", pieces.sha256
+            how = view, self.contents, with_contents
+            saving = await in_thread(Saving, *how, *named, self._clock())
+            async with aclosing(saving.pieces()) as pieces:
+                async for piece in pieces:
+                    yield piece, b""
+        yield b"", saving.sha256
 
     async def watch(self, caller: Caller, wanted: Wanted, after: int, snapshot: bool) -> None:
         """Tells a caller every change exactly once, until it is cancelled, or a gap."""

@@ -15,7 +15,6 @@ The new cluster has a new id and new revisions, so whoever comes back of the old
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -23,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .._version import version
-from ..contents import DIRECTORY
-from ..durable import sync_directory
+from ..contents import DIRECTORY, path_in
 from ..errors import DataLoss, FailedPrecondition, Misconfigured
 from ..store import UnknownEntry, backup
 from ..store.operations import parse
@@ -84,6 +82,9 @@ class Plan:
     majority: int
     """Voters that were needed."""
     tail: Tail
+    contents_lacking: int = 0
+    """Large contents that the chosen one's state names and that stand in no directory. Damage is
+    only found when they are taken."""
     refusal: str = ""
     """Not empty: why it should not be done."""
 
@@ -112,12 +113,14 @@ def plan(directories: Sequence[Path]) -> Plan:
 def recover(
     directories: Sequence[Path], chosen: Path, target: Path, founder: Founder, file: Path,
     saved_ns: int, *, with_tail: bool = True, ahead: int = RECOVERED_AHEAD,
+    sources: Sequence[Path] = (),
 ) -> Recovered:  # fmt: skip
-    """Writes what `chosen` holds to the backup `file`, verifies that, and restores it in `target`.
-    The survivors are not changed.
+    """Writes the state that `chosen` holds to the backup `file`, verifies that, and restores it in
+    `target`, with the large contents of all survivors. The survivors are not changed.
 
-    `directories`: all survivors, `chosen` among them or not. Raises FailedPrecondition: the plan
-    says no, or another survivor has a more recent log; Misconfigured, DataLoss, OSError.
+    `directories`: all survivors, `chosen` among them or not. `sources`: earlier backups, and other
+    data directories, that may have large contents which no survivor has. Raises FailedPrecondition:
+    the plan says no, or another survivor has a more recent log; Misconfigured, DataLoss, OSError.
     """
     if file.exists():
         raise Misconfigured(f"{file} is there already: a backup never overwrites another")
@@ -133,28 +136,8 @@ def recover(
         end = place.last.position if with_tail else max(p.committed for p in places)
         applied = _save(place, end, file, saved_ns)
     backup.verify(file)
-    founded = restore(file, target, founder, ahead)
-    take_contents(chosen, target)
+    founded = restore(file, target, founder, ahead, [*everybody, *sources])
     return Recovered(found, str(file), founded, applied)
-
-
-def take_contents(source: Path, target: Path) -> None:
-    """Gives one data directory the large contents of another: the same files, where that is
-    possible, else copies. On disk when it returns. Raises OutOfSpace, OSError."""
-    root = target / DIRECTORY
-    root.mkdir(mode=0o700, exist_ok=True)
-    for directory in sorted((source / DIRECTORY).glob("??")):
-        place = root / directory.name
-        place.mkdir(mode=0o700, exist_ok=True)
-        for path in directory.iterdir():
-            try:
-                (place / path.name).hardlink_to(path)
-            except OSError:  # another disk, or no links of it
-                with appearing(place / path.name) as out, path.open("rb") as file:
-                    shutil.copyfileobj(file, out)
-        sync_directory(place)
-    sync_directory(root)
-    sync_directory(target)
 
 
 def _save(place: Stopped, end: int, file: Path, saved_ns: int) -> int:
@@ -171,9 +154,11 @@ def _save(place: Stopped, end: int, file: Path, saved_ns: int) -> int:
         raise Misconfigured(f"{place.directory}: {error}") from None
     with store.view() as view, appearing(file) as out:
         cluster = place.identity.cluster
-        head = backup.head_of(view.source, cluster, place.name, version(), saved_ns)
-        for part in backup.encode(view.source, head):
+        head = backup.head_of(view, cluster, place.name, version(), saved_ns, False)
+        encoder = backup.Encoder(view, head)
+        for part in encoder.state():
             out.write(part)
+        out.write(encoder.end())
     return store.applied - place.meta.applied
 
 
@@ -188,13 +173,16 @@ def _plan(places: Sequence[Stopped], chosen: Stopped | None = None) -> Plan:
     members = chosen.members_at(chosen.log_id("last").position)
     here = {place.identity.id for place in places}
     lost = sorted(members.names.get(v, str(v)) for v in members.voters - here)
-    survivors = [_survivor(place) for place in places]
+    states = [StateCheck(place.kv) for place in places]
+    survivors = list(map(_survivor, places, states))
     found = Plan(
         survivors, str(chosen.directory), sorted(members.names.values()), lost, members.majority,
         _tail(chosen, max(place.committed for place in places)),
     )  # fmt: skip
     clusters = {place.identity.cluster for place in places}
     problems = next(s.problems for s in survivors if s.directory == found.chosen)
+    if not problems:
+        found.contents_lacking = _lacking(states[places.index(chosen)], places)
     alive = len(members.voters) - len(lost)
     if len(clusters) > 1:
         found.refusal = (
@@ -222,9 +210,16 @@ def _plan(places: Sequence[Stopped], chosen: Stopped | None = None) -> Plan:
     return found
 
 
-def _survivor(place: Stopped) -> Survivor:
+def _lacking(state: StateCheck, places: Sequence[Stopped]) -> int:
+    roots = [place.directory / DIRECTORY for place in places]
+    return sum(
+        not any(path_in(root, sha256).exists() for root in roots)
+        for sha256 in state.contents
+    )
+
+
+def _survivor(place: Stopped, state: StateCheck) -> Survivor:
     vote, last = place.standing["vote"], place.last
-    state = StateCheck(place.kv)
     problems = [place.damage] if place.damage else state.problems
     return Survivor(
         str(place.directory), place.name, place.identity.cluster.hex(), last.term, last.position,
@@ -289,6 +284,12 @@ def lines(found: Plan) -> Iterator[str]:
             yield f"  and {more:,} more"
     else:
         yield "all entries there are known to be committed"
+    if found.contents_lacking:
+        yield (
+            f"{found.contents_lacking:,} large contents that it names stand in none of these"
+            " directories: those files cannot be read afterwards, unless an earlier backup has them"
+            " (--contents-from)"
+        )
     if found.lost:
         yield (
             "what only the lost nodes had cannot be known and is lost: they may have acknowledged"

@@ -9,17 +9,21 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from errno import ENOSPC
 from pathlib import Path
 from typing import NamedTuple
 
 from .._engine import founding
+from ..contents import DIRECTORY, Files
 from ..durable import sync_directory
-from ..errors import Misconfigured
+from ..errors import DfsError, Misconfigured, OutOfSpace
 from ..identity import STORE, Identity, new_id
 from ..kv import Record, RocksKV
-from ..store import backup
-from ..store.layout import CONTENT, META_KEY, unpack_content, unpack_meta
+from ..limits import DISK_FREE_BYTES_MIN
+from ..store import Store, backup
+from ..store.layout import META_KEY, unpack_meta
+from .gather import Lacking, gather
 
 
 class Founder(NamedTuple):
@@ -41,18 +45,21 @@ class Founded(NamedTuple):
     id: int
     revision: int
     """Of the last change in the new cluster."""
-    contents: int
-    """Large contents that it names, which no backup holds: files of a data directory."""
-    contents_bytes: int
+    lacking: Lacking
+    """Large contents that it names and does not have."""
 
 
-def restore(file: Path, directory: Path, founder: Founder, ahead: int = 0) -> Founded:
+def restore(
+    file: Path, directory: Path, founder: Founder, ahead: int = 0, sources: Sequence[Path] = (),
+    told: backup.Told = backup.silent,
+) -> Founded:  # fmt: skip
     """Makes `directory` of a backup; a crash leaves it without an identity, and no node starts from
     it then.
 
     `ahead`: revisions go on so much higher, beyond all that clients of the old cluster have seen.
-    Raises Misconfigured (the directory is not empty), DataLoss (the backup is damaged; nothing is
-    left behind), OSError.
+    `sources`: data directories and other backups that have large contents which this one lacks.
+    Raises Misconfigured (the directory is not empty), DataLoss (a backup is damaged), OutOfSpace,
+    OSError; nothing is left behind then.
     """
     existed = directory.exists()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -62,38 +69,64 @@ def restore(file: Path, directory: Path, founder: Founder, ahead: int = 0) -> Fo
             " an empty directory, choose another with -data"
         )
     try:
-        return _fill(file, directory, founder, ahead)
-    except BaseException:
-        shutil.rmtree(directory / STORE, ignore_errors=True)
+        _check_space(file, directory)
+        return _fill(file, directory, founder, ahead, sources, told)
+    except BaseException as error:
+        for name in (STORE, DIRECTORY):
+            shutil.rmtree(directory / name, ignore_errors=True)
         if not existed:
             directory.rmdir()
+        if isinstance(error, OSError) and error.errno == ENOSPC and not isinstance(error, DfsError):
+            raise OutOfSpace(
+                f"the disk of {directory} is full, so nothing was restored there: make room, or"
+                " choose another with -data"
+            ) from None
         raise
 
 
-def _fill(file: Path, directory: Path, founder: Founder, ahead: int) -> Founded:
+def _check_space(file: Path, directory: Path) -> None:
+    """Restored it takes about as much as the backup does."""
+    size, found = file.stat().st_size, os.statvfs(directory)
+    free = found.f_bavail * found.f_frsize
+    if free < size + DISK_FREE_BYTES_MIN:
+        raise OutOfSpace(
+            f"{directory} has {free >> 20:,} MiB left, which is too little for the backup's"
+            f" {size >> 20:,} MiB and {DISK_FREE_BYTES_MIN >> 20:,} MiB that stay free"
+            " (DISK_FREE_BYTES_MIN): make room there, or choose another with -data",
+            limit="DISK_FREE_BYTES_MIN",
+        )
+
+
+def _fill(
+    file: Path, directory: Path, founder: Founder, ahead: int, sources: Sequence[Path],
+    told: backup.Told,
+) -> Founded:  # fmt: skip
     number = new_id()
     cluster = uuid.uuid4().bytes
-    with backup.opened(file) as (head, records):
-        revision = head.revision + ahead
+    with backup.opened(file, told) as saved:
+        revision = saved.head.revision + ahead
         begin = founding(revision, number, founder.name, founder.raft, founder.grpc)
-        kv = RocksKV(directory / STORE)
-        sizes: list[int] = []
+        kv, files = RocksKV(directory / STORE), Files(directory / DIRECTORY)
         try:
-            kv.replace(_founded(records, revision, *begin, sizes))
+            kv.replace(_founded(saved.records(), revision, *begin))
+            files.open()
+            for manifest, chunks in saved.contents():
+                files.fill(manifest, chunks)
+            with Store(kv).view() as view:
+                lacking = gather(view, files, sources)
         finally:
             kv.close()
+    sync_directory(directory)
     Identity(directory, founder.name, number, cluster).save()
     sync_directory(directory.parent)
-    return Founded(head, cluster.hex(), number, revision, len(sizes), sum(sizes))
+    return Founded(saved.head, cluster.hex(), number, revision, lacking)
 
 
 def _founded(
-    records: Iterator[Record], revision: int, log_id: bytes, membership: bytes, sizes: list[int]
+    records: Iterator[Record], revision: int, log_id: bytes, membership: bytes
 ) -> Iterator[Record]:
-    """The records of a backup as the new cluster has them; `sizes` gets those of large contents."""
+    """The records of a backup as the new cluster has them."""
     for key, value in records:
-        if key[:1] == CONTENT:
-            sizes.append(unpack_content(key, value).size)
         if key == META_KEY:
             meta = unpack_meta(value)
             meta.applied, meta.log_id, meta.membership = revision, log_id, membership

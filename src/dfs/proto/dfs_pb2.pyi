@@ -74,18 +74,20 @@ class Xattr(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class Metadata(_message.Message):
-    __slots__ = ("mode", "mtime_ns", "uid", "gid", "xattrs")
+    __slots__ = ("mode", "mtime_ns", "uid", "gid", "xattrs", "no_xattrs")
     MODE_FIELD_NUMBER: _ClassVar[int]
     MTIME_NS_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     GID_FIELD_NUMBER: _ClassVar[int]
     XATTRS_FIELD_NUMBER: _ClassVar[int]
+    NO_XATTRS_FIELD_NUMBER: _ClassVar[int]
     mode: int
     mtime_ns: int
     uid: int
     gid: int
     xattrs: _containers.RepeatedCompositeFieldContainer[Xattr]
-    def __init__(self, mode: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., xattrs: _Optional[_Iterable[_Union[Xattr, _Mapping]]] = ...) -> None: ...
+    no_xattrs: bool
+    def __init__(self, mode: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., xattrs: _Optional[_Iterable[_Union[Xattr, _Mapping]]] = ..., no_xattrs: _Optional[bool] = ...) -> None: ...
 
 class PutRequest(_message.Message):
     __slots__ = ("key", "data", "metadata", "base_revision", "request_id")
@@ -116,32 +118,36 @@ class UploadRequest(_message.Message):
     def __init__(self, head: _Optional[_Union[UploadHead, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class UploadHead(_message.Message):
-    __slots__ = ("key", "size", "metadata", "base_revision", "request_id", "sha256")
+    __slots__ = ("key", "size", "metadata", "base_revision", "request_id", "sha256", "hold_for")
     KEY_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     BASE_REVISION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
+    HOLD_FOR_FIELD_NUMBER: _ClassVar[int]
     key: str
     size: int
     metadata: Metadata
     base_revision: int
     request_id: bytes
     sha256: bytes
-    def __init__(self, key: _Optional[str] = ..., size: _Optional[int] = ..., metadata: _Optional[_Union[Metadata, _Mapping]] = ..., base_revision: _Optional[int] = ..., request_id: _Optional[bytes] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+    hold_for: str
+    def __init__(self, key: _Optional[str] = ..., size: _Optional[int] = ..., metadata: _Optional[_Union[Metadata, _Mapping]] = ..., base_revision: _Optional[int] = ..., request_id: _Optional[bytes] = ..., sha256: _Optional[bytes] = ..., hold_for: _Optional[str] = ...) -> None: ...
 
 class UploadResponse(_message.Message):
-    __slots__ = ("received", "held", "voters", "revision")
+    __slots__ = ("received", "held", "voters", "revision", "content")
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
     VOTERS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
     received: int
     held: int
     voters: int
     revision: int
-    def __init__(self, received: _Optional[int] = ..., held: _Optional[int] = ..., voters: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
+    content: PutContentRequest
+    def __init__(self, received: _Optional[int] = ..., held: _Optional[int] = ..., voters: _Optional[int] = ..., revision: _Optional[int] = ..., content: _Optional[_Union[PutContentRequest, _Mapping]] = ...) -> None: ...
 
 class DownloadRequest(_message.Message):
     __slots__ = ("key", "revision", "consistency", "min_revision", "offset", "length")
@@ -354,20 +360,22 @@ class CopyResponse(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., copied: _Optional[int] = ...) -> None: ...
 
 class Operation(_message.Message):
-    __slots__ = ("put", "delete", "make_dir", "symlink", "move", "copy")
+    __slots__ = ("put", "delete", "make_dir", "symlink", "move", "copy", "put_content")
     PUT_FIELD_NUMBER: _ClassVar[int]
     DELETE_FIELD_NUMBER: _ClassVar[int]
     MAKE_DIR_FIELD_NUMBER: _ClassVar[int]
     SYMLINK_FIELD_NUMBER: _ClassVar[int]
     MOVE_FIELD_NUMBER: _ClassVar[int]
     COPY_FIELD_NUMBER: _ClassVar[int]
+    PUT_CONTENT_FIELD_NUMBER: _ClassVar[int]
     put: PutRequest
     delete: DeleteRequest
     make_dir: MakeDirRequest
     symlink: SymlinkRequest
     move: MoveRequest
     copy: CopyRequest
-    def __init__(self, put: _Optional[_Union[PutRequest, _Mapping]] = ..., delete: _Optional[_Union[DeleteRequest, _Mapping]] = ..., make_dir: _Optional[_Union[MakeDirRequest, _Mapping]] = ..., symlink: _Optional[_Union[SymlinkRequest, _Mapping]] = ..., move: _Optional[_Union[MoveRequest, _Mapping]] = ..., copy: _Optional[_Union[CopyRequest, _Mapping]] = ...) -> None: ...
+    put_content: PutContentRequest
+    def __init__(self, put: _Optional[_Union[PutRequest, _Mapping]] = ..., delete: _Optional[_Union[DeleteRequest, _Mapping]] = ..., make_dir: _Optional[_Union[MakeDirRequest, _Mapping]] = ..., symlink: _Optional[_Union[SymlinkRequest, _Mapping]] = ..., move: _Optional[_Union[MoveRequest, _Mapping]] = ..., copy: _Optional[_Union[CopyRequest, _Mapping]] = ..., put_content: _Optional[_Union[PutContentRequest, _Mapping]] = ...) -> None: ...
 
 class TransactionRequest(_message.Message):
     __slots__ = ("operations", "request_id")
@@ -398,8 +406,10 @@ class Item(_message.Message):
     def __init__(self, key: _Optional[str] = ..., record: _Optional[_Union[Record, _Mapping]] = ..., data: _Optional[bytes] = ..., has_data: _Optional[bool] = ...) -> None: ...
 
 class ListRequest(_message.Message):
-    __slots__ = ("key", "consistency", "min_revision", "recursive", "limit", "after", "data_bytes_max")
+    __slots__ = ("key", "revision", "time_ns", "consistency", "min_revision", "recursive", "limit", "after", "data_bytes_max")
     KEY_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     MIN_REVISION_FIELD_NUMBER: _ClassVar[int]
     RECURSIVE_FIELD_NUMBER: _ClassVar[int]
@@ -407,13 +417,15 @@ class ListRequest(_message.Message):
     AFTER_FIELD_NUMBER: _ClassVar[int]
     DATA_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     key: str
+    revision: int
+    time_ns: int
     consistency: Consistency
     min_revision: int
     recursive: bool
     limit: int
     after: str
     data_bytes_max: int
-    def __init__(self, key: _Optional[str] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., min_revision: _Optional[int] = ..., recursive: _Optional[bool] = ..., limit: _Optional[int] = ..., after: _Optional[str] = ..., data_bytes_max: _Optional[int] = ...) -> None: ...
+    def __init__(self, key: _Optional[str] = ..., revision: _Optional[int] = ..., time_ns: _Optional[int] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., min_revision: _Optional[int] = ..., recursive: _Optional[bool] = ..., limit: _Optional[int] = ..., after: _Optional[str] = ..., data_bytes_max: _Optional[int] = ...) -> None: ...
 
 class ListResponse(_message.Message):
     __slots__ = ("items", "revision")
@@ -750,10 +762,12 @@ class TransferLeaderResponse(_message.Message):
     def __init__(self, leader: _Optional[str] = ...) -> None: ...
 
 class BackupRequest(_message.Message):
-    __slots__ = ("consistency",)
+    __slots__ = ("consistency", "without_contents")
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_CONTENTS_FIELD_NUMBER: _ClassVar[int]
     consistency: Consistency
-    def __init__(self, consistency: _Optional[_Union[Consistency, str]] = ...) -> None: ...
+    without_contents: bool
+    def __init__(self, consistency: _Optional[_Union[Consistency, str]] = ..., without_contents: _Optional[bool] = ...) -> None: ...
 
 class BackupResponse(_message.Message):
     __slots__ = ("data", "sha256")

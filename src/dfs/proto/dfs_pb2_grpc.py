@@ -209,8 +209,8 @@ class FileServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Upload(self, request_iterator, context):
-        """Stores a file of any size, sent in pieces. The answers say how far it is; the last one has the
-        revision.
+        """Stores a file of any size, sent in pieces, or has it held for a transaction. The answers say how
+        far it is; the last one has the revision, or what to put into the transaction.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -872,9 +872,10 @@ class ClusterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Backup(self, request, context):
-        """Streams the whole state at one revision, history and request ids included, as one file that
-        `dfs snapshot restore` makes a new cluster of. The last answer has the digest: without it the
-        file is not whole.
+        """Streams the whole state at one revision, history and request ids included, and every large
+        content that it names, as one file that `dfs snapshot restore` makes a new cluster of. The last
+        answer has the digest: without it the file is not whole. Fails with FAILED_PRECONDITION when a
+        large content is not here and no member that can be reached has it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

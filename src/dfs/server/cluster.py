@@ -65,7 +65,7 @@ class Cluster(Protocol):
     async def barrier(self, local: bool, min_revision: int, timeout_ms: int) -> None:
         """Returns when a view shows what the caller asks for."""
 
-    def backup(self) -> AsyncGenerator[tuple[bytes, bytes], None]:
+    def backup(self, with_contents: bool) -> AsyncGenerator[tuple[bytes, bytes], None]:
         """Yields (next bytes of a backup, its digest in the end)."""
 
 
@@ -149,11 +149,11 @@ class ClusterService:
 
     async def _send_backup(self, body: bytes, context: Context) -> None:
         check_size(body)
-        local = parse(BackupRequest, body).consistency == LOCAL
-        await self._node.barrier(local, 0, timeout_ms(context))
+        request = parse(BackupRequest, body)
+        await self._node.barrier(request.consistency == LOCAL, 0, timeout_ms(context))
         async with (
             self._mailboxes.open(context.write) as caller,
-            aclosing(self._node.backup()) as pieces,
+            aclosing(self._node.backup(not request.without_contents)) as pieces,
         ):
             async for data, sha256 in pieces:
                 answer = BackupResponse(data=data, sha256=sha256)

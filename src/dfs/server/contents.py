@@ -1,24 +1,31 @@
-"""Files of any size on grpcio: Upload, Download, PutContent, HaveContent."""
+"""Files of any size on grpcio: Upload, Download, PutContent, HaveContent, and in transactions."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
 
-from ..commands import check_metadata, check_put_content, check_request_id
+from ..commands import (
+    check_metadata,
+    check_operations,
+    check_put_content,
+    check_request_id,
+    refused_in,
+)
 from ..contents import SHA256_BYTES, Arrival, Manifest
-from ..errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from ..errors import Conflict, DfsError, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from ..limits import (
     DEADLINE_MS_DEFAULT,
     DEADLINE_MS_MAX,
     INLINE_BYTES_MAX,
     PROGRESS_BYTES,
+    SMALL_VALUE_BYTES_MAX,
     UPLOAD_PIECE_BYTES,
 )
 from ..node import Contents as NodeContents
@@ -33,12 +40,14 @@ from ..proto.dfs_pb2 import (
     GetResponse,
     HaveContentRequest,
     HaveContentResponse,
+    Operation,
     PutContentRequest,
     PutContentResponse,
     PutRequest,
     Record,
     StatRequest,
     StatResponse,
+    TransactionRequest,
     UploadHead,
     UploadRequest,
     UploadResponse,
@@ -96,15 +105,14 @@ class Contents:
         name = (head.request_id or secrets.token_bytes(16)).hex()
         if name in self._arriving:
             raise Unavailable(
-                f"{head.key}: another upload with this request id has not ended yet: try again"
+                f"{_key(head)}: another upload with this request id has not ended yet: try again"
             )
         self._arriving.add(name)
         try:
             manifest = await self._receive(head, name, first.data, requests, context)
-            revision = await self._store(head, name, manifest, context)
+            done = await self._store(head, name, manifest, context)
         finally:
             self._arriving.discard(name)
-        done = UploadResponse(received=manifest.size, revision=revision)
         await context.write(done.SerializeToString())
 
     async def _receive(
@@ -113,7 +121,7 @@ class Contents:
     ) -> Manifest:  # fmt: skip
         """Writes what comes to a file of that name, behind what an earlier call has left there."""
         contents = self._node.contents
-        if known := contents.manifest(head.sha256) if head.sha256 else None:
+        if known := contents.held(head.sha256) if head.sha256 else None:
             await contents.adopt(None, known)
             await _tell(context, known.size)
             return known
@@ -163,8 +171,13 @@ class Contents:
 
     async def _store(
         self, head: UploadHead, name: str, manifest: Manifest, context: Context
-    ) -> int:
+    ) -> UploadResponse:
         path = self._node.contents.files.uploads / name
+        if head.hold_for:
+            _check_held(head, manifest)
+            await self._hold(head.hold_for, manifest, _found(path), context)
+            held = PutContentRequest(**manifest._asdict())
+            return UploadResponse(received=manifest.size, content=held)
         fields: dict[str, Any] = {"key": head.key, "request_id": head.request_id}
         if head.HasField("metadata"):
             fields["metadata"] = head.metadata
@@ -175,15 +188,23 @@ class Contents:
             body = PutRequest(data=data, **fields).SerializeToString()
             done = await self._write(hot.PUT, body, DEADLINE_MS_MAX)
             path.unlink(missing_ok=True)
-            return PutContentResponse.FromString(done).revision
-        request = PutContentRequest(**fields, **manifest._asdict())
+            revision = PutContentResponse.FromString(done).revision
+        else:
+            await self._hold(head.key, manifest, _found(path), context)
+            revision = await self._name(PutContentRequest(**fields, **manifest._asdict()))
+        return UploadResponse(received=manifest.size, revision=revision)
+
+    async def _hold(
+        self, key: str, manifest: Manifest, source: Path | None, context: Context
+    ) -> None:
+        """Has a majority hold a content, and tells the caller how far that is."""
         news = News(context)
 
         def told(held: int, voters: int) -> None:
             news.tell(UploadResponse(received=manifest.size, held=held, voters=voters))
 
         try:
-            return await self._put(request, path if path.exists() else None, told)
+            await self._spread(key, manifest, source, told)
         finally:
             await news.end()
 
@@ -199,24 +220,31 @@ class Contents:
         request = hot.parse(PutContentRequest, body)
         check_key(request.key)
         check_put_content(request)
-        files, name = self._node.contents.files, request.incoming
-        source = files.incoming_path(name) if name else None
-        return PutContentResponse(revision=await self._put(request, source))
+        await self._spread_named(request)
+        return PutContentResponse(revision=await self._name(request))
 
-    async def _put(
-        self, request: PutContentRequest, source: Path | None,
+    async def _spread_named(self, request: PutContentRequest) -> None:
+        """Has a majority hold the content that a request names."""
+        manifest = Manifest(request.sha256, request.size, request.chunk_bytes, request.digests)
+        name = request.incoming
+        source = self._node.contents.files.incoming_path(name) if name else None
+        await self._spread(request.key, manifest, source)
+
+    async def _spread(
+        self, key: str, manifest: Manifest, source: Path | None,
         told: Any = lambda _held, _voters: None,
-    ) -> int:  # fmt: skip
-        """Puts a content of which `source` is the file; without, it has to be here."""
+    ) -> None:  # fmt: skip
+        """Has a majority hold a content of which `source` is the file; without, it has to be
+        here, or with another member."""
         contents = self._node.contents
-        manifest = Manifest(
-            request.sha256, request.size, request.chunk_bytes, request.digests
-        )
-        request.ClearField("incoming")
         await contents.adopt(source, manifest)
-        await contents.spread(manifest, self._before(request.key), told)
-        body = request.SerializeToString()
-        done = await self._write(hot.PUT_CONTENT, body, DEADLINE_MS_MAX)
+        await contents.prove(manifest)
+        await contents.spread(manifest, self._before(key), told)
+
+    async def _name(self, request: PutContentRequest) -> int:
+        """Proposes the entry that names a content which a majority holds; the revision."""
+        request.ClearField("incoming")
+        done = await self._write(hot.PUT_CONTENT, request.SerializeToString(), DEADLINE_MS_MAX)
         return PutContentResponse.FromString(done).revision
 
     def _before(self, key: str) -> bytes:
@@ -228,6 +256,31 @@ class Contents:
 
     async def _write(self, method: hot.Method, body: bytes, limit: int) -> bytes:
         return _passed(await self._node.write(method.number, body, limit))
+
+    # ---- Transaction -----------------------------------------------------------------------------
+
+    async def held(self, body: bytes) -> bytes:
+        """A Transaction as it may be proposed: a majority holds all contents that it names. That
+        takes as long as their bytes take, so it cannot be done where plain calls are answered."""
+        request = hot.parse(TransactionRequest, body)
+        contents = [
+            (number, operation) for number, operation in enumerate(request.operations)
+            if operation.HasField("put_content")
+        ]  # fmt: skip
+        if not contents:
+            return body
+        check_operations(request, len(body))
+        await self._node.contents.spread_all(contents, self._spread_operation)
+        for _, operation in contents:
+            operation.put_content.ClearField("incoming")
+        return request.SerializeToString()
+
+    async def _spread_operation(self, numbered: tuple[int, Operation]) -> None:
+        number, operation = numbered
+        try:
+            await self._spread_named(operation.put_content)
+        except DfsError as refusal:
+            raise refused_in(operation, number, refusal) from None
 
     # ---- Download --------------------------------------------------------------------------------
 
@@ -279,22 +332,13 @@ class Contents:
         contents = self._node.contents
         manifest = contents.known(record.sha256)
         numbers = range(begin // manifest.chunk_bytes, -(-end // manifest.chunk_bytes))
-        following: asyncio.Task[bytes] | None = None
-        try:
-            for number in numbers:
-                reading = following or asyncio.ensure_future(contents.read(manifest, number))
-                chunk = await reading
-                following = None
-                if number + 1 in numbers:  # is read while this one is sent
-                    following = asyncio.ensure_future(contents.read(manifest, number + 1))
-                start = number * manifest.chunk_bytes
+        start = numbers[0] * manifest.chunk_bytes
+        async with aclosing(contents.chunks(manifest, numbers)) as chunks:
+            async for chunk in chunks:
                 stop = min(len(chunk), end - start)
                 for at in range(max(begin - start, 0), stop, UPLOAD_PIECE_BYTES):
                     yield chunk[at : min(at + UPLOAD_PIECE_BYTES, stop)]
-        finally:
-            if following is not None:
-                following.cancel()
-                await asyncio.gather(following, return_exceptions=True)
+                start += manifest.chunk_bytes
 
     # ---- HaveContent -----------------------------------------------------------------------------
 
@@ -315,24 +359,50 @@ class Contents:
         )  # fmt: skip
 
 
+def _key(head: UploadHead) -> str:
+    """Under which the content is to be stored."""
+    return head.key or head.hold_for
+
+
+def _found(path: Path) -> Path | None:
+    return path if path.exists() else None
+
+
 def _check_head(head: UploadHead) -> None:
-    check_key(head.key)
+    check_key(_key(head))
+    if head.hold_for and (
+        head.key or head.HasField("metadata") or head.HasField("base_revision")
+    ):
+        raise InvalidArgument(
+            f"{head.hold_for}: what is held for a transaction has no key, metadata and"
+            " base_revision yet: say them there"
+        )
     check_request_id(head.request_id)
     check_metadata(head.metadata)
     if head.sha256 and len(head.sha256) != SHA256_BYTES:
-        raise InvalidArgument(f"{head.key}: the SHA-256 of the content has {SHA256_BYTES} bytes")
+        raise InvalidArgument(f"{_key(head)}: the SHA-256 of the content has {SHA256_BYTES} bytes")
+
+
+def _check_held(head: UploadHead, manifest: Manifest) -> None:
+    """What the state keeps in records is held by nobody."""
+    if manifest.size <= SMALL_VALUE_BYTES_MAX:
+        raise InvalidArgument(
+            f"{head.hold_for}: {manifest.size:,} bytes are too few to be held; up to"
+            f" {SMALL_VALUE_BYTES_MAX:,} (SMALL_VALUE_BYTES_MAX) they go as `put` into the"
+            " transaction"
+        )
 
 
 def _check_whole(head: UploadHead, manifest: Manifest) -> None:
     """What has arrived is what was said. What is too short may be gone on with."""
     if head.size and manifest.size != head.size:
         raise FailedPrecondition(
-            f"{head.key}: {manifest.size:,} bytes have come, {head.size:,} were announced; upload"
+            f"{_key(head)}: {manifest.size:,} bytes have come, {head.size:,} were announced; upload"
             " with the same request id goes on behind them"
         )
     if head.sha256 and manifest.sha256 != head.sha256:
         raise FailedPrecondition(
-            f"{head.key}: what has come has SHA-256 {manifest.sha256.hex()}, not the announced"
+            f"{_key(head)}: what has come has SHA-256 {manifest.sha256.hex()}, not the announced"
             f" {head.sha256.hex()}; nothing was stored, upload it with another request id"
         )
 

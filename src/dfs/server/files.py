@@ -11,7 +11,7 @@ from ..node import Mailboxes, Result
 from ..proto.dfs_pb2 import LOCAL
 from . import hot
 from .contents import Contents
-from .guard import Context, check_size, guarded, refuse, timeout_ms
+from .guard import GRACE_S, Context, check_size, guarded, refuse, timeout_ms
 from .streams import Files, Stream, Streams
 
 
@@ -37,6 +37,7 @@ class FileService:
         for stream in self._streams.all:
             call = self._on_grpcio(stream)
             table[stream.method.name] = grpc.unary_stream_rpc_method_handler(call)
+        table["Transaction"] = grpc.unary_unary_rpc_method_handler(self._transaction)
         table |= self._contents.handlers()
         return grpc.method_handlers_generic_handler(hot.SERVICE, table)
 
@@ -56,13 +57,31 @@ class FileService:
             return await self._write_alone(method, body, limit)
         return await self._node.write(method.number, body, limit)
 
-    async def _write_alone(self, method: hot.Method, body: bytes, limit: int) -> Result:
+    async def _transaction(self, body: bytes, context: Context) -> bytes:
+        found = await guarded(context, self._take_transaction(body, context))
+        return found if isinstance(found, bytes) else await refuse(context, found)
+
+    async def _take_transaction(self, body: bytes, context: Context) -> Result:
+        check_size(body)
+        self._enter()
+        try:
+            body = await self._contents.held(body)
+        finally:
+            self._large_inside -= 1
+        limit = timeout_ms(context)
+        async with asyncio.timeout(limit / 1000 + GRACE_S):
+            return await self._write_alone(hot.TRANSACTION, body, limit)
+
+    def _enter(self) -> None:
         if self._large_inside >= LARGE_CALLS_WAITING_MAX:
             raise Overloaded(
                 f"{LARGE_CALLS_WAITING_MAX} moves, copies and transactions wait at this node"
                 " already (LARGE_CALLS_WAITING_MAX): try again"
             )
         self._large_inside += 1
+
+    async def _write_alone(self, method: hot.Method, body: bytes, limit: int) -> Result:
+        self._enter()
         try:
             await self._large.acquire()
         except BaseException:

@@ -64,6 +64,7 @@ HISTORY: Final = Method("History", 9, True, streams=True)
 MOVE: Final = Method("Move", 20, False, large=True)
 COPY: Final = Method("Copy", 21, False, large=True)
 TRANSACTION: Final = Method("Transaction", 22, False, large=True)
+"""As PUT_CONTENT, where it names contents."""
 PUT_CONTENT: Final = Method("PutContent", 10, False)
 """Begins elsewhere, when the content is on a majority; only the entry is made here."""
 METHODS: Final = (
@@ -198,6 +199,8 @@ def list_answer(store: Store, body: bytes) -> bytes | None:
     request = parse(ListRequest, body)
     if request.key:
         check_key(request.key)
+    if request.HasField("as_of"):
+        return None
     return store.list_answer(
         request.key, request.recursive, request.after, request.limit, request.data_bytes_max
     )

@@ -35,8 +35,9 @@ class Files(Protocol):
         """Returns when a view shows what the caller asks for."""
 
     def list_answers(
-        self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int
-    ) -> AsyncGenerator[bytes, None]:
+        self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int,
+        revision: int, time_ns: int | None,
+    ) -> AsyncGenerator[bytes, None]:  # fmt: skip
         """Yields encoded ListResponses."""
 
     def history(
@@ -82,8 +83,9 @@ class Streams:
     async def _list(self, request: ListRequest, caller: Caller) -> None:
         """Streams records in key order, all of one revision."""
         found = self._node.list_answers(
-            request.key, request.recursive, request.after, request.limit, request.data_bytes_max
-        )
+            request.key, request.recursive, request.after, request.limit, request.data_bytes_max,
+            request.revision, request.time_ns if request.HasField("time_ns") else None,
+        )  # fmt: skip
         async with aclosing(found) as answers:
             async for answer in answers:
                 await caller.write(answer, pinned=True)

@@ -7,6 +7,7 @@ key/value port. What it needs of the world (time, writer, request id) stands in 
 from dfs.store.core import Store
 from dfs.store.layout import Change, Content, Stored, UnknownEntry, change_of
 from dfs.store.listing import Listing
+from dfs.store.past import PastListing
 from dfs.store.read import LargeContent, View
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Content",
     "LargeContent",
     "Listing",
+    "PastListing",
     "Store",
     "Stored",
     "UnknownEntry",

@@ -256,14 +256,15 @@ class Batch:
 
     def store_file(
         self, index: int, path: bytes, mode: int, mtime_ns: int, node: str, principal: str,
-        sha256: bytes, request_id: bytes, data: bytes,
+        sha256: bytes, request_id: bytes, tail: bytes, data: bytes,
     ) -> None:  # fmt: skip
-        """Makes a new version of a file in place of a file, a symlink or nothing."""
+        """Makes a new version of a file in place of a file, a symlink or nothing. `tail`: as in
+        `pack_file`."""
         store_key = CURRENT + path
         old = self.value(store_key)
         packed = pack_file(
             store_key, old, index, self.sub, self.meta.time_ns, mode, mtime_ns, node, principal,
-            sha256, request_id, data, SMALL_VALUE_BYTES_MAX,
+            sha256, request_id, tail, data, SMALL_VALUE_BYTES_MAX,
         )  # fmt: skip
         self._take(store_key, old, packed)
 

@@ -29,6 +29,7 @@ from dfs.store.encode import done_answer, get_answer, stat_answer
 from dfs.store.layout import META_KEY, STORE_END, Meta, Stored, unpack_meta
 from dfs.store.listing import Listing
 from dfs.store.operations import parse, put_plain, run
+from dfs.store.past import PastListing
 from dfs.store.read import (
     View,
     check_revision,
@@ -135,6 +136,15 @@ class Store:
         except BaseException:
             source.close()
             raise
+
+    def past_listing(
+        self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int,
+        revision: int, time_ns: int | None = None,
+    ) -> PastListing:  # fmt: skip
+        """A list as of a past revision, or as of a time; close it. See PastListing."""
+        return PastListing(
+            self.view(), key, recursive, after, limit, data_bytes_max, revision, time_ns
+        )
 
     def list_answer(
         self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int

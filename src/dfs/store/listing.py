@@ -70,7 +70,7 @@ class Listing:
         """The next answer; None at the end, but the first one always comes. About
         STREAM_CHUNK_BYTES_MAX, one larger item travels alone. Blocks. Raises DataLoss,
         Unavailable."""
-        piece = _Piece(min(items_max, self._left))
+        piece = Piece(min(items_max, self._left))
         while piece.items_max and self._fetched(piece.items_max) and self._take(piece):
             pass
         self._left -= piece.count
@@ -84,7 +84,7 @@ class Listing:
         """The whole list as one answer, if that takes little: so many records at most, those below
         children included, and nothing that stands elsewhere. If it is None all there is left to do
         is `close`."""
-        piece = _Piece(min(records_max, self._left))
+        piece = Piece(min(records_max, self._left))
         while piece.items_max and self._fetched(min(piece.items_max, records_max)):
             found = len(self._records)
             records_max -= found
@@ -110,13 +110,13 @@ class Listing:
             self._begin = self._records[-1][0] + b"\0"
         return bool(self._records)
 
-    def _take(self, piece: _Piece) -> bool:
+    def _take(self, piece: Piece) -> bool:
         """Moves records into the piece; whether there is room for more."""
         if self._take_usual(piece):
             return self._take_one(piece)
         return self._at == len(self._records)
 
-    def _take_usual(self, piece: _Piece) -> bool:
+    def _take_usual(self, piece: Piece) -> bool:
         """The same up to a record that has to be looked at alone; whether it has come to one."""
         encoded, self._at, count, size, unusual, beyond = list_items(
             self._records, self._at, self._recursive, self._data_bytes_max,
@@ -129,7 +129,7 @@ class Listing:
             self._fetch_max = max(STORE_SCAN_RECORDS_MIN, self._fetch_max // 4)
         return unusual
 
-    def _take_one(self, piece: _Piece) -> bool:
+    def _take_one(self, piece: Piece) -> bool:
         """The same with the next record alone."""
         store_key, value = self._records[self._at]
         version = unpack_version(store_key, value)
@@ -149,7 +149,7 @@ class Listing:
         self._source.close()
 
 
-class _Piece:
+class Piece:
     """What one answer holds, and what there is room for."""
 
     def __init__(self, items_max: int) -> None:

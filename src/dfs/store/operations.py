@@ -52,6 +52,7 @@ from dfs.store.tree import (
     leaf_before,
     make_directories,
     make_parents,
+    own,
     store,
 )
 
@@ -159,15 +160,17 @@ def _put(batch: Batch, index: int, command: Command) -> Outcome:
     old = leaf_before(batch, request, path)
     if old is None:
         make_parents(batch, index, entry, path)
-    record = Record(kind=FILE, size=size, sha256=sha256, request_id=request.request_id)
-    describe(record, request.metadata, FILE_MODE, batch.meta.time_ns)
-    if described and commands.is_owned(request.metadata):
-        store(batch, index, entry, path, old, record, data)
-    else:
-        batch.store_file(
-            index, path, record.mode, record.mtime_ns, entry.node, entry.principal, sha256,
-            request.request_id, data,
-        )  # fmt: skip
+    mode, mtime_ns, tail = FILE_MODE, batch.meta.time_ns, b""
+    if described:
+        metadata, owned = request.metadata, Record()
+        mode = metadata.mode if metadata.HasField("mode") else mode
+        mtime_ns = metadata.mtime_ns if metadata.HasField("mtime_ns") else mtime_ns
+        own(owned, metadata)
+        tail = owned.SerializeToString(deterministic=True)
+    batch.store_file(
+        index, path, mode, mtime_ns, entry.node, entry.principal, sha256, request.request_id, tail,
+        data,
+    )  # fmt: skip
     return index, 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import TracebackType
 
+from dfs.contents import Manifest
 from dfs.errors import (
     DataLoss,
     FailedPrecondition,
@@ -85,6 +86,7 @@ class View:
         self.source = source
         self.revision = meta.applied
         self.floor = meta.floor
+        self._floor_time_ns = meta.floor_time_ns
 
     def get(self, key: str, revision: int = 0) -> tuple[bytes, bytes]:
         """(encoded Record, content) of a file. Raises LargeContent, NotFound, IsADirectory,
@@ -106,9 +108,8 @@ class View:
         """A request with that id was applied, as far as history remembers."""
         return bool(request_id) and self.source.get(REQUEST + request_id) is not None
 
-    def content(self, sha256: bytes) -> tuple[Content, bytes] | None:
-        """What is known of a large content, and the digests of its chunks; None: no event names
-        it. Raises DataLoss."""
+    def manifest(self, sha256: bytes) -> Manifest | None:
+        """What a large content must be; None: no event names it. Raises DataLoss."""
         known, chunks = CONTENT + sha256, CHUNKS + sha256
         value = self.source.get(known)
         if value is None:
@@ -116,12 +117,25 @@ class View:
         digests = self.source.get(chunks)
         if digests is None:
             raise DataLoss(f"{described(chunks)} is missing")
-        return unpack_content(known, value), unseal(chunks, digests)
+        content = unpack_content(known, value)
+        return Manifest(sha256, content.size, content.chunk_bytes, unseal(chunks, digests))
 
     def contents(self) -> Iterator[tuple[bytes, Content]]:
         """All large contents that events name, by SHA-256."""
         for store_key, value in self.source.scan(CONTENT, _behind(CONTENT)):
             yield store_key[1:], unpack_content(store_key, value)
+
+    def naming(self, sha256s: set[bytes], limit: int) -> list[str]:
+        """Keys of files, of now and of the past, that have one of these large contents, `limit` at
+        most. Reads all of history. Raises DataLoss."""
+        found: dict[str, None] = {}
+        for store_key, value in self.source.scan(HISTORY, _behind(HISTORY)):
+            event = unpack_event(store_key, value)
+            if event.large and Record.FromString(event.record).sha256 in sha256s:
+                found[key_of(event.path)] = None
+                if len(found) == limit:
+                    break
+        return list(found)
 
     def verify(self, begin: bytes, records_max: int) -> bytes:
         """Reads records of the store from a store key on and compares their checksums; the key to
@@ -155,6 +169,27 @@ class View:
             )
         return _changes(self.source, after_revision + 1)
 
+    def revision_at(self, time_ns: int) -> int:
+        """The last revision that was not committed after a time, ns since 1970: that of a change,
+        or the floor. Raises OutOfRange when history does not reach back to it."""
+        if time_ns < self._floor_time_ns:
+            raise OutOfRange(
+                "what was there at that time is no longer retained: history starts at"
+                f" {self.floor}",
+                floor=str(self.floor),
+            )
+        low, high = self.floor, self.revision
+        while low < high:
+            middle = (low + high + 1) // 2
+            revision, change_ns = _first_change(self.source, middle)
+            if revision and change_ns <= time_ns:
+                low = revision
+            else:
+                high = middle - 1
+        if not low:
+            raise OutOfRange("nothing was stored yet at that time: the first change came later")
+        return low
+
     def list(
         self, key: str = "", recursive: bool = False, after: str = "", data_bytes_max: int = 0
     ) -> Iterator[Item]:
@@ -169,8 +204,9 @@ class View:
         if head is not None and head[1].kind != DIRECTORY:
             return _items(self.source, iter([] if after else [head]), data_bytes_max)
         check_after(key, recursive, after)
-        walk = _subtree if recursive else _children
-        return _items(self.source, walk(self.source, begin, end), data_bytes_max)
+        return _items(
+            self.source, live_below(self.source, begin, end, recursive), data_bytes_max
+        )
 
     def close(self) -> None:
         """Lets go of the frozen state. Idempotent."""
@@ -216,7 +252,7 @@ def current_file(source: Reads, key: str) -> tuple[bytes, bytes]:
         return record, inline_data_of(version, value)
     if version.flags & LARGE:
         raise LargeContent(record)
-    return record, _event(source, path_of(key), version.revision, version.sub).data
+    return record, event_of(source, path_of(key), version.revision, version.sub).data
 
 
 def past_file(source: Reads, key: str, revision: int) -> tuple[bytes, bytes]:
@@ -260,8 +296,8 @@ def _refuse_kind(key: str, kind: int, record: bytes) -> None:
     )
 
 
-def _event(source: Reads, path: bytes, revision: int, sub: int) -> Event:
-    """The event of a key that must be there."""
+def event_of(source: Reads, path: bytes, revision: int, sub: int) -> Event:
+    """The event of a key that must be there. Raises DataLoss."""
     store_key = history_key(revision, sub)
     key = key_of(path)
     try:
@@ -307,13 +343,18 @@ def listed(source: Reads, found: Found, data_bytes_max: int) -> Item:
         if version.flags & INLINE:
             data = inline_data_of(version, value)
         else:
-            data = _event(source, path, version.revision, version.sub).data
+            data = event_of(source, path, version.revision, version.sub).data
     return key_of(path), record_of(version, value), data
 
 
 def shows_data(version: Version, data_bytes_max: int) -> bool:
     """Whether a list with content up to so many bytes shows that of this key."""
     return version.kind == FILE and not version.large and version.size <= data_bytes_max > 0
+
+
+def live_below(source: Reads, begin: bytes, end: bytes, recursive: bool) -> Iterator[Found]:
+    """What a list of that range (see `list_range`) goes through, in order. Raises DataLoss."""
+    return (_subtree if recursive else _children)(source, begin, end)
 
 
 def _subtree(source: Reads, begin: bytes, end: bytes) -> Iterator[Found]:
@@ -344,6 +385,13 @@ def _changes(source: Reads, first: int) -> Iterator[Change]:
         yield change_of((store_key, value))
 
 
+def _first_change(source: Reads, revision: int) -> tuple[int, int]:
+    """(revision, time) of the first change at or after a revision; (0, 0) when there is none."""
+    for store_key, value in source.scan(history_key(revision, 0), _behind(HISTORY)):
+        return place_of(store_key)[0], unpack_event(store_key, value).time_ns
+    return 0, 0
+
+
 def _back(source: Reads, path: bytes, before: Place) -> Iterator[tuple[Place, Event]]:
     """The events of a key at places below `before`, newest first. Stop below the floor: what is
     pruned there may be missing."""
@@ -351,7 +399,7 @@ def _back(source: Reads, path: bytes, before: Place) -> Iterator[tuple[Place, Ev
     while True:
         first = before
         while place[0]:
-            event = _event(source, path, *place)
+            event = event_of(source, path, *place)
             first = place
             if place < before:
                 yield place, event
@@ -367,7 +415,7 @@ def _back(source: Reads, path: bytes, before: Place) -> Iterator[tuple[Place, Ev
 def _start(source: Reads, path: bytes, before: Place) -> Place:
     """The nearest event at or above `before` that can be found, else the current version's, else
     (0, 0)."""
-    begin, end = index_key(path, *before), _behind_all(path)
+    begin, end = index_key(path, *before), behind_all(path)
     store_key, _ = next(source.scan(begin, end), (b"", b""))
     if store_key:
         return place_of(store_key)
@@ -378,7 +426,13 @@ def _start(source: Reads, path: bytes, before: Place) -> Place:
     return version.revision, version.sub
 
 
-def _behind_all(path: bytes) -> bytes:
+def path_indexed(store_key: bytes) -> bytes:
+    """The path in a key of the index."""
+    return store_key[len(INDEX) : -len(PATH_END) - PLACE.size]
+
+
+def behind_all(path: bytes) -> bytes:
+    """Where the index goes on behind all places of a key, with what is below it."""
     return INDEX + path + PATH_END + b"\xff" * (PLACE.size + 1)
 
 

@@ -50,7 +50,7 @@ def write(source: Reads, path: str | Path) -> None:
     partial = target.with_name(target.name + ".part")
     try:
         with partial.open("wb") as file:
-            for part in encoded(source, HEAD):
+            for part in encoded(source, HEAD, hashlib.sha256()):
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
@@ -75,6 +75,7 @@ def read(path: str | Path) -> Iterator[Record]:
                 " update this node to the version of the others"
             )
         yield from checked(reader)
+        reader.end()
 
 
 def checked(reader: Reader) -> Iterator[Record]:
@@ -88,16 +89,16 @@ def checked(reader: Reader) -> Iterator[Record]:
     check.finish(reader.name)
 
 
-def encoded(source: Reads, head: bytes) -> Iterator[bytes]:
-    """The parts of such a stream behind `head`, which the digest covers as well. A part is about
-    STREAM_CHUNK_BYTES_MAX, or one record. Raises DataLoss when a stored value is damaged."""
-    digest = hashlib.sha256()
+def encoded(source: Reads, head: bytes, digest: hashlib._Hash) -> Iterator[bytes]:
+    """The parts of such a stream behind `head`, which the digest covers as well: a new SHA-256,
+    which has seen all but itself in the end. A part is about STREAM_CHUNK_BYTES_MAX, or one record.
+    Raises DataLoss when a stored value is damaged."""
     buffer = bytearray(head)
     count = 0
     for key, value in _all_records(source):
         if key[:1] != INDEX:
             unseal(key, value)
-        buffer += _LENGTHS.pack(len(key), len(value)) + key + value
+        buffer += encoded_record(key, value)
         count += 1
         if len(buffer) >= STREAM_CHUNK_BYTES_MAX:
             digest.update(buffer)
@@ -107,6 +108,11 @@ def encoded(source: Reads, head: bytes) -> Iterator[bytes]:
     digest.update(buffer)
     yield bytes(buffer)
     yield digest.digest()
+
+
+def encoded_record(key: bytes, value: bytes) -> bytes:
+    """One record with its lengths."""
+    return _LENGTHS.pack(len(key), len(value)) + key + value
 
 
 def _all_records(source: Reads) -> Iterator[Record]:
@@ -124,35 +130,61 @@ class Reader:
         """`name`: what it is, for messages."""
         self._file = file
         self.name = name
+        self.at = 0
+        """So many bytes have been read."""
         self._digest = hashlib.sha256()
 
-    def take(self, size: int) -> bytes:
-        """The next bytes, all of them."""
+    def read(self, size: int) -> bytes:
+        """The next bytes, all of them, which have a digest of their own. Raises DataLoss."""
         taken = self._file.read(size)
+        self.at += len(taken)
         if len(taken) != size:
-            raise DataLoss(f"{self.name} ends early")
+            raise DataLoss(f"{self.name} ends early, at byte {self.at:,}")
+        return taken
+
+    def take(self, size: int) -> bytes:
+        """The next bytes, all of them, for the digest. Raises DataLoss."""
+        taken = self.read(size)
         self._digest.update(taken)
         return taken
 
+    def record(self) -> Record | None:
+        """The next record; None: the end mark. Raises DataLoss."""
+        key_length, value_length = _LENGTHS.unpack(self.take(_LENGTHS.size))
+        if not key_length:
+            return None
+        if (
+            key_length > KEY_BYTES_MAX + _EXTRA_BYTES_MAX
+            or value_length > VALUE_BYTES_MAX + _EXTRA_BYTES_MAX
+        ):
+            raise self.damaged("a length cannot be")
+        return self.take(key_length), self.take(value_length)
+
     def records(self) -> Iterator[Record]:
         """Up to the end mark."""
-        while True:
-            key_length, value_length = _LENGTHS.unpack(self.take(_LENGTHS.size))
-            if not key_length:
-                return
-            if (
-                key_length > KEY_BYTES_MAX + _EXTRA_BYTES_MAX
-                or value_length > VALUE_BYTES_MAX + _EXTRA_BYTES_MAX
-            ):
-                raise DataLoss(f"{self.name} is damaged: a length cannot be")
-            yield self.take(key_length), self.take(value_length)
+        while record := self.record():
+            yield record
 
     def finish(self, count: int) -> None:
         """Compares count and digest."""
         (written,) = _COUNT.unpack(self.take(_COUNT.size))
-        digest = self._digest.digest()
-        if self._file.read(_DIGEST_BYTES + 1) != digest or written != count:
-            raise DataLoss(f"{self.name} is damaged: its digest does not fit")
+        if written != count:
+            raise self.damaged(f"it says {written:,} records and holds {count:,}")
+        self.check()
+
+    def check(self) -> None:
+        """Compares the digest of all that was taken with the one that stands here."""
+        if self.read(_DIGEST_BYTES) != self._digest.digest():
+            raise self.damaged("its digest does not fit")
+
+    def end(self) -> None:
+        """Nothing may follow."""
+        if self._file.read(1):
+            raise self.damaged("something follows behind its end")
+
+    def damaged(self, what: str) -> DataLoss:
+        """What to raise: what is wrong, and where it was noticed."""
+        return DataLoss(f"{self.name} is damaged: {what}, before byte {self.at:,}")
 
 
 class _Check:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from dfs.errors import Conflict, DataLoss, IsADirectory, NotADirectory, TooLarge
-from dfs.limits import SMALL_VALUE_BYTES_MAX
 from dfs.paths import check_key
 from dfs.proto.dfs_pb2 import (
     DIRECTORY,
@@ -22,7 +21,6 @@ from dfs.store.batch import Batch
 from dfs.store.layout import (
     CURRENT,
     IMPLICIT,
-    INLINE,
     LARGE,
     Version,
     key_of,
@@ -122,10 +120,10 @@ def make_directories(batch: Batch, index: int, entry: Entry, missing: list[bytes
 
 
 def store(
-    batch: Batch, index: int, entry: Entry, path: bytes, old: Version | None,
-    record: Record, data: bytes = b"",
-) -> None:  # fmt: skip
-    """Makes the next version of a key; `data` is the content of a file that is not large."""
+    batch: Batch, index: int, entry: Entry, path: bytes, old: Version | None, record: Record
+) -> None:
+    """Makes the next version of a key. For a file whose content stands in the log there is
+    `Batch.store_file`."""
     record.revision = index
     record.created_revision = old.created if old else index
     record.version = old.number + 1 if old else 1
@@ -133,12 +131,10 @@ def store(
     record.time_ns = batch.meta.time_ns
     flags, size = IMPLICIT if record.implicit else 0, record.children
     if record.kind == FILE:
-        flags, size = INLINE if record.size <= SMALL_VALUE_BYTES_MAX else 0, record.size
-    if record.chunk_bytes:
-        flags = LARGE
+        flags, size = LARGE, record.size
     batch.store(
         index, path, old, record.kind, flags, size,
-        record.SerializeToString(deterministic=True), record.request_id, data,
+        record.SerializeToString(deterministic=True), record.request_id, b"",
     )  # fmt: skip
 
 
@@ -147,11 +143,16 @@ def describe(record: Record, metadata: Metadata, mode: int, mtime_ns: int) -> No
     it is."""
     record.mode = metadata.mode if metadata.HasField("mode") else mode
     record.mtime_ns = metadata.mtime_ns if metadata.HasField("mtime_ns") else mtime_ns
+    own(record, metadata)
+
+
+def own(record: Record, metadata: Metadata) -> None:
+    """Makes a record say what its writer names of owner and extended attributes."""
     if metadata.HasField("uid"):
         record.uid = metadata.uid
     if metadata.HasField("gid"):
         record.gid = metadata.gid
-    if metadata.xattrs:
+    if metadata.xattrs or metadata.no_xattrs:
         del record.xattrs[:]
         record.xattrs.extend(metadata.xattrs)
 

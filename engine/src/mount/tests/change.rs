@@ -1,4 +1,5 @@
 //! Changes of the tree, beside a plain model of it and a model of what the kernel remembers.
+use super::super::node::NOBODY;
 use super::*;
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,6 +14,8 @@ fn item(path: &str, kind: Kind, version: u64) -> Upsert {
         },
         mode: 0o644,
         mtime_ns: version as i64,
+        uid: NOBODY,
+        gid: NOBODY,
         version,
         place: None,
     }
@@ -119,8 +122,8 @@ fn nothing_older_replaces_what_is_shown() {
     ] {
         assert_eq!(upsert(&mut tree, path, kind, version).stale, 1, "{path}");
     }
-    assert_eq!(tree.find("a").unwrap().version, 5);
-    assert_eq!(tree.find("d/b").unwrap().version, 6);
+    assert_eq!(tree.find("a").unwrap().version(), 5);
+    assert_eq!(tree.find("d/b").unwrap().version(), 6);
 }
 
 #[test]
@@ -167,6 +170,21 @@ fn a_directory_the_kernel_knows_gets_a_new_time_with_each_change() {
         times.push(node.mtime_ns.load(Relaxed));
     }
     assert_eq!(times, [77, 1_000, 1_001, 1_002]);
+}
+
+#[test]
+fn the_kernel_is_told_of_a_directory_with_another_owner() {
+    let mut tree = Tree::new(0);
+    upsert(&mut tree, "d", Kind::Directory, 77);
+    tree.lookup(ROOT, b"d").unwrap();
+    let id = tree.find("d").unwrap().id;
+    for (uid, gid, told) in [(5, NOBODY, true), (5, 6, true), (5, 6, false)] {
+        let mut change = item("d", Kind::Directory, 77);
+        (change.uid, change.gid) = (uid, gid);
+        change.mtime_ns = tree.find("d").unwrap().mtime_ns.load(Relaxed);
+        let batch = apply(&mut tree, |tree, batch| tree.upsert(&change, batch));
+        assert_eq!(batch.notices.directories.contains(&id), told);
+    }
 }
 
 #[test]
@@ -374,7 +392,7 @@ fn contents(tree: &Tree, id: u64, above: &str, into: &mut BTreeMap<String, (Kind
         let node = tree.child(id, &name).unwrap();
         let path = format!("{above}{}", String::from_utf8(name).unwrap());
         let explicit = node.explicit.load(Relaxed);
-        into.insert(path.clone(), (node.kind, node.version, explicit));
+        into.insert(path.clone(), (node.kind, node.version(), explicit));
         if node.is_directory() {
             contents(tree, node.id, &format!("{path}/"), into);
         }

@@ -1,7 +1,7 @@
 //! A kernel for tests: the other end of a socket that a session serves.
 use super::abi::{HEADER, op};
 use super::change::Upsert;
-use super::node::Kind;
+use super::node::{Kind, NOBODY};
 use super::session::{Options, Session};
 use std::ffi::{CStr, CString};
 use std::os::fd::AsRawFd;
@@ -119,6 +119,8 @@ impl Kernel {
             size: content.len() as u64,
             mode: 0o640,
             mtime_ns: 1,
+            uid: NOBODY,
+            gid: NOBODY,
             version,
             place,
         };

@@ -1,5 +1,5 @@
 use super::super::change::{Batch, Upsert};
-use super::super::node::Kind;
+use super::super::node::{Kind, NOBODY};
 use super::super::tree::Tree;
 use super::*;
 
@@ -12,6 +12,8 @@ fn node(path: &str) -> Arc<Node> {
         size: 9,
         mode: 0,
         mtime_ns: 0,
+        uid: NOBODY,
+        gid: NOBODY,
         version: 4,
         place: None,
     };

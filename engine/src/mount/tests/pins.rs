@@ -1,5 +1,5 @@
 use super::super::change::{Batch, Upsert};
-use super::super::node::Kind;
+use super::super::node::{Kind, NOBODY};
 use super::super::tree::Tree;
 use super::*;
 use std::ffi::CString;
@@ -27,6 +27,8 @@ fn node(dir: &TempDir, version: u64, size: u64, content: Option<&[u8]>) -> Arc<N
         size,
         mode: 0,
         mtime_ns: 0,
+        uid: NOBODY,
+        gid: NOBODY,
         version,
         place,
     };

@@ -43,6 +43,37 @@ fn names_attributes_and_listings() {
 }
 
 #[test]
+fn an_entry_belongs_to_whom_it_names_and_else_to_whoever_mounts() {
+    let mut kernel = Kernel::new(any);
+    let mut directory = Upsert {
+        path: "d".to_owned(),
+        kind: Kind::Directory,
+        size: 0,
+        mode: 0o755,
+        mtime_ns: 7,
+        uid: 5,
+        gid: NOBODY,
+        version: 1,
+        place: None,
+    };
+    kernel.session.apply(&[directory.clone()], &[]);
+    kernel.put("d/f", 2, b"1", true);
+    let id = kernel.lookup(ROOT, "d");
+    let file = kernel.lookup(id, "f");
+    let owner = |kernel: &mut Kernel, id| {
+        let (errno, attr) = kernel.ask(op::GETATTR, id, &[0; 16]);
+        assert_eq!(errno, 0);
+        (word(&attr, 84) as u32, (word(&attr, 84) >> 32) as u32)
+    };
+    assert_eq!(owner(&mut kernel, id), (5, 2));
+    assert_eq!(owner(&mut kernel, file), (1, 2));
+    directory.gid = 0;
+    directory.version = 3;
+    kernel.session.apply(&[directory], &[]);
+    assert_eq!(owner(&mut kernel, id), (5, 0));
+}
+
+#[test]
 fn symlinks_have_targets() {
     let mut kernel = Kernel::new(any);
     let link = Upsert {
@@ -51,6 +82,8 @@ fn symlinks_have_targets() {
         size: 3,
         mode: 0o777,
         mtime_ns: 0,
+        uid: NOBODY,
+        gid: NOBODY,
         version: 1,
         place: Some(c"d/f".into()),
     };
@@ -267,6 +300,8 @@ fn what_comes_in_one_call_is_seen_as_a_whole() {
                 size: 0,
                 mode: 0o644,
                 mtime_ns: 0,
+                uid: NOBODY,
+                gid: NOBODY,
                 version: round + 1,
                 place: None,
             })

@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from ...client.transaction import AsyncTransaction
+from ...client.calls import Xattrs
+from ...client.transaction import AsyncTransaction, Changes
 from ...client.values import Event, Item, Kind, Stat, Update
 from ...contents import INCOMING, chunk_bytes_of, path_in
 from ...errors import (
@@ -29,7 +30,7 @@ from ...errors import (
     TooLarge,
     Unavailable,
 )
-from ...limits import VALUE_BYTES_MAX
+from ...limits import REQUEST_ID_BYTES, VALUE_BYTES_MAX
 from ...paths import check_key
 from ...proto import dfs_pb2 as pb
 from .tree import parents
@@ -82,14 +83,16 @@ class MemoryNode:
     # ---- writes ----------------------------------------------------------------------------------
     async def put(
         self, key: str, data: bytes, *, mode: int | None = None, mtime_ns: int | None = None,
-        uid: int | None = None, gid: int | None = None, base_revision: int | None = None,
-        request_id: bytes | None = None, timeout: float | None = None,
+        uid: int | None = None, gid: int | None = None, xattrs: Xattrs | None = None,
+        base_revision: int | None = None, request_id: bytes | None = None,
+        timeout: float | None = None,
     ) -> int:
         """See `dfs.AsyncClient.put`."""
         if len(data) > VALUE_BYTES_MAX:
             raise TooLarge("value too large")
         stat = _stat(Kind.FILE, len(data), hashlib.sha256(data).digest(),
-                     0o644 if mode is None else mode, mtime_ns)._replace(uid=uid, gid=gid)
+                     0o644 if mode is None else mode, mtime_ns)
+        stat = _described(stat, uid, gid, xattrs)
         return await self._write([_Change("put", key, stat, data, base_revision)], request_id)
 
     async def put_elsewhere(self, key: str, data: bytes) -> None:
@@ -104,11 +107,16 @@ class MemoryNode:
 
     async def mkdir(
         self, key: str, *, mode: int | None = None, uid: int | None = None,
-        gid: int | None = None, timeout: float | None = None,
+        gid: int | None = None, xattrs: Xattrs | None = None, timeout: float | None = None,
     ) -> int:
         """See `dfs.AsyncClient.mkdir`."""
         stat = _stat(Kind.DIRECTORY, 0, b"", 0o755 if mode is None else mode, None)
-        stat = stat._replace(uid=uid, gid=gid)
+        if (old := self.records.get(key)) is not None:  # What is not named stays.
+            stat = stat._replace(uid=old.uid, gid=old.gid, xattrs=old.xattrs)
+        stat = _described(
+            stat, stat.uid if uid is None else uid, stat.gid if gid is None else gid,
+            dict(stat.xattrs) if xattrs is None else xattrs,
+        )
         return await self._write([_Change("mkdir", key, stat, b"", None)], None)
 
     async def symlink(
@@ -150,9 +158,11 @@ class MemoryNode:
     ) -> AsyncTransaction:
         """See `dfs.AsyncClient.transaction`; of puts and links."""
 
-        async def commit(operations: list[pb.Operation]) -> int:
-            self.transactions.append(len(operations))
-            return await self._write([_change(one) for one in operations], request_id)
+        async def commit(changes: Changes) -> int:
+            request = changes.call(request_id or bytes(REQUEST_ID_BYTES)).request
+            assert isinstance(request, pb.TransactionRequest)
+            self.transactions.append(len(changes))
+            return await self._write([_change(one) for one in request.operations], request_id)
 
         return AsyncTransaction(commit)
 
@@ -250,8 +260,9 @@ class MemoryNode:
             target.parent.mkdir(exist_ok=True)
             incoming.rename(target)
         assert hashlib.sha256(target.read_bytes()).digest() == sha256
-        stat = _stat(Kind.FILE, request.size, sha256, request.metadata.mode,
-                     request.metadata.mtime_ns)
+        metadata = request.metadata
+        stat = _stat(Kind.FILE, request.size, sha256, metadata.mode, metadata.mtime_ns)
+        stat = _with(stat, metadata)
         base = request.base_revision if request.HasField("base_revision") else None
         stat = stat._replace(chunk_bytes=request.chunk_bytes)
         change = _Change("put_content", request.key, stat, b"", base)
@@ -274,14 +285,15 @@ class MemoryNode:
     async def upload(
         self, key: str, source: BinaryIO, *, size: int = 0, mode: int | None = None,
         mtime_ns: int | None = None, uid: int | None = None, gid: int | None = None,
-        base_revision: int | None = None, request_id: bytes | None = None,
+        xattrs: Xattrs | None = None, base_revision: int | None = None,
+        request_id: bytes | None = None,
     ) -> int:
         """See `dfs.AsyncClient.upload`."""
         data = source.read()
         assert len(data) == size
         stat = _stat(Kind.FILE, size, hashlib.sha256(data).digest(),
                      0o644 if mode is None else mode, mtime_ns)
-        stat = stat._replace(chunk_bytes=chunk_bytes_of(size))
+        stat = _described(stat, uid, gid, xattrs)._replace(chunk_bytes=chunk_bytes_of(size))
         self.elsewhere[stat.sha256] = data
         return await self._write([_Change("upload", key, stat, b"", base_revision)], request_id)
 
@@ -325,7 +337,11 @@ class MemoryNode:
         if revision and revision < self.floor:
             raise OutOfRange(f"history begins at {self.floor}")
         for event in reversed(self.events):
-            if event.key == key and not event.deleted and revision in (0, event.revision):
+            if event.key != key or event.revision > (revision or self.revision):
+                continue
+            if event.deleted and revision:
+                break
+            if not event.deleted:
                 data = event.data or b""
                 if self.damage_reads:
                     self.damage_reads -= 1
@@ -381,6 +397,38 @@ class MemoryNode:
             return None
         return self.contents[key, stat.revision]
 
+    async def list(
+        self, key: str = "", *, limit: int = 0, revision: int = 0, local: bool = False,
+        min_revision: int | None = None,
+    ) -> AsyncIterator[Item]:
+        """See `dfs.AsyncClient.list`; directories are those that files need."""
+        self.calls.append(("list", key))
+        self._must_be_up()
+        if self.away and not local:
+            raise Unavailable("no leader: node2 and node3 are silent")
+        if not self.floor <= revision <= self.revision:
+            raise OutOfRange(f"revision {revision} is not there: history begins at {self.floor}")
+        then: dict[str, Stat] = {}
+        for event in self.events:
+            if event.revision <= revision:
+                then[event.key] = event.stat
+                if event.deleted:
+                    del then[event.key]
+        for directory in {above for k in then for above in parents(k)} - then.keys():
+            then[directory] = _stat(Kind.DIRECTORY, 0, b"", 0o755, 0)
+        below = [k for k in sorted(then) if k.rpartition("/")[0] == key]
+        for name in below[: limit or None]:
+            yield Item(name, then[name], None)
+
+    async def revision_at(self, time_ns: int) -> int:
+        """See `dfs.AsyncClient.revision_at`."""
+        self._must_be_up()
+        if self.away:
+            raise Unavailable("no leader: node2 and node3 are silent")
+        if not (before := [e.revision for e in self.events if e.stat.time_ns <= time_ns]):
+            raise OutOfRange("nothing was stored yet at that time")
+        return max(before)
+
     async def newest(self, *, timeout: float | None = None) -> int:
         """See `dfs.AsyncClient.newest`."""
         if self.away:
@@ -407,6 +455,10 @@ class MemoryNode:
         self.reports.append(report)
 
 
+def _described(stat: Stat, uid: int | None, gid: int | None, xattrs: Xattrs | None) -> Stat:
+    return stat._replace(uid=uid, gid=gid, xattrs=tuple(sorted((xattrs or {}).items())))
+
+
 def _stat(
     kind: Kind, size: int, sha256: bytes, mode: int, mtime_ns: int | None, target: str = ""
 ) -> Stat:
@@ -420,12 +472,19 @@ def _stat(
 def _change(operation: pb.Operation) -> _Change:
     """What an operation of a transaction does."""
     if operation.WhichOneof("operation") == "put":
-        put = operation.put
-        stat = _stat(Kind.FILE, len(put.data), hashlib.sha256(put.data).digest(),
-                     put.metadata.mode, put.metadata.mtime_ns)
-        stat = stat._replace(uid=put.metadata.uid, gid=put.metadata.gid)
-        return _Change("put", put.key, stat, put.data, put.base_revision)
-    link = operation.symlink
-    stat = _stat(Kind.SYMLINK, 0, b"", 0o777, link.metadata.mtime_ns, link.target)
-    stat = stat._replace(uid=link.metadata.uid, gid=link.metadata.gid)
-    return _Change("symlink", link.key, stat, b"", link.base_revision)
+        put, metadata = operation.put, operation.put.metadata
+        stat = _stat(Kind.FILE, len(put.data), hashlib.sha256(put.data).digest(), metadata.mode,
+                     metadata.mtime_ns)
+        return _Change("put", put.key, _with(stat, metadata), put.data, put.base_revision)
+    link, metadata = operation.symlink, operation.symlink.metadata
+    stat = _stat(Kind.SYMLINK, 0, b"", 0o777, metadata.mtime_ns, link.target)
+    return _Change("symlink", link.key, _with(stat, metadata), b"", link.base_revision)
+
+
+def _with(stat: Stat, metadata: pb.Metadata) -> Stat:
+    """With the owner and the attributes that are named."""
+    return stat._replace(
+        uid=metadata.uid if metadata.HasField("uid") else None,
+        gid=metadata.gid if metadata.HasField("gid") else None,
+        xattrs=tuple((xattr.name, xattr.value) for xattr in metadata.xattrs),
+    )

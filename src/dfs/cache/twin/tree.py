@@ -16,6 +16,8 @@ from ...client.values import Kind
 from ...paths import check_key
 from ..ports import Question, Upsert
 
+Answer = bytes | int | list[Upsert]
+
 
 class Shown(NamedTuple):
     """What the mount shows of a path."""
@@ -24,6 +26,8 @@ class Shown(NamedTuple):
     size: int
     mode: int
     mtime_ns: int
+    uid: int
+    gid: int
     version: int
     backing: str | None
 
@@ -49,7 +53,7 @@ class MemoryTree:
         self.offered: list[str] = []
         self.free = 0
         self._questions: queue.Queue[Question] = queue.Queue(10_000)
-        self._asked: dict[int, Future[bytes | int]] = {}
+        self._asked: dict[int, Future[Answer]] = {}
 
     def apply(self, upserts: Sequence[Upsert], deletes: Sequence[str]) -> int:
         """See `dfs._engine.Tree`."""
@@ -58,9 +62,9 @@ class MemoryTree:
             self._check(path)
             if self.shown.pop(path, None):
                 self._above.subtract(parents(path))
-        for path, kind, size, mode, mtime_ns, version, backing in upserts:
+        for path, kind, size, mode, mtime_ns, uid, gid, version, backing in upserts:
             self._check(path)
-            new = Shown(kind, size, mode, mtime_ns, version, backing)
+            new = Shown(kind, size, mode, mtime_ns, uid, gid, version, backing)
             for parent in parents(path):
                 if parent in self.shown and self.shown[parent].kind != Kind.DIRECTORY:
                     raise AssertionError(f"{path} is put below the file {parent}")
@@ -149,17 +153,34 @@ class MemoryTree:
 
     def answer(self, question: int, result: bytes | int) -> bool:
         """See `dfs._engine.Tree`."""
+        return self._answered(question, result)
+
+    def fill(self, question: int, entries: Sequence[Upsert]) -> bool:
+        """See `dfs._engine.Tree`."""
+        return self._answered(question, list(entries))
+
+    def _answered(self, question: int, result: Answer) -> bool:
         asked = self._asked.pop(question, None)
         if asked is not None:
             asked.set_result(result)
         return asked is not None
 
+    def look(self, path: str, what: str) -> list[Upsert]:
+        """As the kernel in the past, in a thread of its own. Raises OSError."""
+        entries = self._ask(path, 0, what)
+        assert isinstance(entries, list)
+        return entries
+
     def ask(self, path: str, what: str) -> bytes:
         """As the kernel, in a thread of its own: waits for the answer. Raises OSError."""
-        question, future = time.monotonic_ns(), Future[bytes | int]()
+        answer = self._ask(path, self.shown[path].version if what != "content" else 0, what)
+        assert isinstance(answer, bytes)
+        return answer
+
+    def _ask(self, path: str, version: int, what: str) -> bytes | list[Upsert]:
+        question, future = time.monotonic_ns(), Future[Answer]()
         self._asked[question] = future
-        self._questions.put((question, path, self.shown[path].version if what != "content" else 0,
-                             what))
+        self._questions.put((question, path, version, what))
         answer = future.result(self._deadline_s)
         if isinstance(answer, int):
             raise OSError(answer, path)

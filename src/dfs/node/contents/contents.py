@@ -4,14 +4,22 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ...contents import Files, Manifest
-from ...errors import DataLoss, DfsError, NotFound, OutOfSpace, TooLarge, Unavailable
+from ...errors import (
+    DataLoss,
+    DfsError,
+    FailedPrecondition,
+    NotFound,
+    OutOfSpace,
+    TooLarge,
+    Unavailable,
+)
 from ...limits import (
     CONTENT_FETCH_CHUNKS,
     CONTENT_FETCHES,
@@ -28,9 +36,10 @@ from ...limits import (
 from ...store import View
 from ..cluster import Answer, Cluster
 from ..ports import Engine
-from ..tasks import in_thread
+from ..tasks import in_thread, some_at_once
 from .spreading import Spreading
 
+T = TypeVar("T")
 log = logging.getLogger("dfs.node")
 
 
@@ -68,8 +77,12 @@ class Contents:
         """Of those, what is not here: when to try again, and how long to wait after that, in ms."""
         self._spare: set[bytes] = set()
         """Here, and not named."""
+        self._held: dict[bytes, Manifest] = {}
+        """Of those, what is known of them. bounded: the disk has the contents."""
         self._stale = True
         """All has to be compared anew."""
+        self._readers = 0
+        """Of frozen states, for whom all stays that is here."""
         self._tidied_s = -math.inf
         self._pool = ThreadPoolExecutor(
             CONTENT_PULLS_MAX * CONTENT_FETCHES + 2, thread_name_prefix="dfs-contents"
@@ -113,9 +126,41 @@ class Contents:
         or with another member. Raises FailedPrecondition, Unavailable, OutOfSpace, OSError."""
         if source is not None:
             await self._blocking(self.files.adopt, source, manifest)
+            self._hold(manifest)
         else:
             while not await self._blocking(self.files.touch, manifest.sha256):
                 await self.have(manifest)
+
+    def _hold(self, manifest: Manifest) -> None:
+        """A content has come here, whoever will name it."""
+        self._held.setdefault(manifest.sha256, manifest)
+        self._look(manifest.sha256)
+
+    async def prove(self, manifest: Manifest) -> None:
+        """The content that is here is what the manifest says: else nobody could read what names it
+        by that. Reads it where nothing is known of it. Raises FailedPrecondition, OSError."""
+        known = self.held(manifest.sha256)
+        if known is None and await self._blocking(self.files.fits, manifest):
+            known = manifest
+            self._hold(manifest)
+        if known != manifest:
+            raise FailedPrecondition(
+                f"the content {manifest.sha256.hex()} has other chunks than the request says:"
+                " upload it again"
+            )
+
+    async def spread_all(
+        self, wanted: Iterable[T], one: Callable[[T], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Returns when `one`, which adopts and spreads a content, was done for each, and all of
+        them are still held: so lately were they looked at, by the voters of now."""
+        every, began, voters = list(wanted), -math.inf, self._voters()
+        while _now_s() - began > CONTENT_KEEP_S / 4 or self._voters() != voters:
+            began, voters = _now_s(), self._voters()
+            await some_at_once(CONTENT_PULLS_MAX, every, one)
+
+    def _voters(self) -> set[int]:
+        return {member["id"] for member in self._engine.status()["members"] if member["voter"]}
 
     async def spread(
         self, manifest: Manifest, base: bytes = b"",
@@ -201,6 +246,23 @@ class Contents:
                 raise Unavailable(f"{again}, again") from None
         return data
 
+    async def chunks(
+        self, manifest: Manifest, numbers: Sequence[int]
+    ) -> AsyncGenerator[bytes, None]:
+        """Some chunks in turn, as `read` gives them: the next one is read while one is used."""
+        following: asyncio.Task[bytes] | None = None
+        try:
+            for number, behind in zip(numbers, [*numbers[1:], None], strict=True):
+                chunk = await (following or self.read(manifest, number))
+                following = None
+                if behind is not None:
+                    following = asyncio.ensure_future(self.read(manifest, behind))
+                yield chunk
+        finally:
+            if following is not None:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
+
     async def whole(self, sha256: bytes, size: int) -> bytes:
         """A content of bounded size. Raises as `read`, TooLarge."""
         if size > VALUE_BYTES_MAX:
@@ -255,7 +317,7 @@ class Contents:
             pull.received = manifest.size - sum(map(manifest.length, lacking))
             await self._fetch_all(pull, lacking)
             await self._blocking(self.files.complete, manifest)
-        self._look(manifest.sha256)
+        self._hold(manifest)
 
     def check_space(self, size: int) -> None:
         """Raises OutOfSpace when there is none for so many bytes more, OSError."""
@@ -278,14 +340,14 @@ class Contents:
             return manifest
         raise NotFound(f"no version names the content {sha256.hex()}")
 
+    def held(self, sha256: bytes) -> Manifest | None:
+        """What is known of a content that the state names, or that is here."""
+        return self.manifest(sha256) or (self._held.get(sha256) if sha256 in self.files else None)
+
     def manifest(self, sha256: bytes) -> Manifest | None:
         """What the state knows of a content."""
         with self._view() as view:
-            found = view.content(sha256)
-        if found is None:
-            return None
-        content, digests = found
-        return Manifest(sha256, content.size, content.chunk_bytes, digests)
+            return view.manifest(sha256)
 
     async def _fetch_all(self, pull: Pull, lacking: Iterable[int]) -> None:
         """Fetches chunks from one source after the other, until all are here. Raises
@@ -358,6 +420,7 @@ class Contents:
             self._spare.add(sha256)
         else:
             self._spare.discard(sha256)
+            self._held.pop(sha256, None)
         if named and not here:
             self._lacking.setdefault(sha256, (0.0, CONTENT_RETRY_MS))
         else:
@@ -367,7 +430,7 @@ class Contents:
         """Begins to get what is lacking, as far as it is time, and lets go of what is left over."""
         if self._stale:
             await self._compare()
-        now = asyncio.get_running_loop().time()
+        now = _now_s()
         for sha256, (due, wait_ms) in list(self._lacking.items()):
             if len(self._pulls) >= 2 * CONTENT_PULLS_MAX:
                 break
@@ -393,11 +456,21 @@ class Contents:
         self._since = None
         self.changed(since)
 
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Of what is here nothing is let go: somebody reads a state that may name what the state of
+        now does not."""
+        self._readers += 1
+        try:
+            yield
+        finally:
+            self._readers -= 1
+
     async def tidy(self, barrier: Callable[[], Any]) -> None:
         """Removes what nothing names, and what never arrived, if it is time to look. `barrier`:
         returns when this node has applied all that is committed; raises when that cannot be
         known."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = _now_s()
         if now_s - self._tidied_s < CONTENT_KEEP_S / 60:
             return
         self._tidied_s = now_s
@@ -406,10 +479,14 @@ class Contents:
             await barrier()
             for sha256 in old:
                 # The state itself says so; and who is about to name it has touched it.
-                if self.manifest(sha256) is None:
+                if not self._readers and self.manifest(sha256) is None:
                     await self._blocking(self.files.remove, sha256)
                     self._look(sha256)
         await self._blocking(self.files.sweep, list(self._pulls))
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _say_why(task: "asyncio.Task[None]") -> None:
