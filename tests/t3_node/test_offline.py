@@ -425,6 +425,7 @@ async def with_a_large_content(cluster: Cluster, _root: Path) -> Manifest:
     parts = [
         pb.Operation(put=pb.PutRequest(key="small", data=b"1")),
         pb.Operation(delete=pb.DeleteRequest(key="moved")),
+        pb.Operation(put_content=pb.PutContentRequest(key="again", **manifest._asdict())),
     ]
     both = pb.TransactionRequest(operations=parts)
     for number, request in ((20, move), (22, both)):
@@ -443,7 +444,8 @@ async def test_what_the_log_says_of_a_write_is_enough(tmp_path):
     said = [keys for keys in written.values() if keys]
     digest = sha256(b"1").digest()
     assert said == [
-        {"large": manifest.sha256}, {"moved": acks.MOVED}, {"small": digest, "moved": b""},
+        {"large": manifest.sha256}, {"moved": acks.MOVED},
+        {"small": digest, "moved": b"", "again": manifest.sha256},
     ]  # fmt: skip
 
 

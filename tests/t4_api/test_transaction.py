@@ -226,6 +226,7 @@ async def test_errors_of_large_transactions_name_the_key(api, tmp_path):
     async with dfs.AsyncClient(endpoint, learn=False) as client:
         for key, source, error, words in (
             ("d/f", tmp_path / "none", FileNotFoundError, "none"),
+            ("d/f", tmp_path, dfs.InvalidArgument, "d/f: .* is no regular file"),
             ("a//b", bytes(LARGE), dfs.InvalidArgument, "a//b"),
             ("d/f", Shrinking(LARGE), dfs.FailedPrecondition, "d/f: 0 bytes have come, 1,0"),
         ):

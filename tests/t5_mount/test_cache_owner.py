@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from dfs.cache.feeder import NOBODY
-from dfs.client.values import Stat
-from dfs.limits import INLINE_BYTES_MAX
+from dfs.cache.journal import Journal, Row
+from dfs.cache.take import Signature
+from dfs.client.values import Kind, Stat
+from dfs.limits import INLINE_BYTES_MAX, OWNER_MAX
 
 from .cache_rig import Rig, wait_until
 
@@ -273,3 +275,24 @@ async def test_other_attributes_are_another_request(tmp_path: Path) -> None:
         await rig.settled()
         assert rig.node.records["file"].xattrs == TWO
         assert list(rig.node.records) == ["file"]
+
+
+def test_the_journal_knows_after_a_restart_what_a_drop_was_stored_with(tmp_path: Path) -> None:
+    signature = Signature(1, 2, 3, 4)
+    plain = Row(Kind.FILE, signature, False, 0o644, 3, b"s", "", 7)
+    rows = {
+        "plain": plain, "owned": plain._replace(uid=0, gid=OWNER_MAX),
+        "told": plain._replace(xattrs=TWO), "all": plain._replace(uid=UID, gid=GID, xattrs=ONE),
+        "less": plain._replace(left_out="too large"),
+    }
+    for known in (rows, {**rows, "all": plain, "less": plain}):
+        journal = Journal(str(tmp_path))
+        journal.open()
+        for path, row in known.items():
+            journal.store(path, row)
+        journal.close()
+        journal = Journal(str(tmp_path))
+        journal.open()
+        assert journal.rows == known
+        assert journal.left_out() == [(p, r.left_out) for p, r in known.items() if r.left_out]
+        journal.close()

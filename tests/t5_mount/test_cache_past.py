@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from dfs.cache.agent import Agent, Options
+from dfs.cache.feeder import NOBODY
 from dfs.cache.past import TOP
 from dfs.cache.questions import LIST, NAME
 from dfs.cache.twin import MemoryNode
@@ -60,14 +61,14 @@ async def test_a_revision_and_a_time_are_directories(rig: Rig) -> None:
     for then in (str(revision), name):
         [found] = await look(rig, TOP, NAME + then)
         assert found[:2] == (then, Kind.DIRECTORY)
-        assert found[5] == revision
+        assert found[7] == revision
         assert [entry[:2] for entry in await look(rig, f"{TOP}/{then}", LIST)] == [
             ("d", Kind.DIRECTORY)
         ]
         file, link = await look(rig, f"{TOP}/{then}/d", LIST)
-        assert file[:6] == ("d/f", Kind.FILE, 3, 0o640, 5, 1)
-        assert Path(file[6]).read_bytes() == b"one", "its content is here yet"
-        assert link[:2] + link[6:] == ("d/link", Kind.SYMLINK, "there")
+        assert file[:8] == ("d/f", Kind.FILE, 3, 0o640, 5, NOBODY, NOBODY, 1)
+        assert Path(file[8]).read_bytes() == b"one", "its content is here yet"
+        assert link[:2] + link[8:] == ("d/link", Kind.SYMLINK, "there")
 
 
 async def test_what_is_no_revision(rig: Rig) -> None:
@@ -99,7 +100,7 @@ async def test_what_was_shown_needs_no_quorum_and_a_node_is_waited_for(rig: Rig)
     looking = asyncio.create_task(look(rig, TOP, NAME + time_name(rig, "f")))
     assert not (await asyncio.wait({looking}, timeout=0.1))[0]
     rig.node.away = False
-    assert (await looking)[0][5] == 1
+    assert (await looking)[0][7] == 1
     assert rig.agent.questions is not None
     rig.agent.questions.deadline_s = 0.1
     rig.node.away = True

@@ -7,14 +7,18 @@ import random
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+import dfs
 from dfs.nemesis.campaign import Campaign, Plan, Report
 from dfs.nemesis.faults import CUT, FAULTS
+from dfs.nemesis.large import LargeFiles
 from dfs.nemesis.network import between, everyone
 from dfs.nemesis.switch import Rule
-from dfs.nemesis.waiting import wait_until
+from dfs.nemesis.waiting import Violation, wait_until
 from dfs.nemesis.world import Setting, World
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes networks and disks: needs root")
@@ -32,6 +36,29 @@ def campaign(root: Path, seed: int, faults: Sequence[str], rounds: int, **more: 
     report = Campaign(plan, root, print).run()
     assert report.packets["passed"] > 1_000, report.packets
     return report
+
+
+class Listing:
+    """A client for whom the tree is these keys, at these revisions."""
+
+    def __init__(self, found: dict[str, int]) -> None:
+        self._found = found
+
+    def list(self, directory: str) -> list[Any]:
+        """What is in the directory."""
+        return [
+            SimpleNamespace(key=f"{directory}/{name}", stat=SimpleNamespace(revision=revision))
+            for name, revision in self._found.items()
+        ]
+
+
+def test_a_transaction_that_is_seen_in_part_is_noticed() -> None:
+    large = LargeFiles("epoch")
+    large._look(cast("dfs.Client", Listing({"0": 7, "1": 7})))
+    assert large.pairs == 1
+    for part in ({"0": 7}, {"0": 7, "1": 8}, {}):
+        with pytest.raises(Violation, match="a transaction is seen in part: epoch-large/pair has"):
+            large._look(cast("dfs.Client", Listing(part)))
 
 
 def test_power_cuts(tmp_path: Path) -> None:

@@ -166,6 +166,15 @@ class Journal:
             return row.signature.ctime_ns == look.signature.ctime_ns
         return row.signature == look.signature
 
+    def holds(self, path: str, taken: Taken) -> bool:
+        """Whether that directory was dealt with already."""
+        row = self.rows.get(path)
+        if row is None or (self._owners and (row.uid, row.gid) != (taken.uid, taken.gid)):
+            return False
+        return (row.kind, row.mode, row.xattrs, row.left_out) == (
+            taken.kind, taken.mode, taken.xattrs, taken.left_out
+        )
+
     def store(self, path: str, row: Row) -> None:
         """The drop was dealt with."""
         self.rows[path] = row

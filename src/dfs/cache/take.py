@@ -155,7 +155,7 @@ def take(root: int, path: str, bytes_max: int, unchanged: Unchanged) -> Taken | 
         if look.kind is Kind.FILE:
             return _take_file(root, path, bytes_max)
         if look.kind is Kind.DIRECTORY:
-            return _take_directory(root, path)
+            return take_directory(root, path)
         return _take_link(root, path)
     except NotADirectoryError as error:
         raise FileNotFoundError(*error.args) from error
@@ -189,7 +189,8 @@ def _taken(
     )
 
 
-def _take_directory(root: int, path: str) -> Taken:
+def take_directory(root: int, path: str) -> Taken:
+    """See `take`, of a directory. Raises OSError."""
     try:
         fd = open_beneath(root, path, os.O_RDONLY | os.O_DIRECTORY)
     except PermissionError:

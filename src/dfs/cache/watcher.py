@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 
 from asyncinotify import Event, Inotify, Mask, Watch
 
+from ..client.values import Kind
 from ..errors import FailedPrecondition
 from ..limits import CACHE_RETRY_S, RESCAN_INTERVAL_S, SYNC_LOOK_MS
 from . import ignore
@@ -27,7 +28,7 @@ from .ignore import Ignore
 from .journal import Journal
 from .pending import CLOSED, HINT, MOVED, SCANNED, TOUCHED
 from .problems import Problems
-from .take import Skip, look_of, open_beneath, storable
+from .take import Skip, look_of, open_beneath, storable, take_directory
 from .tasks import together
 from .uploader import Uploader
 
@@ -349,8 +350,13 @@ class Watcher:
 
     def _unchanged(self, path: str, found: os.stat_result) -> bool:
         try:
-            return self._journal.unchanged(path, look_of(found))
-        except Skip:
+            look = look_of(found)
+            if self._journal.unchanged(path, look):
+                return True
+            # Whatever comes to be in a directory changes its times.
+            known = look.kind is Kind.DIRECTORY and path in self._journal.rows
+            return known and self._journal.holds(path, take_directory(self._root, path))
+        except (Skip, OSError):
             return False  # The uploader says what is wrong with it.
 
     def _tell(self, what: Callable[..., object], *arguments: object) -> None:

@@ -11,12 +11,13 @@ import hashlib
 import io
 import math
 import os
+import stat
 import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
-from ..errors import DfsError
+from ..errors import DfsError, InvalidArgument
 from ..limits import (
     CHUNK_BYTES_MIN,
     CHUNKS_MAX,
@@ -89,11 +90,14 @@ class Content:
 
     def size(self) -> int | None:
         """Bytes that it has now; None: more than INLINE_BYTES_MAX, and nobody knows how many.
-        Blocks. Raises OSError."""
+        Blocks. Raises OSError, InvalidArgument."""
         if self._file is None:
             return len(self._data or b"")
         if isinstance(self._file, Path):
-            return self._file.stat().st_size
+            found = self._file.stat()
+            if not stat.S_ISREG(found.st_mode):  # It may give its bytes only once.
+                raise InvalidArgument(f"{self.key}: {self._file} is no regular file: open it first")
+            return found.st_size
         if self._start is not None:
             return max(self._file.seek(0, os.SEEK_END) - self._start, 0)
         data = self._file.read(INLINE_BYTES_MAX + 1)

@@ -79,7 +79,6 @@ class Changes:
             replace=replace, base_revision=base_revision,
         )))
 
-
     @property
     def light(self) -> bool:
         """All of it is here and small: nothing is read or uploaded before `call`."""
