@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
-from ..client.values import Kind, Stat
+from ..client.values import Event, Kind, Stat
 from ..errors import DataLoss, DeadlineExceeded, DfsError, NotFound, OutOfRange, Unavailable
 from ..limits import (
     AGENT_DATA_BYTES_MAX,
@@ -272,8 +272,41 @@ class Fetcher:
             part = here[start : start + MISSES_MAX]
             await self._thread(functools.partial(self._verify, part))
             self._feeder.back([path for path, _ in part])
-        missing = [(p, s) for p, s in wanted if self._objects.backing(s.sha256, s.size) is None]
-        await each(missing, self._warm_one)
+        await self._warm_changed(self._missing(wanted))
+        await each(self._missing(wanted), self._warm_one)
+
+    def _missing(self, wanted: Sequence[tuple[str, Stat]]) -> list[tuple[str, Stat]]:
+        return [(p, s) for p, s in wanted if self._objects.backing(s.sha256, s.size) is None]
+
+    async def _warm_changed(self, missing: Sequence[tuple[str, Stat]]) -> None:
+        """What is missing has mostly changed while no agent was here: one stream of those changes
+        brings the content of all of them. It does not matter if it fails."""
+        until = self._feeder.revision
+        after = changed_since([stat.revision for _, stat in missing], until)
+        if after == until:
+            return
+        try:
+            async with asyncio.timeout(self.deadline_s), contextlib.aclosing(self._client.watch(
+                "", after_revision=after, data_bytes_max=AGENT_DATA_BYTES_MAX, on_lost=_give_up,
+            )) as updates:  # type: ignore[type-var]  # An async generator, typed as less.
+                async for update in updates:
+                    await self._keep_all(update.events)
+                    if update.revision >= until:
+                        return
+        except (DfsError, OSError) as error:  # TimeoutError is one.
+            log.debug("what changed since revision %d is fetched one by one: %s", after, error)
+
+    async def _keep_all(self, events: Sequence[Event]) -> None:
+        """Content of versions that the tree has, as far as there is room."""
+        paths, contents = [], []
+        for event in events:
+            wanted = Wanted(event.key, event.revision, event.revision)
+            if event.data is not None and self._stat(wanted) is not None:
+                paths.append(event.key)
+                contents.append((event.stat.sha256, event.data))
+        async with self._room.ahead(contents, False) as kept:
+            await self._thread(lambda: [self._objects.add(*content) for content in kept])
+        self._feeder.back(paths)
 
     def _verify(self, part: Sequence[tuple[str, Stat]]) -> None:
         for _, stat in part:
@@ -294,6 +327,20 @@ class Fetcher:
         if self._stat(wanted) is not None:
             await self._once(wanted)
             self._feeder.back([path])
+
+
+def changed_since(revisions: Sequence[int], until: int) -> int:
+    """The earliest revision behind which every second one up to `until`, at least, is among
+    `revisions`: so little comes along that nobody wants."""
+    after = until
+    for count, revision in enumerate(sorted(revisions, reverse=True), 1):
+        if until - revision < 2 * count:
+            after = revision - 1
+    return after
+
+
+def _give_up(error: DfsError) -> None:
+    raise error
 
 
 async def each(

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import BinaryIO, Protocol
 
 from ..client.calls import Xattrs
+from ..client.transaction import AsyncTransaction
 from ..client.values import Item, Stat, Update
 from ..errors import DfsError
 from ..proto import dfs_pb2 as pb
@@ -29,6 +30,10 @@ class Client(Protocol):
         timeout: float | None = None,
     ) -> int:
         """Stores a file; returns the revision."""
+        ...
+
+    def transaction(self, *, request_id: bytes | None = None) -> AsyncTransaction:
+        """Several puts and links as one change, or none of them."""
         ...
 
     async def read(
