@@ -91,7 +91,6 @@ APPLY_LAG_ENTRIES_MAX: Final = 100_000
 it has caught up; else the log would grow for callers who have given up."""
 APPLY_LAG_BYTES_MAX: Final = 256 << 20
 """As APPLY_LAG_ENTRIES_MAX, for large content; what two nodes let wait (CALL_BYTES_WAITING_MAX)."""
-
 RETRY_DELAY_MS: Final = 100
 """The hint that goes with "nothing was done, try again": about two heartbeats."""
 
@@ -261,18 +260,19 @@ RESCAN_INTERVAL_S: Final = 600
 """inotify may lose events: the cache directory is compared so often."""
 DROP_QUIET_MS: Final = 100
 """After a close of a file that is written in place, before it is taken."""
-UPLOADS_MAX: Final = 64
-"""Puts of one agent under way at once: they share log writes."""
+DELETES_MAX: Final = 64
+"""Deletions of one agent under way at once: they share log writes."""
 UPLOADS_BIG_MAX: Final = 2
-"""Of those, larger than INLINE_BYTES_MAX: each is copied, and keeps a disk and a processor busy."""
-DROP_READERS: Final = 2
-"""Threads that read and hash drops: hashing leaves the interpreter lock, more only wait for it."""
-READ_BATCH_MAX: Final = 16
-"""Drops that one of them reads in one go, at most INLINE_BYTES_MAX each."""
+"""Drops larger than INLINE_BYTES_MAX at once: each is copied, which keeps a disk busy."""
+DROPS_TOGETHER_MAX: Final = 128
+"""Drops that go as one log entry: its fixed cost is little then, applying it takes milliseconds."""
+DROPS_TOGETHER_BYTES_MAX: Final = 512 << 10
+"""Content of such drops, and one more: an entry is hardly longer than that of one large drop."""
+DROP_BATCHES: Final = 3
+"""Of them, one is read, one is on its way to the node, one is being committed."""
 DROP_ATTEMPTS_MAX: Final = 8
-"""Former requests of one drop by which a version is recognised as its own. One whose outcome stays
-unknown may be done until its deadline; a drop that changes more often meanwhile may be kept as a
-conflict copy beside its former content."""
+"""Former requests by which a version is known as the drop's own: one of unknown outcome may be done
+until its deadline. A drop that changes more often by then may be kept beside its own content."""
 DROP_QUIET_MS_MAX: Final = 5_000
 """The quiet time doubles up to here for a file that is written again and again."""
 DROP_SETTLE_MS: Final = 20

@@ -7,7 +7,7 @@ with its events, the reading of files, and the file of the journal.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +16,8 @@ from dfs.cache.journal import Changes, Journal, Row
 from dfs.cache.large import Large
 from dfs.cache.pending import CLOSED, HINT, MOVED, SCANNED, TOUCHED
 from dfs.cache.problems import Problems
+from dfs.cache.reader import Found
+from dfs.cache.storing import Wanted
 from dfs.cache.take import Busy, Look, Signature, Taken
 from dfs.cache.twin import MemoryTree
 from dfs.cache.uploader import Uploader
@@ -90,20 +92,18 @@ class SimReader:
     def __init__(self, world: World, files: dict[str, File], journal: Journal) -> None:
         self._world, self._files, self._journal = world, files, journal
 
-    def take(self, path: str, bytes_max: int) -> Any:
-        """See `take.take`."""
-        future: asyncio.Future[Taken | None] = self._world.loop.create_future()
-
-        def read() -> None:
-            if future.done():
-                return
+    async def take(self, paths: Sequence[str], bytes_max: int) -> list[Found]:
+        """See `Reader.take`."""
+        found: list[Found] = []
+        for path in paths:
+            await self._world.wait(self._world.chance.uniform(*READ_S))
             try:
-                future.set_result(self._read(path))
+                found.append(self._read(path))
             except (FileNotFoundError, Busy) as error:
-                future.set_exception(error)
-
-        self._world.later(self._world.chance.uniform(*READ_S), read)
-        return future
+                found.append(error)
+            if self._world.fault(0.1):
+                break  # The others were too much for now.
+        return found
 
     def _read(self, path: str) -> Taken | None:
         file = self._files.get(path)
@@ -124,6 +124,21 @@ class SimReader:
         """Nothing to close."""
 
 
+class SimUploader(Uploader):
+    """Counts what becomes of drops that go together."""
+
+    world: World
+
+    async def _together(self, wanted: Wanted) -> bool:
+        stored = self.counts.stored
+        dealt_with = await super()._together(wanted)
+        outcome = "not known" if dealt_with else "refused"
+        self.world.counts[
+            f"drops together {'done' if self.counts.stored > stored else outcome}"
+        ] += 1
+        return dealt_with
+
+
 class Agent:
     """One machine's cache directory, its user, and the agent that runs or not."""
 
@@ -139,7 +154,7 @@ class Agent:
         """Not read yet; why 0: the path is gone."""
         self.up = False
         self.feeder: Feeder
-        self.uploader: Uploader
+        self.uploader: SimUploader
         self._tasks: list[asyncio.Task[Any]] = []
         self._count = self._inodes = 0
         self._life = 0
@@ -163,11 +178,12 @@ class Agent:
         self.journal.open()
         problems = Problems()
         self.feeder = Feeder(client, problems, MemoryTree())
-        self.uploader = Uploader(
+        self.uploader = SimUploader(
             client, self.feeder, self.journal, problems, self.node,
             Large(client, "", "", self.journal.unchanged),
             SimReader(world, self.files, self.journal), lambda: new_id(world),
         )
+        self.uploader.world = world
         self.feeder.removed = self.uploader.retry_blocked
         self.problems = problems
         self.events.clear()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
 
+import dfs.cache.uploader
 import dfs.node.history
 import dfs.node.hot
 import dfs.node.streams
@@ -42,6 +43,8 @@ _BOUNDS: Final[tuple[tuple[str, tuple[ModuleType, ...], tuple[int, ...]], ...]] 
     ("SMALL_VALUE_BYTES_MAX", (dfs.store.batch, dfs.server.hot), (0, 8, 2_048)),
     ("TURN_ANSWER_BYTES_MAX", (dfs.node.hot,), (0, 32 * MIB)),
     ("PINNED_WAIT_MS", (dfs.node.streams,), (300, 60_000)),
+    ("DROP_BATCHES", (dfs.cache.uploader,), (1, 2, 3)),
+    ("DROPS_TOGETHER_MAX", (dfs.cache.uploader,), (1, 2, 128)),
 )
 PRUNED_AT_ONCE: Final = (1, 3, 512)
 

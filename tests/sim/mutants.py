@@ -9,6 +9,7 @@ from typing import Any, Final
 from unittest.mock import patch
 
 import dfs.cache.pending
+import dfs.cache.storing
 import dfs.cache.twin
 import dfs.cache.uploader
 import dfs.client.aio
@@ -274,12 +275,42 @@ def the_later_drop_wins() -> AbstractContextManager[Any]:
 
         return wrong
 
-    return _wrapped(dfs.cache.uploader.Uploader, "_store", made)
+    return _wrapped(dfs.cache.storing.Storing, "one", made)
+
+
+@mutant
+def drops_that_go_together_replace_whatever_is_there() -> AbstractContextManager[Any]:
+    def made(together: Any) -> Any:
+        async def wrong(self: Any, wanted: Any) -> Any:
+            for drop, _ in wanted:
+                drop.base = None
+            return await together(self, wanted)
+
+        return wrong
+
+    return _wrapped(dfs.cache.storing.Storing, "together", made)
+
+
+@mutant
+def drops_that_were_refused_together_count_as_stored() -> AbstractContextManager[Any]:
+    def made(together: Any) -> Any:
+        async def wrong(self: Any, wanted: Any) -> bool:
+            if not await together(self, wanted):
+                for drop, _ in wanted:
+                    self._end(drop)
+            return True
+
+        return wrong
+
+    return _wrapped(dfs.cache.uploader.Uploader, "_together", made)
 
 
 @mutant
 def a_drop_keeps_its_id_when_it_changes() -> AbstractContextManager[Any]:
-    return patch.object(dfs.cache.pending.Drop, "end_request", lambda _: None)
+    def wrong(self: Any, request_id: bytes, request: object = None) -> None:
+        self.request_id, self.request = self.request_id or request_id, request
+
+    return patch.object(dfs.cache.pending.Drop, "begin_request", wrong)
 
 
 @mutant

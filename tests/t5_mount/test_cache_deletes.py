@@ -185,7 +185,7 @@ async def test_a_newer_version_from_elsewhere_is_kept(tmp_path: Path) -> None:
             (rig.cache / name).unlink()
         await wait_until("one waits", lambda: waiting(rig) == {"late"})
         # Committed where this agent does not hear of it before its delete arrives.
-        rig.node._commit("late", rig.node.records["late"], b"newer", None)
+        rig.node.commit("late", b"newer")
         await wait_until("nothing waits", lambda: not waiting(rig))
         await rig.node._tell()
         await nothing_waits(rig)
@@ -262,7 +262,7 @@ async def test_one_removal_that_has_to_wait_is_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the cluster takes none, the others are not tried: each would wait as long."""
-    monkeypatch.setattr("dfs.cache.deletes.UPLOADS_MAX", 1)
+    monkeypatch.setattr("dfs.cache.deletes.DELETES_MAX", 1)
     async with rig_of(tmp_path) as rig:
         await with_drops(rig, "d/1", "d/2", "d/3")
         rig.node.away = True
@@ -287,7 +287,7 @@ def _deletions(rig: Rig) -> list[str]:
 async def test_a_marker_that_goes_meanwhile_ends_the_removals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dfs.cache.deletes.UPLOADS_MAX", 1)
+    monkeypatch.setattr("dfs.cache.deletes.DELETES_MAX", 1)
     async with rig_of(tmp_path) as rig:
         await with_drops(rig, "1", "2", "3")
         delete = rig.node.delete

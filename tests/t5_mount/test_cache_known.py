@@ -10,7 +10,7 @@ import pytest
 from dfs._engine import Tree
 from dfs.cache.known import Known, Needed
 from dfs.cache.twin import MemoryNode, MemoryTree
-from dfs.cache.twin.node import _encoded
+from dfs.cache.twin.tree import encoded
 from dfs.client.values import Item, Kind, Stat
 from dfs.errors import DfsError
 from dfs.limits import FEED_ITEMS_MAX
@@ -64,7 +64,7 @@ async def test_any_history_leaves_what_is_committed(seed: int) -> None:
             await change(node, chance)
         if chance.random() < 0.2:
             items = [Item(key, stat, b"x") for key, stat in node.records.items()]
-            parts = [(_encoded(items[::2]), 0), (_encoded(items[1::2]), 0)]
+            parts = [(encoded(items[::2]), 0), (encoded(items[1::2]), 0)]
             for tree in trees:
                 tree.begin_snapshot()
             outcomes = [[tree.show([part], [], True) for part in parts] for tree in trees]
@@ -72,7 +72,7 @@ async def test_any_history_leaves_what_is_committed(seed: int) -> None:
             outcomes[0].append(ends[0])
             outcomes[1].append(ends[1])
         else:
-            answers = [(_encoded(node.events[seen:]), after)]
+            answers = [(encoded(node.events[seen:]), after)]
             wanted = [sorted(tree.contents(answers)) for tree in trees]
             assert wanted[0] == wanted[1]
             places = [(sha256, f"/{sha256.hex()}") for sha256, *_ in wanted[0][::2]]
@@ -93,7 +93,7 @@ async def test_more_entries_than_come_in_one_go() -> None:
     node, tree = MemoryNode(), Tree({})
     for number in range(FEED_ITEMS_MAX + 5):
         await node.put(f"d{number % 3}/{number}", b"x")
-    tree.show([(_encoded(node.events), 0)], [], False)
+    tree.show([(encoded(node.events), 0)], [], False)
     assert {path for path, _ in Known(tree).entries()} == set(node.records)
 
 
@@ -104,8 +104,8 @@ async def test_events_of_a_revision_that_is_known_change_nothing() -> None:
     await node.put("f", b"2")
     trees: Trees = Tree({}), MemoryTree()
     for tree in trees:
-        tree.show([(_encoded(node.events), 0)], [], False)
-        deleted, left, _ = tree.show([(_encoded(node.events[:2]), 2)], [], False)
+        tree.show([(encoded(node.events), 0)], [], False)
+        deleted, left, _ = tree.show([(encoded(node.events[:2]), 2)], [], False)
         assert not deleted
         assert not left
         assert found(tree) == node.records

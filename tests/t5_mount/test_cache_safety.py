@@ -78,6 +78,7 @@ async def test_what_is_stored_is_safe(
     cache directory is in the tree and a majority of the members has applied it."""
     async with Rig(tmp_path) as rig:
         rig.drop("a/1", b"1")
+        await rig.settled()
         rig.drop("a/2", b"22")
         await rig.settled()
         assert await rig.dfs("status", "a") == 0

@@ -31,6 +31,7 @@ HAPPEN = (
     # outcomes
     "answer given again", "bare put done", "bare put failed", "changes told", "conflict copies",
     "copy done", "copy refused", "delete done", "delete refused", "drop", "drop deleted",
+    "drops together done", "drops together not known", "drops together refused",
     "entries that came again", "eviction", "floor moved", "gap told",
     "history done", "list done", "local read done", "move done", "move refused", "move unknown",
     "put done", "put refused", "put unknown",

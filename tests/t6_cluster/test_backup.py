@@ -282,10 +282,11 @@ def test_a_save_that_its_node_does_not_survive_says_so(tmp_path):
 
 def test_a_save_whose_node_is_stopped_amid_a_content_says_so(tmp_path):
     """The node does not wait for a caller who takes nothing, and has let go of what it held."""
+    size = 3 * LARGE * LARGE_COUNT
     with running(tmp_path / "one", 1) as cluster:
         node = cluster.nodes[0]
         with cluster.client() as client:
-            Uploads().upload(client, "large", LARGE * LARGE_COUNT)
+            Uploads().upload(client, "large", size)
         argv = [sys.executable, "-P", "-m", "dfs", "snapshot", "save"]
         endpoint = ["-endpoint", node.endpoint]
         piped = subprocess.Popen(
@@ -295,11 +296,12 @@ def test_a_save_whose_node_is_stopped_amid_a_content_says_so(tmp_path):
         assert len(piped.stdout.read(2 * LARGE)) == 2 * LARGE
         assert node.stop() == 0
         rest, said = piped.communicate(timeout=COMMAND_S)
-        assert (piped.returncode, len(rest) < LARGE * (LARGE_COUNT - 2)) == (5, True), said
+        assert piped.returncode, said
+        assert len(rest) < size - 2 * LARGE
         node.start()
         wait_until("the node is back", lambda: node.status().leader)
         done("snapshot", "save", tmp_path / "b", *endpoint)
-        assert backup.verify(tmp_path / "b").contents_bytes == LARGE * LARGE_COUNT
+        assert backup.verify(tmp_path / "b").contents_bytes == size
 
 
 def test_recovered_after_two_of_three_directories_are_gone(tmp_path):
@@ -314,7 +316,8 @@ def test_recovered_after_two_of_three_directories_are_gone(tmp_path):
         with Writers(old).at_work() as writers:
             writers.reach(300)
             leader = old.leader()
-            for node in old.nodes:
+            # It last: else the others elect another, who acknowledges what it does not have.
+            for node in sorted(old.nodes, key=lambda node: node is leader):
                 node.kill()
         acks = writers.save(tmp_path / "acks")
         places = [node.data for node in old.nodes]

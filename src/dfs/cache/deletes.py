@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn
 
 from ..client.values import Kind, Stat
 from ..errors import Conflict, DfsError, NotFound
-from ..limits import DELETE_LOOK_S, MASS_DELETE_FILES, MASS_DELETE_SHARE, UPLOADS_MAX
+from ..limits import DELETE_LOOK_S, DELETES_MAX, MASS_DELETE_FILES, MASS_DELETE_SHARE
 from .control import Operation, Request, Tell
 from .feeder import Feeder
 from .ignore import MARKER
@@ -202,7 +202,7 @@ class Deletes:
             if (seen := known.get(path)) is not None and seen.kind is Kind.DIRECTORY
         }
         files = [path for path in gone if path not in directories]
-        parts = [files[i : i + UPLOADS_MAX] for i in range(0, len(files), UPLOADS_MAX)]
+        parts = [files[i : i + DELETES_MAX] for i in range(0, len(files), DELETES_MAX)]
         parts += [[path] for path in gone if path in directories]
         why = ""
         for part in parts:

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
-from ..client.values import Stat
+from ..client.values import Event, Stat
 from ..errors import DataLoss, DeadlineExceeded, DfsError, NotFound, OutOfRange, Unavailable
 from ..limits import (
     AGENT_DATA_BYTES_MAX,
@@ -273,8 +273,40 @@ class Fetcher:
             part = here[start : start + MISSES_MAX]
             await self._thread(functools.partial(self._verify, part))
             self._feeder.place([(file.sha256, file.size) for _, file in part])
-        missing = [(p, s) for p, s in wanted if self._objects.backing(s.sha256, s.size) is None]
-        await each(missing, self._warm_one)
+        await self._warm_changed(self._missing(wanted))
+        await each(self._missing(wanted), self._warm_one)
+
+    def _missing(self, wanted: Sequence[tuple[str, Version]]) -> list[tuple[str, Version]]:
+        return [(p, s) for p, s in wanted if self._objects.backing(s.sha256, s.size) is None]
+
+    async def _warm_changed(self, missing: Sequence[tuple[str, Version]]) -> None:
+        """What is missing has mostly changed while no agent was here: one stream of those changes
+        brings the content of all of them. It does not matter if it fails."""
+        until = self._feeder.revision
+        after = changed_since([stat.revision for _, stat in missing], until)
+        if after == until:
+            return
+        try:
+            async with asyncio.timeout(self.deadline_s), contextlib.aclosing(self._client.watch(
+                "", after_revision=after, data_bytes_max=AGENT_DATA_BYTES_MAX, on_lost=_give_up,
+            )) as updates:  # type: ignore[type-var]  # An async generator, typed as less.
+                async for update in updates:
+                    await self._keep_all(update.events)
+                    if update.revision >= until:
+                        return
+        except (DfsError, OSError) as error:  # TimeoutError is one.
+            log.debug("what changed since revision %d is fetched one by one: %s", after, error)
+
+    async def _keep_all(self, events: Sequence[Event]) -> None:
+        """Content of versions that the tree has, as far as there is room."""
+        contents = []
+        for event in events:
+            wanted = Wanted(event.key, event.revision, event.revision)
+            if event.data is not None and self._stat(wanted) is not None:
+                contents.append((event.stat.sha256, event.data))
+        async with self._room.ahead(contents, False) as kept:
+            await self._thread(lambda: [self._objects.add(*content) for content in kept])
+        self._feeder.place([(sha256, len(data)) for sha256, data in contents])
 
     def _verify(self, part: Sequence[tuple[str, Version]]) -> None:
         for _, file in part:
@@ -295,6 +327,20 @@ class Fetcher:
         if self._stat(wanted) is not None:
             await self._once(wanted)
             self._feeder.place([(file.sha256, file.size)])
+
+
+def changed_since(revisions: Sequence[int], until: int) -> int:
+    """The earliest revision behind which every second one up to `until`, at least, is among
+    `revisions`: so little comes along that nobody wants."""
+    after = until
+    for count, revision in enumerate(sorted(revisions, reverse=True), 1):
+        if until - revision < 2 * count:
+            after = revision - 1
+    return after
+
+
+def _give_up(error: DfsError) -> None:
+    raise error
 
 
 async def each(

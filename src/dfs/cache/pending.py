@@ -11,6 +11,7 @@ import asyncio
 import heapq
 import itertools
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,15 +69,20 @@ class Drop:
     """Of the attempt to store it, and of those that repeat it unchanged."""
     request_id_s: float = 0.0
     request: object = None
-    """What it asks for: when that changes, it is another request."""
+    """What it asks for: when that changes, it is another request. None: it went with others."""
     attempts: tuple[bytes, ...] = ()
     """Ids of former requests for it, each of which may have been done, or may be yet."""
+
+    def begin_request(self, request_id: bytes, request: object = None) -> None:
+        """It is asked for something else than before, or once more, or with others."""
+        self.end_request()
+        self.request_id, self.request_id_s, self.request = request_id, now_s(), request
 
     def end_request(self) -> None:
         """What is asked for next gets an id of its own."""
         if self.request_id:
             self.attempts = (*self.attempts, self.request_id)[-DROP_ATTEMPTS_MAX:]
-        self.request_id = b""
+        self.request_id, self.request = b"", None
 
 
 @dataclass(slots=True)
@@ -126,15 +132,20 @@ class Pending:
         elif drop is not None:
             del self.drops[path]
 
-    async def next(self) -> Drop:
-        """The next drop whose turn it is; it is running from here until `done` or `later`."""
+    async def next(self, count: int) -> list[Drop]:
+        """The drops whose turn it is, so many at most: waits for one, and takes what is there with
+        it. They are running from here until `done`, `later` or `back`."""
+        found: list[Drop] = []
         while True:
-            while self._ready:
+            now = now_s()
+            while self._ready and len(found) < count:
                 drop = self._ready.popleft()
                 mine = self.drops.get(drop.path) is drop and not drop.running
-                if mine and drop.due <= now_s():
+                if mine and drop.due <= now:
                     drop.running, drop.again = True, False
-                    return drop
+                    found.append(drop)
+            if found:
+                return found
             waiting = asyncio.get_running_loop().create_future()
             self._idle.append(waiting)
             await waiting
@@ -151,8 +162,8 @@ class Pending:
         if not drop.again:
             self.drops.pop(drop.path, None)
             return
-        drop.why, drop.request_id, drop.busy_ms = drop.why & TOUCHED, b"", 0
-        drop.attempts = ()
+        drop.why, drop.busy_ms = drop.why & TOUCHED, 0
+        drop.request_id, drop.request, drop.attempts = b"", None, ()
         drop.base, drop.next_base = drop.next_base, None
         drop.due = now + self._quiet_s(drop.path, CLOSED, now)
         self._queue(drop, now)
@@ -162,6 +173,13 @@ class Pending:
         drop.running = False
         drop.due = due
         self._queue(drop, now_s())
+
+    def back(self, drops: Sequence[Drop]) -> None:
+        """These were not looked at: their turn comes next."""
+        for drop in reversed(drops):
+            drop.running = False
+            self._ready.appendleft(drop)
+        self._call(len(drops))
 
     def busy(self, drop: Drop) -> None:
         """A writer has it open."""
@@ -195,11 +213,15 @@ class Pending:
 
     def _turn(self, drop: Drop) -> None:
         self._ready.append(drop)
-        while self._idle:
+        self._call(1)
+
+    def _call(self, count: int) -> None:
+        """So many of those who wait look for their turn."""
+        while self._idle and count:
             waiting = self._idle.popleft()
             if not waiting.done():
                 waiting.set_result(None)
-                return
+                count -= 1
 
     def _quiet_s(self, path: str, why: int, now: float) -> float:
         if why & MOVED:

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import BinaryIO, Final, Protocol
 
 from ..client.calls import Xattrs
-from ..client.values import Item, Stat, Told
+from ..client.transaction import AsyncTransaction
+from ..client.values import Item, Stat, Told, Update
 from ..errors import DfsError
 from ..limits import OWNER_MAX
 from ..proto import dfs_pb2 as pb
@@ -36,6 +37,10 @@ class Client(Protocol):
         timeout: float | None = None,
     ) -> int:
         """Stores a file; returns the revision."""
+        ...
+
+    def transaction(self, *, request_id: bytes | None = None) -> AsyncTransaction:
+        """Several puts and links as one change, or none of them."""
         ...
 
     async def read(
@@ -100,11 +105,18 @@ class Client(Protocol):
         """Stores a link."""
         ...
 
+    def watch(
+        self, key: str = "", *, after_revision: int = 0, snapshot: bool = False,
+        data_bytes_max: int = 0, on_lost: Callable[[DfsError], None] | None = None,
+    ) -> AsyncIterator[Update]:
+        """The stream of changes; goes on by itself, telling `on_lost`, when it loses its node."""
+        ...
+
     def watch_encoded(
         self, key: str = "", *, after_revision: int = 0, snapshot: bool = False,
         data_bytes_max: int = 0, on_lost: Callable[[DfsError], None] | None = None,
     ) -> AsyncIterator[Told]:
-        """The stream of changes; goes on by itself, telling `on_lost`, when it loses its node."""
+        """The same, for the engine."""
         ...
 
     def list(

@@ -1,30 +1,20 @@
-"""Reads drops in a few threads, in batches that form by themselves.
+"""Reads drops in a few threads, several in one go.
 
-A way to a thread and back costs more than reading a small file. So what is asked for while the
-threads are busy goes as one batch when one of them is free: an idle agent reads at once, a flooded
-one makes a fraction of the trips.
+A way to a thread and back costs more than reading a small file, so what waits goes together.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
-from ..limits import DROP_READERS, READ_BATCH_MAX
+from ..limits import DROP_BATCHES, DROPS_TOGETHER_BYTES_MAX
 from .take import Taken, Unchanged, take
 
-
-class _Wanted(NamedTuple):
-    path: str
-    bytes_max: int
-    future: asyncio.Future[Taken | None]
-
-
-_Outcome = tuple[_Wanted, Taken | None, Exception | None]
+Found = Taken | Exception | None
+"""What `take.take` gives for a drop, or what it raises."""
 
 
 class Reader:
@@ -34,54 +24,39 @@ class Reader:
         self.root = -1
         """Descriptor of the cache directory."""
         self._unchanged = unchanged
-        self._waiting: deque[_Wanted] = deque()
-        self._busy = 0
-        self._pool = ThreadPoolExecutor(DROP_READERS, "drops")
+        self._pool = ThreadPoolExecutor(DROP_BATCHES, "drops")
 
-    def take(self, path: str, bytes_max: int) -> asyncio.Future[Taken | None]:
-        """See `take.take`, which says what it raises."""
-        future: asyncio.Future[Taken | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Wanted(path, bytes_max, future))
-        self._start()
-        return future
+    async def take(self, paths: Sequence[str], bytes_max: int) -> list[Found]:
+        """What is found of the first of the drops: of as many as have DROPS_TOGETHER_BYTES_MAX,
+        and one at least. `bytes_max`: see `take.take`."""
+        try:
+            root = os.dup(self.root)
+        except OSError as error:
+            return [error]
+        return await asyncio.get_running_loop().run_in_executor(
+            self._pool, self._read, root, paths, bytes_max
+        )
 
     def close(self) -> None:
         """Ends the threads after what they are reading now."""
-        self._waiting.clear()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _start(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting and self._busy < DROP_READERS:
-            count = min(len(self._waiting), READ_BATCH_MAX)
-            batch = [self._waiting.popleft() for _ in range(count)]
-            self._busy += 1
-            self._pool.submit(self._read, loop, os.dup(self.root), batch)
-
-    def _read(
-        self, loop: asyncio.AbstractEventLoop, root: int, batch: Sequence[_Wanted]
-    ) -> None:
-        outcomes: list[_Outcome] = []
-        for wanted in batch:
-            try:
-                found = take(root, wanted.path, wanted.bytes_max, self._unchanged)
-                outcomes.append((wanted, found, None))
-            except Exception as error:  # boundary: raised again where it is awaited
-                outcomes.append((wanted, None, error))
-        os.close(root)
+    def _read(self, root: int, paths: Sequence[str], bytes_max: int) -> list[Found]:
+        found: list[Found] = []
+        left = DROPS_TOGETHER_BYTES_MAX
         try:
-            loop.call_soon_threadsafe(self._deliver, outcomes)
-        except RuntimeError:
-            return  # The loop has ended, and whoever waited with it.
+            for path in paths:
+                one = self._one(root, path, bytes_max)
+                found.append(one)
+                left -= len(one.data) if isinstance(one, Taken) else 0
+                if left <= 0:
+                    break
+        finally:
+            os.close(root)
+        return found
 
-    def _deliver(self, outcomes: Sequence[_Outcome]) -> None:
-        self._busy -= 1
-        for wanted, found, error in outcomes:
-            if wanted.future.done():
-                continue  # Cancelled.
-            if error is not None:
-                wanted.future.set_exception(error)
-            else:
-                wanted.future.set_result(found)
-        if self._waiting:
-            self._start()
+    def _one(self, root: int, path: str, bytes_max: int) -> Found:
+        try:
+            return take(root, path, bytes_max, self._unchanged)
+        except Exception as error:  # boundary: whoever asked deals with it, drop by drop
+            return error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -31,10 +31,11 @@ from ..limits import (
     AGENT_RETRY_MS,
     AGENT_RETRY_MS_MAX,
     DISK_FREE_BYTES_MIN,
+    DROP_BATCHES,
     DROP_QUIET_NO_LEASE_MS,
+    DROPS_TOGETHER_MAX,
     INLINE_BYTES_MAX,
     UPLOADS_BIG_MAX,
-    UPLOADS_MAX,
 )
 from ..paths import check_key
 from ..sizes import size_text
@@ -45,7 +46,8 @@ from .large import Large
 from .pending import MOVED, SCANNED, TOUCHED, Drop, Pending, now_s
 from .ports import Client
 from .problems import Problems
-from .reader import Reader
+from .reader import Found, Reader
+from .storing import Storing, Wanted
 from .take import Big, Busy, Skip, Taken, check_name
 
 log = logging.getLogger(__name__)
@@ -54,8 +56,6 @@ LATER: Final = (
     Unavailable, OutcomeUnknown, DeadlineExceeded, Overloaded, OutOfSpace, RequestTooOld
 )
 """Errors that pass by themselves; all others need the user."""
-REQUEST_ID_AGE_S: Final = 3_600
-"""A retry so late gets a new id: the cluster refuses ids that are older than its history."""
 _NO_LEASES: Final = (
     "the cache directory's file system has no leases: a file counts as complete when it was left "
     f"alone for {DROP_QUIET_NO_LEASE_MS / 1000:g} s; choose a local disk with -cache"
@@ -77,8 +77,8 @@ class Takes(Protocol):
     root: int
     """Descriptor of the cache directory."""
 
-    def take(self, path: str, bytes_max: int) -> Awaitable[Taken | None]:
-        """See `take.take`, which says what it raises."""
+    def take(self, paths: Sequence[str], bytes_max: int) -> Awaitable[list[Found]]:
+        """See `Reader.take`."""
         ...
 
     def close(self) -> None:
@@ -100,7 +100,8 @@ class Uploader:
         self.pending = Pending()
         self.reader: Takes = reader or Reader(journal.unchanged)
         self.large = large
-        self._new_id, self._owners = new_id, owners
+        self._storing = Storing(client, large, new_id)
+        self._owners = owners
         self._client, self._feeder = client, feeder
         self._journal, self._problems, self._node = journal, problems, node
         self._blocked: dict[str, bool] = {}
@@ -147,6 +148,8 @@ class Uploader:
         if drop is not None and not drop.running:
             self.large.done(drop)
         self.pending.gone(path)
+        if not self.pending:
+            self._goes_again()
         self._blocked.pop(path, None)
         self._problems.clear(path)
         self._journal.forget(path)
@@ -170,69 +173,75 @@ class Uploader:
             await self._feeder.ready.wait()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.pending.tick())
-                for _ in range(UPLOADS_MAX):
-                    group.create_task(self._work())
+                for _ in range(DROP_BATCHES):
+                    group.create_task(self._work(group))
         finally:
             self.reader.close()
             self.large.close()
 
-    async def _work(self) -> None:
+    async def _work(self, group: asyncio.TaskGroup) -> None:
         while True:
-            drop = await self.pending.next()
-            # While the cluster takes nothing, all workers together wait and try again.
-            await asyncio.sleep(max(self._retry_at - now_s(), 0.0))
-            try:
-                due = await self._one(drop)
-            except Busy:
-                self.large.done(drop)  # What was copied is changed just now.
-                self.pending.busy(drop)
+            drops = await self.pending.next(DROPS_TOGETHER_MAX)
+            await self._pause()
+            drops = [drop for drop in drops if self._has_key(drop)]
+            if not drops:
                 continue
-            except Exception:  # boundary: one strange file must not stop the others
-                log.exception("%s: unexpected failure", drop.path)
-                self._refused(drop.path, "unexpected failure; see the log")
-                due = None
-            if due is None:
-                self.large.done(drop)
-                self.pending.done(drop)
-            else:
-                self.pending.later(drop, due)
+            found = await self.reader.take([drop.path for drop in drops], INLINE_BYTES_MAX)
+            self.pending.back(drops[len(found) :])
+            wanted: Wanted = []
+            for drop, one in zip(drops, found, strict=False):
+                if isinstance(one, Big):
+                    group.create_task(self._large(drop))  # bounded: by what is pending
+                else:
+                    wanted += self._to_store(drop, one)
+            await self._store_all(wanted)
 
-    async def _one(self, drop: Drop) -> float | None:
-        """Deals with one drop; returns when to try again, or None. Raises Busy."""
-        path = drop.path
-        try:
-            check_name(path)
-            check_key(path)
-            if drop.base is None:
-                drop.base = self._base(path)
+    async def _pause(self) -> None:
+        """While the cluster takes nothing, all that goes on here waits together."""
+        if (wait_s := self._retry_at - now_s()) > 0:
+            await asyncio.sleep(wait_s)
+
+    async def _large(self, drop: Drop) -> None:
+        found: Found
+        async with self._big:
+            await self._pause()
             try:
-                return await self._send(drop, await self.reader.take(path, INLINE_BYTES_MAX))
-            except Big:
-                async with self._big:
-                    return await self._send(drop, await self.large.take(self.reader.root, drop))
-        except FileNotFoundError:
-            if not drop.again:
-                self.gone(path)
-                drop.again = False
-        except Skip as error:
-            self._refused(path, str(error))
-        except DfsError as error:
-            self._refused(path, str(error), isinstance(error, FailedPrecondition))
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                return self._later(drop, OutOfSpace(
-                    f"{path} needs a copy in {self.large.incoming}, on a disk which is full: make "
-                    f"room there for it and {size_text(DISK_FREE_BYTES_MIN)} that stay free"
-                ))
-            self._refused(path, f"cannot be read: {error.strerror}")
-        return None
+                found = await self.large.take(self.reader.root, drop)
+            except Exception as error:  # boundary: as the reader's
+                found = error
+            for _, taken in self._to_store(drop, found):
+                await self._alone(drop, taken)
 
-    async def _send(self, drop: Drop, taken: Taken | None) -> float | None:
-        if taken is None:
-            return None
+    def _has_key(self, drop: Drop) -> bool:
+        """Whether its name can be a key. It gets its base."""
+        try:
+            check_name(drop.path)
+            check_key(drop.path)
+        except (Skip, DfsError) as error:
+            self._failed(drop, error)
+            return False
+        if drop.base is None:
+            drop.base = self._base(drop.path)
+        return True
+
+    def _to_store(self, drop: Drop, found: Found) -> Wanted:
+        """The drop, if it has to be stored; else it is dealt with by this."""
+        try:
+            if isinstance(found, Taken) and not self._owners:
+                found = found._replace(uid=None, gid=None)
+            if isinstance(found, Exception):
+                self._failed(drop, found)
+            elif found is None or self._is_known(drop, found):
+                self._end(drop)
+            else:
+                return [(drop, found)]
+        except Exception as error:  # boundary: one strange file must not stop the others
+            self._failed(drop, error)
+        return []
+
+    def _is_known(self, drop: Drop, taken: Taken) -> bool:
+        """Whether the tree has it, or once had it from here. Else it is clear what it replaces."""
         path = drop.path
-        if not self._owners:
-            taken = taken._replace(uid=None, gid=None)
         if not taken.leased:
             self._problems.set("(leases)", _NO_LEASES)
         seen = self.committed(path)
@@ -240,72 +249,66 @@ class Uploader:
         touched = missed or bool(drop.why & TOUCHED)
         if seen is not None and _equal(seen, taken, touched):
             self.counts.equal += 1
-            self._done(path, taken, seen.revision)
+            self._done(drop, taken, seen.revision)
             _follow_on(drop, seen.revision)
-            return None
+            return True
         row = self._journal.rows.get(path)
         looked_at = drop.why == MOVED | SCANNED or taken.kind is Kind.DIRECTORY
         if looked_at and row is not None and _as_before(row, seen, taken, missed):
             # Not a new drop, only one whose signature proved nothing; of a directory any change of
             # what is in it is another time. What the tree has made of it since, even if it was
             # deleted there, stands.
-            self._done(path, taken, row.revision)
-            return None
+            self._done(drop, taken, row.revision)
+            return True
         if missed and seen is not None:
             drop.base = seen.revision
         elif drop.why & SCANNED and seen is not None and self._outdated(path, taken, seen):
             drop.base = 0  # It replaces nothing: the tree went on without it. Both are kept.
+        return False
+
+    # ---- storing ---------------------------------------------------------------------------------
+    async def _store_all(self, wanted: Wanted) -> None:
+        """Files and links go as one change where they can, behind directories, which may be there
+        already. What waited for the cluster goes one by one: each request that is repeated gets
+        its own answer."""
+        await self._each([one for one in wanted if one[1].kind is Kind.DIRECTORY])
+        others = [one for one in wanted if one[1].kind is not Kind.DIRECTORY]
+        if len(others) < 2 or self._retry_ms or not await self._together(others):
+            await self._each(others)
+
+    async def _each(self, wanted: Wanted) -> None:
+        await asyncio.gather(*(self._alone(drop, taken) for drop, taken in wanted))
+
+    async def _together(self, wanted: Wanted) -> bool:
+        """False: one of them is refused, so that none was stored."""
         try:
-            revision = await self._store(drop, taken, seen)
-        except Conflict:
-            return await self._conflict(drop, taken)
-        except RequestTooOld as error:
-            drop.end_request()  # The base sees to it that it is not stored twice.
-            return self._later(drop, error)
+            revision = await self._storing.together(wanted)
         except LATER as error:
-            return self._later(drop, error)
-        self.counts.stored += 1
-        self._done(path, taken, revision)
-        _follow_on(drop, revision)
-        return None
+            for drop, _ in wanted:
+                self._failed(drop, error)
+            return True
+        except Exception as error:  # boundary: the one that it is about fails by itself then
+            log.debug("%d drops go one by one: %s", len(wanted), error)
+            return False
+        for drop, taken in wanted:
+            self._stored(drop, taken, revision)
+        return True
 
-    async def _store(self, drop: Drop, taken: Taken, seen: Stat | Row | None) -> int:
-        path, client = drop.path, self._client
-        if taken.kind is Kind.DIRECTORY:
-            named = taken.xattrs or (seen is not None and seen.xattrs)
-            return await client.mkdir(
-                path, mode=taken.mode, uid=taken.uid, gid=taken.gid,
-                xattrs=dict(taken.xattrs) if named else None,
-            )
-        now = now_s()
-        request = (
-            taken.kind, taken.sha256, taken.target, taken.mode, taken.mtime_ns, taken.uid,
-            taken.gid, taken.xattrs,
-        )
-        if request != drop.request or now - drop.request_id_s > REQUEST_ID_AGE_S:
-            drop.end_request()
-        if not drop.request_id:
-            drop.request_id, drop.request_id_s = self._new_id(), now
-            drop.request = request
-        if taken.kind is Kind.SYMLINK:
-            return await client.symlink(
-                path, taken.target, mtime_ns=taken.mtime_ns, uid=taken.uid, gid=taken.gid,
-                base_revision=drop.base, request_id=drop.request_id,
-            )
-        return await self._put(path, taken, drop.base, drop.request_id)
-
-    async def _put(
-        self, key: str, taken: Taken, base: int | None, request_id: bytes | None = None
-    ) -> int:
-        if taken.manifest is not None:
-            return await self.large.store(key, taken, base, request_id)
-        return await self._client.put(
-            key, taken.data, mode=taken.mode, mtime_ns=taken.mtime_ns, uid=taken.uid,
-            gid=taken.gid, xattrs=dict(taken.xattrs), base_revision=base, request_id=request_id,
-        )
+    async def _alone(self, drop: Drop, taken: Taken) -> None:
+        """Stores one drop."""
+        try:
+            try:
+                revision = await self._storing.one(drop, taken, self.committed(drop.path))
+            except Conflict:
+                await self._conflict(drop, taken)
+            else:
+                self._stored(drop, taken, revision)
+        except Exception as error:  # boundary: one strange file must not stop the others
+            self._failed(drop, error)
 
     # ---- outcomes --------------------------------------------------------------------------------
-    def _done(self, path: str, taken: Taken, revision: int) -> None:
+    def _done(self, drop: Drop, taken: Taken, revision: int) -> None:
+        path = drop.path
         before = self._journal.rows.get(path)
         self._journal.store(path, row_of(taken, revision))
         refused = self._blocked.pop(path, None) is not None
@@ -313,10 +316,60 @@ class Uploader:
             self._problems.set(path, taken.left_out)
         elif refused or (before is not None and before.left_out):
             self._problems.clear(path)  # Not what a scan says of a directory that it cannot read.
+
+    def _stored(self, drop: Drop, taken: Taken, revision: int) -> None:
+        """By the cluster, just now."""
+        self.counts.stored += 1
+        self._done(drop, taken, revision)
+        _follow_on(drop, revision)
+        self._goes_again()
+        self._end(drop)
+
+    def _goes_again(self) -> None:
+        """What waits for the cluster need not any more."""
         if self._retry_ms:
             self._retry_ms, self._retry_at = 0, 0.0
             self._problems.clear("(upload)")
             log.info("drops go into the tree again; %d are pending", len(self.pending))
+
+    def _end(self, drop: Drop, due: float | None = None) -> None:
+        """Its turn is over; `due`: when it gets another."""
+        if due is not None:
+            self.pending.later(drop, due)
+            return
+        self.large.done(drop)
+        self.pending.done(drop)
+        if not self.pending:
+            self._goes_again()
+
+    def _failed(self, drop: Drop, error: Exception) -> None:
+        """It was not stored: it waits, or it is refused and the status says why."""
+        path, due = drop.path, None
+        if isinstance(error, Busy):
+            self.large.done(drop)  # What was copied is changed just now.
+            self.pending.busy(drop)
+            return
+        if isinstance(error, FileNotFoundError):
+            if not drop.again:
+                self.gone(path)
+                drop.again = False
+        elif isinstance(error, LATER):
+            if isinstance(error, RequestTooOld):
+                drop.end_request()  # The base sees to it that it is not stored twice.
+            due = self._later(drop, error)
+        elif isinstance(error, Skip | DfsError):
+            self._refused(path, str(error), isinstance(error, FailedPrecondition))
+        elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            due = self._later(drop, OutOfSpace(
+                f"{path} needs a copy in {self.large.incoming}, on a disk which is full: make "
+                f"room there for it and {size_text(DISK_FREE_BYTES_MIN)} that stay free"
+            ))
+        elif isinstance(error, OSError):
+            self._refused(path, f"cannot be read: {error.strerror}")
+        else:
+            log.error("%s: unexpected failure", path, exc_info=error)
+            self._refused(path, "unexpected failure; see the log")
+        self._end(drop, due)
 
     def _refused(self, path: str, text: str, removal_may_help: bool = False) -> None:
         self._problems.set(path, text)
@@ -338,34 +391,36 @@ class Uploader:
             self._retry_at = now + self._retry_ms / 1000
         return self._retry_at
 
-    async def _conflict(self, drop: Drop, taken: Taken) -> float | None:
+    async def _conflict(self, drop: Drop, taken: Taken) -> None:
         """Somebody else was first. The same content is no conflict; else ours is kept beside it."""
         path = drop.path
         # A crash from here on must not make this drop look as if it replaced the winner.
         self._journal.wait(path, drop.base or 0)
         await asyncio.to_thread(self._journal.write, self._journal.collect())
-        try:
-            winner = await conflicts.winner(self._client, path)
-            if winner is None:
-                drop.base = 0  # Deleted meanwhile: a change outlives that.
-                drop.end_request()
-                return 0.0
-            if winner.request_id and winner.request_id in drop.attempts:
-                # No conflict: an earlier attempt of ours, with what the file held then.
-                drop.base = winner.revision
-                drop.end_request()
-                return 0.0
-            if not _equal(winner, taken._replace(uid=None, gid=None), False):
-                kept = await conflicts.keep(
-                    self._client, path, taken, self._node, self._copies, self._put
-                )
-                self.counts.conflicts += 1
-                log.warning("%s was changed elsewhere at the same time (revision %d); the version "
-                            "from here is kept as %s", path, winner.revision, kept)
-        except LATER as error:
-            return self._later(drop, error)
-        self._done(path, taken, winner.revision)
-        return None
+        winner = await conflicts.winner(self._client, path)
+        if winner is None:
+            drop.base = 0  # Deleted meanwhile: a change outlives that.
+            drop.end_request()
+            self._end(drop, 0.0)
+            return
+        mine = bool(winner.request_id) and winner.request_id in drop.attempts
+        equal = _equal(winner, taken if mine else taken._replace(uid=None, gid=None), mine)
+        if mine and not equal:
+            # No conflict: an earlier attempt of ours, with what the file held then.
+            drop.base = winner.revision
+            drop.end_request()
+            self._end(drop, 0.0)
+            return
+        if not equal:
+            kept = await conflicts.keep(
+                self._client, path, taken, self._node, self._copies, self._storing.content
+            )
+            self.counts.conflicts += 1
+            log.warning("%s was changed elsewhere at the same time (revision %d); the version "
+                        "from here is kept as %s", path, winner.revision, kept)
+        self._done(drop, taken, winner.revision)
+        self._goes_again()
+        self._end(drop)
 
     def _copies(self, prefix: str) -> Iterable[tuple[str, Stat]]:
         known = self._feeder.known

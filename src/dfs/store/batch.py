@@ -100,6 +100,8 @@ class Batch:
         """The sub-index that the next change of this entry gets."""
         self.copied_bytes = 0
         """Content that this entry wrote again under another key."""
+        self._is_branch = False
+        """It is scanned often once it is scanned at all: by moves, copies and deletes."""
         self._new_children: dict[bytes, int] = {}
         """By path of a directory, how many its record does not count yet."""
 
@@ -117,7 +119,7 @@ class Batch:
         """A copy, for changes of which a later one may yet be refused: then it is thrown away."""
         self.settle()
         other = Batch(self._kv, self.meta.copy())
-        other.changes = SortedDict(self.changes)  # It is scanned more often.
+        other.changes, other._is_branch = dict(self.changes), True
         other.seen = dict(self.seen)
         other.sub, other.copied_bytes = self.sub, self.copied_bytes
         return other
@@ -169,6 +171,8 @@ class Batch:
 
     def _changed(self, begin: bytes, end: bytes) -> list[bytes]:
         """The keys of `changes` in a range, ascending."""
+        if self._is_branch and not isinstance(self.changes, SortedDict):
+            self.changes = SortedDict(self.changes)
         if isinstance(self.changes, SortedDict):
             return list(self.changes.irange(begin, end, (True, False)))
         return sorted(key for key in self.changes if begin <= key < end)

@@ -11,10 +11,11 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from ...client.calls import Xattrs
-from ...client.values import Event, Item, Kind, Stat, Told
+from ...client.transaction import AsyncTransaction, Changes
+from ...client.values import Event, Item, Kind, Stat, Told, Update, event_of
 from ...contents import INCOMING, chunk_bytes_of, path_in
 from ...errors import (
     Conflict,
@@ -29,10 +30,18 @@ from ...errors import (
     TooLarge,
     Unavailable,
 )
-from ...limits import VALUE_BYTES_MAX
+from ...limits import REQUEST_ID_BYTES, VALUE_BYTES_MAX
 from ...paths import check_key
 from ...proto import dfs_pb2 as pb
-from .tree import parents, record_of
+from .tree import encoded, parents
+
+
+class _Change(NamedTuple):
+    verb: str
+    key: str
+    stat: Stat
+    data: bytes
+    base: int | None
 
 
 class MemoryNode:
@@ -47,6 +56,8 @@ class MemoryNode:
         self.reports: list[pb.AgentStatus] = []
         self.calls: list[tuple[str, str]] = []
         """(verb, key) of every call that reached the node."""
+        self.transactions: list[int] = []
+        """How many changes each of them had."""
         self.away = False
         """No quorum: writes fail. Reads of what is there go on."""
         self.cut = False
@@ -63,7 +74,7 @@ class MemoryNode:
         """Of the members that say so."""
         self.hold: asyncio.Event | None = None
         """Reads and writes wait for it."""
-        self._done: dict[bytes, tuple[int, tuple[str, str, bytes, str]]] = {}
+        self._done: dict[bytes, tuple[int, list[tuple[str, str, bytes, str]]]] = {}
         """By request id: the revision, and what was asked for."""
         self._above: Counter[str] = Counter()
         """How many records each directory has below it."""
@@ -82,13 +93,17 @@ class MemoryNode:
         stat = _stat(Kind.FILE, len(data), hashlib.sha256(data).digest(),
                      0o644 if mode is None else mode, mtime_ns)
         stat = _described(stat, uid, gid, xattrs)
-        return await self._write("put", key, stat, data, base_revision, request_id)
+        return await self._write([_Change("put", key, stat, data, base_revision)], request_id)
 
     async def put_elsewhere(self, key: str, data: bytes) -> None:
         """A put of somebody else, which passes those that wait for `hold`."""
-        stat = _stat(Kind.FILE, len(data), hashlib.sha256(data).digest(), 0o644, None)
-        self._commit(key, stat, data, None)
+        self.commit(key, data)
         await self._tell()
+
+    def commit(self, key: str, data: bytes) -> None:
+        """The same, of which watchers hear with the next change."""
+        stat = _stat(Kind.FILE, len(data), hashlib.sha256(data).digest(), 0o644, None)
+        self._commit_all([_Change("put", key, stat, data, None)], b"")
 
     async def mkdir(
         self, key: str, *, mode: int | None = None, uid: int | None = None,
@@ -102,7 +117,7 @@ class MemoryNode:
             stat, stat.uid if uid is None else uid, stat.gid if gid is None else gid,
             dict(stat.xattrs) if xattrs is None else xattrs,
         )
-        return await self._write("mkdir", key, stat, b"", None, None)
+        return await self._write([_Change("mkdir", key, stat, b"", None)], None)
 
     async def symlink(
         self, key: str, target: str, *, mtime_ns: int | None = None, uid: int | None = None,
@@ -111,7 +126,7 @@ class MemoryNode:
     ) -> int:
         """See `dfs.AsyncClient.symlink`."""
         stat = _stat(Kind.SYMLINK, 0, b"", 0o777, mtime_ns, target)._replace(uid=uid, gid=gid)
-        return await self._write("symlink", key, stat, b"", base_revision, request_id)
+        return await self._write([_Change("symlink", key, stat, b"", base_revision)], request_id)
 
     async def delete(
         self, key: str, *, recursive: bool = False, base_revision: int | None = None,
@@ -138,39 +153,73 @@ class MemoryNode:
         await self._tell()
         return self.revision
 
-    async def _write(
-        self, verb: str, key: str, stat: Stat, data: bytes, base: int | None,
-        request_id: bytes | None,
-    ) -> int:
-        self.calls.append((verb, key))
+    def transaction(
+        self, *, request_id: bytes | None = None, timeout: float | None = None
+    ) -> AsyncTransaction:
+        """See `dfs.AsyncClient.transaction`; of puts and links."""
+
+        async def commit(changes: Changes) -> int:
+            request = changes.call(request_id or bytes(REQUEST_ID_BYTES)).request
+            assert isinstance(request, pb.TransactionRequest)
+            self.transactions.append(len(changes))
+            return await self._write([_change(one) for one in request.operations], request_id)
+
+        return AsyncTransaction(commit)
+
+    async def _write(self, changes: Sequence[_Change], request_id: bytes | None) -> int:
+        self.calls += [(change.verb, change.key) for change in changes]
         if self.hold is not None:
             await self.hold.wait()
         await asyncio.sleep(0)
         if self.away:
             raise Unavailable("no leader: node2 and node3 are silent")
-        asked = verb, key, stat.sha256, stat.target
+        asked = [(c.verb, c.key, c.stat.sha256, c.stat.target) for c in changes]
         if request_id in self._done:
             revision, before = self._done[request_id]
             if asked != before:
                 raise InvalidArgument("the request id was used for another request")
             return revision
+        self._commit_all(changes, request_id or b"")
         if request_id is not None:
-            stat = stat._replace(request_id=request_id)
-        revision = self._commit(key, stat, data, base)
-        if request_id is not None:
-            self._done[request_id] = revision, asked
+            self._done[request_id] = self.revision, asked
+        revision = self.revision
         await self._tell()
         if self.lose_answers:
             self.lose_answers -= 1
             raise DeadlineExceeded("no answer in time; the write may still happen")
         return revision
 
-    def _commit(self, key: str, stat: Stat, data: bytes, base: int | None) -> int:
+    def _commit_all(self, changes: Sequence[_Change], request_id: bytes) -> None:
+        """As one revision, or nothing of it."""
+        former: list[tuple[str, Stat | None]] = []
+        self.revision += 1
+        for number, change in enumerate(changes):
+            former.append((change.key, self.records.get(change.key)))
+            stat = change.stat._replace(request_id=request_id)
+            try:
+                self._commit(change._replace(stat=stat), number)
+            except DfsError:
+                self._undo(former[:-1])
+                raise
+
+    def _undo(self, former: Sequence[tuple[str, Stat | None]]) -> None:
+        self.revision -= 1
+        del self.events[len(self.events) - len(former) :]
+        for key, stat in reversed(former):
+            if stat is None:
+                del self.records[key]
+                self._above.subtract(parents(key))
+            else:
+                self.records[key] = stat
+
+    def _commit(self, change: _Change, sub: int) -> None:
+        """At `revision`."""
+        key, stat = change.key, change.stat
         check_key(key)
         old = self.records.get(key)
         before = old.revision if old else 0
-        if base is not None and base != before:
-            raise Conflict(f"{key} is at revision {before}, not {base}")
+        if change.base is not None and change.base != before:
+            raise Conflict(f"{key} is at revision {before}, not {change.base}")
         for parent in parents(key):
             if parent in self.records and self.records[parent].kind is not Kind.DIRECTORY:
                 raise NotADirectory(f"{parent} is a file")
@@ -180,14 +229,12 @@ class MemoryNode:
             raise IsADirectory(f"{key} is a directory")
         if stat.kind is Kind.DIRECTORY and old is not None and old.kind is not Kind.DIRECTORY:
             raise NotADirectory(f"{key} is a file")
-        self.revision += 1
         stat = stat._replace(revision=self.revision, time_ns=time.time_ns())
         if old is None:
             self._above.update(parents(key))
         self.records[key] = stat
-        self.contents[key, self.revision] = data
-        self._event(key, stat, data, before, False, 0)
-        return self.revision
+        self.contents[key, self.revision] = change.data
+        self._event(key, stat, change.data, before, False, sub)
 
     def _event(
         self, key: str, stat: Stat, data: bytes | None, previous: int, deleted: bool, sub: int
@@ -214,16 +261,12 @@ class MemoryNode:
             incoming.rename(target)
         assert hashlib.sha256(target.read_bytes()).digest() == sha256
         metadata = request.metadata
-        stat = _stat(Kind.FILE, request.size, sha256, metadata.mode, metadata.mtime_ns)._replace(
-            uid=metadata.uid if metadata.HasField("uid") else None,
-            gid=metadata.gid if metadata.HasField("gid") else None,
-            xattrs=tuple((xattr.name, xattr.value) for xattr in metadata.xattrs),
-        )
+        stat = _stat(Kind.FILE, request.size, sha256, metadata.mode, metadata.mtime_ns)
+        stat = _with(stat, metadata)
         base = request.base_revision if request.HasField("base_revision") else None
-        return await self._write(
-            "put_content", request.key, stat._replace(chunk_bytes=request.chunk_bytes), b"", base,
-            request.request_id or None,
-        )
+        stat = stat._replace(chunk_bytes=request.chunk_bytes)
+        change = _Change("put_content", request.key, stat, b"", base)
+        return await self._write([change], request.request_id or None)
 
     async def have_content(self, sha256: bytes, *, wait_ms: int) -> pb.HaveContentResponse:
         """See `dfs.AsyncClient.have_content`: gets what other nodes have."""
@@ -252,7 +295,7 @@ class MemoryNode:
                      0o644 if mode is None else mode, mtime_ns)
         stat = _described(stat, uid, gid, xattrs)._replace(chunk_bytes=chunk_bytes_of(size))
         self.elsewhere[stat.sha256] = data
-        return await self._write("upload", key, stat, b"", base_revision, request_id)
+        return await self._write([_Change("upload", key, stat, b"", base_revision)], request_id)
 
     async def download(
         self, key: str, target: BinaryIO, *, revision: int = 0, local: bool = False,
@@ -306,6 +349,16 @@ class MemoryNode:
                 return data, event.stat
         raise NotFound(f"no such key: {key}")
 
+    async def watch(
+        self, key: str = "", *, after_revision: int = 0, snapshot: bool = False,
+        data_bytes_max: int = 0, on_lost: Callable[[DfsError], None] | None = None,
+    ) -> AsyncIterator[Update]:
+        """See `dfs.AsyncClient.watch`; for events alone."""
+        news = self.watch_encoded(after_revision=after_revision, data_bytes_max=data_bytes_max)
+        async for told in news:
+            answer = pb.WatchResponse.FromString(told.encoded)
+            yield Update([], False, [event_of(e) for e in answer.events], told.revision)
+
     async def watch_encoded(
         self, key: str = "", *, after_revision: int = 0, snapshot: bool = False,
         data_bytes_max: int = 0, on_lost: Callable[[DfsError], None] | None = None,
@@ -318,9 +371,8 @@ class MemoryNode:
                 Item(k, s, self._content(k, s, data_bytes_max)) for k, s in self.records.items()
             ]
             revision = after_revision = self.revision
-            half = len(items) // 2
-            yield Told(_encoded(items[:half]), 0, 0, True, True, False, 0)
-            yield Told(_encoded(items[half:]), 0, 0, True, False, True, revision)
+            yield Told(encoded(items[::2]), 0, 0, True, True, False, 0)
+            yield Told(encoded(items[1::2]), 0, 0, True, False, True, revision)
         elif after_revision < self.floor:
             raise OutOfRange(f"history begins at {self.floor}")
         else:
@@ -330,12 +382,12 @@ class MemoryNode:
             news = self.events[start:]
             if news:
                 before, after_revision = after_revision, news[-1].revision
-                encoded = _encoded([
+                news_encoded = encoded([
                     e._replace(data=self._content(e.key, e.stat, data_bytes_max)
                                if e.data is not None else None)
                     for e in news
                 ])
-                yield Told(encoded, before, len(news), False, False, False, after_revision)
+                yield Told(news_encoded, before, len(news), False, False, False, after_revision)
             async with self._news:
                 while not self.cut and self.revision <= after_revision:
                     await self._news.wait()
@@ -413,20 +465,6 @@ class MemoryNode:
         self.reports.append(report)
 
 
-def _encoded(entries: Sequence[Item | Event]) -> bytes:
-    """An answer of a watch."""
-    answer = pb.WatchResponse()
-    for entry in entries:
-        part = answer.items.add() if isinstance(entry, Item) else answer.events.add()
-        part.key, part.has_data, part.data = entry.key, entry.data is not None, entry.data or b""
-        part.record.CopyFrom(record_of(entry.stat))
-        if isinstance(part, pb.Event) and isinstance(entry, Event):
-            part.type = pb.Event.DELETE if entry.deleted else pb.Event.PUT
-            part.revision, part.sub = entry.revision, entry.sub
-            part.previous_revision = entry.previous_revision
-    return answer.SerializeToString()
-
-
 def _described(stat: Stat, uid: int | None, gid: int | None, xattrs: Xattrs | None) -> Stat:
     return stat._replace(uid=uid, gid=gid, xattrs=tuple(sorted((xattrs or {}).items())))
 
@@ -438,4 +476,25 @@ def _stat(
     return Stat(
         kind, 0, 0, 1, size, sha256, mode, now if mtime_ns is None else mtime_ns, target, "node1",
         "", now, b"", False, 0,
+    )
+
+
+def _change(operation: pb.Operation) -> _Change:
+    """What an operation of a transaction does."""
+    if operation.WhichOneof("operation") == "put":
+        put, metadata = operation.put, operation.put.metadata
+        stat = _stat(Kind.FILE, len(put.data), hashlib.sha256(put.data).digest(), metadata.mode,
+                     metadata.mtime_ns)
+        return _Change("put", put.key, _with(stat, metadata), put.data, put.base_revision)
+    link, metadata = operation.symlink, operation.symlink.metadata
+    stat = _stat(Kind.SYMLINK, 0, b"", 0o777, metadata.mtime_ns, link.target)
+    return _Change("symlink", link.key, _with(stat, metadata), b"", link.base_revision)
+
+
+def _with(stat: Stat, metadata: pb.Metadata) -> Stat:
+    """With the owner and the attributes that are named."""
+    return stat._replace(
+        uid=metadata.uid if metadata.HasField("uid") else None,
+        gid=metadata.gid if metadata.HasField("gid") else None,
+        xattrs=tuple((xattr.name, xattr.value) for xattr in metadata.xattrs),
     )

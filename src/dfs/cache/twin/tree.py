@@ -331,6 +331,20 @@ def record_of(stat: Stat) -> pb.Record:
     return pb.Record(**fields)
 
 
+def encoded(entries: Sequence[Item | Event]) -> bytes:
+    """An answer of a watch."""
+    answer = pb.WatchResponse()
+    for entry in entries:
+        part = answer.items.add() if isinstance(entry, Item) else answer.events.add()
+        part.key, part.has_data, part.data = entry.key, entry.data is not None, entry.data or b""
+        part.record.CopyFrom(record_of(entry.stat))
+        if isinstance(part, pb.Event) and isinstance(entry, Event):
+            part.type = pb.Event.DELETE if entry.deleted else pb.Event.PUT
+            part.revision, part.sub = entry.revision, entry.sub
+            part.previous_revision = entry.previous_revision
+    return answer.SerializeToString()
+
+
 def _opened(path: str) -> BinaryIO:
     return open(path, "rb")
 
