@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,8 @@ KILLS = 10
 LOADERS = 96
 """Tasks that put and get in turn: more than two cores can serve without queues."""
 KILLS_UNDER_FULL_LOAD = 6
+CUTS_S = 2.0
+"""The engine looks twice a second whether it may cut the log: at least three looks."""
 
 
 def test_kill_nodes_under_load(tmp_path: Path) -> None:
@@ -49,12 +52,14 @@ def test_the_log_keeps_what_the_store_has_not_on_disk(tmp_path: Path) -> None:
     (node,) = cluster.nodes
     node.program, node.environment[LIMITS] = PROGRAM, json.dumps(limits)
     with cluster, cluster.client() as client:
-        for n in range(400):
-            client.put(f"k{n}", bytes([n % 256]) * 1_000)
+        until_s, count = time.monotonic() + CUTS_S, 0
+        while count < 400 or time.monotonic() < until_s:
+            client.put(f"k{count}", bytes([count % 256]) * 1_000)
+            count += 1
         node.kill()
         node.start()
         wait_until("it is back", cluster.complete)
-        for n in range(400):
+        for n in range(count):
             assert client.get(f"k{n}") == bytes([n % 256]) * 1_000
 
 
