@@ -12,7 +12,12 @@ import grpc
 import pytest
 
 import dfs
-from dfs.limits import INLINE_BYTES_MAX, TRANSACTION_BYTES_MAX, TRANSACTION_OPERATIONS_MAX
+from dfs.limits import (
+    INLINE_BYTES_MAX,
+    LARGE_CALLS_WAITING_MAX,
+    TRANSACTION_BYTES_MAX,
+    TRANSACTION_OPERATIONS_MAX,
+)
 from dfs.proto import dfs_pb2 as pb
 
 from .conftest import refused
@@ -24,6 +29,18 @@ LARGE = INLINE_BYTES_MAX + 4_321
 
 def put_of(key, data=b"", **fields):
     return pb.Operation(put=pb.PutRequest(key=key, data=data, **fields))
+
+
+async def test_refused_transactions_take_no_place(api):
+    """Neither those that are refused before their contents are held, nor those behind that."""
+    content = pb.Operation(put_content=pb.PutContentRequest(key="k"))
+    missing = pb.Operation(delete=pb.DeleteRequest(key="gone"))
+    for operation in (content, missing):
+        for _ in range(LARGE_CALLS_WAITING_MAX + 1):
+            call = api.files.Transaction(pb.TransactionRequest(operations=[operation]))
+            found = await refused(call)
+            assert found.code in (Code.INVALID_ARGUMENT, Code.NOT_FOUND), found
+    assert await api.files.Transaction(pb.TransactionRequest(operations=[put_of("k")]))
 
 
 async def test_a_transaction_is_one_answer_of_a_watch(api):

@@ -54,6 +54,7 @@ class FileService:
         if method.reads:
             return await self._node.read(method.number, body, hot.local(body), limit)
         if method.large:
+            self._enter()
             return await self._write_alone(method, body, limit)
         return await self._node.write(method.number, body, limit)
 
@@ -66,8 +67,9 @@ class FileService:
         self._enter()
         try:
             body = await self._contents.held(body)
-        finally:
+        except BaseException:
             self._large_inside -= 1
+            raise
         limit = timeout_ms(context)
         async with asyncio.timeout(limit / 1000 + GRACE_S):
             return await self._write_alone(hot.TRANSACTION, body, limit)
@@ -81,7 +83,7 @@ class FileService:
         self._large_inside += 1
 
     async def _write_alone(self, method: hot.Method, body: bytes, limit: int) -> Result:
-        self._enter()
+        """For a call that has entered: it is inside until its entry is through."""
         try:
             await self._large.acquire()
         except BaseException:
