@@ -50,7 +50,7 @@ NUMERIC: Final = "numeric"
 OWNERS: Final = (IGNORE, NUMERIC)
 """What may become of the owners of files."""
 
-NOT_SETTINGS: Final = frozenset(("DFS_CONFIG", "DFS_FUSE_TABLE"))
+NOT_SETTINGS: Final = frozenset(("DFS_CONFIG", "DFS_FUSE_TABLE", "DFS_STANDBY"))
 """Variables of ours that are no settings: the name of the file itself, and what a supervisor hands
 to its agent."""
 

@@ -269,10 +269,7 @@ class Files:
 
     def fits(self, manifest: Manifest) -> bool:
         """The file that is here is what the manifest says. Blocks: it is read. Raises OSError."""
-        with self.path(manifest.sha256).open("rb") as file:
-            fd = file.fileno()
-            same = os.fstat(fd).st_size == manifest.size
-            return same and not wrong(fd, manifest, range(manifest.chunks))
+        return fits(self.path(manifest.sha256), manifest)
 
     def distrust(self, manifest: Manifest) -> list[int]:
         """Takes a content back to those that arrive, and keeps its damaged chunks for people to
@@ -386,6 +383,13 @@ def wrong(fd: int, manifest: Manifest, numbers: Iterable[int]) -> list[int]:
     found = digest_chunks(fd, manifest.size, manifest.chunk_bytes, asked)
     pairs = zip(asked, found, strict=True)
     return [number for number, digest in pairs if digest != manifest.digest(number)]
+
+
+def fits(path: Path, manifest: Manifest) -> bool:
+    """The file there is what the manifest says. Blocks: it is read. Raises OSError."""
+    with path.open("rb") as file:
+        same = os.fstat(file.fileno()).st_size == manifest.size
+        return same and not wrong(file.fileno(), manifest, range(manifest.chunks))
 
 
 def _written(fd: int, manifest: Manifest) -> Iterator[int]:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from .questions import Maker
 
 
-
 @dataclass(frozen=True)
 class About:
     """Where the answers come from."""

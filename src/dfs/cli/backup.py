@@ -98,11 +98,12 @@ def _to_file(args: argparse.Namespace, pieces: Iterator[bytes]) -> None:
     with appearing(target) as file:
         for piece in pieces:
             file.write(piece)
-    # Not the whole file: it came as it was sent, and the node checked what it sent. But what is
-    # lacking in a backup of the former format, which an older node sends, its records alone say.
+    # Not the whole file: it came as it was sent, and the node checked what it sent. But the head of
+    # the former format, which an older node sends, says nothing of contents: its records do.
     with backup.opened(target) as saved:
         head = saved.head
-    _tell(args, target, head if head.with_contents else backup.verify(target))
+    said = head.with_contents or head.contents
+    _tell(args, target, head if said else backup.verify(target))
     if args.output == "table":
         output.note(f"Try: {output.program()} snapshot verify {target}")
 

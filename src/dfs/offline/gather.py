@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..contents import DIRECTORY, Files, Manifest, path_in, wrong
+from ..contents import DIRECTORY, Files, Manifest, fits, path_in
 from ..store import View, backup
 
 KEYS_NAMED_MAX = 10
@@ -60,10 +60,7 @@ def _from_directory(directory: Path, manifest: Manifest, files: Files) -> None:
 
 def _whole(source: Path, manifest: Manifest) -> bool:
     try:
-        if source.stat().st_size != manifest.size:
-            return False
-        with source.open("rb") as file:
-            return not wrong(file.fileno(), manifest, range(manifest.chunks))
+        return fits(source, manifest)
     except OSError:  # it is not there, or cannot be read: others may have it
         return False
 
