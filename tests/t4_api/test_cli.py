@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import dfs
+from dfs import Client, FailedPrecondition
 from dfs.cli import output
 from dfs.cli.cluster import show_plan
 from dfs.cli.shared import troubles
@@ -240,6 +241,42 @@ def test_members(node: Served, cli: Cli) -> None:
     assert (found["done"], found["config"], found["plan"]["config"]) == (False, config, config)
     (voter,) = found["plan"]["stages"][0]["members"]
     assert (voter["name"], voter["leader"], isinstance(voter["id"], int)) == ("node1", True, True)
+
+
+def test_members_that_change_behind_a_plan(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command whose plan is out of date shows a new one and does that; if it is refused for
+    another reason, or the configuration was told, that is its end."""
+    asked: list[tuple[bool, int | None]] = []
+    configs: list[int] = []
+
+    def remove(_: Client, name: str, number: int, *, dry_run: bool, if_config: int | None) -> Any:
+        asked.append((dry_run, if_config))
+        config = configs.pop(0)
+        if if_config not in (None, config):
+            raise FailedPrecondition(f"now it is {config}")
+        if not dry_run and name == "node1":
+            raise FailedPrecondition("it cannot go")
+        stage = pb.MembershipStage(when="now", members=[pb.Member(id=1, name="node2")], voters=1)
+        plan = pb.MembershipPlan(summary="node2 goes", config=config, stages=[stage, stage])
+        return pb.RemoveMemberResponse(plan=plan, config=config + (not dry_run))
+
+    monkeypatch.setattr(Client, "remove_member", remove)
+    configs += [5, 7, 7, 7]
+    ran = cli("member", "remove", "node2")
+    assert asked == [(True, None), (False, 5), (True, None), (False, 7)]
+    assert ran.err.splitlines()[0] == "nothing was done: now it is 7"
+    assert "done: configuration 8." in ran.err
+    assert [line for line in ran.out.splitlines() if line.startswith("node2 goes")] == [
+        "node2 goes (configuration 5)", "node2 goes (configuration 7)",
+    ]
+    configs += [5, 5, 5]
+    ran = cli("member", "remove", "node1")
+    assert (ran.code, ran.err) == (4, "dfs: it cannot go\n")
+    asked.clear()
+    configs += [5, 7, 7]
+    ran = cli("member", "remove", "node2", "--if-config", "5")
+    assert (ran.code, ran.err) == (4, "dfs: now it is 7\n")
+    assert asked == [(True, 5), (False, 5), (True, 5)]
 
 
 def test_a_plan_is_shown_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from ..client import Client
 from ..config import split_address
-from ..errors import InvalidArgument
+from ..errors import FailedPrecondition, InvalidArgument
 from ..limits import RAFT_PORT
 from ..proto import dfs_pb2 as pb
 from . import keep, output, parsing, safe, shared
@@ -148,16 +148,11 @@ def member_flags(parser: argparse.ArgumentParser) -> None:
 def member(args: argparse.Namespace) -> None:
     """Shows what a change of the membership does, and makes it; done when it is committed.
 
-    What is made is what was shown: if the members change in between, it is refused.
+    What is made is what was shown: if the members change in between, a new plan is shown first.
     """
     with shared.client(args) as client:
-        change = _change(client, args)
-        planned = change(0, dry_run=True, if_config=args.if_config)
-        plan = planned.plan
-        if args.output != "json":
-            show_plan(plan)
-        if not (args.dry_run or plan.nothing):
-            planned = change(_target(args, plan), dry_run=False, if_config=plan.config)
+        planned = _carried_out(_change(client, args), args)
+    plan = planned.plan
     if args.output == "json":
         done = not args.dry_run
         output.json({"plan": _plan_json(plan), "done": done, "config": planned.config})
@@ -168,6 +163,34 @@ def member(args: argparse.Namespace) -> None:
     else:
         output.note(f"done: configuration {planned.config}. {_NEXT[args.operation]}")
 
+
+def _carried_out(change: Callable[..., Any], args: argparse.Namespace) -> Any:
+    """What the node answered to the last plan that was shown, which is the one that was made.
+
+    A script adds one node after the other, and while it does, those from before get their votes:
+    that is no reason to make it start again.
+    """
+    meant, refused = -1, FailedPrecondition("")
+    for _ in range(_PLANS_MAX):
+        planned = change(0, dry_run=True, if_config=args.if_config)
+        plan = planned.plan
+        if plan.config == meant:
+            break  # the members are those that were meant: it was refused for another reason
+        if refused.text:
+            output.note(f"nothing was done: {refused.text}")
+        if args.output != "json":
+            show_plan(plan)
+        if args.dry_run or plan.nothing:
+            return planned
+        try:
+            return change(_target(args, plan), dry_run=False, if_config=plan.config)
+        except FailedPrecondition as error:
+            meant, refused = plan.config, error
+    raise refused
+
+
+_PLANS_MAX = 5
+"""Plans that one command makes, each because the members had changed since the one before."""
 
 _NEXT = {
     "add": "It catches up now: dfs status",
