@@ -68,6 +68,8 @@ def test_directories_as_they_were(node: Served, cli: Cli) -> None:
         assert cli("stat", "d/a", "--revision", then, "-o", "json").json["revision"] == (
             record["revision"]
         )
+        below_a_mount = cli("stat", f".dfs/at/{then}/d/a", "-o", "json").json
+        assert (below_a_mount["key"], below_a_mount["size"]) == ("d/a", 3)
     assert cli("ls", "d").out.split() == ["d/a"]
     early = cli("ls", "--revision", "2001-01-01")
     assert (early.code, "nothing was stored yet" in early.err) == (4, True)

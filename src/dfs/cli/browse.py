@@ -62,7 +62,8 @@ def stat_flags(parser: argparse.ArgumentParser) -> None:
 
 def stat(args: argparse.Namespace) -> None:
     """Shows a record, and of how many changes of the key history tells."""
-    key = shared.key_of(args.key)
+    key, then = shared.past_of(shared.key_of(args.key))
+    args.revision = args.revision or then
     with shared.client(args) as client:
         found = client.stat(key, revision=shared.as_of(client, args), local=args.local)
         record = {"key": key, **shared.stat_json(found)}

@@ -16,6 +16,7 @@ from ..proto import dfs_pb2 as pb
 from . import output, parsing
 
 EXPLAIN_S: Final = 2.0
+_PAST: Final = ".dfs/at/"
 KINDS = {Kind.FILE: "file", Kind.DIRECTORY: "directory", Kind.SYMLINK: "symlink"}
 _LETTERS = {Kind.FILE: "-", Kind.DIRECTORY: "d", Kind.SYMLINK: "l"}
 
@@ -91,6 +92,14 @@ def key_of(text: str) -> str:
                 return candidate[len(point) + 1 :]
     shown = ", ".join(sorted(tops)) or "there is none on this machine"
     raise Misconfigured(f"{text} is not below a mount of dfs ({shown}); give the key instead")
+
+
+def past_of(key: str) -> tuple[str, str]:
+    """The key, and the name of the revision or "", of what may be below `.dfs/at/` of a mount."""
+    if not key.startswith(_PAST):
+        return key, ""
+    revision, _, key = key.removeprefix(_PAST).partition("/")
+    return key, revision
 
 
 def local_flag(parser: argparse.ArgumentParser) -> None:
