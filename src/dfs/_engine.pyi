@@ -557,28 +557,30 @@ class Tree:
     def serve(self, fd: int, table: int = ...) -> None:
         """Starts serving a fresh /dev/fuse descriptor with which something is mounted (else
         `running` turns false). Takes copies of the descriptors. Raises OSError. `table`: of a
-        memfd that outlives this process, in which the open files are noted for the one that adopts
-        (its number is in DFS_FUSE_TABLE; see `dfs.mount`)."""
+        memfd that outlives this process, in which open files and what the kernel knows of the past
+        are noted for the one that adopts (its number is in DFS_FUSE_TABLE; see `dfs.mount`)."""
 
     def adopt(self, fd: int, table: int = ...) -> None:
         """Takes over a live connection whose former server died; asks the kernel to resend. Without
         the former server's `table`, files that are open through passthrough cannot be opened once
-        more (EIO) until they are closed."""
+        more (EIO) until they are closed, and of the past nothing is known (ESTALE)."""
 
     def next_misses(self, max_items: int, timeout_ms: int) -> list[tuple[int, str, int]]:
-        """Waits for files that a reader wants and that are not here: (miss id, path, version)."""
+        """Waits for files that a reader wants and that are not here: (miss id, path, version); the
+        path as in `next_questions`."""
 
     def fulfil(self, miss: int, result: str | int) -> bool:
         """A backing path, or an errno. False when the deadline has answered already."""
 
     def offer(self, names: Sequence[str]) -> None:
         """Files below `.dfs/`, in no listing of the root: each open is a question. And `.dfs/at/`,
-        where names, and what is below them, are questions. Once, before anybody looks; no effect
-        with "no_open". Raises ValueError."""
+        where names, and what is below them, are questions, but for files whose names begin with
+        "at/". Once, before anybody looks; no effect with "no_open". Raises ValueError."""
 
     def next_questions(self, max_items: int, timeout_ms: int) -> list[tuple[int, str, int, str]]:
         """(question, path, version, "content" | "xattr:NAME" | "xattrs" (with NUL behind each) |
-        "name:NAME" (is it a past revision?) | "list" (what is in this directory of one?))."""
+        "name:NAME" (is it a past revision?) | "list" (what is in this directory of one?)). In a
+        path a past revision stands by its number, the version of what `fill` said it is."""
 
     def answer(self, question: int, result: bytes | int) -> bool:
         """Bytes, or an errno. False when the deadline or an interrupt has answered already."""

@@ -317,8 +317,8 @@ NOTICES_MS_MAX: Final = 1_000
 """One wait for the kernel to forget what changed: so long a reader who has gone holds a thread."""
 PAST_DIRECTORY_MAX: Final = 250_000
 """Entries of one directory below `.dfs/at/`: the engine keeps little more of all of them."""
-PAST_TIMES_MAX: Final = 1_024
-"""Times in `.dfs/at/` of which the agent remembers which revision they are."""
+PAST_NAMES_MAX: Final = 1_024
+"""Names in `.dfs/at/` of which the agent remembers which revision they are."""
 QUARANTINED_MAX: Final = 3
 """Damaged objects that are kept to be looked at; they are not counted by the limit of the cache."""
 REPORT_INTERVAL_MS: Final = 1_000

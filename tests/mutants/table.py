@@ -163,8 +163,14 @@ MUTANTS: Final = (
     ),
     Mutant(
         "content-of-the-past-is-read-at-its-version", "src/dfs/cache/fetcher.py",
-        "        return Wanted(key, version, at)", "        return Wanted(key, version, version)",
-        ("tests/t5_mount/test_cache_past.py",),
+        "        wanted = Wanted(key, version, at)",
+        "        wanted = Wanted(key, version, version)",
+        ("tests/t5_mount/test_mount_past.py",),
+    ),
+    Mutant(
+        "the-past-dies-with-the-agent", "engine/src/mount/table.rs",
+        "        if node.past {\n", "        if node.past && false {\n",
+        ("tests/t5_mount/test_mount_past.py",),
     ),
     # ---- identity --------------------------------------------------------------------------------
     Mutant(  # TigerBeetle 2767: an empty disk votes under its old name

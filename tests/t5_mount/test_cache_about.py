@@ -38,7 +38,7 @@ async def stats(rig: Rig) -> dict[str, str]:
 
 async def test_every_file_is_offered_and_can_be_read(rig: Rig) -> None:
     assert rig.tree.offered == [
-        "conflicts", "members", "pending", "problems", "stats", "sync", "version"
+        "at/README", "conflicts", "members", "pending", "problems", "stats", "sync", "version"
     ]
     for name in rig.tree.offered:
         text = await read(rig, name)

@@ -1,37 +1,26 @@
-"""`.dfs/at/` over a node in memory: what is answered, and what programs see through the kernel."""
+"""`.dfs/at/` over a node in memory: what is answered."""
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
-import os
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dfs.cache.agent import Agent, Options
 from dfs.cache.past import TOP
 from dfs.cache.ports import NOBODY
-from dfs.cache.questions import LIST, NAME
-from dfs.cache.twin import MemoryNode
+from dfs.cache.questions import ATTRIBUTE, ATTRIBUTES, CONTENT, LIST, NAME
 from dfs.client.values import Kind
-from dfs.limits import AGENT_DATA_BYTES_MAX, PAST_TIMES_MAX
+from dfs.limits import PAST_NAMES_MAX
 
 from .cache_rig import Rig, wait_until
-from .mount_rig import fails_with, needs_fuse
-from .mount_rig import wait_until as wait_for
-from .test_cache_kernel import listing
-
-MS_REMOUNT = 32
-LARGE = b"x" * (2 * AGENT_DATA_BYTES_MAX)
+from .mount_rig import fails_with
 
 
-# ---- what is answered ----------------------------------------------------------------------------
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     """One agent."""
@@ -62,13 +51,13 @@ async def test_a_revision_and_a_time_are_directories(rig: Rig) -> None:
         [found] = await look(rig, TOP, NAME + then)
         assert found[:2] == (then, Kind.DIRECTORY)
         assert found[7] == revision
-        assert [entry[:2] for entry in await look(rig, f"{TOP}/{then}", LIST)] == [
-            ("d", Kind.DIRECTORY)
-        ]
-        file, link = await look(rig, f"{TOP}/{then}/d", LIST)
-        assert file[:8] == ("d/f", Kind.FILE, 3, 0o640, 5, NOBODY, NOBODY, 1)
-        assert Path(file[8]).read_bytes() == b"one", "its content is here yet"
-        assert link[:2] + link[8:] == ("d/link", Kind.SYMLINK, "there")
+        assert found[4] == rig.node.events[revision - 1].stat.time_ns, "when it came to be"
+    listed = await look(rig, f"{TOP}/{revision}", LIST)
+    assert [entry[:2] for entry in listed] == [("d", Kind.DIRECTORY)]
+    file, link = await look(rig, f"{TOP}/{revision}/d", LIST)
+    assert file[:8] == ("d/f", Kind.FILE, 3, 0o640, 5, NOBODY, NOBODY, 1)
+    assert Path(file[8]).read_bytes() == b"one", "its content is here yet"
+    assert link[:2] + link[8:] == ("d/link", Kind.SYMLINK, "there")
 
 
 async def test_what_is_no_revision(rig: Rig) -> None:
@@ -87,8 +76,9 @@ async def test_what_is_no_revision(rig: Rig) -> None:
     for gone in ("1", name):
         with fails_with(errno.ERANGE):
             await look(rig, TOP, NAME + gone)
+    for what in (LIST, ATTRIBUTES):
         with fails_with(errno.ERANGE):
-            await look(rig, f"{TOP}/{gone}", LIST)
+            await asyncio.to_thread(rig.tree._ask, f"{TOP}/1/f", 1, what)
 
 
 async def test_what_was_shown_needs_no_quorum_and_a_node_is_waited_for(rig: Rig) -> None:
@@ -108,6 +98,28 @@ async def test_what_was_shown_needs_no_quorum_and_a_node_is_waited_for(rig: Rig)
         await look(rig, TOP, f"{NAME}2")
 
 
+@pytest.mark.allow_logs("the stream of changes broke")
+async def test_what_was_looked_at_is_there_while_no_node_answers(rig: Rig) -> None:
+    for text in (b"one", b"two"):
+        await rig.node.put("f", text)
+    await rig.shown("f", b"two")
+    name = time_name(rig, "f")
+    found = [await look(rig, TOP, NAME + then) for then in ("1", name)]
+    await rig.node.set_cut(True)
+    await wait_until("that is noticed", lambda: not rig.agent.feeder.live)
+    assert [await look(rig, TOP, NAME + then) for then in ("1", name)] == found
+    assert rig.agent.questions is not None
+    rig.agent.questions.deadline_s = 0.1
+    with fails_with(errno.ETIMEDOUT):
+        await look(rig, TOP, f"{NAME}2")
+    await rig.node.set_cut(False)
+    await wait_until("it is back", lambda: rig.agent.feeder.live)
+    rig.node.floor = 2
+    rig.agent.questions.deadline_s = 20.0
+    with fails_with(errno.ERANGE):
+        await look(rig, TOP, f"{NAME}1")
+
+
 async def test_a_directory_of_too_many_entries_is_refused(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,204 +131,57 @@ async def test_a_directory_of_too_many_entries_is_refused(
     assert len(await look(rig, f"{TOP}/2", LIST)) == 2
 
 
-async def test_times_are_remembered_within_a_bound(rig: Rig) -> None:
+async def test_the_extended_attributes_are_those_of_then(rig: Rig) -> None:
+    first = await rig.node.put("d/f", b"one", xattrs={"user.color": b"red"})
+    await rig.node.put("d/f", b"other")
+    await rig.shown("d/f", b"other")
+
+    async def ask(path: str, what: str) -> Any:
+        return await asyncio.to_thread(rig.tree._ask, path, first, what)
+
+    there = f"{TOP}/{first}/d/f"
+    names = (await ask(there, ATTRIBUTES)).split(b"\0")[:-1]
+    assert names[0] == b"user.color"
+    assert {b"user.dfs.revision", b"user.dfs.sha256"} <= set(names)
+    assert await ask(there, f"{ATTRIBUTE}user.color") == b"red"
+    assert await ask(there, f"{ATTRIBUTE}user.dfs.revision") == b"%d" % first
+    with fails_with(errno.ENODATA):
+        await ask(f"{TOP}/{first + 1}/d/f", f"{ATTRIBUTE}user.color")
+    for nothing in (TOP, f"{TOP}/README", f"{TOP}/{first}"):
+        assert await ask(nothing, ATTRIBUTES) == b""
+
+
+@pytest.mark.allow_logs("the stream of changes broke")
+async def test_the_readme_says_how_far_history_reaches(rig: Rig) -> None:
+    """In `.dfs/at/` one file is listed, `README`: it says how far history reaches, and how to look
+    at it. So nobody who walks through `.dfs/` comes into the trees of the past."""
+    assert "at/README" in rig.tree.offered
+    for number in range(5):
+        await rig.node.put("f", b"%d" % number)
+    await rig.shown("f", b"4")
+    rig.node.floor, rig.node.disks_free = 3, [5_000]
+
+    async def lines() -> list[str]:
+        text = await asyncio.to_thread(rig.tree.ask, f"{TOP}/README", CONTENT)
+        return text.decode().split("\n")
+
+    newest, oldest, *rest = await lines()
+    assert newest == f"newest: 5, of {time_name(rig, 'f')}"
+    assert oldest.startswith("oldest: 3, of 20")
+    assert f"  .dfs/at/{time_name(rig, 'f')}" in rest
+    for name in (newest.split()[1].rstrip(","), newest.split()[-1], oldest.split()[-1]):
+        assert await look(rig, TOP, NAME + name), "they are names"
+    await rig.node.set_cut(True)
+    newest, oldest, *rest = await lines()
+    assert newest == "newest: 5"
+    assert oldest == "oldest: unknown: no node answers"
+    assert "  .dfs/at/5" in rest
+
+
+async def test_names_are_remembered_within_a_bound(rig: Rig) -> None:
     await rig.node.put("f", b"one")
     assert rig.agent.questions is not None
     past = rig.agent.questions._past
-    for second in range(PAST_TIMES_MAX + 5):
+    for second in range(PAST_NAMES_MAX + 5):
         await past.named(f"2200-01-01T{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}Z")
-    assert len(past._times) == PAST_TIMES_MAX
-
-
-# ---- through the kernel --------------------------------------------------------------------------
-class Mounted:
-    """An agent over a node, whose mount is real."""
-
-    def __init__(self, folder: Path, passthrough: int) -> None:
-        from dfs import _engine as engine
-
-        self.engine = engine
-        self.point, self.node = folder / "mount", MemoryNode()
-        self.point.mkdir()
-        self.fd = engine.fuse_open()
-        engine.fuse_mount(
-            self.fd, str(self.point), "user_id=0,group_id=0,default_permissions,allow_other"
-        )
-        self.tree = engine.Tree({"passthrough": passthrough, "deadline_ms": 20_000})
-        options = Options(
-            ["memory"], str(folder / "state"), mount=str(self.point), fuse_fd=self.fd
-        )
-        self.agent = Agent(options, self.node, self.tree)
-
-    def at(self, path: str) -> Path:
-        """Where a past path is."""
-        return self.point / TOP / path
-
-    async def shown(self) -> None:
-        """Waits until the mount shows what the node has."""
-        await wait_until(
-            "all is shown", lambda: self.agent.feeder.revision == self.node.revision
-            and self.agent.feeder.ready.is_set()
-        )
-        assert await asyncio.to_thread(self.tree.flush, 10_000)
-
-    def close(self) -> None:
-        """Unmounts."""
-        self.engine.fuse_unmount(str(self.point), force=True)
-        os.close(self.fd)
-
-
-@pytest.fixture(params=[0, 1], ids=["read", "passthrough"])
-def unserved(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Mounted]:
-    """A mount that is surely gone at the end."""
-    made = Mounted(tmp_path, request.param)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-async def mounted(unserved: Mounted) -> AsyncIterator[Mounted]:
-    """The same, served."""
-    running = asyncio.create_task(unserved.agent.run())
-    try:
-        yield unserved
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-
-async def grow(node: MemoryNode) -> int:
-    """A tree, and what becomes of it; the revision of the tree."""
-    for number in range(40):
-        await node.put(f"d/{number % 3}/f{number}", b"%d" % number * number, mode=0o600 + number,
-                       mtime_ns=10**18 + number)
-    await node.put("d/large", LARGE)
-    await node.put("d/empty", b"")
-    await node.symlink("d/link", "0/f3", mtime_ns=10**18)
-    await node.mkdir("e", mode=0o711)
-    revision = node.revision
-    for number in range(0, 40, 2):
-        await node.delete(f"d/{number % 3}/f{number}")
-    await node.put("d/0/f3", b"changed")
-    await node.put("d/large", LARGE + b"y")
-    await node.delete("d/link")
-    await node.delete("e")
-    await node.put("e", b"a file now")
-    return revision
-
-
-async def run(*words: object) -> tuple[int, str]:
-    """(exit code, output) of a program."""
-    made = await asyncio.create_subprocess_exec(
-        *map(str, words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    output, _ = await made.communicate()
-    return made.returncode or 0, output.decode()
-
-
-@needs_fuse
-async def test_past_revisions_are_directories_of_the_mount(
-    mounted: Mounted, tmp_path: Path
-) -> None:
-    """Below `.dfs/at/` of the mount every revision that history retains is a directory, by its
-    number and by times: the whole tree as it was then, with content, modes, times, links and empty
-    directories, also what was changed or removed since. Nothing of it can be changed, and no
-    listing shows it."""
-    revision = await grow(mounted.node)
-    name = datetime.fromtimestamp(
-        mounted.node.events[-1].stat.time_ns / 10**9 + 1, UTC
-    ).strftime("%Y-%m-%dT%H:%M:%SZ")
-    await mounted.shown()
-    now = await asyncio.to_thread(listing, mounted.point)
-    assert await asyncio.to_thread(listing, mounted.at(name)) == now
-    then = await asyncio.to_thread(listing, mounted.at(str(revision)))
-    directories, others = ["d", "d/0", "d/1", "d/2", "e"], ["d/large", "d/empty", "d/link"]
-    assert len(then) == 40 + len(directories) + len(others)
-    assert then["e"] == oct(0o40711)
-    assert then["d/link"] == "→ 0/f3"
-    code, output = await run("diff", "-r", mounted.at(str(revision)), mounted.point)
-    assert code == 1
-    changed = {line.split(": ")[-1] for line in output.splitlines() if line.startswith("Only in")}
-    assert {f"f{number}" for number in range(0, 40, 2)} <= changed
-    assert sum(line.startswith(("Binary", "diff ")) for line in output.splitlines()) == 2
-    for version in range(1, 41):
-        key = mounted.node.events[version - 1].key
-        data = await asyncio.to_thread(mounted.at(f"{version}/{key}").read_bytes)
-        assert data == b"%d" % (version - 1) * (version - 1)
-    assert (await run("cp", "-a", mounted.at(str(revision)), tmp_path / "copy"))[0] == 0
-    assert await asyncio.to_thread(listing, tmp_path / "copy") == then
-    assert await asyncio.to_thread(os.listdir, mounted.point / TOP) == []
-    assert "at" in await asyncio.to_thread(os.listdir, mounted.point / ".dfs")
-    with fails_with(errno.EROFS):
-        await asyncio.to_thread(mounted.at(f"{revision}/new").write_bytes, b"")
-    with fails_with(errno.EROFS):
-        await asyncio.to_thread(mounted.at(f"{revision}/new").mkdir)
-
-
-@needs_fuse
-async def test_names_in_the_past_that_are_none(mounted: Mounted) -> None:
-    """A name in `.dfs/at/` that is neither a revision nor a time does not exist (ENOENT); one that
-    history does not reach, or that is yet to come, is ERANGE."""
-    revision = await grow(mounted.node)
-    await mounted.shown()
-    for name in ("none", "2026-11-25T10:00", "0"):
-        with fails_with(errno.ENOENT):
-            await asyncio.to_thread(os.stat, mounted.at(name))
-    with fails_with(errno.ENOENT):
-        await asyncio.to_thread(os.stat, mounted.at(f"{revision}/none"))
-    with fails_with(errno.ERANGE):
-        await asyncio.to_thread(os.stat, mounted.at(str(revision + 1000)))
-    file = mounted.at(f"{revision}/d/0/f3")
-    held = await asyncio.to_thread(file.open, "rb", buffering=0)
-    mounted.node.floor = revision + 1
-    await asyncio.to_thread(wait_for, lambda: _errno(mounted.at(str(revision))) == errno.ERANGE)
-    assert await asyncio.to_thread(held.read) == b"333", "what is open stays"
-    held.close()
-
-
-def _forget_names(point: Path) -> None:
-    """Has the kernel forget the names of this mount that nobody uses, as remounting does."""
-    flags = MS_REMOUNT | os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV
-    assert ctypes.CDLL(None).mount(b"none", os.fsencode(point), None, flags, None) == 0
-
-
-def _errno(path: Path) -> int:
-    try:
-        path.stat()
-    except OSError as error:
-        return error.errno or 0
-    return 0
-
-
-@needs_fuse
-async def test_a_version_that_history_no_longer_names_is_read_where_it_was(
-    mounted: Mounted,
-) -> None:
-    """It was made before the floor, and was still there then."""
-    await mounted.node.put("f", LARGE)
-    await mounted.node.put("g", b"")
-    await mounted.node.put("f", b"other")
-    await mounted.shown()
-    mounted.node.floor = 2
-    assert await asyncio.to_thread(mounted.at("2/f").read_bytes) == LARGE
-
-
-@needs_fuse
-async def test_what_the_kernel_forgets_of_the_past_takes_no_memory(mounted: Mounted) -> None:
-    """Entries of the past are kept within a bound, and what the kernel has forgotten goes."""
-    revision = await grow(mounted.node)
-    await mounted.shown()
-    before = mounted.tree.stats()["nodes"]
-    for past in range(revision - 20, revision):
-        await asyncio.to_thread(listing, mounted.at(str(past)))
-    assert mounted.tree.stats()["nodes"] > before + 500
-    _forget_names(mounted.point)
-
-    def forgotten() -> bool:
-        return mounted.tree.stats()["nodes"] <= before + 2
-
-    await wait_until("all of it has gone", forgotten)
-    assert mounted.tree.stats()["past"] == 0
-    assert len(await asyncio.to_thread(listing, mounted.at(str(revision)))) > 40
+    assert len(past._known) == PAST_NAMES_MAX

@@ -213,7 +213,7 @@ def test_a_user_without_privileges_mounts_with_fusermount3(tmp_path: Path) -> No
         return ask("cmp", point / "f", home / "expected").returncode == 0
 
     with running(tmp_path / "cluster", 1) as cluster:
-        cluster.client().put("f", data)
+        revision = cluster.client().put("f", data)
         (home / "expected").write_bytes(data)
         done = ask(
             sys.executable, "-P", "-m", "dfs", "mount", "--servers", cluster.nodes[0].place.grpc,
@@ -227,14 +227,35 @@ def test_a_user_without_privileges_mounts_with_fusermount3(tmp_path: Path) -> No
             assert Path(f"/proc/{pid}").stat().st_uid == NOBODY
             assert shown()
             assert "\npassthrough: 0\n" in ask("cat", point / ".dfs/stats").stdout
-            os.kill(agent_of(pid), signal.SIGKILL)
-            assert shown()
+            with standing_in(point / f".dfs/at/{revision}") as past:
+                os.kill(agent_of(pid), signal.SIGKILL)
+                assert shown()
+                read, _ = past.communicate(b"go on\n", 60)
+                assert read == data + data, "as it was opened, and as it is there"
             assert ask("fusermount3", "-u", point).returncode == 0
             wait_until("the process has ended", lambda: not Path(f"/proc/{pid}").exists())
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
         wait_until("nothing is mounted", lambda: top_mount(str(point)) is None)
+
+
+@contextlib.contextmanager
+def standing_in(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A shell of nobody's that is in a directory and has `f` open there. Told to go on it gives
+    what it reads from that, and what `f` is then."""
+    script = 'cd "$1" && exec 3<f && echo && read -r _ && cat <&3 && cat f'
+    shell = subprocess.Popen(
+        [*nobody(), "sh", "-c", script, "sh", str(directory)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )
+    try:
+        assert shell.stdout is not None
+        assert shell.stdout.readline() == b"\n"
+        yield shell
+    finally:
+        shell.kill()
+        shell.communicate()
 
 
 def test_without_privileges_and_fusermount3_the_way_out_is_said(tmp_path: Path) -> None:
@@ -257,8 +278,6 @@ def agent_of(pid: int) -> int:
 def test_the_past_is_read_on_a_node_and_elsewhere_while_agents_die(
     tmp_path: Path, point: Path
 ) -> None:
-    """What somebody has open below `.dfs/at/` is read on when the agent is killed, where the kernel
-    reads past it, and the next one shows the same."""
     with running(tmp_path / "cluster", mounts=True) as cluster:
         client, node = cluster.nodes[0].client(), cluster.nodes[1]
         data = os.urandom(3 << 20)
@@ -284,9 +303,12 @@ def test_the_past_is_read_on_a_node_and_elsewhere_while_agents_die(
             assert (top / f".dfs/at/{time}/d/large").read_bytes() == data
             assert (top / f".dfs/at/{newest}/d").read_bytes() == b"a file now"
         held = (node.mount / f".dfs/at/{revision}/d/large").open("rb", buffering=0)
-        with held:
+        standing = os.open(node.mount / f".dfs/at/{time}/d", os.O_RDONLY)
+        with held, contextlib.ExitStack() as ends:
+            ends.callback(os.close, standing)
             assert held.read(1 << 20) == data[: 1 << 20]
             assert node.process is not None
             os.kill(agent_of(node.process.pid), signal.SIGKILL)
             assert held.read() == data[1 << 20 :]
+            assert os.stat("large", dir_fd=standing).st_size == len(data)
             assert (node.mount / f".dfs/at/{revision}/d/small").read_bytes() == b"one"

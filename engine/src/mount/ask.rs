@@ -21,7 +21,7 @@ const NAMED_TTL: Duration = Duration::from_secs(1);
 impl Session {
     /// Parks a request until somebody has answered it.
     pub(super) fn ask(&self, call: &mut Call<'_>, node: &Arc<Node>, want: Want, what: String) {
-        let path = self.tree.read().path(node);
+        let path = self.tree.read().asked(node);
         let Some(path) = path else {
             return call.refuse(libc::ESTALE);
         };

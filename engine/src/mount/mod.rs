@@ -11,11 +11,11 @@
 //! | content.rs   | contents, each once, and where they are                      | yes  |
 //! | feed.rs      | decodes what a node tells of its tree                        | yes  |
 //! | committed.rs | what the tree holds, by path                                 | yes  |
-//! | past.rs      | the tree: past revisions, of which directories come on demand | yes  |
+//! | past.rs      | the tree: past revisions, of which directories come on demand | a file |
 //! | notice.rs    | the queue of notices                                         | yes  |
 //! | misses.rs    | content and answers that are not here, and who waits         | yes  |
 //! | answers.rs   | what was answered to open files that are made                | yes  |
-//! | table.rs     | open files, written where they outlive the process           | a file |
+//! | table.rs     | open files and more, written where it outlives the process    | a file |
 //! | pins.rs      | open files: content of one version to the end                | files |
 //! | device.rs    | system calls: /dev/fuse, mount, umount                       | no   |
 //! | threads.rs   | named threads that never are waited for without end          | no   |

@@ -3,7 +3,9 @@
 use super::change::Upsert;
 use super::content::Place;
 use super::node::{Kind, Node, cookie, node_id};
+use super::table::{Left, Row, Shared};
 use super::tree::{IdMap, RESERVED, Tree, new};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::LazyLock;
@@ -56,7 +58,57 @@ impl Listings {
     }
 }
 
+/// The past directories that the kernel knows, each with a row of the table: somebody may stand in
+/// one, and the next process has nothing else to find it by.
+#[derive(Default)]
+pub struct Kept {
+    table: Shared,
+    slots: Mutex<IdMap<u32>>,
+}
+
+impl Kept {
+    /// The kernel has learned a node or forgotten it, perhaps. Goes by what is so under the lock,
+    /// as others may call at the same time.
+    pub fn note(&self, node: &Node) {
+        if !node.past || !node.is_directory() {
+            return;
+        }
+        let mut slots = self.slots.lock();
+        let slot = slots.get(&node.id).copied();
+        match slot {
+            None if node.known() => {
+                let row = Row {
+                    node: node.id,
+                    backing: 0,
+                    opens: 0,
+                };
+                let slot = self.table.lock().add(row, node);
+                slots.insert(node.id, slot);
+            }
+            Some(slot) if !node.known() => {
+                slots.remove(&node.id);
+                self.table.lock().remove(slot);
+            }
+            _ => {}
+        }
+    }
+}
+
 impl Tree {
+    /// From here on the past directories that the kernel knows are written to `table`. Goes on with
+    /// what a former process has left there of the past: its nodes are here, in no listing.
+    pub fn keep(&mut self, table: Shared, left: Vec<Left>) {
+        self.kept.table = table;
+        for (slot, row, node) in left {
+            let Some(node) = node else { continue };
+            if node.is_directory() {
+                node.lookups.store(1, Relaxed);
+                self.kept.slots.get_mut().insert(row.node, slot);
+            }
+            self.nodes.entry(row.node).or_insert_with(|| Arc::new(node));
+        }
+    }
+
     /// A past directory whose entries are not here.
     pub fn unlisted(&self, id: u64) -> Option<&Arc<Node>> {
         let node = self.nodes.get(&id)?;
@@ -68,7 +120,7 @@ impl Tree {
     pub fn name_past(&mut self, top: u64, entry: &Upsert) -> Option<Arc<Node>> {
         let path = format!("{RESERVED}/{PAST}/{}", entry.path);
         let node = self.past_node(top, &entry.path, &path, entry)?;
-        node.lookups.fetch_add(1, Relaxed);
+        self.told(&node);
         Some(node)
     }
 

@@ -3,7 +3,7 @@
 use super::device::Device;
 use super::node::Node;
 use super::reply::Opened;
-use super::table::{Row, Table};
+use super::table::{Left, Row, Shared};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -26,7 +26,8 @@ pub enum Trouble {
 struct Pin {
     opens: u32,
     served: Opened,
-    /// Through the page cache: where from. None after a take-over, and for empty files.
+    /// Through the page cache: where from. None for empty files, and for content that was not here
+    /// at a take-over.
     file: Option<Arc<File>>,
     slot: u32,
 }
@@ -34,7 +35,7 @@ struct Pin {
 #[derive(Default)]
 struct State {
     pins: HashMap<u64, Pin>,
-    table: Table,
+    table: Shared,
     /// The kernel or our privileges do not allow passthrough: not asked again.
     forbidden: bool,
     /// Files that the kernel would not read itself.
@@ -46,16 +47,17 @@ pub struct Pins(Mutex<State>);
 
 impl Pins {
     /// From here on the open files are written to `table`.
-    pub fn begin(&self, table: Table) {
+    pub fn begin(&self, table: Shared) {
         self.0.lock().table = table;
     }
 
     /// Goes on with the open files of a former process; returns their ids.
-    pub fn resume(&self, table: Table, rows: Vec<(u32, Row)>) -> Vec<u64> {
+    pub fn resume(&self, table: Shared, left: &[Left]) -> Vec<u64> {
         let mut state = self.0.lock();
         state.table = table;
-        let nodes = rows.iter().map(|(_, row)| row.node).collect();
-        state.pins.extend(rows.into_iter().map(|(slot, row)| {
+        let rows = left.iter().filter(|(_, row, _)| row.opens > 0);
+        let nodes = rows.clone().map(|(_, row, _)| row.node).collect();
+        state.pins.extend(rows.map(|(slot, row, _)| {
             let served = match row.backing {
                 0 => Opened::Cached,
                 id => Opened::Passthrough(id),
@@ -66,11 +68,23 @@ impl Pins {
                     opens: row.opens,
                     served,
                     file: None,
-                    slot,
+                    slot: *slot,
                 },
             )
         }));
         nodes
+    }
+
+    /// Opens again what a former process had open for reads that it answered: who has a file open
+    /// keeps its content. If that cannot be had now, the next read finds out.
+    pub fn reopen(&self, node: &Node) {
+        let mut state = self.0.lock();
+        if let Some(pin) = state.pins.get_mut(&node.id)
+            && pin.served == Opened::Cached
+            && node.size > 0
+        {
+            pin.file = open_place(node).ok().map(Arc::new);
+        }
     }
 
     /// Opens the content of a node: by the kernel itself if `passthrough` and it agrees, else for
@@ -80,7 +94,7 @@ impl Pins {
         let state = &mut *guard;
         if let Some(pin) = state.pins.get_mut(&node.id) {
             pin.opens += 1;
-            state.table.set(pin.slot, pin.row(node.id));
+            state.table.lock().set(pin.slot, pin.row(node.id));
             return Ok(pin.served);
         }
         let file = if node.size == 0 {
@@ -102,7 +116,7 @@ impl Pins {
             file,
             slot: 0,
         };
-        pin.slot = state.table.add(pin.row(node.id));
+        pin.slot = state.table.lock().add(pin.row(node.id), node);
         state.pins.insert(node.id, pin);
         Ok(served)
     }
@@ -116,11 +130,11 @@ impl Pins {
         };
         pin.opens = pin.opens.saturating_sub(1);
         if pin.opens > 0 {
-            state.table.set(pin.slot, pin.row(id));
+            state.table.lock().set(pin.slot, pin.row(id));
             return;
         }
         // The row goes first: nobody may find an id that is closed.
-        state.table.remove(pin.slot);
+        state.table.lock().remove(pin.slot);
         if let Opened::Passthrough(backing) = pin.served {
             device.backing_close(backing);
         }
@@ -173,7 +187,7 @@ impl Pins {
                 state.pins.values().filter(direct).count() as u64,
             ),
             ("passthrough_refused", state.refused),
-            ("table_errors", state.table.errors),
+            ("table_errors", state.table.lock().errors),
         ]
     }
 }

@@ -4,6 +4,7 @@ use super::content::Digest;
 use super::device;
 use super::feed::{Entry, check_path, check_target, entries};
 use super::node::Kind;
+use super::past::PAST;
 use super::session::{Options, Session};
 use super::told::Shown;
 use pyo3::exceptions::{PyOSError, PyValueError};
@@ -232,9 +233,11 @@ impl PyTree {
     }
 
     fn offer(&self, py: Python<'_>, names: Vec<String>) -> PyResult<()> {
-        let bad = names
-            .iter()
-            .find(|name| name.contains('/') || check_path(name).is_err());
+        let bad = names.iter().find(|name| {
+            let rest = name.strip_prefix(PAST);
+            let last = rest.and_then(|rest| rest.strip_prefix('/')).unwrap_or(name);
+            last.contains('/') || check_path(last).is_err()
+        });
         if let Some(name) = bad {
             return Err(bad_path(name, "is no name"));
         }

@@ -344,7 +344,7 @@ impl Session {
     }
 
     fn park(&self, waiter: Waiter) -> Result<Option<Waiter>, i32> {
-        let path = self.tree.read().path(&waiter.node);
+        let path = self.tree.read().asked(&waiter.node);
         // Replaced and no longer here: the caller looks the path up again by itself.
         let path = path.ok_or(libc::ESTALE)?;
         self.counters.misses.fetch_add(1, Relaxed);

@@ -7,7 +7,8 @@
 //! | dfs-late    | answers who has waited until the deadline         | the clock              |
 //!
 //! Callers' threads change the tree, fulfil misses and answer questions. Locks are taken one at a
-//! time, except that a node's `place` may be taken under any.
+//! time, except that under any may be taken: those of `Kept`, the table, and a node's `place`, in
+//! this order.
 use super::answers::Answers;
 use super::change::{Batch, Upsert};
 use super::content::Digest;
@@ -175,19 +176,29 @@ impl Session {
     /// Starts answering on a fresh connection.
     pub fn serve(self: &Arc<Self>, fd: RawFd, table: Option<File>) -> io::Result<()> {
         let device = self.connect(fd)?;
-        self.pins
-            .begin(table.map(Table::begin).transpose()?.unwrap_or_default());
+        let table = table.map(Table::begin).transpose()?.unwrap_or_default();
+        let table = Arc::new(Mutex::new(table));
+        self.pins.begin(table.clone());
+        self.tree.write().keep(table, Vec::new());
         self.start(device, Notices::default())
     }
 
     /// Goes on where a process that died has stopped.
     pub fn adopt(self: &Arc<Self>, fd: RawFd, table: Option<File>) -> io::Result<()> {
         let device = self.connect(fd)?;
-        let (table, rows) = match table {
+        let (table, left) = match table {
             Some(file) => Table::resume(file)?,
             None => (Table::default(), Vec::new()),
         };
-        let open = self.pins.resume(table, rows);
+        let table = Arc::new(Mutex::new(table));
+        let open = self.pins.resume(table.clone(), &left);
+        self.tree.write().keep(table, left);
+        for id in &open {
+            let node = self.tree.read().get(*id).cloned();
+            if let Some(node) = node {
+                self.pins.reopen(&node);
+            }
+        }
         // Whether the former process negotiated it is not known: the first open finds out.
         self.passthrough.store(self.options.passthrough, Relaxed);
         let notices = self.tree.write().adopt(open.into_iter(), now_ns());

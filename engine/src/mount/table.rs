@@ -1,23 +1,47 @@
-//! The open files, written where they outlive this process.
+//! What must outlive this process, written where it does: the open files, and what the kernel knows
+//! of the past.
 //!
 //! An inode that is open for passthrough can be opened again only with the same backing id, and an
 //! inode that is open through the page cache not for passthrough at all: else the kernel answers
 //! EIO. So whoever takes the connection over must know how each open file is served. The supervisor
 //! keeps the table (a memfd) beside the connection.
+//!
+//! The present tree is told anew to each process, under the same ids. Of the past a process knows
+//! what it was asked for: so a row has the node there, if the kernel may come back to it by its id
+//! alone. That is an open file, and a directory that somebody may stand in.
+use super::content::Place;
+use super::node::{Kind, Node};
+use super::tree::new;
+use parking_lot::Mutex;
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
-/// One open file.
+/// One open file, or a directory of the past that the kernel knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     pub node: u64,
     /// 0 = through the page cache.
     pub backing: u32,
+    /// 0: a directory.
     pub opens: u32,
 }
 
-const ROW: usize = 16;
+/// What a former process has left in a slot; of the past with the node.
+pub type Left = (u32, Row, Option<Node>);
+
+/// Pins and tree write into one.
+pub type Shared = Arc<Mutex<Table>>;
+
+/// A page has a whole number of them, so that no kill leaves a half of one.
+const ROW: usize = 512;
+/// Bytes of a row before the node.
+const HEAD: usize = 16;
+/// Bytes of it before the name.
+const FIXED: usize = 64;
 
 /// Rows by slot; a slot is free when its node is 0. One write per change: a row is whole or free.
 #[derive(Default)]
@@ -40,7 +64,7 @@ impl Table {
     }
 
     /// What a former process has left.
-    pub fn resume(file: File) -> io::Result<(Table, Vec<(u32, Row)>)> {
+    pub fn resume(file: File) -> io::Result<(Table, Vec<Left>)> {
         let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
         let mut bytes = vec![0; length.min(u32::MAX as usize)];
         file.read_exact_at(&mut bytes, 0)?;
@@ -51,7 +75,7 @@ impl Table {
         let mut rows = Vec::new();
         for chunk in bytes.chunks_exact(ROW) {
             match decode(chunk) {
-                Some(row) => rows.push((table.end, row)),
+                Some(row) => rows.push((table.end, row, node(row.node, chunk))),
                 None => table.free.push(table.end),
             }
             table.end += 1;
@@ -59,30 +83,33 @@ impl Table {
         Ok((table, rows))
     }
 
-    /// Writes a row into a free slot.
-    pub fn add(&mut self, row: Row) -> u32 {
+    /// Writes a row into a free slot, and what is at the node if that is of the past.
+    pub fn add(&mut self, row: Row, node: &Node) -> u32 {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.end += 1;
             self.end - 1
         });
-        self.set(slot, row);
+        let mut bytes = Vec::with_capacity(ROW);
+        bytes.extend(head(row));
+        if node.past {
+            describe(node, &mut bytes);
+        }
+        bytes.resize(ROW, 0);
+        self.write(slot, &bytes);
         slot
     }
 
+    /// Changes a row; its node stays.
     pub fn set(&mut self, slot: u32, row: Row) {
-        let mut bytes = [0; ROW];
-        bytes[..8].copy_from_slice(&row.node.to_le_bytes());
-        bytes[8..12].copy_from_slice(&row.backing.to_le_bytes());
-        bytes[12..].copy_from_slice(&row.opens.to_le_bytes());
-        self.write(slot, &bytes);
+        self.write(slot, &head(row));
     }
 
     pub fn remove(&mut self, slot: u32) {
-        self.write(slot, &[0; ROW]);
+        self.write(slot, &[0; HEAD]);
         self.free.push(slot);
     }
 
-    fn write(&mut self, slot: u32, bytes: &[u8; ROW]) {
+    fn write(&mut self, slot: u32, bytes: &[u8]) {
         if let Some(file) = &self.file
             && file
                 .write_all_at(bytes, u64::from(slot) * ROW as u64)
@@ -93,15 +120,73 @@ impl Table {
     }
 }
 
+fn head(row: Row) -> [u8; HEAD] {
+    let mut bytes = [0; HEAD];
+    bytes[..8].copy_from_slice(&row.node.to_le_bytes());
+    bytes[8..12].copy_from_slice(&row.backing.to_le_bytes());
+    bytes[12..].copy_from_slice(&row.opens.to_le_bytes());
+    bytes
+}
+
 fn decode(bytes: &[u8]) -> Option<Row> {
-    let word =
-        |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    let node = u64::from(word(4)) << 32 | u64::from(word(0));
+    let node = long(bytes, 0);
     (node != 0).then(|| Row {
         node,
-        backing: word(8),
-        opens: word(12),
+        backing: word(bytes, 8),
+        opens: word(bytes, 12),
     })
+}
+
+/// Appends what `node` reads. A place that does not fit is left out: then whoever goes on reading
+/// waits for the content to be fetched.
+fn describe(node: &Node, into: &mut Vec<u8>) {
+    let place = node.place.lock().clone();
+    let place = place.as_deref().map_or(&b""[..], |place| place.to_bytes());
+    let fits = FIXED + node.name.len() + place.len() <= ROW;
+    let place = if fits { place } else { b"" };
+    for number in [node.parent, node.version(), node.size] {
+        into.extend(number.to_le_bytes());
+    }
+    into.extend(node.mtime_ns.load(Relaxed).to_le_bytes());
+    for number in [&node.mode, &node.uid, &node.gid] {
+        into.extend(number.load(Relaxed).to_le_bytes());
+    }
+    into.push(if node.is_directory() { 2 } else { 1 });
+    into.push(u8::try_from(node.name.len()).expect("255 bytes at most, as all names"));
+    into.extend(u16::try_from(place.len()).expect("it fits").to_le_bytes());
+    into.extend(&*node.name);
+    into.extend(place);
+}
+
+/// The node of a row, which nobody knows yet. None: it is of the present tree.
+fn node(id: u64, bytes: &[u8]) -> Option<Node> {
+    let kind = match bytes[60] {
+        1 => Kind::File,
+        2 => Kind::Directory,
+        _ => return None,
+    };
+    let (name, rest) = bytes[FIXED..].split_at_checked(bytes[61].into())?;
+    let place = rest.get(..usize::from(u16::from_le_bytes([bytes[62], bytes[63]])))?;
+    let place = CString::new(place).ok().filter(|place| !place.is_empty());
+    let mtime_ns = long(bytes, 40).cast_signed();
+    Some(Node {
+        version: long(bytes, 24).into(),
+        size: long(bytes, 32),
+        uid: word(bytes, 52).into(),
+        gid: word(bytes, 56).into(),
+        past: true,
+        orphan: true.into(),
+        place: Place::of_one(place.map(Into::into)),
+        ..new((id, kind, word(bytes, 48)), long(bytes, 16), name, mtime_ns)
+    })
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
+}
+
+fn long(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
 }
 
 #[cfg(test)]

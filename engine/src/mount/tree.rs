@@ -1,9 +1,9 @@
-//! The tree in memory: what the kernel sees. Pure: no clock, no descriptors, no locks of its own.
-//! `change.rs` has what alters it.
+//! The tree in memory: what the kernel sees. Pure: no clock, and no descriptors and locks but those
+//! of `Kept`. `change.rs` has what alters it.
 use super::abi::ROOT;
 use super::content::{Contents, Place};
 use super::node::{IdHasher, Kind, NOBODY, Node, cookie, node_id};
-use super::past::{Listings, PAST};
+use super::past::{Kept, Listings, PAST, top};
 use super::reply::Totals;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
@@ -43,6 +43,7 @@ pub struct Tree {
     aside: Option<Arc<Node>>,
     /// Of past directories, whose entries are here.
     pub(super) listings: Listings,
+    pub(super) kept: Kept,
     /// The kernel may hold anything: a former process told it things.
     pub(super) tell_all: bool,
 }
@@ -58,6 +59,7 @@ impl Tree {
             committed: 0,
             aside: None,
             listings: Listings::default(),
+            kept: Kept::default(),
             tell_all: false,
         };
         let root = directory(ROOT, ROOT, b"", now_ns);
@@ -84,12 +86,16 @@ impl Tree {
             .child(parent, name)
             .or_else(|| self.aside(parent, name));
         match found {
-            Some(node) => {
-                node.lookups.fetch_add(1, Relaxed);
-            }
+            Some(node) => self.told(node),
             None => directory.denied.store(true, Relaxed),
         }
         Ok(found)
+    }
+
+    /// The kernel learns a node, once more.
+    pub(super) fn told(&self, node: &Node) {
+        node.lookups.fetch_add(1, Relaxed);
+        self.kept.note(node);
     }
 
     /// The kernel drops `count` lookups of an id. True when `reap` should be called for it.
@@ -102,6 +108,9 @@ impl Tree {
             .lookups
             .fetch_update(Relaxed, Relaxed, less)
             .unwrap_or(0);
+        if before <= count {
+            self.kept.note(node);
+        }
         before <= count && node.is_orphan()
     }
 
@@ -157,7 +166,7 @@ impl Tree {
                 break;
             }
             if count {
-                node.lookups.fetch_add(1, Relaxed);
+                self.told(node);
             }
         }
         Ok(())
@@ -174,14 +183,31 @@ impl Tree {
 
     /// The path of a node that is in the tree.
     pub fn path(&self, node: &Node) -> Option<String> {
-        let mut names = vec![String::from_utf8_lossy(&node.name).into_owned()];
+        self.names(node, |node| {
+            String::from_utf8_lossy(&node.name).into_owned()
+        })
+    }
+
+    /// The path by which others are asked about it: a revision of the past goes by its number,
+    /// whatever it was named by.
+    pub fn asked(&self, node: &Node) -> Option<String> {
+        self.names(node, |node| {
+            if node.past && node.parent == top() {
+                return node.version().to_string();
+            }
+            String::from_utf8_lossy(&node.name).into_owned()
+        })
+    }
+
+    fn names(&self, node: &Node, name: impl Fn(&Node) -> String) -> Option<String> {
+        let mut names = vec![name(node)];
         let mut above = node.parent;
         let gone = |node: &Node| node.is_orphan() && !node.past;
         let mut orphan = gone(node);
         while above != ROOT {
             let parent = self.nodes.get(&above)?;
             orphan |= gone(parent);
-            names.push(String::from_utf8_lossy(&parent.name).into_owned());
+            names.push(name(parent));
             above = parent.parent;
         }
         names.reverse();
@@ -197,22 +223,26 @@ impl Tree {
     }
 
     /// Offers files whose content is made for each open, once, and the directory of the past; they
-    /// are below `RESERVED`.
+    /// are below `RESERVED`. Those whose names begin with `PAST` and a slash are in that directory.
     pub fn offer(&mut self, names: &[String], now_ns: i64) {
         let id = node_id(Kind::Directory, RESERVED, 0);
         let above = directory(id, ROOT, RESERVED.as_bytes(), now_ns);
         let past = past_top(id, now_ns);
-        self.children.insert(past.id, BTreeMap::new());
-        let below = names.iter().map(|name| made(id, name, now_ns));
-        let below: BTreeMap<u64, Arc<Node>> = below
-            .chain([past])
-            .map(|node| (cookie(&node.name), node))
-            .collect();
-        for node in below.values().chain([&above]) {
-            self.nodes.insert(node.id, node.clone());
+        let (mut below, mut below_past) = (vec![past.clone()], Vec::new());
+        for name in names {
+            match name.rsplit_once('/') {
+                Some((_, last)) => below_past.push(made(past.id, name, last, now_ns)),
+                None => below.push(made(id, name, name, now_ns)),
+            }
         }
-        self.children.insert(id, below);
+        self.nodes.insert(id, above.clone());
         self.aside = Some(above);
+        for (id, below) in [(id, below), (past.id, below_past)] {
+            let nodes = below.iter().map(|node| (node.id, node.clone()));
+            self.nodes.extend(nodes);
+            let below = below.into_iter().map(|node| (cookie(&node.name), node));
+            self.children.insert(id, below.collect());
+        }
     }
 
     fn aside(&self, parent: u64, name: &[u8]) -> Option<&Arc<Node>> {
@@ -240,8 +270,8 @@ pub(super) fn directory(id: u64, parent: u64, name: &[u8], now_ns: i64) -> Arc<N
     unversioned((id, Kind::Directory, DIRECTORY_MODE), parent, name, now_ns)
 }
 
-fn made(parent: u64, name: &str, now_ns: i64) -> Arc<Node> {
-    let id = node_id(Kind::Made, &format!("{RESERVED}/{name}"), 0);
+fn made(parent: u64, path: &str, name: &str, now_ns: i64) -> Arc<Node> {
+    let id = node_id(Kind::Made, &format!("{RESERVED}/{path}"), 0);
     unversioned((id, Kind::Made, MADE_MODE), parent, name.as_bytes(), now_ns)
 }
 

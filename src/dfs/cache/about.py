@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from .._version import version
 from ..errors import DfsError, Unavailable
 from ..limits import AGENT_RETRY_MS, AGENT_RETRY_MS_MAX, MEMBERS_MS_MAX, NOTICES_MS_MAX
-from .attributes import SHOWN
+from . import attributes
 from .conflicts import MARK
 from .feeder import Feeder
 from .objects import Objects
@@ -52,13 +52,7 @@ class About:
         stat = self.feeder.known.get(path)
         if stat is None or (stat.revision != version and not stat.is_directory):
             return {}
-        values = {
-            "revision": stat.revision, "created_revision": stat.created_revision,
-            "version": stat.version, "sha256": stat.sha256.hex(), "node": stat.node,
-            "principal": stat.principal, "time_ns": stat.time_ns,
-        }
-        told = {SHOWN + name: str(value).encode() for name, value in values.items() if value}
-        return dict(stat.xattrs) | told
+        return attributes.shown(stat)
 
     async def _version(self) -> bytes:
         return _lines([version()])

@@ -145,9 +145,8 @@ class Agent:
                 options.cache_free,
             )
             self.room.needed = self.feeder.needed
-            past = Past(client, self.feeder, self.objects)
             self.fetcher = Fetcher(
-                client, self.objects, self.feeder, tree, self.large, self.room, past
+                client, self.objects, self.feeder, tree, self.large, self.room
             )
             self.pins = Pins(
                 self.journal, self.feeder, self.objects, self.fetcher, self.room, self.problems
@@ -159,6 +158,7 @@ class Agent:
             about = About(
                 client, tree, self.feeder, self.objects, self.uploader, self.problems
             )
+            past = Past(client, self.feeder, self.objects)
             self.questions = Questions(tree, about.files(), about.attributes, past)
         self.watcher: Watcher | None = None
         if options.cache:

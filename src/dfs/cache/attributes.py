@@ -1,4 +1,5 @@
-"""Extended attributes of a drop: those of users, and whether a key can hold them. Blocks."""
+"""Extended attributes: those of a drop, and whether a key can hold them, for which it is read and
+blocks; and those that the mount shows."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import os
 from typing import Final
 
 from ..client.calls import metadata
+from ..client.values import Stat
 from ..limits import XATTR_BYTES_MAX
 from ..proto import dfs_pb2 as pb
 
@@ -63,6 +65,19 @@ def _read(fd: int, names: list[str]) -> tuple[Attributes, str]:
     if size > XATTR_BYTES_MAX:
         return (), _left_out(f"they have {size:,} bytes, names and values")
     return tuple(found), ""
+
+
+def shown(stat: Stat) -> dict[str, bytes]:
+    """What the mount shows of an entry: those that it was stored with, and what is known of it."""
+    if stat.implicit or stat.is_symlink:
+        return {}  # Nobody has stored it; of a link the kernel gives those of users to nobody.
+    values = {
+        "revision": stat.revision, "created_revision": stat.created_revision,
+        "version": stat.version, "sha256": stat.sha256.hex(), "node": stat.node,
+        "principal": stat.principal, "time_ns": stat.time_ns,
+    }
+    told = {SHOWN + name: str(value).encode() for name, value in values.items() if value}
+    return dict(stat.xattrs) | told
 
 
 def _left_out(why: str) -> str:

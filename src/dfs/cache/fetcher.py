@@ -33,7 +33,7 @@ from .feeder import Feeder
 from .known import Version
 from .large import Large
 from .objects import Objects
-from .past import TOP, Past
+from .past import place
 from .ports import Client, Tree
 from .room import Room
 from .tasks import Serving
@@ -60,10 +60,10 @@ class Fetcher:
 
     def __init__(
         self, client: Client, objects: Objects, feeder: Feeder, tree: Tree, large: Large,
-        room: Room, past: Past, deadline_ms: int = FETCH_MS_MAX,
+        room: Room, deadline_ms: int = FETCH_MS_MAX,
     ) -> None:
         self._client, self._objects, self._feeder, self._tree = client, objects, feeder, tree
-        self._large, self._room, self._past = large, room, past
+        self._large, self._room = large, room
         self.deadline_s = deadline_ms / 1000
         """How long a reader waits at most."""
         self._fetching: dict[Key, asyncio.Task[str]] = {}
@@ -84,32 +84,27 @@ class Fetcher:
     # ---- misses ----------------------------------------------------------------------------------
     async def _serve(self, miss: int, path: str, version: int) -> None:
         result: str | int
-        wanted = Wanted(path, version, version)
+        past = place(path)
+        key, at = past or (path, version)
+        wanted = Wanted(key, version, at)
         try:
-            if path.startswith(f"{TOP}/"):
-                wanted = await self._of_the_past(path, version)
             result = await self._once(wanted)
         except DeadlineExceeded as error:
             log.warning("%s: a reader waited in vain: %s", path, error)
             result = errno.ETIMEDOUT
         except DfsError as error:
-            log.warning("%s: content of revision %d is not to be had: %s", path, version, error)
-            result = errno.EIO
+            if past is not None and isinstance(error, (OutOfRange, NotFound)):
+                log.info("%s: history does not reach it any more: %s", path, error)
+                result = errno.ERANGE
+            else:
+                log.warning("%s: content of revision %d is not to be had: %s", path, version, error)
+                result = errno.EIO
         except OSError as error:
             log.warning("%s: content cannot be kept: %s", path, error)
             result = error.errno or errno.EIO
         self._tree.fulfil(miss, result)
         if isinstance(result, str) and (stat := self._stat(wanted)):
             self._feeder.place([(stat.sha256, stat.size)])
-
-    async def _of_the_past(self, path: str, version: int) -> Wanted:
-        try:
-            async with asyncio.timeout(self.deadline_s):
-                key, at = await self._past.place(path)
-        except TimeoutError:
-            text = f"no node said within {self.deadline_s:g} s which revision it is"
-            raise DeadlineExceeded(text) from None
-        return Wanted(key, version, at)
 
     def _stat(self, wanted: Wanted) -> Stat | None:
         """What is known of it, if the tree has that version now."""

@@ -7,7 +7,7 @@ from typing import BinaryIO, Final, Protocol
 
 from ..client.calls import Xattrs
 from ..client.transaction import AsyncTransaction
-from ..client.values import Item, Stat, Told, Update
+from ..client.values import Event, Item, Stat, Told, Update
 from ..errors import DfsError
 from ..limits import OWNER_MAX
 from ..proto import dfs_pb2 as pb
@@ -130,6 +130,13 @@ class Client(Protocol):
         """The last revision that was not committed after a time."""
         ...
 
+    def history(
+        self, key: str, *, limit: int = 0, before_revision: int = 0, local: bool = False,
+        min_revision: int | None = None,
+    ) -> AsyncIterator[Event]:
+        """The retained changes of a key and of what is below it, newest first."""
+        ...
+
     async def newest(self, *, timeout: float | None = None) -> int:
         """The newest revision, linearizable."""
         ...
@@ -138,8 +145,10 @@ class Client(Protocol):
         """Who belongs to the cluster."""
         ...
 
-    async def status(self, *, timeout: float | None = None) -> pb.StatusResponse:
-        """What every member says of itself."""
+    async def status(
+        self, *, local: bool = False, timeout: float | None = None
+    ) -> pb.StatusResponse:
+        """What every member says of itself, or only the one that is asked."""
         ...
 
     async def report_agent(self, report: pb.AgentStatus, *, timeout: float | None = None) -> None:

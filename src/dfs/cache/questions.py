@@ -13,9 +13,9 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from ..errors import DfsError
+from ..errors import DfsError, NotFound
 from ..limits import FETCH_MS_MAX
-from .past import Past
+from .past import README, Past, place
 from .ports import Tree, Upsert
 from .tasks import Serving
 
@@ -49,12 +49,12 @@ class Questions:
         deadline_ms: int = FETCH_MS_MAX,
     ) -> None:
         """`files` by name; they are below `.dfs/` of the mount from now on."""
-        self._tree, self._files, self._attributes = tree, files, attributes
-        self._past = past
+        self._tree, self._past, self._attributes = tree, past, attributes
+        self._files = {**files, README: past.readme}
         self.deadline_s = deadline_ms / 1000
         """How long a reader waits at most."""
         self._serving = Serving("questions", tree.next_questions, self._serve)
-        tree.offer(sorted(files))
+        tree.offer(sorted(self._files))
 
     async def run(self) -> None:
         """Answers for ever."""
@@ -74,7 +74,9 @@ class Questions:
         except TimeoutError:
             answer = errno.ETIMEDOUT
         except DfsError as error:
-            log.info("%s cannot be answered: %s", path, error)
+            # Shells and the like look for names that nobody has meant.
+            level = logging.DEBUG if isinstance(error, NotFound) else logging.INFO
+            log.log(level, "%s cannot be answered: %s", path, error)
             answer = error.row.errno
         except Exception:  # boundary: a bug here must not let the reader wait for the deadline
             log.exception("%s cannot be answered", path)
@@ -87,9 +89,13 @@ class Questions:
             return errno.ENODATA if maker is None else await maker()
         if what.startswith(NAME):
             return await self._past.named(what.removeprefix(NAME))
-        if what == LIST:
-            return await self._past.listing(path)
-        found = self._attributes(path, version)
+        past = place(path)
+        if past is None:
+            found = self._attributes(path, version)
+        elif what == LIST:
+            return await self._past.listing(*past)
+        else:
+            found = await self._past.attributes(*past)
         if what == ATTRIBUTES:
             return b"".join(name.encode() + b"\0" for name in found)
         return found.get(what.removeprefix(ATTRIBUTE), errno.ENODATA)

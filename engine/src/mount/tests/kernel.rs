@@ -4,7 +4,9 @@ use super::change::Upsert;
 use super::node::{Kind, NOBODY};
 use super::session::{Options, Session};
 use std::ffi::{CStr, CString};
-use std::os::fd::AsRawFd;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +27,11 @@ pub type Answer = (i32, Vec<u8>);
 
 impl Kernel {
     pub fn new(change: impl FnOnce(&mut Options)) -> Kernel {
+        Kernel::noting(change, None)
+    }
+
+    /// The same; what is open is noted in `table`.
+    pub fn noting(change: impl FnOnce(&mut Options), table: Option<File>) -> Kernel {
         let mut options = Options {
             passthrough: true,
             no_open: false,
@@ -36,19 +43,30 @@ impl Kernel {
             owners: true,
         };
         change(&mut options);
+        let mut kernel = Kernel::of(options, |session, end| session.serve(end, table));
+        assert_eq!(kernel.init(45).0, 0);
+        kernel
+    }
+
+    /// The same kernel, served by the next session; `prepare` is called before that begins.
+    pub fn next(&self, table: Option<File>, prepare: impl FnOnce(&Session)) -> Kernel {
+        Kernel::of(self.session.options, |session, end| {
+            prepare(session);
+            session.adopt(end, table)
+        })
+    }
+
+    fn of(options: Options, begin: impl FnOnce(&Arc<Session>, RawFd) -> io::Result<()>) -> Kernel {
         let (socket, end) = UnixDatagram::pair().unwrap();
         socket.set_read_timeout(Some(WAIT)).unwrap();
         let session = Session::new(options);
-        session.serve(end.as_raw_fd(), None).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let mut kernel = Kernel {
+        begin(&session, end.as_raw_fd()).unwrap();
+        Kernel {
             socket,
             unique: 0,
             session,
-            dir,
-        };
-        assert_eq!(kernel.init(45).0, 0);
-        kernel
+            dir: tempfile::tempdir().unwrap(),
+        }
     }
 
     pub fn init(&mut self, minor: u32) -> Answer {

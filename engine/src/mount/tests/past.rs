@@ -3,6 +3,8 @@ use super::super::abi::{ROOT, op};
 use super::super::change::Upsert;
 use super::super::kernel::{Kernel, WAIT, any, word};
 use super::super::node::{Kind, NOBODY};
+use super::super::session::{Options, Session};
+use super::super::table::Table;
 use super::*;
 use std::ffi::CString;
 
@@ -144,7 +146,10 @@ fn a_change_of_the_tree_is_none_of_the_past() {
 // ---- through the protocol ----------------------------------------------------------------------
 
 fn offering() -> (Kernel, u64) {
-    let mut kernel = Kernel::new(any);
+    offered(Kernel::new(any))
+}
+
+fn offered(mut kernel: Kernel) -> (Kernel, u64) {
     kernel.session.offer(&[]);
     let above = kernel.lookup(ROOT, ".dfs");
     let top = kernel.lookup(above, "at");
@@ -252,4 +257,79 @@ fn what_is_no_revision_and_wrong_answers_are_errors() {
     let forget = 1_u64.to_le_bytes();
     kernel.send(op::FORGET, seven, &forget);
     assert_eq!(kernel.ask(op::LOOKUP, seven, &name("f")).0, libc::ESTALE);
+}
+
+#[test]
+fn a_revision_that_was_named_by_a_time_is_asked_for_by_its_number() {
+    let (mut kernel, top) = offering();
+    let lookup = kernel.send(op::LOOKUP, top, &name("2026-11-25"));
+    let then = [entry("2026-11-25", Kind::Directory, 7)];
+    fill(&kernel, ".dfs/at", "name:2026-11-25", &then);
+    let then = word(&kernel.answer_to(lookup).1, 0);
+    let lookup = kernel.send(op::LOOKUP, then, &name("f"));
+    fill(&kernel, ".dfs/at/7", "list", &[entry("f", Kind::File, 4)]);
+    let file = word(&kernel.answer_to(lookup).1, 0);
+    assert_ne!(then, seven(&mut kernel, top), "it is another directory");
+    kernel.send(op::OPEN, file, &[0; 8]);
+    assert_eq!(kernel.session.next_misses(1, WAIT)[0].1, ".dfs/at/7/f");
+}
+
+#[test]
+fn files_of_ours_may_be_among_the_revisions() {
+    let mut kernel = Kernel::new(any);
+    kernel
+        .session
+        .offer(&["stats".to_owned(), "at/README".to_owned()]);
+    let above = kernel.lookup(ROOT, ".dfs");
+    let top = kernel.lookup(above, "at");
+    let file = kernel.lookup(top, "README");
+    let open = kernel.send(op::OPEN, file, &[0; 8]);
+    let asked = kernel.session.next_questions(1, WAIT);
+    assert_eq!((&*asked[0].1, &*asked[0].3), (".dfs/at/README", "content"));
+    kernel
+        .session
+        .answer_question(asked[0].0, Ok(b"text".to_vec()));
+    assert_eq!(kernel.answer_to(open).0, 0);
+    assert_eq!(names(&kernel.session.tree.read(), top), ["README"]);
+}
+
+#[test]
+fn the_next_process_goes_on_with_what_is_open_and_where_somebody_stands() {
+    let table = tempfile::tempfile().unwrap();
+    let copy = || Some(table.try_clone().unwrap());
+    let cached = |options: &mut Options| options.passthrough = false;
+    let (mut kernel, top) = offered(Kernel::noting(cached, copy()));
+    let seven = seven(&mut kernel, top);
+    let lookup = kernel.send(op::LOOKUP, seven, &name("a"));
+    let all = [entry("a", Kind::Directory, 3), entry("f", Kind::File, 4)];
+    fill(&kernel, ".dfs/at/7", "list", &all);
+    let above = word(&kernel.answer_to(lookup).1, 0);
+    let file = kernel.lookup(seven, "f");
+    let open = kernel.send(op::OPEN, file, &[0; 8]);
+    let place = kernel.object(4, b"hello");
+    assert!(kernel.session.fulfil(kernel.miss(), Ok(place)));
+    assert_eq!(kernel.answer_to(open).0, 0);
+    kernel.session.close();
+
+    let mut next = kernel.next(copy(), |session| session.offer(&[]));
+    std::fs::remove_file(kernel.dir.path().join("4")).unwrap();
+    assert_eq!(next.read(file, 0, 9), (0, b"hello".to_vec()));
+    assert_eq!(next.stat("misses"), 0);
+    let lookup = next.send(op::LOOKUP, above, &name("g"));
+    fill(&next, ".dfs/at/7/a", "list", &[entry("a/g", Kind::File, 4)]);
+    assert_ne!(word(&next.answer_to(lookup).1, 0), 0);
+    let lookup = next.send(op::LOOKUP, seven, &name("f"));
+    fill(&next, ".dfs/at/7", "list", &all);
+    assert_eq!(word(&next.answer_to(lookup).1, 0), file);
+    for (id, count) in [(above, 1_u64), (seven, 1), (file, 2)] {
+        next.send(op::FORGET, id, &count.to_le_bytes());
+    }
+    let released = next.send(op::RELEASE, file, &[0; 24]);
+    next.answer_to(released);
+    let held = |session: &Session| session.tree.read().get(above).is_some();
+    assert!(!held(&next.session), "what the kernel forgets goes");
+    next.session.close();
+    let left = Table::resume(copy().unwrap()).unwrap().1;
+    let left: Vec<u64> = left.iter().map(|(_, row, _)| row.node).collect();
+    assert_eq!(left, [top]);
 }

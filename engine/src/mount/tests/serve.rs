@@ -4,7 +4,6 @@ use super::super::change::Upsert;
 use super::super::kernel::{Kernel, WAIT, any, read_body, word};
 use super::*;
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixDatagram;
 use std::thread;
 
 #[test]
@@ -245,16 +244,7 @@ fn caches_are_not_trusted_while_changes_do_not_arrive() {
 #[test]
 fn a_take_over_asks_for_a_resend_and_invalidates_everything() {
     let kernel = Kernel::new(any);
-    let (socket, end) = UnixDatagram::pair().unwrap();
-    socket.set_read_timeout(Some(WAIT)).unwrap();
-    let session = Session::new(kernel.session.options);
-    session.adopt(end.as_raw_fd(), None).unwrap();
-    let next = Kernel {
-        socket,
-        unique: 0,
-        session,
-        dir: tempfile::tempdir().unwrap(),
-    };
+    let next = kernel.next(None, |_| {});
     let codes: Vec<i32> = (0..3).map(|_| next.receive().1).collect();
     assert_eq!(
         codes,

@@ -1,4 +1,10 @@
+use super::super::node::NOBODY;
 use super::*;
+
+/// A node of the present, of which no more than the row is written.
+fn present() -> Node {
+    new((5, Kind::File, 0o644), 1, b"f", 0)
+}
 
 fn row(node: u64, backing: u32, opens: u32) -> Row {
     Row {
@@ -8,20 +14,33 @@ fn row(node: u64, backing: u32, opens: u32) -> Row {
     }
 }
 
+/// Without the nodes; all are of the present.
+fn heads(left: &[Left]) -> Vec<(u32, Row)> {
+    assert!(left.iter().all(|(_, _, node)| node.is_none()));
+    left.iter().map(|(slot, row, _)| (*slot, *row)).collect()
+}
+
 #[test]
 fn what_one_process_wrote_the_next_one_finds() {
     let file = tempfile::tempfile().unwrap();
     let mut table = Table::begin(file.try_clone().unwrap()).unwrap();
-    let first = table.add(row(1 << 61 | 5, 3, 1));
-    let second = table.add(row(7, 0, 2));
-    table.add(row(8, 4, 1));
+    let first = table.add(row(1 << 61 | 5, 3, 1), &present());
+    let second = table.add(row(7, 0, 2), &present());
+    table.add(row(8, 4, 1), &present());
     table.set(first, row(1 << 61 | 5, 3, 6));
     table.remove(second);
 
     let (mut next, rows) = Table::resume(file.try_clone().unwrap()).unwrap();
-    assert_eq!(rows, [(0, row(1 << 61 | 5, 3, 6)), (2, row(8, 4, 1))]);
-    assert_eq!(next.add(row(9, 0, 1)), 1, "the free slot is used again");
-    assert_eq!(next.add(row(10, 0, 1)), 3);
+    assert_eq!(
+        heads(&rows),
+        [(0, row(1 << 61 | 5, 3, 6)), (2, row(8, 4, 1))]
+    );
+    assert_eq!(
+        next.add(row(9, 0, 1), &present()),
+        1,
+        "the free slot is used again"
+    );
+    assert_eq!(next.add(row(10, 0, 1), &present()), 3);
     assert_eq!(next.errors, 0);
 }
 
@@ -30,9 +49,9 @@ fn a_fresh_connection_begins_with_an_empty_table() {
     let file = tempfile::tempfile().unwrap();
     Table::begin(file.try_clone().unwrap())
         .unwrap()
-        .add(row(7, 1, 1));
+        .add(row(7, 1, 1), &present());
     Table::begin(file.try_clone().unwrap()).unwrap();
-    assert_eq!(Table::resume(file).unwrap().1, []);
+    assert!(Table::resume(file).unwrap().1.is_empty());
 }
 
 #[test]
@@ -40,15 +59,78 @@ fn a_torn_tail_is_no_row() {
     let file = tempfile::tempfile().unwrap();
     Table::begin(file.try_clone().unwrap())
         .unwrap()
-        .add(row(7, 1, 1));
-    file.write_all_at(&[1; 5], 16).unwrap();
-    assert_eq!(Table::resume(file).unwrap().1, [(0, row(7, 1, 1))]);
+        .add(row(7, 1, 1), &present());
+    file.write_all_at(&[1; 500], ROW as u64).unwrap();
+    assert_eq!(heads(&Table::resume(file).unwrap().1), [(0, row(7, 1, 1))]);
 }
 
 #[test]
 fn a_table_that_cannot_be_written_is_counted() {
     let path = tempfile::NamedTempFile::new().unwrap();
     let (mut table, _) = Table::resume(File::open(path.path()).unwrap()).unwrap();
-    table.add(row(7, 1, 1));
+    table.add(row(7, 1, 1), &present());
     assert_eq!(table.errors, 1);
+}
+
+fn past(name: &[u8], place: &[u8]) -> Node {
+    Node {
+        version: 9.into(),
+        size: 5,
+        uid: 12.into(),
+        gid: NOBODY.into(),
+        past: true,
+        place: Place::of_one(Some(CString::new(place).unwrap().into())),
+        ..new((77, Kind::File, 0o640), 3, name, -7)
+    }
+}
+
+#[test]
+fn a_node_of_the_past_is_written_with_its_row() {
+    let file = tempfile::tempfile().unwrap();
+    let mut table = Table::begin(file.try_clone().unwrap()).unwrap();
+    let slot = table.add(row(77, 0, 1), &past(b"name", b"/objects/1"));
+    table.set(slot, row(77, 0, 2));
+    let (mut table, left) = Table::resume(file.try_clone().unwrap()).unwrap();
+    let [(0, found, Some(node))] = &left[..] else {
+        panic!("one row with a node");
+    };
+    assert_eq!(*found, row(77, 0, 2));
+    let numbers = (node.id, node.parent, node.version(), node.size);
+    assert_eq!(numbers, (77, 3, 9, 5));
+    let owner = (node.uid.load(Relaxed), node.gid.load(Relaxed));
+    assert_eq!(owner, (12, NOBODY));
+    let shown = (
+        node.kind,
+        node.mode.load(Relaxed),
+        node.mtime_ns.load(Relaxed),
+    );
+    assert_eq!(shown, (Kind::File, 0o640, -7));
+    assert_eq!(&*node.name, b"name");
+    assert_eq!(node.place.lock().as_deref(), Some(c"/objects/1"));
+    assert!(node.past && node.is_orphan() && !node.known());
+    table.remove(slot);
+    assert_eq!(table.add(row(8, 0, 1), &present()), slot);
+    assert!(
+        Table::resume(file).unwrap().1[0].2.is_none(),
+        "nothing is left of it"
+    );
+}
+
+#[test]
+fn a_place_that_does_not_fit_is_left_out() {
+    let (file, name) = (tempfile::tempfile().unwrap(), [b'n'; 255]);
+    let mut table = Table::begin(file.try_clone().unwrap()).unwrap();
+    let room = ROW - FIXED - name.len();
+    table.add(row(77, 0, 1), &past(&name, &vec![b'p'; room]));
+    table.add(row(77, 0, 1), &past(&name, &vec![b'p'; room + 1]));
+    let left = Table::resume(file).unwrap().1;
+    let place = |at: usize| {
+        let node = left[at].2.as_ref().unwrap();
+        assert_eq!(*node.name, name);
+        node.place
+            .lock()
+            .as_deref()
+            .map(|place| place.to_bytes().len())
+    };
+    assert_eq!((place(0), place(1)), (Some(room), None));
 }

@@ -33,6 +33,7 @@ from ...errors import (
 from ...limits import REQUEST_ID_BYTES, VALUE_BYTES_MAX
 from ...paths import check_key
 from ...proto import dfs_pb2 as pb
+from .past import MemoryPast, new_stat
 from .tree import encoded, parents
 
 
@@ -44,7 +45,7 @@ class _Change(NamedTuple):
     base: int | None
 
 
-class MemoryNode:
+class MemoryNode(MemoryPast):
     """A node's tree, its history and its watches, called like `dfs.AsyncClient`."""
 
     def __init__(self) -> None:
@@ -90,7 +91,7 @@ class MemoryNode:
         """See `dfs.AsyncClient.put`."""
         if len(data) > VALUE_BYTES_MAX:
             raise TooLarge("value too large")
-        stat = _stat(Kind.FILE, len(data), hashlib.sha256(data).digest(),
+        stat = new_stat(Kind.FILE, len(data), hashlib.sha256(data).digest(),
                      0o644 if mode is None else mode, mtime_ns)
         stat = _described(stat, uid, gid, xattrs)
         return await self._write([_Change("put", key, stat, data, base_revision)], request_id)
@@ -102,7 +103,7 @@ class MemoryNode:
 
     def commit(self, key: str, data: bytes) -> None:
         """The same, of which watchers hear with the next change."""
-        stat = _stat(Kind.FILE, len(data), hashlib.sha256(data).digest(), 0o644, None)
+        stat = new_stat(Kind.FILE, len(data), hashlib.sha256(data).digest(), 0o644, None)
         self._commit_all([_Change("put", key, stat, data, None)], b"")
 
     async def mkdir(
@@ -110,7 +111,7 @@ class MemoryNode:
         gid: int | None = None, xattrs: Xattrs | None = None, timeout: float | None = None,
     ) -> int:
         """See `dfs.AsyncClient.mkdir`."""
-        stat = _stat(Kind.DIRECTORY, 0, b"", 0o755 if mode is None else mode, None)
+        stat = new_stat(Kind.DIRECTORY, 0, b"", 0o755 if mode is None else mode, None)
         if (old := self.records.get(key)) is not None:  # What is not named stays.
             stat = stat._replace(uid=old.uid, gid=old.gid, xattrs=old.xattrs)
         stat = _described(
@@ -125,7 +126,7 @@ class MemoryNode:
         timeout: float | None = None,
     ) -> int:
         """See `dfs.AsyncClient.symlink`."""
-        stat = _stat(Kind.SYMLINK, 0, b"", 0o777, mtime_ns, target)._replace(uid=uid, gid=gid)
+        stat = new_stat(Kind.SYMLINK, 0, b"", 0o777, mtime_ns, target)._replace(uid=uid, gid=gid)
         return await self._write([_Change("symlink", key, stat, b"", base_revision)], request_id)
 
     async def delete(
@@ -261,7 +262,7 @@ class MemoryNode:
             incoming.rename(target)
         assert hashlib.sha256(target.read_bytes()).digest() == sha256
         metadata = request.metadata
-        stat = _stat(Kind.FILE, request.size, sha256, metadata.mode, metadata.mtime_ns)
+        stat = new_stat(Kind.FILE, request.size, sha256, metadata.mode, metadata.mtime_ns)
         stat = _with(stat, metadata)
         base = request.base_revision if request.HasField("base_revision") else None
         stat = stat._replace(chunk_bytes=request.chunk_bytes)
@@ -291,7 +292,7 @@ class MemoryNode:
         """See `dfs.AsyncClient.upload`."""
         data = source.read()
         assert len(data) == size
-        stat = _stat(Kind.FILE, size, hashlib.sha256(data).digest(),
+        stat = new_stat(Kind.FILE, size, hashlib.sha256(data).digest(),
                      0o644 if mode is None else mode, mtime_ns)
         stat = _described(stat, uid, gid, xattrs)._replace(chunk_bytes=chunk_bytes_of(size))
         self.elsewhere[stat.sha256] = data
@@ -393,10 +394,6 @@ class MemoryNode:
                     await self._news.wait()
             self._must_be_up()
 
-    def _must_be_up(self) -> None:
-        if self.cut:
-            raise Unavailable("no node answers")
-
     async def set_cut(self, cut: bool) -> None:
         """Breaks all watches, or lets them come back."""
         self.cut = cut
@@ -406,38 +403,6 @@ class MemoryNode:
         if stat.kind is not Kind.FILE or stat.size > data_bytes_max or stat.chunk_bytes:
             return None
         return self.contents[key, stat.revision]
-
-    async def list(
-        self, key: str = "", *, limit: int = 0, revision: int = 0, local: bool = False,
-        min_revision: int | None = None,
-    ) -> AsyncIterator[Item]:
-        """See `dfs.AsyncClient.list`; directories are those that files need."""
-        self.calls.append(("list", key))
-        self._must_be_up()
-        if self.away and not local:
-            raise Unavailable("no leader: node2 and node3 are silent")
-        if not self.floor <= revision <= self.revision:
-            raise OutOfRange(f"revision {revision} is not there: history begins at {self.floor}")
-        then: dict[str, Stat] = {}
-        for event in self.events:
-            if event.revision <= revision:
-                then[event.key] = event.stat
-                if event.deleted:
-                    del then[event.key]
-        for directory in {above for k in then for above in parents(k)} - then.keys():
-            then[directory] = _stat(Kind.DIRECTORY, 0, b"", 0o755, 0)
-        below = [k for k in sorted(then) if k.rpartition("/")[0] == key]
-        for name in below[: limit or None]:
-            yield Item(name, then[name], None)
-
-    async def revision_at(self, time_ns: int) -> int:
-        """See `dfs.AsyncClient.revision_at`."""
-        self._must_be_up()
-        if self.away:
-            raise Unavailable("no leader: node2 and node3 are silent")
-        if not (before := [e.revision for e in self.events if e.stat.time_ns <= time_ns]):
-            raise OutOfRange("nothing was stored yet at that time")
-        return max(before)
 
     async def newest(self, *, timeout: float | None = None) -> int:
         """See `dfs.AsyncClient.newest`."""
@@ -452,11 +417,14 @@ class MemoryNode:
             pb.Member(name="node1", grpc="127.0.0.1:13001", voter=True, leader=True)
         ])
 
-    async def status(self, *, timeout: float | None = None) -> pb.StatusResponse:
+    async def status(
+        self, *, local: bool = False, timeout: float | None = None
+    ) -> pb.StatusResponse:
         """See `dfs.AsyncClient.status`."""
         self._must_be_up()
         return pb.StatusResponse(nodes=[
-            pb.NodeStatus(role="voter", disk_free_bytes=free) for free in self.disks_free
+            pb.NodeStatus(role="voter", floor=self.floor, disk_free_bytes=free)
+            for free in self.disks_free
         ])
 
     async def report_agent(self, report: pb.AgentStatus, *, timeout: float | None = None) -> None:
@@ -469,25 +437,15 @@ def _described(stat: Stat, uid: int | None, gid: int | None, xattrs: Xattrs | No
     return stat._replace(uid=uid, gid=gid, xattrs=tuple(sorted((xattrs or {}).items())))
 
 
-def _stat(
-    kind: Kind, size: int, sha256: bytes, mode: int, mtime_ns: int | None, target: str = ""
-) -> Stat:
-    now = time.time_ns()
-    return Stat(
-        kind, 0, 0, 1, size, sha256, mode, now if mtime_ns is None else mtime_ns, target, "node1",
-        "", now, b"", False, 0,
-    )
-
-
 def _change(operation: pb.Operation) -> _Change:
     """What an operation of a transaction does."""
     if operation.WhichOneof("operation") == "put":
         put, metadata = operation.put, operation.put.metadata
-        stat = _stat(Kind.FILE, len(put.data), hashlib.sha256(put.data).digest(), metadata.mode,
+        stat = new_stat(Kind.FILE, len(put.data), hashlib.sha256(put.data).digest(), metadata.mode,
                      metadata.mtime_ns)
         return _Change("put", put.key, _with(stat, metadata), put.data, put.base_revision)
     link, metadata = operation.symlink, operation.symlink.metadata
-    stat = _stat(Kind.SYMLINK, 0, b"", 0o777, metadata.mtime_ns, link.target)
+    stat = new_stat(Kind.SYMLINK, 0, b"", 0o777, metadata.mtime_ns, link.target)
     return _Change("symlink", link.key, _with(stat, metadata), b"", link.base_revision)
 
 
