@@ -145,6 +145,7 @@ async def test_the_extended_attributes_are_those_of_then(rig: Rig) -> None:
     assert {b"user.dfs.revision", b"user.dfs.sha256"} <= set(names)
     assert await ask(there, f"{ATTRIBUTE}user.color") == b"red"
     assert await ask(there, f"{ATTRIBUTE}user.dfs.revision") == b"%d" % first
+    assert rig.node.calls.count(("read", "d/f")) == 1, "once for all of them"
     with fails_with(errno.ENODATA):
         await ask(f"{TOP}/{first + 1}/d/f", f"{ATTRIBUTE}user.color")
     for nothing in (TOP, f"{TOP}/README", f"{TOP}/{first}"):

@@ -56,6 +56,8 @@ class Past:
         self._client, self._feeder, self._objects = client, feeder, objects
         self._known: dict[str, Upsert] = {}
         """What was answered to names; bounded by PAST_NAMES_MAX."""
+        self._attributes: tuple[tuple[str, int], Mapping[str, bytes]] = ("", 0), {}
+        """Those that were asked for last: programs ask for each of them by itself."""
 
     async def named(self, name: str) -> list[Upsert]:
         """The directory of a revision or time. Raises NotFound when the name is neither,
@@ -84,11 +86,13 @@ class Past:
 
     async def attributes(self, key: str, revision: int) -> Mapping[str, bytes]:
         """The extended attributes that something had; "" = the whole tree. Raises OutOfRange."""
-        if not key:
-            return {}
-        return shown(await _tried(lambda: self._client.stat(
-            key, revision=revision, local=True, min_revision=revision
-        )))
+        last, found = self._attributes
+        if last != (key, revision):
+            found = shown(await _tried(lambda: self._client.stat(
+                key, revision=revision, local=True, min_revision=revision
+            ))) if key else {}
+            self._attributes = (key, revision), found
+        return found
 
     async def readme(self) -> bytes:
         """How far history reaches, and how to look at it."""
