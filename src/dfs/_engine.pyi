@@ -563,7 +563,7 @@ class Tree:
     def adopt(self, fd: int, table: int = ...) -> None:
         """Takes over a live connection whose former server died; asks the kernel to resend. Without
         the former server's `table`, files that are open through passthrough cannot be opened once
-        more (EIO) until they are closed, and of the past nothing is known (ESTALE)."""
+        more (EIO) until they are closed; what is of the past, or was replaced, is ESTALE."""
 
     def next_misses(self, max_items: int, timeout_ms: int) -> list[tuple[int, str, int]]:
         """Waits for files that a reader wants and that are not here: (miss id, path, version); the

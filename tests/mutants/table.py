@@ -169,7 +169,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "the-past-dies-with-the-agent", "engine/src/mount/table.rs",
-        "        if node.past {\n", "        if node.past && false {\n",
+        "        past: bytes[60] != FILE,\n", "        past: false,\n",
         ("tests/t5_mount/test_mount_past.py",),
     ),
     # ---- identity --------------------------------------------------------------------------------

@@ -277,6 +277,33 @@ async def test_what_is_open_in_the_past_outlives_the_agent(mounted: Mounted) -> 
 
 
 @needs_fuse
+async def test_what_was_replaced_or_removed_is_read_on_when_the_agent_dies(
+    mounted: Mounted,
+) -> None:
+    for key in ("replaced", "removed"):
+        await mounted.node.put(key, LARGE)
+    await mounted.shown()
+    keys = [mounted.point / "replaced", mounted.point / "removed"]
+    held = [await asyncio.to_thread(key.open, "rb", buffering=0) for key in keys]
+    try:
+        await mounted.node.put("replaced", b"now")
+        await mounted.node.delete("removed")
+        await mounted.shown()
+        await mounted.stop()
+        await mounted.start(adopt=True)
+        await mounted.shown()
+        for file in held:
+            assert await asyncio.to_thread(os.pread, file.fileno(), 1 << 20, 0) == LARGE
+            there = await asyncio.to_thread(os.stat, file.fileno())
+            assert there.st_size == len(LARGE)
+        assert await asyncio.to_thread(keys[0].read_bytes) == b"now"
+        assert not await asyncio.to_thread(keys[1].exists)
+    finally:
+        for file in held:
+            file.close()
+
+
+@needs_fuse
 async def test_extended_attributes_of_the_past(mounted: Mounted) -> None:
     """With `-xattr` what is below `.dfs/at/` has the extended attributes that it had at that
     revision, and with `-owner numeric` the owner."""

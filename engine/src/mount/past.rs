@@ -96,11 +96,10 @@ impl Kept {
 
 impl Tree {
     /// From here on the past directories that the kernel knows are written to `table`. Goes on with
-    /// what a former process has left there of the past: its nodes are here, in no listing.
+    /// what a former process has left there: what is not in the tree is here yet, in no listing.
     pub fn keep(&mut self, table: Shared, left: Vec<Left>) {
         self.kept.table = table;
         for (slot, row, node) in left {
-            let Some(node) = node else { continue };
             if node.is_directory() {
                 node.lookups.store(1, Relaxed);
                 self.kept.slots.get_mut().insert(row.node, slot);

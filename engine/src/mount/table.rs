@@ -6,9 +6,10 @@
 //! EIO. So whoever takes the connection over must know how each open file is served. The supervisor
 //! keeps the table (a memfd) beside the connection.
 //!
-//! The present tree is told anew to each process, under the same ids. Of the past a process knows
-//! what it was asked for: so a row has the node there, if the kernel may come back to it by its id
-//! alone. That is an open file, and a directory that somebody may stand in.
+//! The next process is told the present tree anew, under the same ids; neither what was replaced
+//! in it, nor what somebody had asked for of the past. So a row has its node, as the kernel may
+//! come back to it by the id alone: an open file, or a directory of the past, where somebody may
+//! stand.
 use super::content::Place;
 use super::node::{Kind, Node};
 use super::tree::new;
@@ -30,8 +31,8 @@ pub struct Row {
     pub opens: u32,
 }
 
-/// What a former process has left in a slot; of the past with the node.
-pub type Left = (u32, Row, Option<Node>);
+/// What a former process has left in a slot, and what that is about.
+pub type Left = (u32, Row, Node);
 
 /// Pins and tree write into one.
 pub type Shared = Arc<Mutex<Table>>;
@@ -42,6 +43,10 @@ const ROW: usize = 512;
 const HEAD: usize = 16;
 /// Bytes of it before the name.
 const FIXED: usize = 64;
+/// What the node is.
+const FILE: u8 = 1;
+const PAST_FILE: u8 = 2;
+const PAST_DIRECTORY: u8 = 3;
 
 /// Rows by slot; a slot is free when its node is 0. One write per change: a row is whole or free.
 #[derive(Default)]
@@ -75,7 +80,7 @@ impl Table {
         let mut rows = Vec::new();
         for chunk in bytes.chunks_exact(ROW) {
             match decode(chunk) {
-                Some(row) => rows.push((table.end, row, node(row.node, chunk))),
+                Some((row, node)) => rows.push((table.end, row, node)),
                 None => table.free.push(table.end),
             }
             table.end += 1;
@@ -83,7 +88,7 @@ impl Table {
         Ok((table, rows))
     }
 
-    /// Writes a row into a free slot, and what is at the node if that is of the past.
+    /// Writes a row and its node into a free slot.
     pub fn add(&mut self, row: Row, node: &Node) -> u32 {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.end += 1;
@@ -91,9 +96,7 @@ impl Table {
         });
         let mut bytes = Vec::with_capacity(ROW);
         bytes.extend(head(row));
-        if node.past {
-            describe(node, &mut bytes);
-        }
+        describe(node, &mut bytes);
         bytes.resize(ROW, 0);
         self.write(slot, &bytes);
         slot
@@ -128,16 +131,7 @@ fn head(row: Row) -> [u8; HEAD] {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<Row> {
-    let node = long(bytes, 0);
-    (node != 0).then(|| Row {
-        node,
-        backing: word(bytes, 8),
-        opens: word(bytes, 12),
-    })
-}
-
-/// Appends what `node` reads. A place that does not fit is left out: then whoever goes on reading
+/// Appends what `decode` reads. A place that does not fit is left out: then whoever goes on reading
 /// waits for the content to be fetched.
 fn describe(node: &Node, into: &mut Vec<u8>) {
     let place = node.place.lock().clone();
@@ -151,34 +145,46 @@ fn describe(node: &Node, into: &mut Vec<u8>) {
     for number in [&node.mode, &node.uid, &node.gid] {
         into.extend(number.load(Relaxed).to_le_bytes());
     }
-    into.push(if node.is_directory() { 2 } else { 1 });
+    into.push(match (node.past, node.kind) {
+        (false, _) => FILE,
+        (true, Kind::Directory) => PAST_DIRECTORY,
+        (true, _) => PAST_FILE,
+    });
     into.push(u8::try_from(node.name.len()).expect("255 bytes at most, as all names"));
     into.extend(u16::try_from(place.len()).expect("it fits").to_le_bytes());
     into.extend(&*node.name);
     into.extend(place);
 }
 
-/// The node of a row, which nobody knows yet. None: it is of the present tree.
-fn node(id: u64, bytes: &[u8]) -> Option<Node> {
+/// A row and its node, which nobody knows yet. None: the slot is free.
+fn decode(bytes: &[u8]) -> Option<(Row, Node)> {
+    let row = Row {
+        node: long(bytes, 0),
+        backing: word(bytes, 8),
+        opens: word(bytes, 12),
+    };
     let kind = match bytes[60] {
-        1 => Kind::File,
-        2 => Kind::Directory,
+        _ if row.node == 0 => return None,
+        FILE | PAST_FILE => Kind::File,
+        PAST_DIRECTORY => Kind::Directory,
         _ => return None,
     };
     let (name, rest) = bytes[FIXED..].split_at_checked(bytes[61].into())?;
     let place = rest.get(..usize::from(u16::from_le_bytes([bytes[62], bytes[63]])))?;
     let place = CString::new(place).ok().filter(|place| !place.is_empty());
     let mtime_ns = long(bytes, 40).cast_signed();
-    Some(Node {
+    let head = (row.node, kind, word(bytes, 48));
+    let node = Node {
         version: long(bytes, 24).into(),
         size: long(bytes, 32),
         uid: word(bytes, 52).into(),
         gid: word(bytes, 56).into(),
-        past: true,
+        past: bytes[60] != FILE,
         orphan: true.into(),
         place: Place::of_one(place.map(Into::into)),
-        ..new((id, kind, word(bytes, 48)), long(bytes, 16), name, mtime_ns)
-    })
+        ..new(head, long(bytes, 16), name, mtime_ns)
+    };
+    Some((row, node))
 }
 
 fn word(bytes: &[u8], at: usize) -> u32 {
