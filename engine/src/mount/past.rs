@@ -63,6 +63,7 @@ impl Listings {
 #[derive(Default)]
 pub struct Kept {
     table: Shared,
+    /// bounded: by what the kernel keeps in its memory, which is more for each than a row.
     slots: Mutex<IdMap<u32>>,
 }
 
