@@ -3,16 +3,14 @@
 from collections.abc import Iterable
 
 from ..limits import VALUE_BYTES_MAX
-from ..node import Item as NodeItem
 from ..node import Update
-from ..proto.dfs_pb2 import FILE, Event, HistoryResponse, Item, WatchResponse
+from ..proto.dfs_pb2 import FILE, Event, HistoryResponse, WatchResponse
 from ..store import Change
 
 
 def watch_answer(update: Update, data_bytes_max: int) -> bytes:
     """WatchResponse, with content up to so many bytes."""
-    return WatchResponse(
-        items=map(_item, update.items),
+    return update.items + WatchResponse(
         snapshot_end=update.snapshot_end,
         events=_events(update.changes, data_bytes_max),
         revision=update.revision,
@@ -23,13 +21,6 @@ def watch_answer(update: Update, data_bytes_max: int) -> bytes:
 def history_answer(floor: int, changes: Iterable[Change]) -> bytes:
     """HistoryResponse."""
     return HistoryResponse(events=_events(changes, 0), floor=floor).SerializeToString()
-
-
-def _item(found: NodeItem) -> Item:
-    key, record, data = found
-    item = Item(key=key, data=data or b"", has_data=data is not None)
-    item.record.MergeFromString(record)
-    return item
 
 
 def _events(changes: Iterable[Change], data_bytes_max: int) -> list[Event]:
