@@ -341,13 +341,16 @@ class Watcher:
             os.close(fd)
 
     def _unchanged(self, path: str, found: os.stat_result) -> bool:
+        if path not in self._journal.rows:
+            return False
         try:
             look = look_of(found)
             if self._journal.unchanged(path, look):
                 return True
+            if look.kind is not Kind.DIRECTORY:
+                return False
             # Whatever comes to be in a directory changes its times.
-            known = look.kind is Kind.DIRECTORY and path in self._journal.rows
-            return known and self._journal.holds(path, take_directory(self._root, path))
+            return self._journal.holds(path, take_directory(self._root, path))
         except (Skip, OSError):
             return False  # The uploader says what is wrong with it.
 
