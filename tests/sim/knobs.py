@@ -14,7 +14,6 @@ import dfs.node.history
 import dfs.node.hot
 import dfs.node.streams
 import dfs.node.watch.group
-import dfs.node.watch.items
 import dfs.node.watch.watcher
 import dfs.server.hot
 import dfs.store.batch
@@ -29,10 +28,10 @@ _BOUNDS: Final[tuple[tuple[str, tuple[ModuleType, ...], tuple[int, ...]], ...]] 
     ("WATCH_SCAN_MAX", (WATCH.watcher,), (1, 4, 10_000)),
     ("WATCH_PACE_MS", (WATCH.group,), (0, 5, 300)),
     (
-        "STREAM_CHUNK_BYTES_MAX", (WATCH.group, WATCH.items, WATCH.watcher, dfs.store.listing),
+        "STREAM_CHUNK_BYTES_MAX", (WATCH.group, WATCH.watcher, dfs.store.listing),
         (1, 150, MIB),
     ),
-    ("LIST_ITEMS_MAX", (WATCH.items,), (1, 3, 2_000)),
+    ("LIST_ITEMS_MAX", (dfs.store.listing,), (1, 3, 2_000)),
     ("LIST_HOT_ITEMS_MAX", (dfs.store.core,), (1, 4, 256)),
     ("STORE_SCAN_RECORDS_MIN", (dfs.store.listing,), (1, 8)),
     ("STORE_SCAN_RECORDS_MAX", (dfs.store.listing,), (1, 3, 256)),

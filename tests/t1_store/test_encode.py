@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from xxhash import xxh3_128_digest
 
 from dfs import commands
-from dfs._engine import chain_entries, pack_file, pack_put, plain_puts
+from dfs._engine import chain_entries, encode_events, pack_file, pack_put, plain_puts
 from dfs.limits import OWNER_MAX, SMALL_VALUE_BYTES_MAX, VALUE_BYTES_MAX
 from dfs.paths import check_key
 from dfs.proto.dfs_pb2 import (
@@ -14,16 +14,19 @@ from dfs.proto.dfs_pb2 import (
     FILE,
     SYMLINK,
     DeleteResponse,
+    Event,
     GetResponse,
+    HistoryResponse,
     Metadata,
     PutRequest,
     PutResponse,
     Record,
     StatResponse,
+    WatchResponse,
     Xattr,
 )
 from dfs.proto.internal.log_pb2 import Entry
-from dfs.store import encode, layout
+from dfs.store import Change, encode, layout
 
 U64 = st.one_of(st.integers(0, 1 << 22), st.integers(0, (1 << 63) - 1))
 EDGES = [127, 128, 16_383, 16_384, (1 << 28) - 1, 1 << 28]
@@ -224,3 +227,46 @@ def test_answers(revision, deleted, data):
         data=data, record=record
     ).SerializeToString()
     assert encode.stat_answer(encoded) == StatResponse(record=record).SerializeToString()
+
+
+@st.composite
+def changes(draw):
+    """A change of a key of any kind, with its content where it is not elsewhere."""
+    kind = draw(st.sampled_from([FILE, FILE, DIRECTORY, SYMLINK]))
+    data = draw(st.none() | st.binary(max_size=40) | st.just(b"x" * 20_000))
+    size = len(data) if data is not None else draw(NUMBER)
+    record = Record(
+        kind=kind, revision=draw(NUMBER), size=size, sha256=draw(st.binary(max_size=32)),
+        mtime_ns=draw(st.integers(-1, 1)), target=draw(st.text(max_size=9)),
+    )
+    return Change(
+        draw(NUMBER), draw(st.integers(0, 300)), draw(st.booleans()),
+        draw(st.text(min_size=1, max_size=200)), record.SerializeToString(), data,
+        draw(st.just(0) | NUMBER),
+    )
+
+
+@given(st.lists(changes()), st.sampled_from([0, 1, 30, 30_000]), st.sampled_from([0, 60, 90_000]))
+def test_events(found, data_bytes_max, bytes_max):
+    events, left = [], bytes_max
+    for change in found:
+        record = Record.FromString(change.record)
+        events.append(event := Event(
+            type=Event.DELETE if change.deleted else Event.PUT, key=change.key, record=record,
+            revision=change.revision, previous_revision=change.previous, sub=change.sub,
+        ))
+        most = min(data_bytes_max, left)
+        is_file = record.kind == FILE and not change.deleted and change.data is not None
+        if is_file and record.size <= most and most:
+            event.data, event.has_data = change.data, True
+            left -= len(change.data)
+    for kind in (WatchResponse, HistoryResponse):
+        number = kind.EVENTS_FIELD_NUMBER
+        encoded = encode_events(number, found, data_bytes_max, bytes_max)
+        assert encoded == kind(events=events).SerializeToString()
+
+
+def test_events_of_what_is_no_record_are_refused():
+    change = Change(1, 0, False, "k", b"\x0a\x05", b"data", 0)
+    with pytest.raises(ValueError, match="cut short"):
+        encode_events(3, [change], 9, 9)

@@ -143,6 +143,24 @@ WANTED = st.tuples(
 )
 
 
+@pytest.mark.parametrize("key", ["", "flat", "deep", "deep/3", "empty", "flat/large", "none"])
+def test_a_list_that_shows_a_directory_itself_begins_with_it(tree, key):
+    with tree.store.view() as view:
+        shown = key and outcome(view.stat, key)
+        below = outcome(lambda: list(view.list(key, True, "", 100)))
+    expected = below if isinstance(below, list) else []
+    if isinstance(shown, bytes) and [item[0] for item in expected[:1]] != [key]:
+        expected.insert(0, (key, shown, None))
+    with closing(tree.store.listing(key, True, "", 0, 100, itself=True)) as listing:
+        pieces = [listing.items(7)]
+        while items := listing.items(7):
+            pieces.append(items)
+    found = [ListResponse.FromString(items).items for items in pieces]
+    assert [item for items in found for item in items] == list(map(encoded, expected))
+    assert all(len(items) == 7 for items in found[:-1])
+    assert listing.revision == tree.store.applied
+
+
 @given(st.lists(OPERATIONS, max_size=40), st.lists(WANTED, min_size=1, max_size=10), st.data())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_tree_listed_in_any_way(monkeypatch, operations, lists, data):

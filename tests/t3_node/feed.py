@@ -25,7 +25,7 @@ class Feed:
         self.watched = False
         self.refusal = None
         self.watches = Watches(
-            self.store.view, self._applied, self._set_watched, pickled, self._check
+            self.store.view, self._listing, self._applied, self._set_watched, pickled, self._check
         )
         self.mailboxes = Mailboxes()
         self._append(b"")
@@ -36,6 +36,9 @@ class Feed:
 
     def _set_watched(self, watched):
         self.watched = watched
+
+    def _listing(self, key, data_bytes_max):
+        return self.store.listing(key, True, "", 0, data_bytes_max, itself=True)
 
     async def _applied(self, revision):
         assert revision <= self.store.applied

@@ -7,7 +7,7 @@ import pytest
 from dfs.errors import Overloaded, Unavailable
 from dfs.kv import MemoryKV
 from dfs.limits import STREAM_CHUNK_BYTES_MAX, WATCH_EVENTS_MAX
-from dfs.node.watch import Pieces
+from dfs.proto import dfs_pb2 as pb
 from dfs.store import Store
 
 from .feed import Feed, collect
@@ -80,14 +80,15 @@ async def test_changes_during_the_snapshot_follow_it_once():
     feed = Feed()
     last = feed.put(*(f"k{n:05}" for n in range(3_000)))
     async with feed.follow(snapshot=True) as updates:
-        items = list((await anext(updates)).items)
+        items = (await anext(updates)).items
         new = feed.put("k00000", "new")
         async for update in updates:
             assert update.revision == last
             items += update.items
             if update.snapshot_end:
                 break
-        assert [item[0] for item in items] == [f"k{n:05}" for n in range(3_000)]
+        keys = [item.key for item in pb.WatchResponse.FromString(items).items]
+        assert keys == [f"k{n:05}" for n in range(3_000)]
         assert await collect(updates, new) == [new - 1, new]
 
 
@@ -168,12 +169,3 @@ async def test_a_cancelled_watch_leaves_nothing_behind():
     assert not feed.watched
     assert not feed.watches._alone
     assert not feed.watches._groups
-
-
-def test_pieces_have_bounded_bytes_and_one_large_item_goes_alone():
-    sizes = [10, STREAM_CHUNK_BYTES_MAX, 10, 10, 5 * STREAM_CHUNK_BYTES_MAX, 10]
-    pieces = Pieces((f"k{n}", b"", bytes(size)) for n, size in enumerate(sizes))
-    found = []
-    while piece := pieces.next():
-        found.append([item[0] for item in piece])
-    assert found == [["k0"], ["k1"], ["k2", "k3"], ["k4"], ["k5"]]

@@ -193,7 +193,7 @@ async def test_a_watcher_that_saw_more_than_was_delivered_is_told_no_less():
             assert (await anext(ahead)).revision == last
             await until(lambda: feed.live() == 2)
             for _ in range(3):  # marks of progress
-                assert await anext(ahead) == (last, [], [], False, 0)
+                assert await anext(ahead) == (last, [], b"", False, 0)
             feed.watches.fall_behind()
             await until(lambda: feed.live() == 2)
             more = feed.put("d")
@@ -216,7 +216,7 @@ async def test_a_watcher_that_saw_all_of_a_message_gets_a_mark_of_progress():
         deliver(held[0])
         assert await collect(updates, first) == [first]
         async with asyncio.timeout(10):
-            assert await anext(ahead) == (last, [], [], False, 0)
+            assert await anext(ahead) == (last, [], b"", False, 0)
 
 
 async def test_all_changes_of_a_revision_stay_together_in_pieces(monkeypatch):

@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 import pytest
-from asyncinotify import Inotify, Mask, Watch
 
 from dfs.cache.agent import Options, run
+from dfs.cache.inotify import Inotify
 from dfs.client.values import Kind
 from dfs.errors import Misconfigured
 from dfs.limits import DROP_QUIET_MS, INLINE_BYTES_MAX
@@ -335,16 +335,16 @@ async def test_an_agent_that_is_stopped_in_a_scan_ends_the_scan_first(
     rig = Rig(tmp_path)
     for number in range(50):
         (rig.cache / f"d{number}").mkdir()
-    add_watch = Inotify.add_watch
+    add = Inotify.add
     begun, go_on = threading.Event(), threading.Event()
 
-    def slow(self: Inotify, path: str, mask: Mask) -> Watch:
+    def slow(self: Inotify, path: str, mask: int) -> int:
         if not path.endswith("cache"):
             begun.set()
             assert go_on.wait(WAIT_S)
-        return add_watch(self, path, mask)
+        return add(self, path, mask)
 
-    monkeypatch.setattr(Inotify, "add_watch", slow)
+    monkeypatch.setattr(Inotify, "add", slow)
     await rig.start(scanned=False)
     await wait_until("the scan goes on", begun.is_set)
     watcher = rig.agent.watcher

@@ -4,6 +4,7 @@
 //! in src/dfs/store/layout.py. Python decides what a put does; this is the part of it that every
 //! member pays for every put. Tests in Python compare it with the generated code and layout.py.
 pub mod entry;
+pub mod events;
 pub mod file;
 pub mod gets;
 pub mod lists;

@@ -1,5 +1,6 @@
 //! The functions of `records` for Python; see src/dfs/_engine.pyi.
 use super::entry::{chained, plain_head, plain_put};
+use super::events::{Change, put_event};
 use super::file::{Current, Event, File, KIND_DIRECTORY, Packed};
 use super::gets::{
     changed_answer, content_answer, content_key, get_answer, get_request, plain_get,
@@ -8,6 +9,7 @@ use super::lists::{Items, Taken, Wanted};
 use super::{current_key, key_of};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::{PyBytes, PyList};
 
 /// The leader's time and the store key.
@@ -326,6 +328,46 @@ fn content_answers<'py>(
     })
 }
 
+/// (revision, sub, deleted, key, record, content, previous)
+type Changed = (
+    u64,
+    u32,
+    bool,
+    PyBackedStr,
+    PyBackedBytes,
+    Option<PyBackedBytes>,
+    u64,
+);
+
+/// Changes as the events of an answer: see the stub.
+#[pyfunction]
+fn encode_events<'py>(
+    py: Python<'py>,
+    number: u64,
+    changes: Vec<Changed>,
+    data_bytes_max: u64,
+    mut bytes_max: u64,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let mut out = Vec::new();
+    for (revision, sub, deleted, key, record, data, previous) in &changes {
+        let change = Change {
+            revision: *revision,
+            sub: *sub,
+            deleted: *deleted,
+            key,
+            record,
+            data: data.as_deref(),
+            previous: *previous,
+        };
+        let most = data_bytes_max.min(bytes_max);
+        let Some(taken) = put_event(&mut out, number, &change, most) else {
+            return Err(PyValueError::new_err("a record is cut short"));
+        };
+        bytes_max -= taken.min(bytes_max);
+    }
+    Ok(PyBytes::new(py, &out))
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(head, m)?)?;
     m.add_function(wrap_pyfunction!(plain_puts, m)?)?;
@@ -337,5 +379,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(list_items, m)?)?;
     m.add_function(wrap_pyfunction!(content_keys, m)?)?;
     m.add_function(wrap_pyfunction!(content_answers, m)?)?;
+    m.add_function(wrap_pyfunction!(encode_events, m)?)?;
     m.add_function(wrap_pyfunction!(pack_file, m)?)
 }

@@ -18,13 +18,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NoReturn
 
-from asyncinotify import Event, Inotify, Mask, Watch
-
 from ..client.values import Kind
 from ..errors import FailedPrecondition
 from ..limits import CACHE_RETRY_S, RESCAN_INTERVAL_S, SYNC_LOOK_MS
-from . import ignore
+from . import ignore, inotify
 from .ignore import Ignore
+from .inotify import Event, Inotify
 from .journal import Journal
 from .pending import CLOSED, HINT, MOVED, SCANNED, TOUCHED
 from .problems import Problems
@@ -35,25 +34,21 @@ from .uploader import Uploader
 log = logging.getLogger(__name__)
 
 _MASK: Final = (
-    Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.CREATE | Mask.DELETE | Mask.ATTRIB
-    | Mask.MODIFY | Mask.ONLYDIR | Mask.DONT_FOLLOW | Mask.EXCL_UNLINK
+    inotify.CLOSE_WRITE | inotify.MOVED_TO | inotify.MOVED_FROM | inotify.CREATE | inotify.DELETE
+    | inotify.ATTRIB | inotify.MODIFY | inotify.ONLYDIR | inotify.DONT_FOLLOW | inotify.EXCL_UNLINK
 )
-_ROOT_MASK: Final = _MASK | Mask.DELETE_SELF | Mask.MOVE_SELF
-_ISDIR, _OVERFLOW, _IGNORED = int(Mask.ISDIR), int(Mask.Q_OVERFLOW), int(Mask.IGNORED)
-_ROOT_GONE: Final = int(Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.UNMOUNT)
-_MOVED_FROM: Final = int(Mask.MOVED_FROM)
-_AWAY: Final = int(Mask.MOVED_FROM | Mask.DELETE)
-_NEW: Final = int(Mask.MOVED_TO | Mask.CREATE)
+_ROOT_MASK: Final = _MASK | inotify.DELETE_SELF | inotify.MOVE_SELF
+_ROOT_GONE: Final = inotify.DELETE_SELF | inotify.MOVE_SELF | inotify.UNMOUNT
+_AWAY: Final = inotify.MOVED_FROM | inotify.DELETE
+_NEW: Final = inotify.MOVED_TO | inotify.CREATE
 _WHY: Final = (
-    (int(Mask.MOVED_TO), MOVED), (int(Mask.CLOSE_WRITE), CLOSED), (int(Mask.ATTRIB), TOUCHED),
-    (int(Mask.CREATE | Mask.MODIFY), HINT),
+    (inotify.MOVED_TO, MOVED), (inotify.CLOSE_WRITE, CLOSED), (inotify.ATTRIB, TOUCHED),
+    (inotify.CREATE | inotify.MODIFY, HINT),
 )
 _REMOVED: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
 """Removed or replaced while it was being looked at."""
 _ALL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Not the fault of one directory."""
-_EVENTS_AT_ONCE: Final = 256
-"""Full-size events read in one go."""
 _PATHS_AT_ONCE: Final = 1_000
 """Found by a scan and handed to the event loop in one go."""
 
@@ -81,8 +76,8 @@ class Watcher:
         self._real_root = os.path.realpath(root)
         self._root = -1
         """Descriptor of the root. Stays open until the next one is: threads may be using it."""
-        self._dirs: dict[int, tuple[str, Watch]] = {}
-        """Watch descriptor → directory, relative to the root."""
+        self._dirs: dict[int, str] = {}
+        """Watch → directory, relative to the root."""
         self._unwatched = 0
         self._unread: set[str] = set()
         """Directories that could not be read, "" = the root. Of the scan thread."""
@@ -110,7 +105,7 @@ class Watcher:
         """One life of the root directory."""
         os.makedirs(self.root, exist_ok=True)
         self._open_root()
-        with Inotify(cache_size=_EVENTS_AT_ONCE) as self._inotify:
+        with Inotify() as self._inotify:
             self._dirs, self._unwatched = {}, 0
             self._stopping = self._full_scan_waits = False
             self._pool = ThreadPoolExecutor(1, "scan")
@@ -124,9 +119,10 @@ class Watcher:
                 await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
                 self._inotify = None
 
-    async def _events(self, inotify: Inotify) -> NoReturn:
+    async def _events(self, watches: Inotify) -> NoReturn:
         while True:
-            self._event(await inotify.get())
+            for event in await watches.read():
+                self._event(event)
 
     async def _root_stays(self) -> NoReturn:
         """The kernel says nothing when a directory that we hold open is removed, or when its disk
@@ -152,43 +148,40 @@ class Watcher:
 
     # ---- events ----------------------------------------------------------------------------------
     def _event(self, event: Event) -> None:
-        mask = int(event.mask)
-        if mask & _OVERFLOW:
+        watch, mask, name = event
+        if mask & inotify.OVERFLOW:
             self.overflows += 1
             log.info("more happened in %s than the kernel could queue: scanning it", self.root)
             self.scan_all()
             return
-        watch = event.watch
-        known = self._dirs.get(watch.wd) if watch is not None else None
-        if watch is None or known is None:
+        directory = self._dirs.get(watch)
+        if directory is None:
             return  # Of a watch that is just being made (its scan follows) or is gone.
-        directory = known[0]
         if mask & _ROOT_GONE and not directory:
             raise RootGone
-        if mask & _IGNORED:
-            self._dirs.pop(watch.wd, None)
-        if event.name is None:
+        if mask & inotify.IGNORED:
+            self._dirs.pop(watch, None)
+        if not name:
             return
-        name = str(event.name)
         path = f"{directory}/{name}" if directory else name
         if path == ignore.FILE:
             self._read_ignore()
             self.scan_all()
-        if not self._excludes(path, bool(mask & _ISDIR)):
+        if not self._excludes(path, bool(mask & inotify.ISDIR)):
             self._happened(path, mask)
 
     def _happened(self, path: str, mask: int) -> None:
         if mask & _AWAY:
             self._uploader.gone(path)
-            if mask & _ISDIR and mask & _MOVED_FROM:
+            if mask & inotify.ISDIR and mask & inotify.MOVED_FROM:
                 self._forget(path)  # One that was deleted was empty, and its watch goes by itself.
             return
-        if mask & _ISDIR and mask & _NEW:
+        if mask & inotify.ISDIR and mask & _NEW:
             self._submit(path)
         for bit, why in _WHY:
             if mask & bit:
                 # A directory is complete by itself.
-                why = MOVED if mask & _ISDIR and why == HINT else why
+                why = MOVED if mask & inotify.ISDIR and why == HINT else why
                 self._uploader.changed(path, why)
                 return
 
@@ -197,13 +190,13 @@ class Watcher:
         of a wrong path."""
         self._uploader.gone_below(directory)
         prefix = directory + "/"
-        for number, (path, watch) in list(self._dirs.items()):
+        for watch, path in list(self._dirs.items()):
             if path != directory and not path.startswith(prefix):
                 continue
-            del self._dirs[number]
+            del self._dirs[watch]
             if self._inotify is not None:
                 try:
-                    self._inotify.rm_watch(watch)
+                    self._inotify.remove(watch)
                 except OSError:
                     continue  # The kernel has removed it, with the directory.
 
@@ -211,17 +204,16 @@ class Watcher:
     def _add_watch(self, directory: str) -> None:
         """Any thread. Events may arrive before `_dirs` knows the watch; the scan that follows
         finds what they told of."""
-        inotify = self._inotify
-        assert inotify is not None
+        assert self._inotify is not None
         path = os.path.join(self.root, directory) if directory else self.root
         try:
-            watch = inotify.add_watch(path, _MASK if directory else _ROOT_MASK)
+            watch = self._inotify.add(path, _MASK if directory else _ROOT_MASK)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.ENOMEM):
                 raise
             self._unwatched += 1
             return
-        self._dirs[watch.wd] = directory, watch
+        self._dirs[watch] = directory
 
     def _report_unwatched(self) -> None:
         if not self._unwatched:
@@ -349,13 +341,16 @@ class Watcher:
             os.close(fd)
 
     def _unchanged(self, path: str, found: os.stat_result) -> bool:
+        if path not in self._journal.rows:
+            return False
         try:
             look = look_of(found)
             if self._journal.unchanged(path, look):
                 return True
+            if look.kind is not Kind.DIRECTORY:
+                return False
             # Whatever comes to be in a directory changes its times.
-            known = look.kind is Kind.DIRECTORY and path in self._journal.rows
-            return known and self._journal.holds(path, take_directory(self._root, path))
+            return self._journal.holds(path, take_directory(self._root, path))
         except (Skip, OSError):
             return False  # The uploader says what is wrong with it.
 
@@ -393,7 +388,7 @@ class Watcher:
             self._problems.set(ignore.FILE, f"cannot be read, the built-in list holds: {error}")
             return
         self._problems.clear(ignore.FILE)
-        for directory in {d for d, _ in self._dirs.values()}:
+        for directory in set(self._dirs.values()):
             if directory and (
                 self._ignore.ignored(directory, True) or self._ignore.below_ignored(directory)
             ):

@@ -76,7 +76,7 @@ class Node:
         self._clock = clock
         self._identity, self._me = identity, me
         self._watches = Watches(
-            self.view, self._applied, self._set_watched, codec.update, self._check
+            self.view, self._listing, self._applied, self._set_watched, codec.update, self._check
         )
         self._streams = Streams(engine)
         self._hot = HotLoop(
@@ -206,6 +206,10 @@ class Node:
         """The state as of now, frozen; close it."""
         self._check()
         return self._store.view()
+
+    def _listing(self, key: str, data_bytes_max: int) -> Listing:
+        self._check()
+        return self._store.listing(key, True, "", 0, data_bytes_max, itself=True)
 
     async def list_answers(
         self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int,

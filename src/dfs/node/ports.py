@@ -26,17 +26,14 @@ WORK_INSTALL: Final = 3
 """The kinds of work, as `_engine` numbers them; a test compares."""
 
 
-Item = tuple[str, bytes, bytes | None]
-"""(key, encoded Record, content where asked)."""
-
-
 class Update(NamedTuple):
     """One message of a watch."""
 
     revision: int
     """All changes up to here have been told."""
     changes: list[Change] = []
-    items: list[Item] = []
+    items: bytes = b""
+    """Of the snapshot, encoded."""
     snapshot_end: bool = False
     gap_floor: int = 0
     """Not 0: history up to there is gone, and the watch has ended."""

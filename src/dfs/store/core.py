@@ -126,13 +126,14 @@ class Store:
         return View(self._kv.snapshot())
 
     def listing(
-        self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int
-    ) -> Listing:
+        self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int,
+        itself: bool = False,
+    ) -> Listing:  # fmt: skip
         """A list of the state as of now; close it. See Listing."""
         source = self._kv.snapshot(list_range(key, recursive, after))
         try:
             revision = View(source).revision
-            return Listing(source, revision, key, recursive, after, limit, data_bytes_max)
+            return Listing(source, revision, key, recursive, after, limit, data_bytes_max, itself)
         except BaseException:
             source.close()
             raise

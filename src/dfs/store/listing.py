@@ -1,4 +1,4 @@
-"""Lists, from a frozen state to encoded answers.
+"""Lists, from a frozen state to encoded items.
 
 `View.list` says what a list shows. This is the fast way to the same: the key/value store hands over
 many records at once, and the engine checks and encodes them in one call. One by one is looked only
@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 
 from dfs._engine import list_items
+from dfs.errors import NotFound
 from dfs.kv import Record, Snapshot
 from dfs.limits import (
     LIST_ITEMS_MAX,
@@ -24,18 +25,20 @@ from dfs.store.read import check_after, list_head, list_range, listed, shows_dat
 
 
 class Listing:
-    """One list under way: encoded ListResponses, each of bounded size, all of one revision.
+    """One list under way: encoded items, a bounded answer of them at a time, of one revision.
 
     Any thread, but one at a time; `close` when done.
     """
 
     def __init__(
         self, source: Snapshot, revision: int, key: str, recursive: bool, after: str, limit: int,
-        data_bytes_max: int,
+        data_bytes_max: int, itself: bool = False,
     ) -> None:  # fmt: skip
         """Takes over `source`, the state at `revision`, whose walk is best `list_range`. `limit`:
-        at most so many items, 0 = all. The rest, and what is raised, as in `View.list`."""
-        self._source, self._revision = source, revision
+        at most so many items, 0 = all. `itself`: a directory comes before what is in it, and a
+        list of nothing is empty. The rest, and what is raised, as in `View.list`."""
+        self.revision = revision
+        self._source = source
         self._recursive, self._data_bytes_max = recursive, data_bytes_max
         self._left = limit or sys.maxsize
         self._begin, self._end = list_range(key, recursive, after)
@@ -52,7 +55,13 @@ class Listing:
         self.items_expected = 0
         """About so many items: as if `after` were at the beginning and nothing below children. 0
         for the whole tree, of which it is not known."""
-        head = list_head(source, key)
+        try:
+            head = list_head(source, key)
+        except NotFound:
+            if not itself:
+                raise
+            self._last = True
+            return
         if head is None or head[1].kind == DIRECTORY:
             check_after(key, recursive, after)
             if head is not None:
@@ -62,23 +71,30 @@ class Listing:
             elif not recursive:
                 self._fetch_max = STORE_SCAN_RECORDS_MIN
         else:
+            itself, self._last = not after, True
+        if head is not None and itself:
             path, _, value = head
-            self._records = [] if after else [(CURRENT + path, value)]
-            self._last = True
+            self._records = [(CURRENT + path, value)]
 
-    def next(self, items_max: int = LIST_ITEMS_MAX) -> bytes | None:
-        """The next answer; None at the end, but the first one always comes. About
-        STREAM_CHUNK_BYTES_MAX, one larger item travels alone. Blocks. Raises DataLoss,
+    def next(self, items_max: int | None = None) -> bytes | None:
+        """The next ListResponse; None at the end, but the first one always comes. Otherwise as
+        `items`."""
+        items = self.items(items_max)
+        if self._begun and not items:
+            return None
+        self._begun = True
+        return list_answer([items], self.revision)
+
+    def items(self, items_max: int | None = None) -> bytes:
+        """The items of the next answer; empty at the end. Items and bytes up to LIST_ITEMS_MAX and
+        about STREAM_CHUNK_BYTES_MAX, one larger item travels alone. Blocks. Raises DataLoss,
         Unavailable."""
-        piece = Piece(min(items_max, self._left))
+        piece = Piece(min(items_max or LIST_ITEMS_MAX, self._left))
         while piece.items_max and self._fetched(piece.items_max) and self._take(piece):
             pass
         self._left -= piece.count
         self.done = not self._left or (self._last and self._at == len(self._records))
-        if self._begun and not piece.count:
-            return None
-        self._begun = True
-        return list_answer(piece.items, self._revision)
+        return b"".join(piece.items)
 
     def at_once(self, records_max: int) -> bytes | None:
         """The whole list as one answer, if that takes little: so many records at most, those below
@@ -93,7 +109,7 @@ class Listing:
             # Not every record was an item: what is below a child is passed over.
             if not records_max and not self._last and self._left > piece.count:
                 return None
-        return list_answer(piece.items, self._revision)
+        return list_answer(piece.items, self.revision)
 
     def _fetched(self, wanted: int) -> bool:
         """Sees to it that there are records; False: no more."""

@@ -15,8 +15,7 @@ waits for room, and goes back to history. Only when the floor has passed what it
 gap.
 """
 
-from .items import Pieces, tree
 from .watcher import Wanted, Watcher
 from .watches import Watches
 
-__all__ = ["Pieces", "Wanted", "Watcher", "Watches", "tree"]
+__all__ = ["Wanted", "Watcher", "Watches"]

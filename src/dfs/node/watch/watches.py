@@ -1,15 +1,15 @@
 """All watches of one node: who wants what, and who is told how."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 
 from ...errors import OutOfRange, Overloaded, Unavailable
 from ...limits import WATCHES_MAX
-from ...store import Stored, View, change_of
+from ...store import Listing, Stored, View, change_of
 from ..ports import Update
 from ..streams import Caller, Post
 from ..tasks import in_thread
 from .group import Encode, Group
-from .items import Pieces, tree
 from .watcher import History, Wanted, Watcher, above
 
 
@@ -19,14 +19,17 @@ class Watches:
     def __init__(
         self,
         pin: Callable[[], View],
+        listing: Callable[[str, int], Listing],
         wait_for: Callable[[int], Awaitable[None]],
         on_watched: Callable[[bool], None],
         encode: Encode,
         check: Callable[[], None],
     ) -> None:
-        """`pin`: makes a view. `wait_for`: that a revision is applied here. `on_watched`: whether
+        """`pin`: makes a view. `listing`: of a key and all below it, with content up to so many
+        bytes. `wait_for`: that a revision is applied here. `on_watched`: whether
         changes are wanted at all. `check`: raises what all watches have to end with, if so."""
-        self._pin, self._wait_for, self._on_watched = pin, wait_for, on_watched
+        self._pin, self._listing = pin, listing
+        self._wait_for, self._on_watched = wait_for, on_watched
         self._encode, self._check_node = encode, check
         self._alone: dict[str, set[Watcher]] = {}
         """Those with a queue, by key."""
@@ -86,7 +89,8 @@ class Watches:
                 watcher.fall_behind()
             else:
                 watcher.collect()
-                self._pinned(watcher).close()
+                with self._pin() as view:
+                    watcher.told = view.revision
                 await self._tell(watcher, Update(watcher.told))
             while True:
                 self._check()
@@ -110,16 +114,11 @@ class Watches:
     async def _tell_snapshot(self, watcher: Watcher) -> None:
         wanted = watcher.wanted
         watcher.collect()
-        with self._pinned(watcher) as view:
-            pieces = Pieces(tree(view, wanted.key, wanted.data_bytes_max))
-            while piece := await in_thread(pieces.next):
-                await self._tell(watcher, Update(view.revision, items=piece), pinned=True)
+        with closing(self._listing(wanted.key, wanted.data_bytes_max)) as listing:
+            watcher.told = listing.revision
+            while items := await in_thread(listing.items):
+                await self._tell(watcher, Update(listing.revision, items=items), pinned=True)
         await self._tell(watcher, Update(watcher.told, snapshot_end=True))
-
-    def _pinned(self, watcher: Watcher) -> View:
-        view = self._pin()
-        watcher.told = view.revision
-        return view
 
     async def _catch_up(self, watcher: Watcher) -> Update:
         watcher.collect()
