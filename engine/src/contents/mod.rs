@@ -1,7 +1,9 @@
 //! Files of contents: where their chunks are, digests of them, copies that are hashed on the way.
 //!
-//! SHA-256 is that of `sha2`, which uses the instructions that processors have for it.
+//! SHA-256 is that of `sha2`, or of `sha256` for two inputs at a time. Both use the instructions
+//! that processors have for it.
 pub mod copy;
+pub mod sha256;
 
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
