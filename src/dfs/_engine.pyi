@@ -347,7 +347,7 @@ OPTIONS: Final[dict[str, int]]
 
 # Of one `Engine.fetch_chunks`: what the largest content has.
 CHUNKS_WANTED_MAX: Final[int]
-# Other members that are given chunks at once; each costs a thread and a buffer.
+# Other members that are given chunks at once; each costs a thread.
 TRANSFERS_MAX: Final[int]
 
 def copy_and_hash(source: int, target: int, chunk_bytes: int) -> tuple[int, bytes, bytes]:

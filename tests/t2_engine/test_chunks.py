@@ -212,15 +212,17 @@ def test_a_chunk_that_is_damaged_on_the_way_is_left_out(pair, target) -> None:
 
 
 def test_a_file_that_is_cut_while_it_is_given_lacks_the_end(pair, target) -> None:
+    """In a chunk's only frame, and in the first of two."""
     giver, asker = pair
-    whole = zeros(8)
-    path = whole.keep(giver)
-    with Dam(giver.addr, ANSWERS_BYTES) as dam, ThreadPoolExecutor() as pool:
-        fetching = pool.submit(whole.fetch, asker, dam.addr, target)
-        assert dam.full.acquire(timeout=10)
-        os.truncate(path, (7 << 20) + 1)
-        dam.open()
-        assert fetching.result(10) == list(range(7))
+    for chunk_bytes, left in [(FRAME_BYTES, 15), (2 * FRAME_BYTES, 7)]:
+        whole = Content(random.Random(7).randbytes(16 * FRAME_BYTES), chunk_bytes)
+        path = whole.keep(giver)
+        with Dam(giver.addr, ANSWERS_BYTES) as dam, ThreadPoolExecutor() as pool:
+            fetching = pool.submit(whole.fetch, asker, dam.addr, target)
+            assert dam.full.acquire(timeout=10)
+            os.truncate(path, left * chunk_bytes + 1)
+            dam.open()
+            assert fetching.result(10) == list(range(left))
 
 
 def test_what_was_right_counts_when_the_connection_ends(pair, target) -> None:
