@@ -7,7 +7,7 @@
 //! ```
 //! The two are threads: hashing takes most of the time, then writing.
 use super::sha256::Hasher;
-use super::{Digest, PIECE_BYTES, invalid};
+use super::{Digest, PIECE_BYTES, begin_writing, invalid};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -20,6 +20,8 @@ const HOLE_BYTES: usize = 64 << 10;
 const HOLE_BYTES_MAX: u64 = 4 << 20;
 /// Between the two threads: neither waits for the other at every piece.
 const PIECES: usize = 8;
+/// Behind so many bytes the disk begins to write them.
+const WRITING_BYTES: u64 = 4 << 20;
 static ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
 
 /// What has been copied.
@@ -95,8 +97,14 @@ fn read_all(
 }
 
 fn write_all(taken: Receiver<Piece>, empty: SyncSender<Vec<u8>>, target: &File) -> io::Result<()> {
+    let mut begun = 0;
     for piece in taken {
         piece.write(target)?;
+        let end = piece.at + piece.bytes.len() as u64 + piece.hole;
+        if end - begun >= WRITING_BYTES {
+            begin_writing(target, begun..end)?;
+            begun = end;
+        }
         let _ = empty.try_send(piece.bytes); // the reader makes another where it has none
     }
     Ok(())
