@@ -282,10 +282,11 @@ class Engine:
 
         A chunk is left out when the member cannot read it, or has other bytes: then its place in
         the file holds anything, and it is to be had from another. Nothing outside of the wanted
-        chunks is written; the file is neither made, cut nor synced. What ends the transfer early,
-        on either side or on the way, ends it with those that were right until then; it raises only
-        when there is none yet. So call again for what is missing, best at another member: each call
-        brings something, is told that this member has nothing (an empty list), or says why not.
+        chunks is written; the file is neither made, cut nor synced, but the disk begins to write
+        each chunk that has come. What ends the transfer early, on either side or on the way, ends
+        it with those that were right until then; it raises only when there is none yet. So call
+        again for what is missing, best at another member: each call brings something, is told that
+        this member has nothing (an empty list), or says why not.
 
         Blocks as long as something moves (option "stall_ms_max"); `timeout_ms` is for the
         connection. Many threads may call it at once, also for one file. A member serves
@@ -347,7 +348,7 @@ OPTIONS: Final[dict[str, int]]
 
 # Of one `Engine.fetch_chunks`: what the largest content has.
 CHUNKS_WANTED_MAX: Final[int]
-# Other members that are given chunks at once; each costs a thread and a buffer.
+# Other members that are given chunks at once; each costs a thread.
 TRANSFERS_MAX: Final[int]
 
 def copy_and_hash(source: int, target: int, chunk_bytes: int) -> tuple[int, bytes, bytes]:
@@ -357,9 +358,10 @@ def copy_and_hash(source: int, target: int, chunk_bytes: int) -> tuple[int, byte
 
     Both are open descriptors, of regular files; they stay open. Holes of the source are not read;
     they, and every aligned 64 KiB of zeros, are holes of the target, which ends up with the same
-    size. Nothing is synced. A file that changes meanwhile is copied as it is met: the digests are
-    those of what the target has, and who must know compares stat before and after. Afterwards the
-    position of `source` is anywhere, that of `target` as before.
+    size. Nothing is synced, but the disk begins to write what has been copied. A file that changes
+    meanwhile is copied as it is met: the digests are those of what the target has, and who must
+    know compares stat before and after. Afterwards the position of `source` is anywhere, that of
+    `target` as before.
 
     Blocks without the interpreter lock; more than one chunk takes a second thread. Raises OSError
     (ENOSPC: full disk), ValueError (`source` is no file, `target` is not empty, `chunk_bytes` is

@@ -33,6 +33,19 @@ sys.stdin.readline()
 node.close()
 """
 
+ASKER = """
+import sys
+from pathlib import Path
+from t2_engine.contents import content
+from t2_engine.nodes import Node
+node = Node(Path(sys.argv[1]), "node2").start()
+try:
+    print(content().fetch(node, sys.argv[2], Path(sys.argv[3])))
+except OSError as error:
+    print(error.strerror)
+node.close()
+"""
+
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
@@ -212,15 +225,17 @@ def test_a_chunk_that_is_damaged_on_the_way_is_left_out(pair, target) -> None:
 
 
 def test_a_file_that_is_cut_while_it_is_given_lacks_the_end(pair, target) -> None:
+    """In a chunk's only frame, and in the first of two."""
     giver, asker = pair
-    whole = zeros(8)
-    path = whole.keep(giver)
-    with Dam(giver.addr, ANSWERS_BYTES) as dam, ThreadPoolExecutor() as pool:
-        fetching = pool.submit(whole.fetch, asker, dam.addr, target)
-        assert dam.full.acquire(timeout=10)
-        os.truncate(path, (7 << 20) + 1)
-        dam.open()
-        assert fetching.result(10) == list(range(7))
+    for chunk_bytes, left in [(FRAME_BYTES, 15), (2 * FRAME_BYTES, 7)]:
+        whole = Content(random.Random(7).randbytes(16 * FRAME_BYTES), chunk_bytes)
+        path = whole.keep(giver)
+        with Dam(giver.addr, ANSWERS_BYTES) as dam, ThreadPoolExecutor() as pool:
+            fetching = pool.submit(whole.fetch, asker, dam.addr, target)
+            assert dam.full.acquire(timeout=10)
+            os.truncate(path, left * chunk_bytes + 1)
+            dam.open()
+            assert fetching.result(10) == list(range(left))
 
 
 def test_what_was_right_counts_when_the_connection_ends(pair, target) -> None:
@@ -325,6 +340,27 @@ def test_a_disk_that_is_full_or_a_file_that_is_not_there_is_an_error_of_this_nod
     assert not absent.exists()
     with pytest.raises(IsADirectoryError):
         whole.fetch(asker, giver.addr, tmp_path)
+
+
+def test_the_disk_begins_to_write_each_chunk_that_has_come(target, tmp_path: Path) -> None:
+    """When it fails, what has come until then counts, and the next call is told."""
+    giver = Node(tmp_path, "node1").start()
+    content().keep(giver)
+    with Shim(target.parent, tmp_path / "control") as shim:
+
+        def fetch() -> str:
+            argv = [sys.executable, "-c", ASKER, tmp_path, giver.addr, target]
+            env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | shim.environment()
+            return subprocess.run(argv, env=env, capture_output=True, text=True).stdout.strip()
+
+        try:
+            shim.arm(Fault(Kind.ERROR, 5, (Op.SYNC,), match="/target"))
+            assert fetch() == str([0, 1, 2, 3])
+            shim.arm(Fault(Kind.ERROR, 1, (Op.SYNC,), match="/target"))
+            assert fetch() == os.strerror(errno.EIO)
+        finally:
+            giver.close()
+    assert target.read_bytes()[: 4 * CHUNK_BYTES] == content().data[: 4 * CHUNK_BYTES]
 
 
 def test_what_was_right_counts_when_the_disk_is_full(pair, target) -> None:

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import os
 import random
+import subprocess
+import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,9 +15,19 @@ from pathlib import Path
 import pytest
 
 from dfs._engine import copy_and_hash, digest_chunks
+from dfs.nemesis.shim import Fault, Kind, Op, Shim
 
 PIECE = 256 << 10
 HOLE = 64 << 10
+COPIER = """
+import os, sys
+from dfs._engine import copy_and_hash
+source, target = os.open(sys.argv[1], os.O_RDONLY), os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
+try:
+    print(copy_and_hash(source, target, 4 << 20)[0])
+except OSError as error:
+    print(error.strerror)
+"""
 
 
 def digests(data: bytes, chunk_bytes: int) -> tuple[int, bytes, bytes]:
@@ -175,6 +187,24 @@ def test_errors_of_either_file_are_told(tmp_path: Path, size: int) -> None:
         with pytest.raises(ValueError, match="at least one byte"):
             copy_and_hash(source, empty, 0)
         assert copy_and_hash(source, empty, 4 << 20)[0] == size, "none has touched it"
+
+
+def test_the_disk_begins_to_write_while_the_rest_is_copied(tmp_path: Path) -> None:
+    """It is told behind each 4 MiB; when it fails the copy has failed."""
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "source").write_bytes(random.Random(1).randbytes(11 << 20))
+    with Shim(tmp_path / "targets", tmp_path / "control") as shim:
+
+        def copy(target: str) -> str:
+            paths = tmp_path / "source", tmp_path / "targets" / target
+            argv = [sys.executable, "-c", COPIER, *paths]
+            env = os.environ | shim.environment()
+            return subprocess.run(argv, env=env, capture_output=True, text=True).stdout.strip()
+
+        assert copy("first") == str(11 << 20)
+        assert shim.counts().calls[Op.SYNC] == 2
+        shim.arm(Fault(Kind.ERROR, 2, (Op.SYNC,), errno.EIO))
+        assert copy("second") == os.strerror(errno.EIO)
 
 
 def test_descriptors_stay_open_and_where_they_were(tmp_path: Path) -> None:

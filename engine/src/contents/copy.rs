@@ -1,13 +1,13 @@
 //! Copying a file while it is hashed, as a whole and by chunks; holes stay holes.
 //!
 //! ```text
-//! reader:   read a piece, hash it into the whole ──► writer: hash it into its chunk, write it
-//!               ▲                                                                        │
-//!               └──────────────────────────── the empty buffer ──────────────────────────┘
+//! reader:   read a piece, hash it ──► writer: write it
+//!               ▲                        │
+//!               └─── the empty buffer ───┘
 //! ```
-//! The two are threads, because hashing takes most of the time. A file of one chunk is hashed once.
-use super::{Digest, PIECE_BYTES, invalid};
-use sha2::{Digest as _, Sha256};
+//! The two are threads: hashing takes most of the time, then writing.
+use super::sha256::Hasher;
+use super::{Digest, PIECE_BYTES, begin_writing, invalid};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -20,6 +20,8 @@ const HOLE_BYTES: usize = 64 << 10;
 const HOLE_BYTES_MAX: u64 = 4 << 20;
 /// Between the two threads: neither waits for the other at every piece.
 const PIECES: usize = 8;
+/// Behind so many bytes the disk begins to write them.
+const WRITING_BYTES: u64 = 4 << 20;
 static ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
 
 /// What has been copied.
@@ -42,52 +44,38 @@ pub fn copy(source: &File, target: &File, chunk_bytes: u64) -> io::Result<Copied
     if target.metadata()?.len() > 0 {
         return Err(invalid("the target of a copy must be empty".into()));
     }
-    let mut reader = Reader::new(source)?;
-    let copied = match reader.end > chunk_bytes {
-        true => side_by_side(&mut reader, target, chunk_bytes)?,
+    let mut reader = Reader::new(source, chunk_bytes)?;
+    match reader.end > chunk_bytes {
+        true => side_by_side(&mut reader, target)?,
         false => alone(&mut reader, target)?,
-    };
+    }
+    let copied = reader.finish();
     if target.metadata()?.len() < copied.size {
         target.set_len(copied.size)?; // it ends with a hole
     }
     Ok(copied)
 }
 
-/// A content of one chunk.
-fn alone(reader: &mut Reader, target: &File) -> io::Result<Copied> {
+/// A content of one chunk is not worth a thread.
+fn alone(reader: &mut Reader, target: &File) -> io::Result<()> {
     let mut buffer = Vec::new();
     while let Some(piece) = reader.next(buffer)? {
         piece.write(target)?;
         buffer = piece.bytes;
     }
-    let sha256 = reader.sha256();
-    let chunks = if reader.at > 0 {
-        sha256.to_vec()
-    } else {
-        Vec::new()
-    };
-    Ok(Copied {
-        size: reader.at,
-        sha256,
-        chunks,
-    })
+    Ok(())
 }
 
-fn side_by_side(reader: &mut Reader, target: &File, chunk_bytes: u64) -> io::Result<Copied> {
+fn side_by_side(reader: &mut Reader, target: &File) -> io::Result<()> {
     let (full, taken) = sync_channel::<Piece>(PIECES);
     let (empty, returned) = sync_channel::<Vec<u8>>(PIECES);
-    let chunks = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let writer = std::thread::Builder::new()
             .name("dfs-copy".into())
-            .spawn_scoped(scope, move || write_all(taken, empty, target, chunk_bytes))?;
+            .spawn_scoped(scope, move || write_all(taken, empty, target))?;
         let read = read_all(reader, full, returned);
-        let chunks = writer.join().map_err(|_| io::Error::other("a bug"))?;
-        read.and(chunks)
-    })?;
-    Ok(Copied {
-        size: reader.at,
-        sha256: reader.sha256(),
-        chunks,
+        let written = writer.join().map_err(|_| io::Error::other("a bug"))?;
+        read.and(written)
     })
 }
 
@@ -108,20 +96,18 @@ fn read_all(
     }
 }
 
-/// Returns the digests of the chunks.
-fn write_all(
-    taken: Receiver<Piece>,
-    empty: SyncSender<Vec<u8>>,
-    target: &File,
-    chunk_bytes: u64,
-) -> io::Result<Vec<u8>> {
-    let mut chunks = Chunks::new(chunk_bytes);
+fn write_all(taken: Receiver<Piece>, empty: SyncSender<Vec<u8>>, target: &File) -> io::Result<()> {
+    let mut begun = 0;
     for piece in taken {
-        piece.each(|bytes| chunks.update(bytes));
         piece.write(target)?;
+        let end = piece.at + piece.bytes.len() as u64 + piece.hole;
+        if end - begun >= WRITING_BYTES {
+            begin_writing(target, begun..end)?;
+            begun = end;
+        }
         let _ = empty.try_send(piece.bytes); // the reader makes another where it has none
     }
-    Ok(chunks.finish())
+    Ok(())
 }
 
 /// A part of a file.
@@ -170,22 +156,27 @@ struct Reader<'a> {
     end: u64,
     /// Up to here there is no hole.
     data_end: u64,
-    hasher: Sha256,
+    digests: Digests,
 }
 
 impl Reader<'_> {
-    fn new(file: &File) -> io::Result<Reader<'_>> {
+    fn new(file: &File, chunk_bytes: u64) -> io::Result<Reader<'_>> {
         Ok(Reader {
             file,
             at: 0,
             end: file.metadata()?.len(),
             data_end: 0,
-            hasher: Sha256::new(),
+            digests: Digests::new(chunk_bytes),
         })
     }
 
-    fn sha256(&self) -> Digest {
-        self.hasher.clone().finalize().into()
+    fn finish(self) -> Copied {
+        let (sha256, chunks) = self.digests.finish();
+        Copied {
+            size: self.at,
+            sha256,
+            chunks,
+        }
     }
 
     /// The next piece, in this buffer; `None` at the end, also where the file was cut meanwhile.
@@ -195,7 +186,6 @@ impl Reader<'_> {
             bytes,
             hole: 0,
         };
-        piece.bytes.clear();
         if self.at == self.end {
             return Ok(None);
         }
@@ -207,7 +197,9 @@ impl Reader<'_> {
                 n => self.at + n,
             };
         }
-        if piece.hole == 0 {
+        if piece.hole > 0 {
+            piece.bytes.clear();
+        } else {
             let room = PIECE_BYTES as u64 - self.at % PIECE_BYTES as u64;
             piece
                 .bytes
@@ -216,7 +208,7 @@ impl Reader<'_> {
             piece.bytes.truncate(n);
         }
         self.at += piece.hole + piece.bytes.len() as u64;
-        piece.each(|bytes| self.hasher.update(bytes));
+        piece.each(|bytes| self.digests.update(bytes));
         Ok((self.at > piece.at).then_some(piece))
     }
 
@@ -248,22 +240,24 @@ fn fill(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     Ok(n)
 }
 
-/// Digests of chunks, of bytes that come in order.
-struct Chunks {
+/// Digests of bytes that come in order: of all of them, and of each chunk.
+struct Digests {
+    whole: Hasher,
     chunk_bytes: u64,
     /// Of the present chunk.
     left: u64,
-    hasher: Sha256,
-    done: Vec<u8>,
+    chunk: Hasher,
+    chunks: Vec<u8>,
 }
 
-impl Chunks {
-    fn new(chunk_bytes: u64) -> Chunks {
-        Chunks {
+impl Digests {
+    fn new(chunk_bytes: u64) -> Digests {
+        Digests {
+            whole: Hasher::default(),
             chunk_bytes,
             left: chunk_bytes,
-            hasher: Sha256::new(),
-            done: Vec::new(),
+            chunk: Hasher::default(),
+            chunks: Vec::new(),
         }
     }
 
@@ -271,24 +265,25 @@ impl Chunks {
         while !bytes.is_empty() {
             let n = self.left.min(bytes.len() as u64);
             let (now, later) = bytes.split_at(n as usize);
-            self.hasher.update(now);
+            Hasher::update_both([&mut self.whole, &mut self.chunk], [now, now]);
             self.left -= n;
             bytes = later;
             if self.left == 0 {
-                self.end();
+                self.end_chunk();
             }
         }
     }
 
-    fn end(&mut self) {
-        self.done.extend_from_slice(&self.hasher.finalize_reset());
+    fn end_chunk(&mut self) {
+        let chunk = std::mem::take(&mut self.chunk);
+        self.chunks.extend_from_slice(&chunk.finish());
         self.left = self.chunk_bytes;
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    fn finish(mut self) -> (Digest, Vec<u8>) {
         if self.left < self.chunk_bytes {
-            self.end();
+            self.end_chunk();
         }
-        self.done
+        (self.whole.finish(), self.chunks)
     }
 }

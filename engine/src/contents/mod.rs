@@ -1,12 +1,15 @@
 //! Files of contents: where their chunks are, digests of them, copies that are hashed on the way.
 //!
-//! SHA-256 is that of `sha2`, which uses the instructions that processors have for it.
+//! SHA-256 is that of `sha2`, or of `sha256` for two inputs at a time. Both use the instructions
+//! that processors have for it.
 pub mod copy;
+pub mod sha256;
 
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 /// A SHA-256.
@@ -18,6 +21,18 @@ pub const PIECE_BYTES: usize = 256 << 10;
 
 pub fn invalid(text: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, text)
+}
+
+/// Has the system begin to write a part of a file to the disk, and does not wait for that: a sync
+/// at the end finds little left to do.
+pub fn begin_writing(file: &File, range: Range<u64>) -> io::Result<()> {
+    let (at, size) = (range.start as libc::off64_t, range.end - range.start);
+    let what = libc::SYNC_FILE_RANGE_WRITE;
+    // SAFETY: a call on a descriptor that `file` keeps open; it touches no memory.
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), at, size as libc::off64_t, what) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// How a content is cut: into chunks of the same size, but for the last.

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/types.h>
@@ -409,6 +410,16 @@ ssize_t pread(int descriptor, void *data, size_t size, off_t offset) {
 ssize_t pread64(int descriptor, void *data, size_t size, off64_t offset) {
     REAL(ssize_t, "pread64", int, void *, size_t, off64_t);
     READS(real(descriptor, data, size / 2, offset), real(descriptor, data, size, offset))
+}
+
+ssize_t sendfile(int to, int descriptor, off_t *offset, size_t size) {
+    REAL(ssize_t, "sendfile", int, int, off_t *, size_t);
+    READS(real(to, descriptor, offset, size / 2), real(to, descriptor, offset, size))
+}
+
+ssize_t sendfile64(int to, int descriptor, off64_t *offset, size_t size) {
+    REAL(ssize_t, "sendfile64", int, int, off64_t *, size_t);
+    READS(real(to, descriptor, offset, size / 2), real(to, descriptor, offset, size))
 }
 
 /* The wall clock, which may jump; clocks that only measure time do not. */

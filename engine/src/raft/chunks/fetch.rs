@@ -3,7 +3,7 @@ use super::super::codec::*;
 use super::super::hello::{self, Purpose, framed, reason};
 use super::super::node::Node;
 use super::{BYTES_MAX, GONE, HEAD_BYTES, Line, Order, head_of};
-use crate::contents::Digest;
+use crate::contents::{Digest, begin_writing};
 use sha2::{Digest as _, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -123,5 +123,6 @@ fn take(
             left -= n;
         }
     }
+    begin_writing(file, chunk).map_err(Fault::Disk)?;
     Ok(Some(hasher.finalize().into()))
 }

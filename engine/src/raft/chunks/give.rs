@@ -2,13 +2,11 @@
 use super::super::hello::{self, Frames, closed, framed, reason};
 use super::super::shared::Shared;
 use super::super::transfer::{moving, stall};
-use super::{
-    BYTES, BYTES_MAX, GONE, HEAD_BYTES, Line, ORDER_BYTES_MAX, Order, TRANSFERS_MAX, head, hex,
-};
+use super::{BYTES, BYTES_MAX, GONE, Line, ORDER_BYTES_MAX, Order, TRANSFERS_MAX, head, hex};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
 /// Answers one order.
@@ -45,9 +43,8 @@ fn answer(line: &Line, order: &Order) -> io::Result<()> {
         }
     };
     line.write_all(&framed(&[0]))?;
-    let mut buffer = vec![0; HEAD_BYTES + BYTES_MAX];
     for number in &order.numbers {
-        send(line, &file, order.layout.chunk(*number)?, &mut buffer)?;
+        send(line, &file, order.layout.chunk(*number)?)?;
     }
     Ok(())
 }
@@ -84,18 +81,21 @@ fn open(shared: &Shared, order: &Order) -> Result<File, String> {
     Ok(file)
 }
 
-/// Sends a chunk as far as the disk gives it.
-fn send(line: &Line, file: &File, chunk: Range<u64>, buffer: &mut [u8]) -> io::Result<()> {
+/// Sends a chunk as far as the disk gives it. What a frame lacks then is zeros: whoever gets it
+/// finds that it is wrong.
+fn send(line: &Line, file: &File, chunk: Range<u64>) -> io::Result<()> {
     let mut at = chunk.start;
     while at < chunk.end {
-        let n = BYTES_MAX.min((chunk.end - at) as usize);
-        let frame = &mut buffer[..HEAD_BYTES + n];
-        if file.read_exact_at(&mut frame[HEAD_BYTES..], at).is_err() {
-            return line.write_all(&head(GONE, 0)); // damaged, or cut meanwhile
+        let end = chunk.end.min(at + BYTES_MAX as u64);
+        line.write_all(&head(BYTES, (end - at) as usize))?;
+        at += line.send_file(file, at..end)?;
+        if at < end {
+            line.write_all(&vec![0; (end - at) as usize])?;
+            if end < chunk.end {
+                line.write_all(&head(GONE, 0))?;
+            }
+            return Ok(());
         }
-        frame[..HEAD_BYTES].copy_from_slice(&head(BYTES, n));
-        line.write_all(frame)?;
-        at += n as u64;
     }
     Ok(())
 }

@@ -3,9 +3,9 @@
 //! asker: an order · giver: 0, or 1 and why not · giver: the chunks in that order, each in frames
 //! of BYTES, or up to where the disk has failed and then GONE; the next chunk follows.
 //!
-//! Nothing here waits in the runtime: a thread on each side reads, hashes and writes by itself, so
-//! that heartbeats and appends never stand behind content. The giver's disk is not trusted, nor is
-//! the giver: only the digests that the asker knows decide what counts.
+//! Nothing here waits in the runtime: a thread on each side does all by itself, so that heartbeats
+//! and appends never stand behind content. The giver has the kernel send out of its file. Its disk
+//! is not trusted, nor is the giver: only the digests that the asker knows decide what counts.
 pub mod fetch;
 pub mod give;
 
@@ -14,8 +14,11 @@ use super::hello::{self, Frames, closed};
 use super::shared::Shared;
 use crate::contents::{Digest, Layout};
 use bytes::{BufMut, Bytes, BytesMut};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,12 +26,12 @@ use tokio::sync::Semaphore;
 
 /// Of one order: what the largest content has.
 pub const CHUNKS_WANTED_MAX: usize = 16_384;
-/// Given at once; each has a thread of its own and a buffer. As many as six other members ask for,
-/// with CONTENT_PULLS_MAX times CONTENT_FETCHES each: else they refuse each other.
+/// Given at once; each has a thread of its own. As many as six other members ask for, with
+/// CONTENT_PULLS_MAX times CONTENT_FETCHES each: else they refuse each other.
 pub const TRANSFERS_MAX: usize = 48;
 /// An order of CHUNKS_WANTED_MAX, and what stands before.
 const ORDER_BYTES_MAX: usize = 8 * CHUNKS_WANTED_MAX + 1_024;
-/// Of one frame, and of the buffer on each side: with less, threads wake up for little.
+/// Of one frame, and of the asker's buffer: with less, threads wake up for little.
 const BYTES_MAX: usize = 1 << 20;
 /// Length and kind of a frame.
 const HEAD_BYTES: usize = 5;
@@ -167,6 +170,31 @@ impl Line<'_> {
             bytes = &bytes[n..];
         }
         Ok(())
+    }
+
+    /// Sends what the file has there, out of the system's memory. Returns how many bytes that were:
+    /// fewer when the disk fails or the file ends before, or when the connection has broken, which
+    /// the next write tells.
+    fn send_file(&self, file: &File, range: Range<u64>) -> io::Result<u64> {
+        let mut at = range.start as libc::off_t;
+        let mut left = range.end - range.start;
+        while left > 0 {
+            let sent = self.moving(|stream| {
+                let (to, from) = (stream.as_raw_fd(), file.as_raw_fd());
+                // SAFETY: both are open meanwhile, and the kernel moves nothing but `at`.
+                match unsafe { libc::sendfile(to, from, &mut at, left as usize) } {
+                    0 => Err(io::Error::from_raw_os_error(libc::EIO)), // the file ends
+                    -1 => Err(io::Error::last_os_error()),
+                    n => Ok(n as usize),
+                }
+            });
+            match sent {
+                Ok(n) => left -= n as u64,
+                Err(e) if e.raw_os_error().is_some() => break,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(range.end - range.start - left)
     }
 }
 
