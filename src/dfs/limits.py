@@ -230,6 +230,8 @@ CONTENT_FETCH_CHUNKS: Final = 8
 """Chunks of one such part: what a broken connection makes somebody else fetch again at most."""
 CONTENT_HOLD_WAIT_MS: Final = 2_000
 """For a member that is asked to hold a content to answer; then it says how far it is."""
+CONTENT_ASK_MS_MAX: Final = 300
+"""For members to say what they have of an upload: those that are up take a few milliseconds."""
 CONTENT_WHOLES_MAX: Final = 4
 """Large contents that are read whole for a Get at once, in memory; others wait."""
 CONTENT_STALL_MS: Final = 10_000
@@ -428,8 +430,7 @@ segments and two memtables."""
 DISK_CHECK_INTERVAL_MS: Final = 1_000
 """A disk fills by less than DISK_FREE_BYTES_MIN in this time."""
 DISK_TOLD_MS_MAX: Final = 5 * DISK_CHECK_INTERVAL_MS
-"""So long a node believes what the leader last said of the space of all; then it looks at its own
-disk."""
+"""So long a node believes what the leader last said of the space of all; then it looks itself."""
 LED_INTERVAL_MS: Final = 10
 """Between two looks at whether a leader is known, for the few while a node starts."""
 READY_INTERVAL_MS: Final = 200
@@ -465,8 +466,7 @@ ASK_MS_MAX: Final = 2_000
 CLUSTER_MS_MAX: Final = 10_000
 """For one change of the membership, or of the leader."""
 CHANGES_WAITING_MAX: Final = 16
-"""Changes of the membership that wait at the leader for the one under way: more than anybody asks
-for on purpose."""
+"""Changes of the membership that wait for the one under way: more than anybody means to ask for."""
 VOTERS_ADVISED_MAX: Final = 7
 """More voters bear more failures than happen at once, and each write waits for half of them."""
 CLUSTER_THREADS_MAX: Final = 16
@@ -474,8 +474,7 @@ CLUSTER_THREADS_MAX: Final = 16
 DRAIN_MS_MAX: Final = 5_000
 """For calls under way when the node stops."""
 NODE_THREADS_MAX: Final = 3
-"""A snapshot that is written, one that is installed, and the end of calls under way: each begins at
-once, however many threads read."""
+"""A snapshot that is written, one that is installed, the end of calls under way: none waits."""
 
 # ---- client -------------------------------------------------------------------------------------
 CLIENT_BACKOFF_MS_MIN: Final = 20

@@ -288,6 +288,11 @@ MUTANTS: Final = (
         CONTENTS,
     ),
     Mutant(
+        "digests-of-chunks-prove-the-whole", "src/dfs/contents.py",
+        "        if self._whole.digest() != manifest.sha256:\n", "        if False:\n",
+        ("tests/t3_node/test_gathering.py",),
+    ),
+    Mutant(
         "objects-are-not-verified", "src/dfs/cache/objects.py",
         'right = hashlib.file_digest(file, "sha256").digest() == sha256', "right = True",
         ("tests/t5_mount",),

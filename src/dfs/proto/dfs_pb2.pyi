@@ -118,7 +118,7 @@ class UploadRequest(_message.Message):
     def __init__(self, head: _Optional[_Union[UploadHead, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class UploadHead(_message.Message):
-    __slots__ = ("key", "size", "metadata", "base_revision", "request_id", "sha256", "hold_for")
+    __slots__ = ("key", "size", "metadata", "base_revision", "request_id", "sha256", "hold_for", "digests")
     KEY_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +126,7 @@ class UploadHead(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     HOLD_FOR_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
     key: str
     size: int
     metadata: Metadata
@@ -133,21 +134,24 @@ class UploadHead(_message.Message):
     request_id: bytes
     sha256: bytes
     hold_for: str
-    def __init__(self, key: _Optional[str] = ..., size: _Optional[int] = ..., metadata: _Optional[_Union[Metadata, _Mapping]] = ..., base_revision: _Optional[int] = ..., request_id: _Optional[bytes] = ..., sha256: _Optional[bytes] = ..., hold_for: _Optional[str] = ...) -> None: ...
+    digests: bytes
+    def __init__(self, key: _Optional[str] = ..., size: _Optional[int] = ..., metadata: _Optional[_Union[Metadata, _Mapping]] = ..., base_revision: _Optional[int] = ..., request_id: _Optional[bytes] = ..., sha256: _Optional[bytes] = ..., hold_for: _Optional[str] = ..., digests: _Optional[bytes] = ...) -> None: ...
 
 class UploadResponse(_message.Message):
-    __slots__ = ("received", "held", "voters", "revision", "content")
+    __slots__ = ("received", "held", "voters", "revision", "content", "chunks")
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
     VOTERS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
     received: int
     held: int
     voters: int
     revision: int
     content: PutContentRequest
-    def __init__(self, received: _Optional[int] = ..., held: _Optional[int] = ..., voters: _Optional[int] = ..., revision: _Optional[int] = ..., content: _Optional[_Union[PutContentRequest, _Mapping]] = ...) -> None: ...
+    chunks: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, received: _Optional[int] = ..., held: _Optional[int] = ..., voters: _Optional[int] = ..., revision: _Optional[int] = ..., content: _Optional[_Union[PutContentRequest, _Mapping]] = ..., chunks: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DownloadRequest(_message.Message):
     __slots__ = ("key", "revision", "consistency", "min_revision", "offset", "length")
@@ -218,6 +222,18 @@ class HaveContentResponse(_message.Message):
     received: int
     size: int
     def __init__(self, here: _Optional[bool] = ..., received: _Optional[int] = ..., size: _Optional[int] = ...) -> None: ...
+
+class KeepContentsRequest(_message.Message):
+    __slots__ = ("sha256",)
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    sha256: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, sha256: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class KeepContentsResponse(_message.Message):
+    __slots__ = ("sha256",)
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    sha256: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, sha256: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class GetRequest(_message.Message):
     __slots__ = ("key", "revision", "consistency", "min_revision")
