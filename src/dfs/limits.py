@@ -148,8 +148,7 @@ DISK_LATE_MS: Final = 25
 """A write of the log is late when a majority of the others had it on disk so much earlier: several
 times what a good disk takes, half a heartbeat."""
 DISK_LATE_FOR_MS: Final = 2_000
-"""A leader whose every write was late for so long hands leadership away; a disk that is busy for a
-moment does not move it."""
+"""A leader whose every write was late for so long hands leadership away; a moment is no reason."""
 DISK_STALL_MS_MAX: Final = 1_000
 """So does one of whose writes a majority has had so much longer than its own disk."""
 NO_LEADER_MS_MAX: Final = 5_000
@@ -224,6 +223,8 @@ STATE_HASH_INTERVAL_MS: Final = 10_000
 # ---- large contents -----------------------------------------------------------------------------
 CONTENT_PULLS_MAX: Final = 4
 """Contents that a node gets from others at once, or asks others to hold for a transaction."""
+CONTENT_PULLS_BEHIND: Final = 2
+"""Of those, for which nobody waits: the others do not stand behind them."""
 CONTENT_FETCHES: Final = 2
 """Parts of one content on their way at once: one is verified while another arrives."""
 CONTENT_FETCH_CHUNKS: Final = 8
@@ -330,8 +331,7 @@ PROBLEMS_MAX: Final = 20
 CONFLICT_NAMES_MAX: Final = 100
 """Different losers of one file within one second."""
 CACHE_FREE_BYTES_MIN: Final = 1 << 30
-"""Left free by an agent on its disk, where nothing else was asked for: log and store of a node are
-there, too."""
+"""Left free by an agent on its disk, unless told otherwise: log and store of a node are there."""
 CACHE_FREE_PERCENT_MIN: Final = 5
 """Instead of CACHE_FREE_BYTES_MIN where this share of the disk is less."""
 FILL_GRACE_MS: Final = 20

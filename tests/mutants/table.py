@@ -284,7 +284,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "vote-without-contents", "src/dfs/node/joining.py",
-        '"applied": applied, "missing": self.missing(),', '"applied": applied, "missing": 0,',
+        '"applied": applied, "missing": missing,', '"applied": applied, "missing": 0,',
         CONTENTS,
     ),
     Mutant(

@@ -580,7 +580,7 @@ class AgentStatus(_message.Message):
     def __init__(self, cache: _Optional[str] = ..., mount: _Optional[str] = ..., mount_mode: _Optional[str] = ..., revision: _Optional[int] = ..., pending_drops: _Optional[int] = ..., cached_bytes: _Optional[int] = ..., problems: _Optional[_Iterable[str]] = ..., files: _Optional[int] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("member", "role", "term", "applied", "committed", "last_log", "floor", "keys", "bytes", "state_hash", "version", "last_contact_ms", "error", "agent", "leader", "cpu_us", "rss_bytes", "verified", "contents", "contents_missing", "contents_bytes", "disk_free_bytes")
+    __slots__ = ("member", "role", "term", "applied", "committed", "last_log", "floor", "keys", "bytes", "state_hash", "version", "last_contact_ms", "error", "agent", "leader", "cpu_us", "rss_bytes", "verified", "contents", "contents_missing", "contents_bytes", "disk_free_bytes", "transfer_rate", "contents_lost")
     MEMBER_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
@@ -603,6 +603,8 @@ class NodeStatus(_message.Message):
     CONTENTS_MISSING_FIELD_NUMBER: _ClassVar[int]
     CONTENTS_BYTES_FIELD_NUMBER: _ClassVar[int]
     DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_RATE_FIELD_NUMBER: _ClassVar[int]
+    CONTENTS_LOST_FIELD_NUMBER: _ClassVar[int]
     member: Member
     role: str
     term: int
@@ -625,7 +627,9 @@ class NodeStatus(_message.Message):
     contents_missing: int
     contents_bytes: int
     disk_free_bytes: int
-    def __init__(self, member: _Optional[_Union[Member, _Mapping]] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., applied: _Optional[int] = ..., committed: _Optional[int] = ..., last_log: _Optional[int] = ..., floor: _Optional[int] = ..., keys: _Optional[int] = ..., bytes: _Optional[int] = ..., state_hash: _Optional[bytes] = ..., version: _Optional[str] = ..., last_contact_ms: _Optional[int] = ..., error: _Optional[str] = ..., agent: _Optional[_Union[AgentStatus, _Mapping]] = ..., leader: _Optional[str] = ..., cpu_us: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., verified: _Optional[int] = ..., contents: _Optional[int] = ..., contents_missing: _Optional[int] = ..., contents_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ...) -> None: ...
+    transfer_rate: int
+    contents_lost: int
+    def __init__(self, member: _Optional[_Union[Member, _Mapping]] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., applied: _Optional[int] = ..., committed: _Optional[int] = ..., last_log: _Optional[int] = ..., floor: _Optional[int] = ..., keys: _Optional[int] = ..., bytes: _Optional[int] = ..., state_hash: _Optional[bytes] = ..., version: _Optional[str] = ..., last_contact_ms: _Optional[int] = ..., error: _Optional[str] = ..., agent: _Optional[_Union[AgentStatus, _Mapping]] = ..., leader: _Optional[str] = ..., cpu_us: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., verified: _Optional[int] = ..., contents: _Optional[int] = ..., contents_missing: _Optional[int] = ..., contents_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., transfer_rate: _Optional[int] = ..., contents_lost: _Optional[int] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ("local",)

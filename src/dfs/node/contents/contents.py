@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,10 +20,12 @@ from ...errors import (
     Unavailable,
 )
 from ...limits import (
+    ASK_MS_MAX,
     CONTENT_ASK_MS_MAX,
     CONTENT_FETCHES,
     CONTENT_HOLD_WAIT_MS,
     CONTENT_KEEP_S,
+    CONTENT_PULLS_BEHIND,
     CONTENT_PULLS_MAX,
     CONTENT_RETRY_MS,
     CONTENT_RETRY_MS_MAX,
@@ -37,6 +39,7 @@ from ..cluster import Answer, Cluster
 from ..ports import Engine
 from ..tasks import in_thread, some_at_once
 from .pulls import Pulls
+from .rate import Rate
 from .spreading import Spreading
 
 T = TypeVar("T")
@@ -47,9 +50,11 @@ class Contents:
     """What one member has and gets. Asyncio thread only."""
 
     def __init__(
-        self, engine: Engine, cluster: Cluster, files: Files, view: Callable[[], View]
-    ) -> None:
-        """`view`: the state as of now, frozen; close it."""
+        self, engine: Engine, cluster: Cluster, files: Files, view: Callable[[], View],
+        transfer_rate: int = 0,
+    ) -> None:  # fmt: skip
+        """`view`: the state as of now, frozen; close it. `transfer_rate`: bytes a second that are
+        fetched at most of what nobody waits for; 0 = as fast as it goes."""
         self._engine, self._cluster, self._view = engine, cluster, view
         self.files = files
         self._wholes = asyncio.Semaphore(CONTENT_WHOLES_MAX)
@@ -71,14 +76,22 @@ class Contents:
         self._pool = ThreadPoolExecutor(
             CONTENT_PULLS_MAX * CONTENT_FETCHES + 2, thread_name_prefix="dfs-contents"
         )
+        self._rate = Rate(transfer_rate, _now_s)
         self._pulls = Pulls(
-            engine, files, self._pool, self._known, self.check_space, self._hold
+            engine, files, self._pool, self._rate, self._known, self.check_space, self._hold
         )
+        self._behind: set[asyncio.Task[None]] = set()
+        """Who gets what is lacking, while nobody waits for that."""
+        self._nowhere: set[bytes] = set()
+        """Of those that are lacking: what no member has."""
         cluster.on("hold", self._asked)
         cluster.on("has", self._what_is_here)
 
     async def close(self) -> None:
         """Ends all pulls; what has arrived stays."""
+        for task in self._behind:
+            task.cancel()
+        await asyncio.gather(*self._behind, return_exceptions=True)
         await self._pulls.close()
         await asyncio.to_thread(self._pool.shutdown)
 
@@ -90,11 +103,17 @@ class Contents:
         found out."""
         return len(self._lacking) or int(self._stale or self._since is not None)
 
+    @property
+    def lost(self) -> int:
+        """How many of those no member has: all members have said so."""
+        return len(self._nowhere)
+
     def figures(self) -> Answer:
         """For the status."""
         return {
             "contents": len(self._named), "contents_missing": self.missing,
-            "contents_bytes": self.files.total,
+            "contents_lost": self.lost, "contents_bytes": self.files.total,
+            "transfer_rate": self._rate.bytes_s,
         }  # fmt: skip
 
     def received(self, sha256: bytes) -> int:
@@ -135,7 +154,8 @@ class Contents:
             if known is not None:
                 await self.adopt(None, known)
             elif pull is not None and pull.manifest == manifest:
-                await asyncio.shield(pull.task)
+                with pull.awaited():
+                    await asyncio.shield(pull.task)
             else:
                 return False
         except Unavailable as error:
@@ -150,20 +170,18 @@ class Contents:
         path = await self._blocking(self.files.announced, manifest)
         left = await self._pulls.borrowed(manifest, path, base)
         if left:
-            having = await self._having(manifest.sha256)
+            asked = await self._has(manifest.sha256, CONTENT_ASK_MS_MAX)
+            having = [at for at, told in asked if isinstance(told, dict) and told["has"][0]]
             left = await self._pulls.fetched(manifest, path, left, having)
         return path, left
 
-    async def _having(self, sha256: bytes) -> list[str]:
-        """Peer addresses of members that have at least some of a content."""
+    async def _has(self, sha256: bytes, timeout_ms: int) -> list[tuple[str, Any]]:
+        """(peer address, answer or exception) of all other members, asked what they have of a
+        content; see `_what_is_here`."""
         question = {"ask": "has", "contents": [sha256.hex()]}
         others = self._others()
-        asking = (self._cluster.ask(at, question, CONTENT_ASK_MS_MAX) for at in others)
-        answers = await asyncio.gather(*asking, return_exceptions=True)
-        return [
-            at for at, answer in zip(others, answers, strict=True)
-            if isinstance(answer, dict) and answer["has"][0]
-        ]  # fmt: skip
+        asking = (self._cluster.ask(at, question, timeout_ms) for at in others)
+        return list(zip(others, await asyncio.gather(*asking, return_exceptions=True), strict=True))
 
     async def _what_is_here(self, question: Answer) -> Answer:
         """Of each content: 2 = all of it is here, 1 = some of it may be, 0 = nothing."""
@@ -249,7 +267,7 @@ class Contents:
         if not await self._blocking(self.files.touch, manifest.sha256):
             base = bytes.fromhex(question["base"])
             begun = self._pulls.begin(manifest, [str(question["from"])], base)
-            with suppress(TimeoutError):
+            with suppress(TimeoutError), begun.awaited():
                 async with asyncio.timeout(CONTENT_HOLD_WAIT_MS / 1000):
                     await asyncio.shield(begun.task)
         pull = self._pulls.get(manifest.sha256)
@@ -260,20 +278,21 @@ class Contents:
 
     # ---- getting ---------------------------------------------------------------------------------
 
-    async def have(self, manifest: Manifest) -> None:
-        """Returns when the content is on this disk. Raises Unavailable (nobody who is reached can
-        give it), OutOfSpace, OSError."""
+    async def have(self, manifest: Manifest, wanted: bool = True) -> None:
+        """Returns when the content is on this disk. `wanted`: somebody waits for it. Raises
+        Unavailable (nobody who is reached can give it), OutOfSpace, OSError."""
         if manifest.sha256 not in self.files:
             pull = self._pulls.begin(manifest, self._others())
-            await asyncio.shield(pull.task)
+            with pull.awaited() if wanted else nullcontext():
+                await asyncio.shield(pull.task)
 
-    async def read(self, manifest: Manifest, number: int) -> bytes:
-        """One chunk, verified; had from others where it is not here, or damaged. Raises as
-        `have`."""
+    async def read(self, manifest: Manifest, number: int, wanted: bool = True) -> bytes:
+        """One chunk, verified; had from others where it is not here, or damaged. `wanted`, and
+        raises, as `have`."""
         try:
             data: bytes = await self._blocking(self.files.read, manifest, number)
         except DataLoss as error:
-            await self._heal(manifest, error)
+            await self._heal(manifest, error, wanted)
             try:
                 data = await self._blocking(self.files.read, manifest, number)
             except DataLoss as again:  # of the disk, not of the state
@@ -309,13 +328,13 @@ class Contents:
         async with self._wholes:
             return b"".join([await self.read(manifest, n) for n in range(manifest.chunks)])
 
-    async def _heal(self, manifest: Manifest, error: DataLoss) -> None:
+    async def _heal(self, manifest: Manifest, error: DataLoss, wanted: bool) -> None:
         """Has the damaged chunks of a content again."""
         if manifest.sha256 in self.files:
             damaged = await self._blocking(self.files.distrust, manifest)
             log.warning("%s: %d chunks are fetched again from other members", error, len(damaged))
             self._look(manifest.sha256)
-        await self.have(manifest)
+        await self.have(manifest, wanted)
 
     def _others(self) -> list[str]:
         status = self._engine.status()
@@ -385,21 +404,52 @@ class Contents:
             self._lacking.setdefault(sha256, (0.0, CONTENT_RETRY_MS))
         else:
             self._lacking.pop(sha256, None)
+            self._nowhere.discard(sha256)
 
     async def check(self) -> None:
         """Begins to get what is lacking, as far as it is time, and lets go of what is left over."""
         if self._stale:
             await self._compare()
+        self._get_lacking()
+
+    def _get_lacking(self) -> None:
+        """Begins to get what is lacking, as far as it is time."""
         now = _now_s()
         for sha256, (due, wait_ms) in list(self._lacking.items()):
-            if len(self._pulls) >= 2 * CONTENT_PULLS_MAX:
+            if len(self._behind) >= CONTENT_PULLS_BEHIND:
                 break
             if due > now or sha256 in self._pulls:
                 continue
             self._lacking[sha256] = now + wait_ms / 1000, min(2 * wait_ms, CONTENT_RETRY_MS_MAX)
             if manifest := self.manifest(sha256):
-                pull = self._pulls.begin(manifest, self._others())
-                pull.task.add_done_callback(_say_why)
+                task = asyncio.ensure_future(self._get(manifest))
+                self._behind.add(task)
+                task.add_done_callback(self._got)
+
+    async def _get(self, manifest: Manifest) -> None:
+        """Gets a content, or finds out whether anybody has it."""
+        try:
+            await self.have(manifest, wanted=False)
+        except (DfsError, OSError) as error:
+            log.info("not yet here: %s", error)
+            if isinstance(error, Unavailable):
+                await self._ask_who_has(manifest.sha256)
+
+    def _got(self, task: asyncio.Task[None]) -> None:
+        self._behind.discard(task)
+        if not task.cancelled():
+            task.result()
+            with suppress(DfsError):  # The state is not served: the next look says it.
+                self._get_lacking()
+
+    async def _ask_who_has(self, sha256: bytes) -> None:
+        """Whether a content that could not be had is with nobody. Who is silent may have it."""
+        found = await self._has(sha256, ASK_MS_MAX)
+        nowhere = all(isinstance(answer, dict) and answer["has"][0] < 2 for _, answer in found)
+        if nowhere and sha256 in self._lacking:
+            self._nowhere.add(sha256)
+        else:
+            self._nowhere.discard(sha256)
 
     async def _compare(self) -> None:
         self._stale = False
@@ -447,8 +497,3 @@ class Contents:
 
 def _now_s() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _say_why(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and (error := task.exception()):
-        log.info("not yet here: %s", error)

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ...limits import (
 from ...manifest import Manifest
 from ..ports import Engine
 from ..tasks import in_thread
+from .rate import Rate
 
 
 class Pull:
@@ -32,19 +34,35 @@ class Pull:
         """Bytes that are here and right."""
         self.waits = True
         """For its turn."""
+        self.wanted = asyncio.Event()
+        """Somebody waits for it."""
+        self._waiting = 0
         self.task: asyncio.Task[None]
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """Inside, somebody waits for it: it comes as fast as it goes."""
+        self._waiting += 1
+        self.wanted.set()
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self.wanted.clear()
 
 
 class Pulls:
     """All of them. Asyncio thread only."""
 
     def __init__(
-        self, engine: Engine, files: Files, pool: Executor,
+        self, engine: Engine, files: Files, pool: Executor, rate: Rate,
         known: Callable[[bytes], Manifest | None], check_space: Callable[[int], None],
         arrived: Callable[[Manifest], None],
     ) -> None:  # fmt: skip
-        """`known`: what is known of a content that is here. `arrived`: one has come."""
-        self._engine, self._files, self._pool = engine, files, pool
+        """`rate`: of what nobody waits for. `known`: what is known of a content that is here.
+        `arrived`: one has come."""
+        self._engine, self._files, self._pool, self._rate = engine, files, pool, rate
         self._known, self._check_space, self._arrived = known, check_space, arrived
         self._all: dict[bytes, Pull] = {}
         self._places = asyncio.Semaphore(CONTENT_PULLS_MAX)
@@ -145,8 +163,10 @@ class Pulls:
     async def _fetch_from(self, pull: Pull, address: str, left: deque[int]) -> str:
         """Takes parts of what is left and fetches them from there, until nothing is left, or the
         source fails: then it says why, and what it did not give is left."""
+        manifest = pull.manifest
         while left:
-            part = [left.popleft() for _ in range(min(CONTENT_FETCH_CHUNKS, len(left)))]
+            count = await self._turn(pull, manifest.length(left[0]))
+            part = [left.popleft() for _ in range(min(count, len(left)))]
             got: list[int] | str = []
             try:
                 got = await self._fetch(pull, address, part)
@@ -157,6 +177,16 @@ class Pulls:
             if len(got) < len(part):
                 return f"{address} lacks {len(part) - len(got)} chunks"
         return ""
+
+    async def _turn(self, pull: Pull, size: int) -> int:
+        """Returns when a chunk of that size may be fetched, and how many may be."""
+        while not pull.wanted.is_set():
+            if not (wait_s := self._rate.wait_s(size)):
+                return 1 if self._rate.bytes_s else CONTENT_FETCH_CHUNKS
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await pull.wanted.wait()
+        return CONTENT_FETCH_CHUNKS
 
     async def _fetch(
         self, pull: Pull, address: str, part: Sequence[int], unfinished: bool = False
