@@ -128,14 +128,18 @@ class Files:
         return path
 
     def announced(self, manifest: Manifest) -> Path:
-        """The file into which its sender's chunks go, made if need be, with what an attempt to get
-        it from others has left. Blocks. Raises OSError."""
+        """The file into which its sender's chunks go, made if need be. Blocks. Raises OSError."""
+        path = self.uploads / manifest.sha256.hex()
+        _make(path, manifest.size)
+        return path
+
+    def hand_on(self, manifest: Manifest) -> None:
+        """What has arrived of a content that nobody fetches any more counts for its sender, who has
+        sent nothing yet. Takes no time. Raises OSError."""
         path = self.uploads / manifest.sha256.hex()
         if not path.exists():
             with contextlib.suppress(FileNotFoundError):
                 (self.arriving / path.name).rename(path)
-        _make(path, manifest.size)
-        return path
 
     def borrow(
         self, manifest: Manifest, numbers: Iterable[int], base: Manifest, path: Path

@@ -293,6 +293,17 @@ MUTANTS: Final = (
         ("tests/t3_node/test_gathering.py",),
     ),
     Mutant(
+        "background-takes-all", "src/dfs/node/contents/pulls.py",
+        "        while not pull.wanted.is_set():\n", "        while False:\n",
+        ("tests/t3_node/test_background.py",),
+    ),
+    Mutant(
+        "the-silent-have-nothing", "src/dfs/node/contents/contents.py",
+        'all(isinstance(answer, dict) and answer["has"][0] < 2 for',
+        'all(not isinstance(answer, dict) or answer["has"][0] < 2 for',
+        ("tests/t3_node/test_background.py",),
+    ),
+    Mutant(
         "objects-are-not-verified", "src/dfs/cache/objects.py",
         'right = hashlib.file_digest(file, "sha256").digest() == sha256', "right = True",
         ("tests/t5_mount",),

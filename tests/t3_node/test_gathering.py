@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
 import pytest
 
 from dfs.contents import Assembly
+from dfs.engine_memory import MemoryEngine
 from dfs.errors import DfsError, FailedPrecondition
 from dfs.limits import CHUNK_BYTES_MIN
 
@@ -65,6 +69,35 @@ async def test_what_was_coming_from_another_member_is_used(cluster):
     assert left == [2, 3]
     assert not arriving.exists()
     assert path.stat().st_size == SIZE
+
+
+async def test_what_is_being_fetched_is_left_alone(cluster, monkeypatch):
+    """Somebody who announces other chunks, or comes just then, takes nothing away from it."""
+    one, two, _ = await cluster.three()
+    data = some(9)
+    path, manifest = hand_over(one, data)
+    await one.node.contents.adopt(path, manifest)
+    other = manifest._replace(digests=bytes(len(manifest.digests)))
+    contents = two.node.contents
+    original = MemoryEngine.fetch_chunks
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(self, *arguments):
+        loop.call_soon_threadsafe(begun.set)
+        go_on.wait(10)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(MemoryEngine, "fetch_chunks", slow)
+    pull = contents._pulls.begin(manifest, contents._others())
+    await begun.wait()
+    monkeypatch.setattr(MemoryEngine, "fetch_chunks", original)
+    _, left = await contents.gather(other, b"")
+    assert left == [0, 1, 2, 3]
+    assert contents.files.arriving.joinpath(manifest.sha256.hex()).exists()
+    go_on.set()
+    await pull.task
+    assert holds(two, manifest, data)
 
 
 async def test_a_member_that_is_silent_holds_nobody_up(cluster):

@@ -142,9 +142,7 @@ class Contents:
 
     async def keep(self, contents: Sequence[bytes]) -> list[bytes]:
         """Those of them that are here, which stay for another CONTENT_KEEP_S."""
-        touch = self.files.touch
-        found: list[bytes] = await self._blocking(lambda: [s for s in contents if touch(s)])
-        return found
+        return list(await self._blocking(lambda: [s for s in contents if self.files.touch(s)]))
 
     async def had(self, manifest: Manifest) -> bool:
         """Sees to it that a content is here, without its sender; False: it has to send it. Raises
@@ -167,6 +165,8 @@ class Contents:
         """A file with as much of a content as there is without its sender: what came before, what
         `base` has of it (see `spread`), what other members have; and the numbers of the chunks that
         lack. Raises OSError."""
+        if manifest.sha256 not in self._pulls:  # nor can one begin before the next line
+            self.files.hand_on(manifest)
         path = await self._blocking(self.files.announced, manifest)
         left = await self._pulls.borrowed(manifest, path, base)
         if left:
