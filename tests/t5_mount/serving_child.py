@@ -15,6 +15,8 @@ import sys
 import threading
 from pathlib import Path
 
+from telling import show
+
 from dfs._engine import Tree
 from dfs.limits import OWNER_MAX
 from dfs.mount import STANDBY_VARIABLE, TABLE_VARIABLE
@@ -46,7 +48,7 @@ def serve(fd: int, adopt: bool, objects: Path) -> None:
         for path in files
     ]
     cold = [(name, 0, 9, 0o644, 10**18, *UNOWNED, 1, None) for name in ("never", "late")]
-    tree.apply([*shown, *cold], [])
+    show(tree, [*shown, *cold])
     table = int(os.environ[TABLE_VARIABLE])
     (tree.adopt if adopt else tree.serve)(fd, table)
     stop = threading.Event()
