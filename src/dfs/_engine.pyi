@@ -271,6 +271,7 @@ class Engine:
         wanted: Sequence[tuple[int, bytes]],
         path: str,
         timeout_ms: int,
+        unfinished: bool = False,
     ) -> list[int]:
         """Fetches chunks of a content from the member that listens at the peer address, writes each
         at its offset into the existing file at `path`, and returns the numbers of those that are
@@ -278,7 +279,9 @@ class Engine:
 
         `content`: the SHA-256 of all of it, `size` its bytes. Chunk n is the bytes from
         n * `chunk_bytes` on, that many or up to `size`. `wanted`: (number, SHA-256 of the chunk),
-        CHUNKS_WANTED_MAX at most; none = nothing is asked.
+        CHUNKS_WANTED_MAX at most; none = nothing is asked. `unfinished`: also of the files
+        `uploads/<sha256>` and `arriving/<sha256>`, which are still filled: of those nobody has
+        proved that the whole will have that SHA-256, so whoever asks has to.
 
         A chunk is left out when the member cannot read it, or has other bytes: then its place in
         the file holds anything, and it is to be had from another. Nothing outside of the wanted

@@ -16,7 +16,6 @@ from functools import lru_cache
 from typing import Final
 
 from dfs._engine import plain_head
-from dfs.contents import SHA256_BYTES, chunk_bytes_of
 from dfs.errors import DfsError, InvalidArgument, TooLarge
 from dfs.limits import (
     INLINE_BYTES_MAX,
@@ -30,6 +29,7 @@ from dfs.limits import (
     XATTR_BYTES_MAX,
     XATTR_NAME_BYTES_MAX,
 )
+from dfs.manifest import SHA256_BYTES, chunk_bytes_of
 from dfs.paths import check_key, check_target, is_below
 from dfs.proto.dfs_pb2 import (
     CopyRequest,

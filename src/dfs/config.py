@@ -249,6 +249,10 @@ class Settings:
     delete_delay: float = field(metadata=_said(
         "How long it must have been gone.", f"{DELETE_DELAY_S}s", seconds_of, NODE, AGENT
     ))
+    transfer_rate: int = field(metadata=_said(
+        "Of large contents that nobody waits for: fetch at most so much a second, as 10MiB.",
+        OFF, size_of, NODE,
+    ))
     insecure: bool = field(metadata=_said(
         "Answer callers and peers that are not on loopback, without authentication.",
         "false", _boolean, NODE,

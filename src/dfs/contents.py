@@ -3,7 +3,7 @@
     contents/ab/<sha256>        whole, verified, on disk; appears only by rename
     contents/arriving/<sha256>  of its size, some chunks written: what is right in it is kept
     contents/incoming/<name>    handed over by programs of this machine, who know their digests
-    contents/uploads/<name>     on its way from a caller
+    contents/uploads/<name>     on its way from a caller; by its SHA-256 if that was announced
     contents/quarantine/…       damaged chunks, for people to look at
 
 A content is cut into chunks of equal size, which are moved and verified one by one; their digests
@@ -18,69 +18,23 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from ._engine import digest_chunks
 from .durable import sync_directory
 from .errors import DataLoss, FailedPrecondition, InvalidArgument
-from .limits import CHUNK_BYTES_MIN, CHUNKS_MAX, CONTENT_KEEP_S
+from .limits import CONTENT_KEEP_S
+from .manifest import SHA256_BYTES, Manifest, chunk_bytes_of
 
 DIRECTORY: Final = "contents"
 ARRIVING: Final = "arriving"
 INCOMING: Final = "incoming"
 UPLOADS: Final = "uploads"
 QUARANTINE: Final = "quarantine"
-SHA256_BYTES: Final = 32
 _NAME: Final = re.compile(r"[0-9a-f]{32,64}")
-
-
-def chunk_bytes_of(size: int) -> int:
-    """How large the chunks of a content are: CHUNK_BYTES_MIN, doubled until there are at most
-    CHUNKS_MAX."""
-    chunk_bytes = CHUNK_BYTES_MIN
-    while chunk_bytes * CHUNKS_MAX < size:
-        chunk_bytes *= 2
-    return chunk_bytes
-
-
-class Manifest(NamedTuple):
-    """What a content must be."""
-
-    sha256: bytes
-    size: int
-    chunk_bytes: int
-    digests: bytes
-    """SHA-256 of each chunk, one after the other."""
-
-    @property
-    def chunks(self) -> int:
-        """How many."""
-        return -(-self.size // self.chunk_bytes)
-
-    def digest(self, number: int) -> bytes:
-        """Of one chunk."""
-        return self.digests[number * SHA256_BYTES : (number + 1) * SHA256_BYTES]
-
-    def length(self, number: int) -> int:
-        """Bytes of one chunk; the last one may be shorter."""
-        return min(self.chunk_bytes, self.size - number * self.chunk_bytes)
-
-    def empty(self, number: int) -> bool:
-        """The chunk is nothing but zeros: a hole is right."""
-        return self.digest(number) == zeros_digest(self.length(number))
-
-
-@lru_cache(maxsize=64)
-def zeros_digest(size: int) -> bytes:
-    """SHA-256 of so many zeros."""
-    digest, block = hashlib.sha256(), bytes(1 << 20)
-    while size:
-        digest.update(block[:size])
-        size -= min(size, len(block))
-    return digest.digest()
 
 
 class Files:
@@ -121,6 +75,13 @@ class Files:
 
     def __contains__(self, sha256: bytes) -> bool:
         return sha256 in self.here
+
+    def has(self, name: str) -> int:
+        """Of the content with that SHA-256 in hex: 2 = all is here, 1 = some of it may be, 0 =
+        nothing. Blocks."""
+        if bytes.fromhex(name) in self.here:
+            return 2
+        return int(any((at / name).exists() for at in (self.uploads, self.arriving)))
 
     def free(self) -> int:
         """Bytes that the disk has for them. Raises OSError."""
@@ -163,33 +124,33 @@ class Files:
     def arrive(self, manifest: Manifest) -> Path:
         """The file into which chunks may be written, made if need be. Blocks. Raises OSError."""
         path = self.arriving / manifest.sha256.hex()
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            if os.fstat(fd).st_size != manifest.size:
-                os.ftruncate(fd, manifest.size)
-        finally:
-            os.close(fd)
+        _make(path, manifest.size)
         return path
 
-    def lacking(self, manifest: Manifest) -> list[int]:
-        """Numbers of the chunks that are not right in the arriving file. Blocks: it reads what was
-        written there."""
-        with (self.arriving / manifest.sha256.hex()).open("rb") as file:
-            fd = file.fileno()
-            written = set(_written(fd, manifest))
-            holes = (n for n in range(manifest.chunks) if n not in written)
-            lacking = [n for n in holes if not manifest.empty(n)]
-            return sorted(lacking + wrong(fd, manifest, written))
+    def announced(self, manifest: Manifest) -> Path:
+        """The file into which its sender's chunks go, made if need be. Blocks. Raises OSError."""
+        path = self.uploads / manifest.sha256.hex()
+        _make(path, manifest.size)
+        return path
 
-    def borrow(self, manifest: Manifest, numbers: Iterable[int], base: Manifest) -> list[int]:
-        """Copies chunks out of another content that is here, such as the version before: the
-        numbers of those that are right now. Without other bytes on disk where the file system can
-        share them. Blocks."""
+    def hand_on(self, manifest: Manifest) -> None:
+        """What has arrived of a content that nobody fetches any more counts for its sender, who has
+        sent nothing yet. Takes no time. Raises OSError."""
+        path = self.uploads / manifest.sha256.hex()
+        if not path.exists():
+            with contextlib.suppress(FileNotFoundError):
+                (self.arriving / path.name).rename(path)
+
+    def borrow(
+        self, manifest: Manifest, numbers: Iterable[int], base: Manifest, path: Path
+    ) -> list[int]:
+        """Copies chunks out of another content that is here, such as the version before, into the
+        file at `path`: the numbers of those that are right now. Without other bytes on disk where
+        the file system can share them. Blocks. Raises OSError."""
         places = {base.digest(n): n for n in range(base.chunks)}
         found = [(n, places[d]) for n in numbers if (d := manifest.digest(n)) in places]
         if not found or base.chunk_bytes != manifest.chunk_bytes or base.sha256 not in self.here:
             return []
-        path = self.arriving / manifest.sha256.hex()
         with self.path(base.sha256).open("rb") as source, path.open("r+b") as target:
             for number, at in found:
                 _copy(source.fileno(), at * base.chunk_bytes, target.fileno(),
@@ -280,7 +241,7 @@ class Files:
                 self.path(manifest.sha256).rename(self.arriving / manifest.sha256.hex())
         path = self.arrive(manifest)
         path.chmod(0o600)
-        damaged = self.lacking(manifest)
+        damaged = lacking(path, manifest)
         quarantine = self.root / QUARANTINE
         quarantine.mkdir(mode=0o700, exist_ok=True)
         with path.open("rb") as file:
@@ -366,6 +327,90 @@ class Arrival:
         self._file.close()
 
 
+class Assembly:
+    """A content of which all digests were announced, and some chunks may be here: its sender sends
+    the others. What is wrong is not written, and what comes behind it is kept for the next attempt.
+    One thread at a time."""
+
+    def __init__(self, path: Path, manifest: Manifest, lacking: Sequence[int]) -> None:
+        """`path`: a file of its size, in which all but the chunks with the numbers `lacking` are
+        right. Blocks. Raises OSError."""
+        self._manifest, self._left = manifest, deque(lacking)
+        self.size = manifest.size - sum(map(manifest.length, lacking))
+        """Bytes that are here."""
+        self._wrong: list[int] = []
+        """Chunks that have come otherwise than was announced."""
+        self._chunk = bytearray()
+        """Of the first one that is lacking."""
+        self._whole, self._digested = hashlib.sha256(), 0
+        self._file = path.open("r+b")
+
+    def add(self, data: bytes) -> None:
+        """The next piece. Blocks. Raises FailedPrecondition, OSError."""
+        view = memoryview(data)
+        while view:
+            if not self._left:
+                raise FailedPrecondition("more has come than was asked for; nothing was stored")
+            number = self._left[0]
+            part = view[: self._manifest.length(number) - len(self._chunk)]
+            self._chunk += part
+            view = view[len(part) :]
+            if len(self._chunk) == self._manifest.length(number):
+                self._end_chunk(number)
+
+    def _end_chunk(self, number: int) -> None:
+        chunk, at = self._chunk, number * self._manifest.chunk_bytes
+        self._chunk = bytearray()
+        self._left.popleft()
+        if hashlib.sha256(chunk).digest() != self._manifest.digest(number):
+            self._wrong.append(number)
+            return
+        self._file.seek(at)
+        self._file.write(chunk)
+        self.size += len(chunk)
+        if not self._wrong:
+            self._digest(at)
+            self._whole.update(chunk)
+            self._digested += len(chunk)
+
+    def _digest(self, end: int) -> None:
+        """All up to there is right."""
+        self._file.seek(self._digested)
+        while self._digested < end:
+            data = self._file.read(min(_BLOCK_BYTES, end - self._digested))
+            if not data:
+                return  # The file is shorter than it was: the digest will tell.
+            self._whole.update(data)
+            self._digested += len(data)
+
+    def finish(self) -> Manifest:
+        """All has arrived. Blocks: what was here is read, as chunks with those digests prove
+        nothing of the whole. Raises FailedPrecondition, OSError."""
+        manifest = self._manifest
+        if self._left:
+            raise FailedPrecondition(
+                f"{self.size:,} of {manifest.size:,} bytes are here; upload it again, and it goes"
+                " on with what is lacking"
+            )
+        if self._wrong:
+            raise FailedPrecondition(
+                f"{len(self._wrong)} chunks have come otherwise than was announced, so it was"
+                " changed meanwhile; nothing was stored, upload it again"
+            )
+        self._file.flush()
+        self._digest(manifest.size)
+        if self._whole.digest() != manifest.sha256:
+            raise FailedPrecondition(
+                f"what has come has SHA-256 {self._whole.hexdigest()}, not the announced"
+                f" {manifest.sha256.hex()}; nothing was stored"
+            )
+        return manifest
+
+    def close(self) -> None:
+        """What has arrived stays. Idempotent."""
+        self._file.close()
+
+
 _BLOCK_BYTES = 1 << 20
 _KEPT_CHUNKS_MAX = 8
 """Damaged chunks of one content that are put into quarantine."""
@@ -375,6 +420,26 @@ def path_in(root: Path, sha256: bytes) -> Path:
     """Where a content stands below the directory `contents`."""
     name = sha256.hex()
     return root / name[:2] / name
+
+
+def _make(path: Path, size: int) -> None:
+    """Sees to it that there is a file of that size; what is in it stays."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(fd).st_size != size:
+            os.ftruncate(fd, size)
+    finally:
+        os.close(fd)
+
+
+def lacking(path: Path, manifest: Manifest) -> list[int]:
+    """Numbers of the chunks that are not right in a file that is being filled. Blocks: it reads
+    what was written there. Raises OSError."""
+    with path.open("rb") as file:
+        fd = file.fileno()
+        written = set(_written(fd, manifest))
+        holes = (n for n in range(manifest.chunks) if n not in written)
+        return sorted([n for n in holes if not manifest.empty(n)] + wrong(fd, manifest, written))
 
 
 def wrong(fd: int, manifest: Manifest, numbers: Iterable[int]) -> list[int]:

@@ -148,8 +148,7 @@ DISK_LATE_MS: Final = 25
 """A write of the log is late when a majority of the others had it on disk so much earlier: several
 times what a good disk takes, half a heartbeat."""
 DISK_LATE_FOR_MS: Final = 2_000
-"""A leader whose every write was late for so long hands leadership away; a disk that is busy for a
-moment does not move it."""
+"""A leader whose every write was late for so long hands leadership away; a moment is no reason."""
 DISK_STALL_MS_MAX: Final = 1_000
 """So does one of whose writes a majority has had so much longer than its own disk."""
 NO_LEADER_MS_MAX: Final = 5_000
@@ -224,12 +223,16 @@ STATE_HASH_INTERVAL_MS: Final = 10_000
 # ---- large contents -----------------------------------------------------------------------------
 CONTENT_PULLS_MAX: Final = 4
 """Contents that a node gets from others at once, or asks others to hold for a transaction."""
+CONTENT_PULLS_BEHIND: Final = 2
+"""Of those, for which nobody waits: the others do not stand behind them."""
 CONTENT_FETCHES: Final = 2
 """Parts of one content on their way at once: one is verified while another arrives."""
 CONTENT_FETCH_CHUNKS: Final = 8
 """Chunks of one such part: what a broken connection makes somebody else fetch again at most."""
 CONTENT_HOLD_WAIT_MS: Final = 2_000
 """For a member that is asked to hold a content to answer; then it says how far it is."""
+CONTENT_ASK_MS_MAX: Final = 300
+"""For members to say what they have of an upload: those that are up take a few milliseconds."""
 CONTENT_WHOLES_MAX: Final = 4
 """Large contents that are read whole for a Get at once, in memory; others wait."""
 CONTENT_STALL_MS: Final = 10_000
@@ -328,8 +331,7 @@ PROBLEMS_MAX: Final = 20
 CONFLICT_NAMES_MAX: Final = 100
 """Different losers of one file within one second."""
 CACHE_FREE_BYTES_MIN: Final = 1 << 30
-"""Left free by an agent on its disk, where nothing else was asked for: log and store of a node are
-there, too."""
+"""Left free by an agent on its disk, unless told otherwise: log and store of a node are there."""
 CACHE_FREE_PERCENT_MIN: Final = 5
 """Instead of CACHE_FREE_BYTES_MIN where this share of the disk is less."""
 FILL_GRACE_MS: Final = 20
@@ -428,8 +430,7 @@ segments and two memtables."""
 DISK_CHECK_INTERVAL_MS: Final = 1_000
 """A disk fills by less than DISK_FREE_BYTES_MIN in this time."""
 DISK_TOLD_MS_MAX: Final = 5 * DISK_CHECK_INTERVAL_MS
-"""So long a node believes what the leader last said of the space of all; then it looks at its own
-disk."""
+"""So long a node believes what the leader last said of the space of all; then it looks itself."""
 LED_INTERVAL_MS: Final = 10
 """Between two looks at whether a leader is known, for the few while a node starts."""
 READY_INTERVAL_MS: Final = 200
@@ -465,8 +466,7 @@ ASK_MS_MAX: Final = 2_000
 CLUSTER_MS_MAX: Final = 10_000
 """For one change of the membership, or of the leader."""
 CHANGES_WAITING_MAX: Final = 16
-"""Changes of the membership that wait at the leader for the one under way: more than anybody asks
-for on purpose."""
+"""Changes of the membership that wait for the one under way: more than anybody means to ask for."""
 VOTERS_ADVISED_MAX: Final = 7
 """More voters bear more failures than happen at once, and each write waits for half of them."""
 CLUSTER_THREADS_MAX: Final = 16
@@ -474,8 +474,7 @@ CLUSTER_THREADS_MAX: Final = 16
 DRAIN_MS_MAX: Final = 5_000
 """For calls under way when the node stops."""
 NODE_THREADS_MAX: Final = 3
-"""A snapshot that is written, one that is installed, and the end of calls under way: each begins at
-once, however many threads read."""
+"""A snapshot that is written, one that is installed, the end of calls under way: none waits."""
 
 # ---- client -------------------------------------------------------------------------------------
 CLIENT_BACKOFF_MS_MIN: Final = 20

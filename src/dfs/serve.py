@@ -60,6 +60,10 @@ class Settings(Protocol):
         """Serve callers that are not on this machine."""
 
     @property
+    def transfer_rate(self) -> int:
+        """Bytes a second that are fetched of contents that nobody waits for; 0 = no bound."""
+
+    @property
     def raft_listen(self) -> str:
         """Address to bind for peers."""
 
@@ -201,7 +205,7 @@ async def running_node(
         peers = {*settings.peers, *(identity.known_addresses()[1] if identity.former else ())}
         node = Node(
             engine, store, codec(store, identity.name), identity, _myself(settings, identity),
-            sorted(peers), time.time_ns, die,
+            sorted(peers), time.time_ns, die, settings.transfer_rate,
         )  # fmt: skip
         stack.push_async_callback(node.close)
         node.serve_streams(Streams(node).natively())

@@ -290,8 +290,24 @@ MUTANTS: Final = (
     ),
     Mutant(
         "vote-without-contents", "src/dfs/node/joining.py",
-        '"applied": applied, "missing": self.missing(),', '"applied": applied, "missing": 0,',
+        '"applied": applied, "missing": missing,', '"applied": applied, "missing": 0,',
         CONTENTS,
+    ),
+    Mutant(
+        "digests-of-chunks-prove-the-whole", "src/dfs/contents.py",
+        "        if self._whole.digest() != manifest.sha256:\n", "        if False:\n",
+        ("tests/t3_node/test_gathering.py",),
+    ),
+    Mutant(
+        "background-takes-all", "src/dfs/node/contents/pulls.py",
+        "        while not pull.wanted.is_set():\n", "        while False:\n",
+        ("tests/t3_node/test_background.py",),
+    ),
+    Mutant(
+        "the-silent-have-nothing", "src/dfs/node/contents/contents.py",
+        'all(isinstance(answer, dict) and answer["has"][0] < 2 for',
+        'all(not isinstance(answer, dict) or answer["has"][0] < 2 for',
+        ("tests/t3_node/test_background.py",),
     ),
     Mutant(
         "objects-are-not-verified", "src/dfs/cache/objects.py",

@@ -3,8 +3,8 @@
 import hashlib
 
 from dfs import commands
-from dfs.contents import chunk_bytes_of
 from dfs.errors import DfsError
+from dfs.manifest import chunk_bytes_of
 from dfs.proto.dfs_pb2 import (
     CopyRequest,
     CopyResponse,

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from t1_store.building import Writer, content
 
 from dfs import commands
-from dfs.contents import Manifest, chunk_bytes_of
 from dfs.errors import DataLoss, InvalidArgument, NotFound
 from dfs.kv import MemoryKV, RocksKV
 from dfs.limits import (
@@ -17,6 +16,7 @@ from dfs.limits import (
     FLOOR_PRUNE_INTERVAL_ENTRIES,
     INLINE_BYTES_MAX,
 )
+from dfs.manifest import Manifest, chunk_bytes_of
 from dfs.proto.dfs_pb2 import FILE, GetRequest, ListResponse, Record
 from dfs.store import LargeContent, change_of
 from dfs.store.layout import CHUNKS, CONTENT, seal

@@ -50,6 +50,7 @@ class Settings:
     raft_listen: str
     insecure: bool = False
     grpc_listen: str = ""
+    transfer_rate: int = 0
 
     @property
     def raft_advertise(self) -> str:

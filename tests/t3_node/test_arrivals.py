@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 
-from dfs.contents import Arrival, Files
+from dfs.contents import Arrival, Files, lacking
 from dfs.limits import CHUNK_BYTES_MIN
 
 SIZE = 3 * CHUNK_BYTES_MIN + 12_345
@@ -38,11 +38,11 @@ def test_what_has_arrived_is_used_after_a_crash(tmp_path):
     files.root.mkdir()
     files.open()
     path = files.arrive(manifest)
-    assert files.lacking(manifest) == [0, 1, 2, 3]
+    assert lacking(path, manifest) == [0, 1, 2, 3]
     with path.open("r+b") as file:
         file.write(data[:CHUNK_BYTES_MIN])
         file.write(b"wrong")
     again = Files(tmp_path / "contents")
     again.open()
     assert again.arrive(manifest) == path
-    assert again.lacking(manifest) == [1, 2, 3]
+    assert lacking(path, manifest) == [1, 2, 3]

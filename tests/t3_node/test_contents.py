@@ -5,6 +5,7 @@ What only a real network and disk do is tested with the engine itself."""
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -74,8 +75,11 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "target"
 
 
-def fetch(engine: Any, addr: str, target: Path, wanted: list = WANTED) -> list[int]:
-    found = engine.fetch_chunks(addr, NAME, len(DATA), CHUNK_BYTES, wanted, str(target), 2_000)
+def fetch(
+    engine: Any, addr: str, target: Path, wanted: list = WANTED, unfinished: bool = False
+) -> list[int]:
+    asked = NAME, len(DATA), CHUNK_BYTES, wanted, str(target), 2_000, unfinished
+    found = engine.fetch_chunks(addr, *asked)
     assert isinstance(found, list)
     return found
 
@@ -115,6 +119,26 @@ def test_refusals_are_the_same(engines: Engines, target: Path) -> None:
     refused(fresh, addr, "fresh belongs to no cluster yet$")
     engines.file("asker").write_bytes(DATA)
     assert len(fetch(asker, here, target)) == 11, "also from itself"
+
+
+@pytest.mark.parametrize("where", ["uploads", "arriving"])
+def test_what_is_still_filled_is_given_to_who_asks_for_that(
+    engines: Engines, target: Path, where: str
+) -> None:
+    """Nobody else gets it; holes are not given, as nothing is there yet."""
+    _, addr = engines.start("giver")
+    asker, _ = engines.start("asker")
+    whole = engines.file("giver")
+    filling = whole.parent.parent / where / whole.name
+    filling.parent.mkdir()
+    filling.write_bytes(DATA[:5_000])
+    os.truncate(filling, len(DATA))
+    with pytest.raises(engines.error, match=f"giver has no content {NAME.hex()}$"):
+        fetch(asker, addr, target)
+    assert fetch(asker, addr, target, unfinished=True) == [0, 1, 2, 3, 4]
+    assert target.read_bytes()[:5_000] == DATA[:5_000]
+    whole.write_bytes(DATA)
+    assert len(fetch(asker, addr, target, unfinished=True)) == 11
 
 
 def test_what_is_wrong_here_is_raised(engines: Engines, tmp_path: Path) -> None:

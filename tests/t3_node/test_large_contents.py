@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from dfs.commands import floor_entry
-from dfs.contents import Arrival, Manifest
+from dfs.contents import Arrival
 from dfs.errors import FailedPrecondition, OutOfSpace, TooLarge, Unavailable
 from dfs.limits import CHUNK_BYTES_MIN, CONTENT_PULLS_MAX, CONTENT_WHOLES_MAX, INLINE_BYTES_MAX
+from dfs.manifest import Manifest
 from dfs.node.contents import Scrub
 from dfs.node.contents.spreading import Spreading
 from dfs.proto import dfs_pb2 as pb

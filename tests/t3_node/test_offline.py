@@ -14,10 +14,11 @@ from types import SimpleNamespace
 import pytest
 
 from dfs import commands
-from dfs.contents import DIRECTORY, Manifest, path_in
+from dfs.contents import DIRECTORY, path_in
 from dfs.errors import FailedPrecondition, InvalidArgument, Misconfigured
 from dfs.kv import RocksKV
 from dfs.limits import INLINE_BYTES_MAX
+from dfs.manifest import Manifest
 from dfs.offline import acks, audit
 from dfs.offline import recover as plans
 from dfs.offline.acks import Ack, read_acks

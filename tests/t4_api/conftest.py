@@ -47,6 +47,7 @@ class Settings:
     grpc_listen: str
     peers: tuple[str, ...] = ()
     insecure: bool = False
+    transfer_rate: int = 0
 
     @property
     def raft_advertise(self) -> str:

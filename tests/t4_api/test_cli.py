@@ -317,6 +317,8 @@ def test_what_is_wrong_with_a_cluster_is_said_below_the_table() -> None:
     assert troubles([well[0], well[1], node("c", "follower", agent=agent)])[1:] == [
         "c: x is too large", "c: no mount: no root", "c: 3 files of the cache are on the way",
     ]
+    lacking = [pb.NodeStatus(role="follower", contents_lost=n) for n in (0, 1_234)]
+    assert any("1,234 large contents are held by no" in line for line in troubles(lacking))
     lost = troubles([well[0], node("b", ""), away])
     assert lost[-1].startswith("1 of 3 voters answer, 2 are needed")
     assert troubles([node("a", "candidate"), *well[1:]])[-1].startswith("no node knows a leader")

@@ -11,9 +11,9 @@ import grpc
 import pytest
 
 import dfs
-from dfs.client.transfers import Sending
-from dfs.contents import chunk_bytes_of
+from dfs.client.sending import Sending
 from dfs.limits import CHUNK_BYTES_MIN, INLINE_BYTES_MAX, SMALL_VALUE_BYTES_MAX, UPLOAD_PIECE_BYTES
+from dfs.manifest import chunk_bytes_of
 from dfs.proto import dfs_pb2 as pb
 
 from .conftest import refusal

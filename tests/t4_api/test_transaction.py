@@ -13,6 +13,7 @@ import pytest
 
 import dfs
 from dfs.limits import (
+    CHUNK_BYTES_MIN,
     INLINE_BYTES_MAX,
     LARGE_CALLS_WAITING_MAX,
     TRANSACTION_BYTES_MAX,
@@ -194,7 +195,8 @@ def put_files(endpoint, tmp_path):
             assert client.read(key)[0] == data
             assert client.stat(key).revision == changes.revision
         assert (client.stat("d/file").mode, client.stat("d/path").mtime_ns) == (0o600, 7)
-        keys = list(dict.fromkeys(step.key for step in seen))
+        assert any(step.looked_at for step in seen)
+        keys = list(dict.fromkeys(step.key for step in seen if not step.looked_at))
         assert keys == ["d/much", "d/path", "d/file", "d/bytes"], "the largest go first"
         assert [s.received for s in seen] == sorted(s.received for s in seen)
         assert seen[-1].received == seen[-1].total == 4 * LARGE + 6 + 2 * len(small)
@@ -245,7 +247,7 @@ async def test_errors_of_large_transactions_name_the_key(api, tmp_path):
             ("d/f", tmp_path / "none", FileNotFoundError, "none"),
             ("d/f", tmp_path, dfs.InvalidArgument, "d/f: .* is no regular file"),
             ("a//b", bytes(LARGE), dfs.InvalidArgument, "a//b"),
-            ("d/f", Shrinking(LARGE), dfs.FailedPrecondition, "d/f: 0 bytes have come, 1,0"),
+            ("d/f", Shrinking(LARGE), dfs.FailedPrecondition, "d/f: of 1,.* bytes 0 could be read"),
         ):
             with pytest.raises(error, match=words):
                 await put_one(client, key, source)
@@ -273,15 +275,15 @@ async def put_one(client, key, source, **fields):
 
 
 async def test_who_repeats_a_transaction_goes_on_with_its_uploads(api):
-    """By its id, also in another process; the answer is that of the first time."""
+    """Also in another process; the answer is that of the first time."""
     endpoint = f"unix:{api.running.upstream.absolute()}"
-    id_, data = os.urandom(16), os.urandom(LARGE)
+    id_, data = os.urandom(16), os.urandom(CHUNK_BYTES_MIN + LARGE)
     async with dfs.AsyncClient(endpoint, learn=False) as client:
-        with pytest.raises(dfs.FailedPrecondition, match=r"large: .* the same request id goes on"):
+        with pytest.raises(dfs.FailedPrecondition, match=r"large: .* bytes are here; upload it ag"):
             await repeat(client, id_, Broken(data))
         seen = []
         first = await repeat(client, id_, data, seen.append)
-        assert seen[0].received == LARGE // 2
+        assert next(s.received for s in seen if not s.looked_at) == CHUNK_BYTES_MIN
         assert await repeat(client, id_, data) == first
         assert await client.get("large") == data
         with pytest.raises(dfs.InvalidArgument, match="used for another request"):
@@ -289,17 +291,16 @@ async def test_who_repeats_a_transaction_goes_on_with_its_uploads(api):
 
 
 async def test_an_upload_never_goes_on_with_another_content(api):
-    """Who repeats a transaction with its id, and has other files by then, is told."""
+    """Who repeats a transaction with its id, and has other files by then, stores those."""
     endpoint = f"unix:{api.running.upstream.absolute()}"
+    data = os.urandom(CHUNK_BYTES_MIN + LARGE)
     async with dfs.AsyncClient(endpoint, learn=False) as client:
-        for other in (os.urandom(LARGE), io.BytesIO(os.urandom(LARGE))):
+        for other in (data[:-1] + b"!", data[1:]):
             id_ = os.urandom(16)
-            with pytest.raises(dfs.FailedPrecondition, match="the same request id goes on"):
-                await repeat(client, id_, Broken(os.urandom(LARGE)))
-            with pytest.raises(dfs.FailedPrecondition, match="nothing was stored, upload it with"):
-                await repeat(client, id_, other)
-        with pytest.raises(dfs.NotFound):
-            await client.get("large")
+            with pytest.raises(dfs.FailedPrecondition, match="bytes are here"):
+                await repeat(client, id_, Broken(data))
+            await repeat(client, id_, other)
+            assert await client.get("large") == other
 
 
 async def repeat(client, id_, source, progress=None):
@@ -309,10 +310,16 @@ async def repeat(client, id_, source, progress=None):
 
 
 class Broken(io.BytesIO):
-    """A file of which half can be read."""
+    """A file of which the first chunk can be read when it is sent."""
+
+    sends = False
 
     def read(self, size=-1):
-        return super().read(max(min(size, LARGE // 2 - self.tell()), 0))
+        data = super().read(size)
+        if not self.sends:
+            self.sends = self.tell() == len(self.getvalue())
+            return data
+        return data if self.tell() <= CHUNK_BYTES_MIN else b""
 
 
 async def test_what_was_uploaded_is_held_until_the_transaction_is_sent(api, monkeypatch):

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from dfs.cache import take
-from dfs.contents import INCOMING, chunk_bytes_of
+from dfs.contents import INCOMING
 from dfs.limits import DISK_FREE_BYTES_MIN, INLINE_BYTES_MAX
+from dfs.manifest import chunk_bytes_of
 
 from .cache_rig import Rig, wait_until
 

@@ -52,6 +52,7 @@ impl Wanted {
         size: u64,
         chunk_bytes: u64,
         wanted: Vec<(u64, Digest)>,
+        unfinished: bool,
     ) -> PyResult<Wanted> {
         let refused = |e: io::Error| PyValueError::new_err(e.to_string());
         let content: Digest = content
@@ -60,6 +61,7 @@ impl Wanted {
         let layout = Layout::new(size, chunk_bytes).map_err(refused)?;
         let (numbers, digests) = wanted.into_iter().unzip();
         let order = Order::new(content, layout, numbers).map_err(refused)?;
+        let order = order.of_unfinished(unfinished);
         Ok(Wanted { order, digests })
     }
 

@@ -394,6 +394,9 @@ impl Engine {
     }
 
     #[allow(clippy::too_many_arguments)]
+    #[pyo3(signature = (
+        addr, content, size, chunk_bytes, wanted, path, timeout_ms, unfinished=false
+    ))]
     fn fetch_chunks(
         &self,
         py: Python<'_>,
@@ -404,8 +407,9 @@ impl Engine {
         wanted: Vec<(u64, [u8; 32])>,
         path: PathBuf,
         timeout_ms: u64,
+        unfinished: bool,
     ) -> PyResult<Vec<u64>> {
-        let wanted = Wanted::new(content, size, chunk_bytes, wanted)?;
+        let wanted = Wanted::new(content, size, chunk_bytes, wanted, unfinished)?;
         wanted.fetch(py, &self.node, addr, &path, ms(timeout_ms))
     }
 

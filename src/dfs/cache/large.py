@@ -17,9 +17,10 @@ from pathlib import Path
 
 from ..client.calls import metadata
 from ..client.values import Stat
-from ..contents import INCOMING, Manifest, path_in
+from ..contents import INCOMING, path_in
 from ..errors import DeadlineExceeded, Unavailable
 from ..limits import CONTENT_HOLD_WAIT_MS, INLINE_BYTES_MAX, UPLOADS_BIG_MAX
+from ..manifest import Manifest
 from ..proto import dfs_pb2 as pb
 from .pending import Drop
 from .ports import Client

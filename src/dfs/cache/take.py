@@ -22,7 +22,6 @@ from typing import Final, NamedTuple
 
 from .._engine import copy_and_hash
 from ..client.values import Kind
-from ..contents import Manifest, chunk_bytes_of
 from ..errors import InvalidArgument
 from ..limits import (
     DISK_FREE_BYTES_MIN,
@@ -30,6 +29,7 @@ from ..limits import (
     SIGNATURE_RACY_NS,
     TARGET_BYTES_MAX,
 )
+from ..manifest import Manifest, chunk_bytes_of
 from ..paths import check_key
 from .attributes import Attributes, attributes_of
 

@@ -59,6 +59,11 @@ def troubles(nodes: list[pb.NodeStatus]) -> list[str]:
             lines.append(f"{name}: no mount: {node.agent.mount_mode.removeprefix('off:').strip()}")
         if node.agent.pending_drops:
             lines.append(f"{name}: {node.agent.pending_drops:,} files of the cache are on the way")
+    if lost := max((node.contents_lost for node in nodes), default=0):
+        lines.append(
+            f"{lost:,} large contents are held by no member: `dfs snapshot save` names their files;"
+            " put those again, or restore a backup that has them (--contents-from)"
+        )
     voters = [node for node in nodes if node.member.voter]
     up = sum(1 for node in voters if node.role)
     if 2 * up <= len(voters) and len(nodes) > 1:

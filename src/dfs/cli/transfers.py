@@ -24,6 +24,9 @@ class Line:
 
     def show(self, done: Transferred) -> None:
         """How far it is, how fast, and on how many members."""
+        if done.looked_at:
+            self.at(done.looked_at, ", looking for what is there already")
+            return
         more = f", {done.key}" if done.key else ""
         more += f", on {done.held} of {done.voters} voters" if done.voters else ""
         self.at(done.received, more)

@@ -1,10 +1,10 @@
 """The way in for programs: `dfs.connect` for threads, `dfs.AsyncClient` for asyncio."""
 
 from .aio import AsyncClient
+from .sending import Transferred
 from .streams import Lost
 from .sync import Client, connect
 from .transaction import AsyncTransaction, Transaction
-from .transfers import Transferred
 from .values import Event, Item, Kind, Stat, Update
 from .watch import Watch
 

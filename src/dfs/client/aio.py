@@ -18,11 +18,12 @@ from ..proto import dfs_pb2 as pb
 from . import calls, streams
 from .calls import Call, Message, Terms, Xattrs, encode, uuid7
 from .faults import Fault, fault_of
+from .sending import Progress
 from .session import TIMEOUT_S, Session, channel_options
 from .sources import naming
 from .streams import WATCH_SILENCE_S, Lost, Watching
 from .transaction import AsyncTransaction, Changes
-from .transfers import STALL_S, AsyncTransfers, Progress
+from .transfers import STALL_S, AsyncTransfers
 from .values import Event, Item, Stat, Told, Update
 
 R = TypeVar("R")
@@ -210,7 +211,7 @@ class AsyncClient(AsyncTransfers):
         if changes.light:
             return await self._call(changes.call(id_), timeout)
         begun_s, limit_s = _now_s(), timeout
-        with contextlib.closing(changes.uploads(id_, progress)) as uploads:
+        with contextlib.closing(changes.uploads(id_, progress, self._keeper())) as uploads:
             while sending := await asyncio.to_thread(next, uploads, None):
                 with naming(sending.key):
                     await self._transfer(sending, self._send_once)

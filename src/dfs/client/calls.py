@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from ..errors import InvalidArgument, TooLarge
@@ -222,6 +222,18 @@ def have_content(sha256: bytes, wait_ms: int) -> Call[pb.HaveContentResponse]:
         FILES + "HaveContent", pb.HaveContentRequest(sha256=sha256, wait_ms=wait_ms),
         pb.HaveContentResponse.FromString, _same, None, False, True,
     )
+
+
+def keep_contents(contents: Sequence[bytes]) -> Call[set[bytes]]:
+    """Ask a node which contents it has, so that they need not be uploaded."""
+    return Call(
+        FILES + "KeepContents", pb.KeepContentsRequest(sha256=contents),
+        pb.KeepContentsResponse.FromString, _kept, None, False, True,
+    )
+
+
+def _kept(answer: pb.KeepContentsResponse) -> set[bytes]:
+    return set(answer.sha256)
 
 
 def put_operation(

@@ -13,7 +13,7 @@ import math
 import os
 import stat
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -27,14 +27,13 @@ from ..limits import (
     SMALL_VALUE_BYTES_MAX,
     TRANSACTION_BYTES_MAX,
 )
+from ..manifest import SHA256_BYTES, Manifest
 from ..proto import dfs_pb2 as pb
 from . import calls
-from .transfers import Progress, Sending, Transferred
+from .sending import Keep, Progress, Sending, Transferred, manifest_of
 
 Source = bytes | bytearray | memoryview | os.PathLike[str] | BinaryIO
 """Content as bytes, the path of a file, or a file that is read from where it stands."""
-_DIGEST_BYTES: Final = 32
-"""Of each chunk: a SHA-256."""
 _NAMED_BYTES: Final = 128
 """Of an operation that names a content, beside its key, metadata and digests of chunks."""
 
@@ -70,8 +69,10 @@ class Content:
         self._file: Path | BinaryIO | None = None
         self._start: int | None = None
         """Where the file stood; None: it cannot be read twice."""
+        self._manifest: Manifest | None = None
+        """What it is, since it was looked at."""
         self._named: pb.PutContentRequest | None = None
-        """What is known of it since it was uploaded."""
+        """What is known of it since a majority holds it, or it was found."""
         if isinstance(source, bytes | bytearray | memoryview):
             self._data = calls.content(source)
         elif isinstance(source, os.PathLike):
@@ -130,16 +131,31 @@ class Content:
                 self._file.seek(self._start)
             yield self._file
 
+    def look(self, looked_at: Callable[[int], None]) -> Manifest | None:
+        """What it is, by which it may be found; None: it cannot be read twice. Blocks. Raises
+        FailedPrecondition, OSError."""
+        if self._start is not None or isinstance(self._file, Path) or self._file is None:
+            with self._opened() as file:
+                self._manifest = manifest_of(file, looked_at)
+        return self._manifest
+
+    def found(self) -> None:
+        """The node has it already."""
+        assert self._manifest is not None
+        self._named = pb.PutContentRequest(**self._manifest._asdict())
+
     def upload(self, size: int, id_: bytes, progress: Progress | None) -> Iterator[Sending]:
         """Its upload, which has ended when it goes on. Blocks. Raises OSError."""
-        known = self._named.sha256 if self._named else b""
-        if known and self._start is None and not isinstance(self._file, Path):
+        if self._named and self._start is None and not isinstance(self._file, Path):
             self._file = None  # What could not be read twice is there, or lost.
         with self._opened() as file:
             sending = Sending(self.key, file, size, None, None, id_, progress, hold=True)
-            sending.known(known)
+            if self._manifest is not None:
+                sending.known(self._manifest)
             yield sending
         self._named = sending.content
+        if sending.content is not None:
+            self._manifest = _manifest(sending.content)
 
     @property
     def held_bytes(self) -> int:
@@ -163,11 +179,11 @@ class Content:
 
 
 def uploads(
-    contents: Sequence[Content], bare: pb.TransactionRequest, progress: Progress | None
+    contents: Sequence[Content], bare: pb.TransactionRequest, progress: Progress | None, keep: Keep
 ) -> Generator[Sending]:
     """The uploads of those that do not travel along, one after the other: each has ended when the
     next is asked for. `bare`: the transaction without all of them. Blocks. Raises TooLarge,
-    OSError."""
+    OSError, and what `keep` raises."""
     calls.check_transaction(len(bare.operations), bare.ByteSize())
     sizes = [content.size() for content in contents]
     total = sum(size or 0 for size in sizes)
@@ -176,8 +192,9 @@ def uploads(
     large = {n: 0 for n in along if not contents[n].load()} | large
     done = total - sum(large.values())
     ids = {n: _upload_id(bare.request_id, n, contents[n].key) for n in large}
-    held: dict[int, float] = {}
-    for number in [*large, None]:
+    held = _found({n: contents[n] for n in large}, progress, total, keep)
+    done += sum(contents[n].held_bytes for n in held)
+    for number in [*(n for n in large if n not in held), None]:
         for other, when in list(held.items()):
             if time.monotonic() - when > CONTENT_KEEP_S / 4:
                 yield from contents[other].upload(large[other], ids[other], None)
@@ -188,6 +205,25 @@ def uploads(
             yield from content.upload(large[number], ids[number], told)
             held[number] = time.monotonic()
             done += content.held_bytes
+
+
+def _found(
+    contents: Mapping[int, Content], progress: Progress | None, total: int, keep: Keep
+) -> dict[int, float]:
+    """Those that the node has already, and when it was asked: they are not sent."""
+    names: dict[int, bytes] = {}
+    read = 0
+    for number, content in contents.items():
+        with naming(content.key):
+            manifest = content.look(_looking(progress, content.key, read, total))
+        if manifest is not None:
+            names[number] = manifest.sha256
+            read += manifest.size
+    asked_s, here = time.monotonic(), keep(list(names.values()))
+    found = {number: asked_s for number, name in names.items() if name in here}
+    for number in found:
+        contents[number].found()
+    return found
 
 
 def _large(sizes: Sequence[int | None], others: int) -> dict[int, int]:
@@ -209,13 +245,27 @@ def _large(sizes: Sequence[int | None], others: int) -> dict[int, int]:
 
 def _named_bytes(size: int) -> int:
     """At most, of the operation that names a content."""
-    return _NAMED_BYTES + _DIGEST_BYTES * min(-(-size // CHUNK_BYTES_MIN), CHUNKS_MAX)
+    return _NAMED_BYTES + SHA256_BYTES * min(-(-size // CHUNK_BYTES_MIN), CHUNKS_MAX)
 
 
 def _upload_id(id_: bytes, number: int, key: str) -> bytes:
     """Of the upload of one content: who repeats the transaction goes on with it."""
     named = id_ + number.to_bytes(4, "big") + key.encode()
     return hashlib.sha256(named).digest()[:REQUEST_ID_BYTES]
+
+
+def _looking(
+    progress: Progress | None, key: str, before: int, total: int
+) -> Callable[[int], None]:
+    def told(read: int) -> None:
+        if progress is not None:
+            progress(Transferred(0, key=key, total=total, looked_at=before + read))
+
+    return told
+
+
+def _manifest(named: pb.PutContentRequest) -> Manifest:
+    return Manifest(named.sha256, named.size, named.chunk_bytes, named.digests)
 
 
 def _told(

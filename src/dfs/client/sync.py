@@ -18,11 +18,12 @@ from ..proto import dfs_pb2 as pb
 from . import calls, streams
 from .calls import Call, Message, Terms, Xattrs, encode
 from .faults import Fault, fault_of
+from .sending import Progress
 from .session import TIMEOUT_S, Session, channel_options
 from .sources import naming
 from .streams import Lost, Watching
 from .transaction import Changes, Transaction
-from .transfers import STALL_S, Progress, Transfers
+from .transfers import STALL_S, Transfers
 from .values import Event, Item, Stat
 from .watch import Watch
 
@@ -220,7 +221,7 @@ class Client(Transfers):
         if changes.light:
             return self._call(changes.call(id_), timeout)
         begun_s, limit_s = time.monotonic(), timeout
-        with contextlib.closing(changes.uploads(id_, progress)) as uploads:
+        with contextlib.closing(changes.uploads(id_, progress, self._keep)) as uploads:
             for sending in uploads:
                 with naming(sending.key):
                     self._transfer(sending, self._send_once)

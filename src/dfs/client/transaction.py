@@ -9,8 +9,8 @@ from ..limits import INLINE_BYTES_MAX
 from ..proto import dfs_pb2 as pb
 from . import calls, sources
 from .calls import Call, Xattrs
+from .sending import Keep, Progress, Sending
 from .sources import Content, Source
-from .transfers import Progress, Sending
 
 
 class Changes:
@@ -85,12 +85,14 @@ class Changes:
         contents = [part for part in self._operations if isinstance(part, Content)]
         return sum(map(Content.weight, contents)) <= INLINE_BYTES_MAX
 
-    def uploads(self, request_id: bytes, progress: Progress | None) -> Generator[Sending]:
+    def uploads(
+        self, request_id: bytes, progress: Progress | None, keep: Keep
+    ) -> Generator[Sending]:
         """What has to be uploaded before `call`; see `sources.uploads`."""
         contents = [part for part in self._operations if isinstance(part, Content)]
         parts = (p.bare() if isinstance(p, Content) else p for p in self._operations)
         bare = pb.TransactionRequest(operations=parts, request_id=calls.checked_id(request_id))
-        return sources.uploads(contents, bare, progress)
+        return sources.uploads(contents, bare, progress, keep)
 
     def call(self, request_id: bytes) -> Call[int]:
         """The transaction."""

@@ -1,8 +1,4 @@
-"""Files of any size: what is on its way, and how both clients go on when they lose their node.
-
-An upload is known to the cluster by its request id: when a connection breaks, what the node had got
-stays there, and the next attempt sends what is missing. To another node it begins anew.
-"""
+"""Files of any size: what comes, and how both clients go on when they lose their node."""
 
 from __future__ import annotations
 
@@ -12,22 +8,22 @@ import hashlib
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO, Final
 
 import grpc
 import grpc.aio
 
-from ..errors import DataLoss, FailedPrecondition, InvalidArgument, Unavailable
-from ..limits import TRANSFER_STALL_MS, UPLOAD_PIECE_BYTES
+from ..errors import DataLoss, FailedPrecondition, InvalidArgument, Unavailable, Unimplemented
+from ..limits import TRANSFER_STALL_MS
 from ..proto import dfs_pb2 as pb
 from . import calls
-from .calls import FILES, Call, Xattrs, checked_id, consistency, metadata, revision_of, text
+from .calls import FILES, Call, Xattrs, consistency, metadata, text
 from .faults import Attempts, Fault, fault_of
+from .sending import UPLOAD, Keep, Progress, Sending, Transferred
 from .session import Session
 from .values import Stat, stat_of
 
-UPLOAD: Final = FILES + "Upload"
 DOWNLOAD: Final = FILES + "Download"
 SHAPE_UPLOAD: Final = "stream_stream"
 STALL_S: Final = TRANSFER_STALL_MS / 1000
@@ -35,134 +31,6 @@ STALL_S: Final = TRANSFER_STALL_MS / 1000
 _WAIT_S: Final = 0.1
 _WRITE_FAILED: Final = "Internal error from Core"
 """What grpcio says of a message that it could not send, in place of the answer to the call."""
-
-
-class Transferred(NamedTuple):
-    """How far an upload or download is."""
-
-    received: int
-    """Bytes that have arrived where they shall be."""
-    held: int = 0
-    """Uploads: so many voters have all of it on disk, of so many."""
-    voters: int = 0
-    key: str = ""
-    """Transactions: of the content that is on its way; `received` is of all of them."""
-    total: int = 0
-    """Transactions: bytes of all contents, as far as it is known."""
-
-
-Progress = Callable[[Transferred], None]
-
-
-class Sending:
-    """One upload. Its messages are asked for on another thread than the answers are taken."""
-
-    def __init__(
-        self, key: str, source: BinaryIO, size: int, described: pb.Metadata | None,
-        base_revision: int | None, id_: bytes, progress: Progress | None, hold: bool = False,
-    ) -> None:
-        """`hold`: only for a transaction, which will store it."""
-        self.key = key
-        self._source, self._progress = source, progress
-        self._head = pb.UploadHead(
-            size=size, metadata=described, base_revision=base_revision, request_id=checked_id(id_),
-        )
-        self.writes = not hold
-        if hold:
-            self._head.hold_for = text(key)
-        else:
-            self._head.key = text(key)
-        self._start = source.tell() if source.seekable() else 0
-        self._at = 0
-        """Of the content, where the source stands."""
-        self._digest = hashlib.sha256()
-        self._digested = 0
-        self._sealed = False
-        """The node knows the digest of all of it."""
-        self.received = 0
-        self.moved = False
-        """Something new has arrived there in this attempt."""
-        self.revision = 0
-        """Not 0: it is stored."""
-        self.content: pb.PutContentRequest | None = None
-        """What is known of it, once it is held."""
-        self.error: Exception | None = None
-        """The source cannot be read."""
-
-    @property
-    def done(self) -> bool:
-        """It is stored, or held."""
-        return bool(self.revision) or self.content is not None
-
-    def known(self, sha256: bytes) -> None:
-        """The digest, if it was read before; b"" = it was not."""
-        self._head.sha256 = sha256
-
-    def head(self) -> pb.UploadRequest:
-        """The first message of an attempt."""
-        self.moved = False
-        self._sealed = bool(self._head.sha256)
-        return pb.UploadRequest(head=self._head)
-
-    def begin(self, answer: pb.UploadResponse) -> None:
-        """The node says from where on it wants the content."""
-        self.take(answer)
-        if answer.received != self._at:
-            if not self._source.seekable():
-                raise Unavailable(
-                    "the node was lost on the way, and what cannot be read twice cannot be sent"
-                    " twice: upload from a file"
-                )
-            self._source.seek(self._start + answer.received)
-            self._at = answer.received
-
-    def piece(self) -> pb.UploadRequest | None:
-        """The next message; None at the end. Blocks for the source."""
-        if not self._sealed:
-            self._digest_what_is_there()
-        data = self._source.read(UPLOAD_PIECE_BYTES)
-        if data:
-            known = self._digested - self._at
-            if 0 <= known < len(data):
-                self._digest.update(memoryview(data)[known:])
-                self._digested = self._at + len(data)
-            self._at += len(data)
-            return pb.UploadRequest(data=data)
-        if self._sealed or self._digested != self._at:
-            return None
-        self._sealed = True
-        self._head.sha256 = self._digest.digest()  # a repetition need not send what is there
-        return pb.UploadRequest(head=self._head)
-
-    def _digest_what_is_there(self) -> None:
-        """Reads what the node has got of an earlier upload with this request id, so that the digest
-        at the end says whether that was the same content."""
-        if self._digested >= self._at:
-            return
-        self._source.seek(self._start + self._digested)
-        while self._digested < self._at:
-            data = self._source.read(min(UPLOAD_PIECE_BYTES, self._at - self._digested))
-            if not data:
-                self._at = self._digested  # There is less of it now.
-            self._digest.update(data)
-            self._digested += len(data)
-
-    def take(self, answer: pb.UploadResponse) -> None:
-        """The node says how far it is."""
-        self.moved = self.moved or answer.received > self.received or bool(answer.held)
-        self.received = answer.received
-        self.revision = answer.revision
-        if answer.HasField("content"):
-            self.content = answer.content
-        if self._progress is not None:
-            self._progress(Transferred(answer.received, answer.held, answer.voters))
-
-    def call(self) -> Call[int]:
-        """As which it counts when attempts are."""
-        return Call(
-            UPLOAD, self._head, pb.UploadResponse.FromString, revision_of, None, self.writes, True,
-            self._head.request_id,
-        )
 
 
 class Getting:
@@ -254,6 +122,17 @@ class Transfers:
     ) -> None:
         raise NotImplementedError
 
+    def _call(self, call: Call[Any], timeout: float | None) -> Any:
+        raise NotImplementedError
+
+    def _keep(self, contents: Sequence[bytes]) -> set[bytes]:
+        """Those of some contents that a node has, and keeps for a transaction."""
+        try:
+            found: set[bytes] = self._call(calls.keep_contents(contents), None)
+        except Unimplemented:
+            return set()  # A node of an earlier version: it is sent all of them.
+        return found
+
     def upload(
         self, key: str, source: BinaryIO | bytes, *, size: int = 0, mode: int | None = None,
         mtime_ns: int | None = None, uid: int | None = None, gid: int | None = None,
@@ -262,15 +141,17 @@ class Transfers:
     ) -> int:
         """Stores a file of any size and returns its revision, when a majority has it on disk.
 
-        `source`: read from where it stands to its end, piece by piece; after a broken connection
-        again from where the node has got to, so it is best a file. `size`: of all of it; 0 = not
-        known beforehand. Takes as long as something moves. See `put` for the rest.
+        `source`: read from where it stands to its end, piece by piece; it is best a file, which can
+        be read twice: then what the cluster has of it already is not sent, and after a broken
+        connection what has arrived is not sent again. `size`: of all of it; 0 = not known
+        beforehand. Takes as long as something moves. See `put` for the rest.
         """
         if isinstance(source, bytes):
             size, source = len(source), io.BytesIO(source)
         id_ = self._session.id_of(request_id)
         described = metadata(mode, mtime_ns, uid, gid, xattrs)
         sending = Sending(key, source, size, described, base_revision, id_, progress)
+        sending.look()
         self._transfer(sending, self._send_once)
         return sending.revision
 
@@ -377,6 +258,19 @@ class AsyncTransfers:
     ) -> None:
         raise NotImplementedError
 
+    def _keeper(self) -> Keep:
+        """See `Transfers._keep`; for a thread beside this loop."""
+        loop = asyncio.get_running_loop()
+
+        async def ask(contents: Sequence[bytes]) -> set[bytes]:
+            try:
+                found: set[bytes] = await self._call(calls.keep_contents(contents), None)
+            except Unimplemented:
+                return set()
+            return found
+
+        return lambda contents: asyncio.run_coroutine_threadsafe(ask(contents), loop).result()
+
     async def upload(
         self, key: str, source: BinaryIO | bytes, *, size: int = 0, mode: int | None = None,
         mtime_ns: int | None = None, uid: int | None = None, gid: int | None = None,
@@ -389,6 +283,7 @@ class AsyncTransfers:
         id_ = self._session.id_of(request_id)
         described = metadata(mode, mtime_ns, uid, gid, xattrs)
         sending = Sending(key, source, size, described, base_revision, id_, progress)
+        await asyncio.to_thread(sending.look)
         await self._transfer(sending, self._send_once)
         return sending.revision
 

@@ -29,6 +29,7 @@ class Contents:
         wanted: Sequence[tuple[int, bytes]],
         path: str,
         timeout_ms: int,
+        unfinished: bool = False,
     ) -> list[int]:
         """Copies chunks of a content from the files of the engine at `addr`."""
         if len(wanted) > CHUNKS_WANTED_MAX or chunk_bytes < 1:
@@ -41,7 +42,7 @@ class Contents:
         done: list[int] = []
         with open(path, "rb+", buffering=0) as target:
             try:
-                held = self._reach(addr, timeout_ms)._file(addr, content, size)
+                held = self._reach(addr, timeout_ms)._file(addr, content, size, unfinished)
                 with open(held, "rb", buffering=0) as source:
                     for number, digest in wanted:
                         start = number * chunk_bytes
@@ -74,12 +75,14 @@ class Contents:
                 )
             return other
 
-    def _file(self, addr: str, content: bytes, size: int) -> Path:
+    def _file(self, addr: str, content: bytes, size: int, unfinished: bool) -> Path:
         if not self.contents:
             raise EngineError(f"{addr}: {self.name} keeps no contents")
-        name = content.hex()
-        path = Path(self.contents, name[:2], name)
-        if not path.is_file():
+        name, top = content.hex(), Path(self.contents)
+        filling = [top / "uploads", top / "arriving"] if unfinished else []
+        places = [top / name[:2], *filling]
+        path = next((p / name for p in places if (p / name).is_file()), None)
+        if path is None:
             raise EngineError(f"{addr}: {self.name} has no content {name}")
         if (found := path.stat().st_size) != size:
             raise EngineError(

@@ -5,9 +5,9 @@ import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from ..contents import Manifest
 from ..errors import FailedPrecondition, OutOfSpace, Unavailable
 from ..limits import STREAM_CHUNK_BYTES_MAX
+from ..manifest import Manifest
 from ..store import View, backup
 from .contents import Contents
 from .tasks import in_thread

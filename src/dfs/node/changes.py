@@ -142,6 +142,7 @@ class Changes:
         """
         name, number = str(question["name"]), int(question.get("id") or 0)
         until = asyncio.get_running_loop().time() + ASK_MS_MAX / 1000
+        lost = 0
         while not plans.promote(self._now(), name, number).nothing:
             member = next(m for m in self._engine.status()["members"] if m["name"] == name)
             reached = min(member["matched"], question.get("applied", member["matched"]))
@@ -149,23 +150,26 @@ class Changes:
             # In a short log the lag alone says little, and a voter that holds nothing would only
             # cost the majority.
             near = lag <= PROMOTE_LAG_ENTRIES_MAX and reached and not member["error"]
-            missing = await self._missing(member, question) if near else 0
-            if near and not missing:
+            missing, lost = await self._missing(member, question) if near else (0, 0)
+            if near and missing <= lost:
                 break
             if question.get("automatic"):
-                return {"voter": False, "lag": lag, "missing": missing}
+                return {"voter": False, "lag": lag, "missing": missing - lost}
             if asyncio.get_running_loop().time() > until:
-                raise NotAMember(_too_far_behind(member, lag, missing))
+                raise NotAMember(_too_far_behind(member, lag, missing - lost))
             await asyncio.sleep(PROMOTE_RETRY_MS / 1000)
-        done = await self._carry_out(question, lambda now: plans.promote(now, name, number))
+        done = await self._carry_out(question, lambda now: plans.promote(now, name, number, lost))
+        if lost and not question.get("dry_run"):
+            log.warning("%s is a voter now: %s", name, plans.without(lost))
         return {**done, "voter": True}
 
-    async def _missing(self, member: Answer, question: Answer) -> int:
-        """How many large contents a learner lacks. As a voter it would be counted on for them."""
+    async def _missing(self, member: Answer, question: Answer) -> tuple[int, int]:
+        """How many large contents a learner lacks, and how many of them no member has. For the
+        others it would be counted on as a voter."""
         if question.get("automatic"):
-            return int(question.get("missing", 0))
+            return int(question.get("missing", 0)), int(question.get("lost", 0))
         found = await self._asking.ask(member["raft"], {"ask": "status"})
-        return int(found["contents_missing"])
+        return int(found["contents_missing"]), int(found.get("contents_lost", 0))
 
     async def _remove(self, question: Answer) -> Answer:
         name, number = str(question["name"]), int(question.get("id") or 0)

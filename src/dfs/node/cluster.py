@@ -8,6 +8,8 @@ answered by {"ok": …} or {"error": {"reason", "text"}}. The kinds are
     cluster    a change of the membership ("op")                forwarded to the leader
     status     your figures                                     that node only
     marks      your hashes at recent indexes                    that node only
+    hold       get this content, and say how far you are        that node only
+    has        which of these contents have you                 that node only
     space      have you space; writes are refused, or not       that node only
     condemned  your state differs from the majority's           that node only
     welcome    you were added to this cluster                   that node only

@@ -51,9 +51,9 @@ class Joining:
         self._starts = self._list[0] == me.raft
         self._say = SayOnce()
         self._joined = asyncio.Event()
-        self.missing: Callable[[], int] = lambda: 0
-        """How many large contents this node lacks: before it has them all it is no voter, as the
-        others would count on it."""
+        self.missing: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        """How many large contents this node lacks, and how many of those no member has: before it
+        has all others it is no voter, as it would be counted on for them."""
         self.removed = ""
         """Not empty: this node is no member any more; what to do."""
         self.on_removal: Callable[[str], None] = lambda _removed: None
@@ -92,10 +92,11 @@ class Joining:
             try:
                 applied = self._engine.status()["applied"]
                 await asyncio.sleep(0)  # what was applied by then has been heard of behind this
+                missing, lost = self.missing()
                 found = await self._cluster.operate(
                     {
                         "op": "promote", "name": self._me.name, "id": self._me.id,
-                        "automatic": True, "applied": applied, "missing": self.missing(),
+                        "automatic": True, "applied": applied, "missing": missing, "lost": lost,
                     }
                 )
                 if found.get("missing"):

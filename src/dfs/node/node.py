@@ -69,9 +69,11 @@ class Node:
         peers: Sequence[str],
         clock: Callable[[], int],
         die: Callable[[str], Any] = stop_process,
+        transfer_rate: int = 0,
     ) -> None:
         """`clock`: ns since 1970, used only for the age of history, for the time that a backup
-        names, and to refuse lists of a time to come. `die`: ends the process."""
+        names, and to refuse lists of a time to come. `die`: ends the process. `transfer_rate`: see
+        `Contents`."""
         self._engine, self._store, self._codec = engine, store, codec
         self._clock = clock
         self._identity, self._me = identity, me
@@ -89,12 +91,12 @@ class Node:
         self._cluster = Cluster(engine, me, codec.failure)
         self._cluster.on("status", self._local_status)
         self._files = Files(identity.directory / DIRECTORY)
-        self.contents = Contents(engine, self._cluster, self._files, self.view)
+        self.contents = Contents(engine, self._cluster, self._files, self.view, transfer_rate)
         """Large ones: what this member has of them, and how it gets the rest."""
         self._content_scrub = ContentScrub(self.contents)
         self._joining = Joining(engine, self._cluster, identity, me, peers)
         self._joining.on_removal = self._set_removed
-        self._joining.missing = lambda: self.contents.missing
+        self._joining.missing = lambda: (self.contents.missing, self.contents.lost)
         self._hashes = Hashes(engine, self._cluster, self._hot, self._condemn)
         self._space = Space(engine, self._cluster, self._hot, identity.directory)
         self._disk = Disk(engine)

@@ -134,14 +134,25 @@ def add(now: Now, new: Member, vote: bool) -> Plan:
     )
 
 
-def promote(now: Now, name: str, number: int = 0) -> Plan:
-    """A learner gets its vote. That it has caught up is for the caller to see to."""
+def promote(now: Now, name: str, number: int = 0, lost: int = 0) -> Plan:
+    """A learner gets its vote. That it has caught up is for the caller to see to; `lost`: but for
+    so many large contents, which no member has."""
     member = known(now, name, number)
     if member.voter:
         return _plan(now, f"{member.name} is a voter already", now.members.all, None)
     to_be = (*_without(now, member.id), replace(member, voter=True))
     _majority_answers(Members(to_be), f"with the vote of {member.name}")
-    return _plan(now, f"{member.name} becomes a voter", to_be, None)
+    plan = _plan(now, f"{member.name} becomes a voter", to_be, None)
+    return replace(plan, warnings=(*plan.warnings, without(lost))) if lost else plan
+
+
+def without(lost: int) -> str:
+    """What is said of contents that no member has."""
+    return (
+        f"{lost:,} large contents are held by no member, so the new voter has not got them either:"
+        " `dfs snapshot save` names their files; put those again, or restore a backup that has them"
+        " (--contents-from)"
+    )
 
 
 def remove(now: Now, name: str, number: int = 0) -> Plan:

@@ -80,7 +80,7 @@ class Engine(Protocol):
     def transfer_leader(self, node_id: int, timeout_ms: int) -> None: ...  # noqa: D102
     def fetch_chunks(  # noqa: D102
         self, addr: str, content: bytes, size: int, chunk_bytes: int,
-        wanted: Sequence[tuple[int, bytes]], path: str, timeout_ms: int,
+        wanted: Sequence[tuple[int, bytes]], path: str, timeout_ms: int, unfinished: bool = ...,
     ) -> list[int]: ...
     def drain(self, timeout_ms: int) -> None: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102

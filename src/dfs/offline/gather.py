@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..contents import DIRECTORY, Files, Manifest, fits, path_in
+from ..contents import DIRECTORY, Files, fits, path_in
+from ..manifest import Manifest
 from ..store import View, backup
 
 KEYS_NAMED_MAX = 10

@@ -118,7 +118,7 @@ class UploadRequest(_message.Message):
     def __init__(self, head: _Optional[_Union[UploadHead, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class UploadHead(_message.Message):
-    __slots__ = ("key", "size", "metadata", "base_revision", "request_id", "sha256", "hold_for")
+    __slots__ = ("key", "size", "metadata", "base_revision", "request_id", "sha256", "hold_for", "digests")
     KEY_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +126,7 @@ class UploadHead(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     HOLD_FOR_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
     key: str
     size: int
     metadata: Metadata
@@ -133,21 +134,24 @@ class UploadHead(_message.Message):
     request_id: bytes
     sha256: bytes
     hold_for: str
-    def __init__(self, key: _Optional[str] = ..., size: _Optional[int] = ..., metadata: _Optional[_Union[Metadata, _Mapping]] = ..., base_revision: _Optional[int] = ..., request_id: _Optional[bytes] = ..., sha256: _Optional[bytes] = ..., hold_for: _Optional[str] = ...) -> None: ...
+    digests: bytes
+    def __init__(self, key: _Optional[str] = ..., size: _Optional[int] = ..., metadata: _Optional[_Union[Metadata, _Mapping]] = ..., base_revision: _Optional[int] = ..., request_id: _Optional[bytes] = ..., sha256: _Optional[bytes] = ..., hold_for: _Optional[str] = ..., digests: _Optional[bytes] = ...) -> None: ...
 
 class UploadResponse(_message.Message):
-    __slots__ = ("received", "held", "voters", "revision", "content")
+    __slots__ = ("received", "held", "voters", "revision", "content", "chunks")
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
     VOTERS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
     received: int
     held: int
     voters: int
     revision: int
     content: PutContentRequest
-    def __init__(self, received: _Optional[int] = ..., held: _Optional[int] = ..., voters: _Optional[int] = ..., revision: _Optional[int] = ..., content: _Optional[_Union[PutContentRequest, _Mapping]] = ...) -> None: ...
+    chunks: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, received: _Optional[int] = ..., held: _Optional[int] = ..., voters: _Optional[int] = ..., revision: _Optional[int] = ..., content: _Optional[_Union[PutContentRequest, _Mapping]] = ..., chunks: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DownloadRequest(_message.Message):
     __slots__ = ("key", "revision", "consistency", "min_revision", "offset", "length")
@@ -218,6 +222,18 @@ class HaveContentResponse(_message.Message):
     received: int
     size: int
     def __init__(self, here: _Optional[bool] = ..., received: _Optional[int] = ..., size: _Optional[int] = ...) -> None: ...
+
+class KeepContentsRequest(_message.Message):
+    __slots__ = ("sha256",)
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    sha256: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, sha256: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class KeepContentsResponse(_message.Message):
+    __slots__ = ("sha256",)
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    sha256: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, sha256: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class GetRequest(_message.Message):
     __slots__ = ("key", "revision", "consistency", "min_revision")
@@ -564,7 +580,7 @@ class AgentStatus(_message.Message):
     def __init__(self, cache: _Optional[str] = ..., mount: _Optional[str] = ..., mount_mode: _Optional[str] = ..., revision: _Optional[int] = ..., pending_drops: _Optional[int] = ..., cached_bytes: _Optional[int] = ..., problems: _Optional[_Iterable[str]] = ..., files: _Optional[int] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("member", "role", "term", "applied", "committed", "last_log", "floor", "keys", "bytes", "state_hash", "version", "last_contact_ms", "error", "agent", "leader", "cpu_us", "rss_bytes", "verified", "contents", "contents_missing", "contents_bytes", "disk_free_bytes")
+    __slots__ = ("member", "role", "term", "applied", "committed", "last_log", "floor", "keys", "bytes", "state_hash", "version", "last_contact_ms", "error", "agent", "leader", "cpu_us", "rss_bytes", "verified", "contents", "contents_missing", "contents_bytes", "disk_free_bytes", "transfer_rate", "contents_lost")
     MEMBER_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
@@ -587,6 +603,8 @@ class NodeStatus(_message.Message):
     CONTENTS_MISSING_FIELD_NUMBER: _ClassVar[int]
     CONTENTS_BYTES_FIELD_NUMBER: _ClassVar[int]
     DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_RATE_FIELD_NUMBER: _ClassVar[int]
+    CONTENTS_LOST_FIELD_NUMBER: _ClassVar[int]
     member: Member
     role: str
     term: int
@@ -609,7 +627,9 @@ class NodeStatus(_message.Message):
     contents_missing: int
     contents_bytes: int
     disk_free_bytes: int
-    def __init__(self, member: _Optional[_Union[Member, _Mapping]] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., applied: _Optional[int] = ..., committed: _Optional[int] = ..., last_log: _Optional[int] = ..., floor: _Optional[int] = ..., keys: _Optional[int] = ..., bytes: _Optional[int] = ..., state_hash: _Optional[bytes] = ..., version: _Optional[str] = ..., last_contact_ms: _Optional[int] = ..., error: _Optional[str] = ..., agent: _Optional[_Union[AgentStatus, _Mapping]] = ..., leader: _Optional[str] = ..., cpu_us: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., verified: _Optional[int] = ..., contents: _Optional[int] = ..., contents_missing: _Optional[int] = ..., contents_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ...) -> None: ...
+    transfer_rate: int
+    contents_lost: int
+    def __init__(self, member: _Optional[_Union[Member, _Mapping]] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., applied: _Optional[int] = ..., committed: _Optional[int] = ..., last_log: _Optional[int] = ..., floor: _Optional[int] = ..., keys: _Optional[int] = ..., bytes: _Optional[int] = ..., state_hash: _Optional[bytes] = ..., version: _Optional[str] = ..., last_contact_ms: _Optional[int] = ..., error: _Optional[str] = ..., agent: _Optional[_Union[AgentStatus, _Mapping]] = ..., leader: _Optional[str] = ..., cpu_us: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., verified: _Optional[int] = ..., contents: _Optional[int] = ..., contents_missing: _Optional[int] = ..., contents_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., transfer_rate: _Optional[int] = ..., contents_lost: _Optional[int] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ("local",)

@@ -116,6 +116,11 @@ class FileServiceStub:
                 request_serializer=dfs_dot_proto_dot_dfs__pb2.HaveContentRequest.SerializeToString,
                 response_deserializer=dfs_dot_proto_dot_dfs__pb2.HaveContentResponse.FromString,
                 _registered_method=True)
+        self.KeepContents = channel.unary_unary(
+                '/dfs.FileService/KeepContents',
+                request_serializer=dfs_dot_proto_dot_dfs__pb2.KeepContentsRequest.SerializeToString,
+                response_deserializer=dfs_dot_proto_dot_dfs__pb2.KeepContentsResponse.FromString,
+                _registered_method=True)
 
 
 class FileServiceServicer:
@@ -238,6 +243,13 @@ class FileServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def KeepContents(self, request, context):
+        """Which contents this node has already: they need not be uploaded for a transaction.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FileServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -320,6 +332,11 @@ def add_FileServiceServicer_to_server(servicer, server):
                     servicer.HaveContent,
                     request_deserializer=dfs_dot_proto_dot_dfs__pb2.HaveContentRequest.FromString,
                     response_serializer=dfs_dot_proto_dot_dfs__pb2.HaveContentResponse.SerializeToString,
+            ),
+            'KeepContents': grpc.unary_unary_rpc_method_handler(
+                    servicer.KeepContents,
+                    request_deserializer=dfs_dot_proto_dot_dfs__pb2.KeepContentsRequest.FromString,
+                    response_serializer=dfs_dot_proto_dot_dfs__pb2.KeepContentsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -756,6 +773,33 @@ class FileService:
             '/dfs.FileService/HaveContent',
             dfs_dot_proto_dot_dfs__pb2.HaveContentRequest.SerializeToString,
             dfs_dot_proto_dot_dfs__pb2.HaveContentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def KeepContents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dfs.FileService/KeepContents',
+            dfs_dot_proto_dot_dfs__pb2.KeepContentsRequest.SerializeToString,
+            dfs_dot_proto_dot_dfs__pb2.KeepContentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,4 +1,4 @@
-"""Files of any size on grpcio: Upload, Download, PutContent, HaveContent, and in transactions."""
+"""Files of any size on grpcio: Upload, Download, contents by name, and those of transactions."""
 
 from __future__ import annotations
 
@@ -12,22 +12,29 @@ from typing import Any, Protocol
 import grpc
 
 from ..commands import (
-    check_metadata,
     check_operations,
     check_put_content,
-    check_request_id,
     refused_in,
 )
-from ..contents import SHA256_BYTES, Arrival, Manifest
-from ..errors import Conflict, DfsError, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from ..contents import Arrival, Assembly
+from ..errors import (
+    Conflict,
+    DfsError,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    TooLarge,
+    Unavailable,
+)
 from ..limits import (
     DEADLINE_MS_DEFAULT,
     DEADLINE_MS_MAX,
     INLINE_BYTES_MAX,
     PROGRESS_BYTES,
-    SMALL_VALUE_BYTES_MAX,
+    TRANSACTION_OPERATIONS_MAX,
     UPLOAD_PIECE_BYTES,
 )
+from ..manifest import SHA256_BYTES, Manifest
 from ..node import Contents as NodeContents
 from ..node import Refused, Result
 from ..paths import check_key
@@ -40,6 +47,8 @@ from ..proto.dfs_pb2 import (
     GetResponse,
     HaveContentRequest,
     HaveContentResponse,
+    KeepContentsRequest,
+    KeepContentsResponse,
     Operation,
     PutContentRequest,
     PutContentResponse,
@@ -55,6 +64,7 @@ from ..proto.dfs_pb2 import (
 from ..store import View
 from . import hot
 from .guard import Context, check_size, guarded, timeout_ms
+from .heads import check_head, check_held, check_whole, key_of, manifest_of
 from .news import News
 
 
@@ -90,6 +100,7 @@ class Contents:
             "Download": grpc.unary_stream_rpc_method_handler(self._download),
             "PutContent": grpc.unary_unary_rpc_method_handler(self._put_content),
             "HaveContent": grpc.unary_unary_rpc_method_handler(self._have_content),
+            "KeepContents": grpc.unary_unary_rpc_method_handler(self._keep_contents),
         }
 
     # ---- Upload ----------------------------------------------------------------------------------
@@ -100,12 +111,12 @@ class Contents:
     async def _take_upload(self, requests: AsyncIterator[bytes], context: Context) -> None:
         first = hot.parse(UploadRequest, await anext(requests, b""))
         head = first.head
-        _check_head(head)
+        check_head(head)
         self._check_base(head)
-        name = (head.request_id or secrets.token_bytes(16)).hex()
+        name = self._place(head)
         if name in self._arriving:
             raise Unavailable(
-                f"{_key(head)}: another upload with this request id has not ended yet: try again"
+                f"{key_of(head)}: another upload with this request id has not ended yet: try again"
             )
         self._arriving.add(name)
         try:
@@ -115,29 +126,35 @@ class Contents:
             self._arriving.discard(name)
         await context.write(done.SerializeToString())
 
+    def _place(self, head: UploadHead) -> str:
+        """Name of the incoming file: that of the content if it was announced. Whoever sends the
+        same at this moment sends all of it."""
+        named: str = head.sha256.hex()
+        if head.digests and named not in self._arriving:
+            return named
+        return (head.request_id or secrets.token_bytes(16)).hex()
+
     async def _receive(
         self, head: UploadHead, name: str, data: bytes, requests: AsyncIterator[bytes],
         context: Context,
     ) -> Manifest:  # fmt: skip
-        """Writes what comes to a file of that name, behind what an earlier call has left there."""
+        """Writes what comes to a file of that name, behind or between what is there."""
         contents = self._node.contents
-        if known := contents.held(head.sha256) if head.sha256 else None:
-            await contents.adopt(None, known)
-            await _tell(context, known.size)
+        if (known := self._announced(head)) and await contents.had(known):
+            await _tell(context, UploadResponse(received=known.size))
             return known
         contents.check_space(head.size)
-        path = contents.files.uploads / name
-        arrival = await asyncio.to_thread(Arrival, path, head.size)
+        arrival, first = await self._arrival(head, name)
         try:
             told = arrival.size
-            await _tell(context, told)
+            await _tell(context, first)
             while True:
                 if data:
                     await asyncio.to_thread(arrival.add, data)
                 if arrival.size - told >= PROGRESS_BYTES:
                     told = arrival.size
                     contents.check_space(max(head.size - told, 0))
-                    await _tell(context, told)
+                    await _tell(context, UploadResponse(received=told))
                 body = await anext(requests, None)
                 if body is None:
                     break
@@ -147,10 +164,32 @@ class Contents:
                 if request.head.sha256:
                     head.sha256 = request.head.sha256
             manifest = await asyncio.to_thread(arrival.finish)
+        except FailedPrecondition as error:
+            raise FailedPrecondition(f"{key_of(head)}: {error.text}") from None
         finally:
             await asyncio.to_thread(arrival.close)
-        _check_whole(head, manifest)
+        check_whole(head, manifest)
         return manifest
+
+    def _announced(self, head: UploadHead) -> Manifest | None:
+        """What a content that may be here already must be; None: nobody can know that, or it is
+        none that is kept apart."""
+        known = self._node.contents.held(head.sha256) or manifest_of(head)
+        kept_apart = known and (head.hold_for or known.size > INLINE_BYTES_MAX)
+        return known if head.sha256 and kept_apart else None
+
+    async def _arrival(
+        self, head: UploadHead, name: str
+    ) -> tuple[Arrival | Assembly, UploadResponse]:
+        """What takes the pieces that come, and what its sender is told first."""
+        contents = self._node.contents
+        manifest = manifest_of(head)
+        if manifest is None or name != manifest.sha256.hex():
+            whole = await asyncio.to_thread(Arrival, contents.files.uploads / name, head.size)
+            return whole, UploadResponse(received=whole.size)
+        path, lacking = await contents.gather(manifest, self._before(key_of(head)))
+        parts = await asyncio.to_thread(Assembly, path, manifest, lacking)
+        return parts, UploadResponse(received=parts.size, chunks=lacking)
 
     def _check_base(self, head: UploadHead) -> None:
         """Refuses early what would be refused in the end. Raises Conflict."""
@@ -174,7 +213,7 @@ class Contents:
     ) -> UploadResponse:
         path = self._node.contents.files.uploads / name
         if head.hold_for:
-            _check_held(head, manifest)
+            check_held(head, manifest)
             await self._hold(head.hold_for, manifest, _found(path), context)
             held = PutContentRequest(**manifest._asdict())
             return UploadResponse(received=manifest.size, content=held)
@@ -358,53 +397,33 @@ class Contents:
             size=manifest.size,
         )  # fmt: skip
 
+    # ---- KeepContents ----------------------------------------------------------------------------
 
-def _key(head: UploadHead) -> str:
-    """Under which the content is to be stored."""
-    return head.key or head.hold_for
+    async def _keep_contents(self, body: bytes, context: Context) -> bytes:
+        found = await guarded(context, self._keep(body), timeout_ms(context))
+        return found.SerializeToString()
+
+    async def _keep(self, body: bytes) -> KeepContentsResponse:
+        check_size(body)
+        kept = await self._node.contents.keep(_keep_request(body))
+        return KeepContentsResponse(sha256=kept)
+
+
+def _keep_request(body: bytes) -> list[bytes]:
+    request = hot.parse(KeepContentsRequest, body)
+    if len(request.sha256) > TRANSACTION_OPERATIONS_MAX:
+        raise TooLarge(
+            f"{len(request.sha256):,} contents are asked for, the limit is"
+            f" {TRANSACTION_OPERATIONS_MAX:,} (TRANSACTION_OPERATIONS_MAX)",
+            limit="TRANSACTION_OPERATIONS_MAX",
+        )
+    if any(len(sha256) != SHA256_BYTES for sha256 in request.sha256):
+        raise InvalidArgument(f"the SHA-256 of a content has {SHA256_BYTES} bytes")
+    return list(request.sha256)
 
 
 def _found(path: Path) -> Path | None:
     return path if path.exists() else None
-
-
-def _check_head(head: UploadHead) -> None:
-    check_key(_key(head))
-    if head.hold_for and (
-        head.key or head.HasField("metadata") or head.HasField("base_revision")
-    ):
-        raise InvalidArgument(
-            f"{head.hold_for}: what is held for a transaction has no key, metadata and"
-            " base_revision yet: say them there"
-        )
-    check_request_id(head.request_id)
-    check_metadata(head.metadata)
-    if head.sha256 and len(head.sha256) != SHA256_BYTES:
-        raise InvalidArgument(f"{_key(head)}: the SHA-256 of the content has {SHA256_BYTES} bytes")
-
-
-def _check_held(head: UploadHead, manifest: Manifest) -> None:
-    """What the state keeps in records is held by nobody."""
-    if manifest.size <= SMALL_VALUE_BYTES_MAX:
-        raise InvalidArgument(
-            f"{head.hold_for}: {manifest.size:,} bytes are too few to be held; up to"
-            f" {SMALL_VALUE_BYTES_MAX:,} (SMALL_VALUE_BYTES_MAX) they go as `put` into the"
-            " transaction"
-        )
-
-
-def _check_whole(head: UploadHead, manifest: Manifest) -> None:
-    """What has arrived is what was said. What is too short may be gone on with."""
-    if head.size and manifest.size != head.size:
-        raise FailedPrecondition(
-            f"{_key(head)}: {manifest.size:,} bytes have come, {head.size:,} were announced; upload"
-            " with the same request id goes on behind them"
-        )
-    if head.sha256 and manifest.sha256 != head.sha256:
-        raise FailedPrecondition(
-            f"{_key(head)}: what has come has SHA-256 {manifest.sha256.hex()}, not the announced"
-            f" {head.sha256.hex()}; nothing was stored, upload it with another request id"
-        )
 
 
 def _range(request: DownloadRequest, record: Record) -> tuple[int, int]:
@@ -420,5 +439,5 @@ def _passed(result: Result) -> bytes:
     return result
 
 
-async def _tell(context: Context, received: int) -> None:
-    await context.write(UploadResponse(received=received).SerializeToString())
+async def _tell(context: Context, answer: UploadResponse) -> None:
+    await context.write(answer.SerializeToString())

@@ -22,9 +22,9 @@ from pathlib import Path
 from struct import Struct
 from typing import Final, NamedTuple
 
-from dfs.contents import Manifest
 from dfs.errors import DataLoss
 from dfs.kv import Record
+from dfs.manifest import Manifest
 from dfs.store.layout import (
     CHUNKS,
     CONTENT,

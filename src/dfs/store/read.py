@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import TracebackType
 
-from dfs.contents import Manifest
 from dfs.errors import (
     DataLoss,
     FailedPrecondition,
@@ -15,6 +14,7 @@ from dfs.errors import (
     OutOfRange,
 )
 from dfs.kv import Reads, Snapshot
+from dfs.manifest import Manifest
 from dfs.paths import check_key, is_below, parent
 from dfs.proto.dfs_pb2 import DIRECTORY, FILE, Record
 from dfs.store.layout import (

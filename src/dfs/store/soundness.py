@@ -8,10 +8,10 @@ from struct import error as StructError
 
 from google.protobuf.message import DecodeError
 
-from dfs.contents import SHA256_BYTES
 from dfs.errors import DataLoss
 from dfs.kv import Reads
 from dfs.limits import SMALL_VALUE_BYTES_MAX
+from dfs.manifest import SHA256_BYTES
 from dfs.proto.dfs_pb2 import DIRECTORY, FILE, Record
 from dfs.store.layout import (
     CHUNKS,

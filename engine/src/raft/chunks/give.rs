@@ -6,6 +6,7 @@ use super::{BYTES, BYTES_MAX, GONE, Line, ORDER_BYTES_MAX, Order, TRANSFERS_MAX,
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
@@ -35,8 +36,8 @@ pub async fn give(shared: &Arc<Shared>, mut frames: Frames) -> io::Result<()> {
 }
 
 fn answer(line: &Line, order: &Order) -> io::Result<()> {
-    let file = match open(line.shared, order) {
-        Ok(file) => file,
+    let (file, whole) = match open(line.shared, order) {
+        Ok(found) => found,
         Err(text) => {
             let refusal = [&[1], text.as_bytes()].concat();
             return line.write_all(&framed(&refusal));
@@ -44,23 +45,39 @@ fn answer(line: &Line, order: &Order) -> io::Result<()> {
     };
     line.write_all(&framed(&[0]))?;
     for number in &order.numbers {
-        send(line, &file, order.layout.chunk(*number)?)?;
+        let chunk = order.layout.chunk(*number)?;
+        if whole || !hole(&file, &chunk) {
+            send(line, &file, chunk)?;
+        } else {
+            line.write_all(&head(GONE, 0))?; // not there yet: nobody wants zeros for it
+        }
     }
     Ok(())
 }
 
-/// The file of a content, or why it cannot be given. Nothing but the digest makes the path.
-fn open(shared: &Shared, order: &Order) -> Result<File, String> {
+/// Where a file may be that is still filled.
+const FILLING: [&str; 2] = ["uploads", "arriving"];
+
+/// The file of a content and whether all of it is there, or why it cannot be given. Nothing but the
+/// digest makes the path.
+fn open(shared: &Shared, order: &Order) -> Result<(File, bool), String> {
     let (me, dir) = (&shared.me.name, &shared.contents.dir);
     if dir.as_os_str().is_empty() {
         return Err(format!("{me} keeps no contents"));
     }
     let hex = hex(&order.content);
     // Whatever else has that name, it is not waited for.
-    let file = OpenOptions::new()
+    let mut options = OpenOptions::new();
+    options
         .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(dir.join(&hex[..2]).join(&hex));
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let mut file = options.open(dir.join(&hex[..2]).join(&hex));
+    let whole = file.is_ok();
+    for place in FILLING.into_iter().filter(|_| order.unfinished) {
+        if matches!(&file, Err(e) if e.kind() == io::ErrorKind::NotFound) {
+            file = options.open(dir.join(place).join(&hex));
+        }
+    }
     let file = file.map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => format!("{me} has no content {hex}"),
         _ => format!("{me} cannot open content {hex}: {}", reason(&e)),
@@ -78,7 +95,7 @@ fn open(shared: &Shared, order: &Order) -> Result<File, String> {
         let text = format!("{me} has {size} bytes as content {hex}, which has {wanted}");
         return Err(text);
     }
-    Ok(file)
+    Ok((file, whole))
 }
 
 /// Sends a chunk as far as the disk gives it. What a frame lacks then is zeros: whoever gets it
@@ -98,4 +115,16 @@ fn send(line: &Line, file: &File, chunk: Range<u64>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Nothing was written in all of the chunk.
+fn hole(file: &File, chunk: &Range<u64>) -> bool {
+    // SAFETY: the descriptor is open as long as `file` is; its position, which this moves, is not
+    // used by `send_file`, which is told where to begin.
+    let data = unsafe { libc::lseek(file.as_raw_fd(), chunk.start as i64, libc::SEEK_DATA) };
+    if data < 0 {
+        // ENXIO: a hole up to the end. Where the file system cannot say it, bytes are read.
+        return io::Error::last_os_error().raw_os_error() == Some(libc::ENXIO);
+    }
+    data as u64 >= chunk.end
 }

@@ -37,6 +37,8 @@ const BYTES_MAX: usize = 1 << 20;
 const HEAD_BYTES: usize = 5;
 const BYTES: u8 = 1;
 const GONE: u8 = 2;
+/// Behind the numbers of an order.
+const UNFINISHED: u8 = 1;
 /// How soon a thread that waits notices that its node is closed.
 const NOTICE: Duration = Duration::from_millis(200);
 
@@ -62,6 +64,8 @@ pub struct Order {
     content: Digest,
     layout: Layout,
     numbers: Vec<u64>,
+    /// Also of a file that is still filled, about which nobody has proved anything.
+    unfinished: bool,
 }
 
 impl Order {
@@ -78,7 +82,12 @@ impl Order {
             content,
             layout,
             numbers,
+            unfinished: false,
         })
+    }
+
+    pub fn of_unfinished(self, unfinished: bool) -> Order {
+        Order { unfinished, ..self }
     }
 
     fn encode(&self) -> BytesMut {
@@ -89,6 +98,9 @@ impl Order {
         for number in &self.numbers {
             out.put_u64(*number);
         }
+        if self.unfinished {
+            out.put_u8(UNFINISHED);
+        }
         out
     }
 
@@ -97,10 +109,11 @@ impl Order {
         content.copy_from_slice(&take(&mut b, 32)?);
         let layout = Layout::new(get_u64(&mut b)?, get_u64(&mut b)?)?;
         let mut numbers = Vec::with_capacity(b.len() / 8);
-        while !b.is_empty() {
+        let unfinished = b.len() % 8 == 1 && b[b.len() - 1] == UNFINISHED;
+        while b.len() > usize::from(unfinished) {
             numbers.push(get_u64(&mut b)?);
         }
-        Order::new(content, layout, numbers)
+        Ok(Order::new(content, layout, numbers)?.of_unfinished(unfinished))
     }
 }
 
@@ -230,9 +243,11 @@ mod tests {
         let all: Vec<u64> = (0..CHUNKS_WANTED_MAX as u64).collect();
         for numbers in [&[][..], &[2, 0, 1, 1], &all] {
             let order = order(u64::MAX, 4 << 20, numbers).unwrap();
-            let bytes = order.encode().freeze();
-            assert!(bytes.len() <= ORDER_BYTES_MAX);
-            assert_eq!(Order::decode(bytes).unwrap(), order);
+            for order in [order.clone(), order.of_unfinished(true)] {
+                let bytes = order.encode().freeze();
+                assert!(bytes.len() <= ORDER_BYTES_MAX);
+                assert_eq!(Order::decode(bytes).unwrap(), order);
+            }
         }
     }
 

@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 from ...client.calls import Xattrs
 from ...client.transaction import AsyncTransaction, Changes
 from ...client.values import Event, Item, Kind, Stat, Told, Update, event_of
-from ...contents import INCOMING, chunk_bytes_of, path_in
+from ...contents import INCOMING, path_in
 from ...errors import (
     Conflict,
     DeadlineExceeded,
@@ -31,6 +31,7 @@ from ...errors import (
     Unavailable,
 )
 from ...limits import REQUEST_ID_BYTES, VALUE_BYTES_MAX
+from ...manifest import chunk_bytes_of
 from ...paths import check_key
 from ...proto import dfs_pb2 as pb
 from .past import MemoryPast, new_stat
@@ -224,9 +225,8 @@ class MemoryNode(MemoryPast):
         for parent in parents(key):
             if parent in self.records and self.records[parent].kind is not Kind.DIRECTORY:
                 raise NotADirectory(f"{parent} is a file")
-        if stat.kind is not Kind.DIRECTORY and (
-            self._above[key] > 0 or (old is not None and old.kind is Kind.DIRECTORY)
-        ):
+        was_directory = self._above[key] > 0 or (old is not None and old.kind is Kind.DIRECTORY)
+        if was_directory and stat.kind is not Kind.DIRECTORY:
             raise IsADirectory(f"{key} is a directory")
         if stat.kind is Kind.DIRECTORY and old is not None and old.kind is not Kind.DIRECTORY:
             raise NotADirectory(f"{key} is a file")
@@ -335,7 +335,7 @@ class MemoryNode(MemoryPast):
                 raise DeadlineExceeded(f"no answer within {timeout} s") from None
         if self.cut:
             raise Unavailable("no node answers")
-        if revision and revision < self.floor:
+        if 0 < revision < self.floor:
             raise OutOfRange(f"history begins at {self.floor}")
         for event in reversed(self.events):
             if event.key != key or event.revision > (revision or self.revision):

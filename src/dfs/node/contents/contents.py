@@ -3,15 +3,14 @@
 import asyncio
 import logging
 import math
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ...at_once import some_at_once
-from ...contents import Files, Manifest
+from ...contents import Files
 from ...errors import (
     DataLoss,
     DfsError,
@@ -22,53 +21,43 @@ from ...errors import (
     Unavailable,
 )
 from ...limits import (
-    CONTENT_FETCH_CHUNKS,
+    ASK_MS_MAX,
+    CONTENT_ASK_MS_MAX,
     CONTENT_FETCHES,
     CONTENT_HOLD_WAIT_MS,
     CONTENT_KEEP_S,
+    CONTENT_PULLS_BEHIND,
     CONTENT_PULLS_MAX,
     CONTENT_RETRY_MS,
     CONTENT_RETRY_MS_MAX,
-    CONTENT_STALL_MS,
     CONTENT_WHOLES_MAX,
     DISK_FREE_BYTES_MIN,
     VALUE_BYTES_MAX,
 )
+from ...manifest import Manifest
 from ...store import View
 from ..cluster import Answer, Cluster, voters
 from ..ports import Engine
 from ..tasks import in_thread
+from .pulls import Pulls
+from .rate import Rate
 from .spreading import Spreading
 
 T = TypeVar("T")
 log = logging.getLogger("dfs.node")
 
 
-class Pull:
-    """One content on its way here."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        self.manifest = manifest
-        self.sources: list[str] = []
-        """Peer addresses of members that may have it, the best one first."""
-        self.received = 0
-        """Bytes that are here and right."""
-        self.waits = True
-        """For its turn."""
-        self.task: asyncio.Task[None]
-
-
 class Contents:
     """What one member has and gets. Asyncio thread only."""
 
     def __init__(
-        self, engine: Engine, cluster: Cluster, files: Files, view: Callable[[], View]
-    ) -> None:
-        """`view`: the state as of now, frozen; close it."""
+        self, engine: Engine, cluster: Cluster, files: Files, view: Callable[[], View],
+        transfer_rate: int = 0,
+    ) -> None:  # fmt: skip
+        """`view`: the state as of now, frozen; close it. `transfer_rate`: bytes a second that are
+        fetched at most of what nobody waits for; 0 = as fast as it goes."""
         self._engine, self._cluster, self._view = engine, cluster, view
         self.files = files
-        self._pulls: dict[bytes, Pull] = {}
-        self._places = asyncio.Semaphore(CONTENT_PULLS_MAX)
         self._wholes = asyncio.Semaphore(CONTENT_WHOLES_MAX)
         self._named: set[bytes] = set()
         """Contents that the state names."""
@@ -88,14 +77,23 @@ class Contents:
         self._pool = ThreadPoolExecutor(
             CONTENT_PULLS_MAX * CONTENT_FETCHES + 2, thread_name_prefix="dfs-contents"
         )
+        self._rate = Rate(transfer_rate, _now_s)
+        self._pulls = Pulls(
+            engine, files, self._pool, self._rate, self._known, self.check_space, self._hold
+        )
+        self._behind: set[asyncio.Task[None]] = set()
+        """Who gets what is lacking, while nobody waits for that."""
+        self._nowhere: set[bytes] = set()
+        """Of those that are lacking: what no member has."""
         cluster.on("hold", self._asked)
+        cluster.on("has", self._what_is_here)
 
     async def close(self) -> None:
         """Ends all pulls; what has arrived stays."""
-        tasks = [pull.task for pull in self._pulls.values()]
-        for task in tasks:
+        for task in self._behind:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._behind, return_exceptions=True)
+        await self._pulls.close()
         await asyncio.to_thread(self._pool.shutdown)
 
     # ---- figures ---------------------------------------------------------------------------------
@@ -106,11 +104,17 @@ class Contents:
         found out."""
         return len(self._lacking) or int(self._stale or self._since is not None)
 
+    @property
+    def lost(self) -> int:
+        """How many of those no member has: all members have said so."""
+        return len(self._nowhere)
+
     def figures(self) -> Answer:
         """For the status."""
         return {
             "contents": len(self._named), "contents_missing": self.missing,
-            "contents_bytes": self.files.total,
+            "contents_lost": self.lost, "contents_bytes": self.files.total,
+            "transfer_rate": self._rate.bytes_s,
         }  # fmt: skip
 
     def received(self, sha256: bytes) -> int:
@@ -136,6 +140,54 @@ class Contents:
         """A content has come here, whoever will name it."""
         self._held.setdefault(manifest.sha256, manifest)
         self._look(manifest.sha256)
+
+    async def keep(self, contents: Sequence[bytes]) -> list[bytes]:
+        """Those of them that are here, which stay for another CONTENT_KEEP_S."""
+        return list(await self._blocking(lambda: [s for s in contents if self.files.touch(s)]))
+
+    async def had(self, manifest: Manifest) -> bool:
+        """Sees to it that a content is here, without its sender; False: it has to send it. Raises
+        OutOfSpace, OSError."""
+        known, pull = self.held(manifest.sha256), self._pulls.get(manifest.sha256)
+        try:
+            if known is not None:
+                await self.adopt(None, known)
+            elif pull is not None and pull.manifest == manifest:
+                with pull.awaited():
+                    await asyncio.shield(pull.task)
+            else:
+                return False
+        except Unavailable as error:
+            log.info("%s: its sender is asked for it", error)
+            return False
+        return True
+
+    async def gather(self, manifest: Manifest, base: bytes) -> tuple[Path, list[int]]:
+        """A file with as much of a content as there is without its sender: what came before, what
+        `base` has of it (see `spread`), what other members have; and the numbers of the chunks that
+        lack. Raises OSError."""
+        if manifest.sha256 not in self._pulls:  # nor can one begin before the next line
+            self.files.hand_on(manifest)
+        path = await self._blocking(self.files.announced, manifest)
+        left = await self._pulls.borrowed(manifest, path, base)
+        if left:
+            asked = await self._has(manifest.sha256, CONTENT_ASK_MS_MAX)
+            having = [at for at, told in asked if isinstance(told, dict) and told["has"][0]]
+            left = await self._pulls.fetched(manifest, path, left, having)
+        return path, left
+
+    async def _has(self, sha256: bytes, timeout_ms: int) -> list[tuple[str, Any]]:
+        """(peer address, answer or exception) of all other members, asked what they have of a
+        content; see `_what_is_here`."""
+        question = {"ask": "has", "contents": [sha256.hex()]}
+        others = self._others()
+        asking = (self._cluster.ask(at, question, timeout_ms) for at in others)
+        return list(zip(others, await asyncio.gather(*asking, return_exceptions=True), strict=True))
+
+    async def _what_is_here(self, question: Answer) -> Answer:
+        """Of each content: 2 = all of it is here, 1 = some of it may be, 0 = nothing."""
+        names = [str(name) for name in question["contents"]]
+        return {"has": await self._blocking(lambda: [self.files.has(name) for name in names])}
 
     async def prove(self, manifest: Manifest) -> None:
         """The content that is here is what the manifest says: else nobody could read what names it
@@ -212,8 +264,8 @@ class Contents:
         )  # fmt: skip
         if not await self._blocking(self.files.touch, manifest.sha256):
             base = bytes.fromhex(question["base"])
-            begun = self._pull(manifest, [str(question["from"])], base)
-            with suppress(TimeoutError):
+            begun = self._pulls.begin(manifest, [str(question["from"])], base)
+            with suppress(TimeoutError), begun.awaited():
                 async with asyncio.timeout(CONTENT_HOLD_WAIT_MS / 1000):
                     await asyncio.shield(begun.task)
         pull = self._pulls.get(manifest.sha256)
@@ -224,20 +276,21 @@ class Contents:
 
     # ---- getting ---------------------------------------------------------------------------------
 
-    async def have(self, manifest: Manifest) -> None:
-        """Returns when the content is on this disk. Raises Unavailable (nobody who is reached can
-        give it), OutOfSpace, OSError."""
+    async def have(self, manifest: Manifest, wanted: bool = True) -> None:
+        """Returns when the content is on this disk. `wanted`: somebody waits for it. Raises
+        Unavailable (nobody who is reached can give it), OutOfSpace, OSError."""
         if manifest.sha256 not in self.files:
-            pull = self._pull(manifest, self._others())
-            await asyncio.shield(pull.task)
+            pull = self._pulls.begin(manifest, self._others())
+            with pull.awaited() if wanted else nullcontext():
+                await asyncio.shield(pull.task)
 
-    async def read(self, manifest: Manifest, number: int) -> bytes:
-        """One chunk, verified; had from others where it is not here, or damaged. Raises as
-        `have`."""
+    async def read(self, manifest: Manifest, number: int, wanted: bool = True) -> bytes:
+        """One chunk, verified; had from others where it is not here, or damaged. `wanted`, and
+        raises, as `have`."""
         try:
             data: bytes = await self._blocking(self.files.read, manifest, number)
         except DataLoss as error:
-            await self._heal(manifest, error)
+            await self._heal(manifest, error, wanted)
             try:
                 data = await self._blocking(self.files.read, manifest, number)
             except DataLoss as again:  # of the disk, not of the state
@@ -273,49 +326,19 @@ class Contents:
         async with self._wholes:
             return b"".join([await self.read(manifest, n) for n in range(manifest.chunks)])
 
-    async def _heal(self, manifest: Manifest, error: DataLoss) -> None:
+    async def _heal(self, manifest: Manifest, error: DataLoss, wanted: bool) -> None:
         """Has the damaged chunks of a content again."""
         if manifest.sha256 in self.files:
             damaged = await self._blocking(self.files.distrust, manifest)
             log.warning("%s: %d chunks are fetched again from other members", error, len(damaged))
             self._look(manifest.sha256)
-        await self.have(manifest)
+        await self.have(manifest, wanted)
 
     def _others(self) -> list[str]:
         status = self._engine.status()
         leader = status["leader"]
         others = [m for m in status["members"] if m["id"] != status["id"]]
         return [m["raft"] for m in sorted(others, key=lambda m: m["id"] != leader)]
-
-    def _pull(self, manifest: Manifest, sources: Sequence[str], base: bytes = b"") -> Pull:
-        """The pull of a content, begun if there is none; it tries these sources, too."""
-        pull = self._pulls.get(manifest.sha256)
-        if pull is None:
-            pull = self._pulls[manifest.sha256] = Pull(manifest)
-            pull.task = asyncio.ensure_future(self._run(pull, base))
-            pull.task.add_done_callback(lambda task: self._ended(manifest.sha256, task))
-        pull.sources += [address for address in sources if address not in pull.sources]
-        return pull
-
-    def _ended(self, sha256: bytes, task: "asyncio.Task[None]") -> None:
-        del self._pulls[sha256]
-        if not task.cancelled():
-            task.exception()  # looked at: who waits for it gets it too
-
-    async def _run(self, pull: Pull, base: bytes) -> None:
-        manifest = pull.manifest
-        async with self._places:
-            pull.waits = False
-            await self._blocking(self.check_space, manifest.size)
-            await self._blocking(self.files.arrive, manifest)
-            lacking = await self._blocking(self.files.lacking, manifest)
-            if lacking and (known := self._known(base)):
-                done = await self._blocking(self.files.borrow, manifest, lacking, known)
-                lacking = sorted(set(lacking) - set(done))
-            pull.received = manifest.size - sum(map(manifest.length, lacking))
-            await self._fetch_all(pull, lacking)
-            await self._blocking(self.files.complete, manifest)
-        self._hold(manifest)
 
     def check_space(self, size: int) -> None:
         """Raises OutOfSpace when there is none for so many bytes more, OSError."""
@@ -346,50 +369,6 @@ class Contents:
         """What the state knows of a content."""
         with self._view() as view:
             return view.manifest(sha256)
-
-    async def _fetch_all(self, pull: Pull, lacking: Iterable[int]) -> None:
-        """Fetches chunks from one source after the other, until all are here. Raises
-        Unavailable."""
-        left, tried = deque(lacking), 0
-        errors: list[str] = []
-        while left:
-            if tried == len(pull.sources):
-                why = "; ".join(errors) or "there is no other member"
-                raise Unavailable(
-                    f"the content {pull.manifest.sha256.hex()[:16]}… cannot be had: {why}"
-                )
-            address = pull.sources[tried]
-            tried += 1
-            found = await asyncio.gather(
-                *(self._fetch_from(pull, address, left) for _ in range(CONTENT_FETCHES))
-            )
-            errors += [error for error in found if error]
-
-    async def _fetch_from(self, pull: Pull, address: str, left: deque[int]) -> str:
-        """Takes parts of what is left and fetches them from there, until nothing is left, or the
-        source fails: then it says why, and what it did not give is left."""
-        manifest, path = pull.manifest, str(self.files.arriving / pull.manifest.sha256.hex())
-        while left:
-            part = [left.popleft() for _ in range(min(CONTENT_FETCH_CHUNKS, len(left)))]
-            try:
-                got = await self._blocking(
-                    self._engine.fetch_chunks, address, manifest.sha256, manifest.size,
-                    manifest.chunk_bytes, [(n, manifest.digest(n)) for n in part], path,
-                    CONTENT_STALL_MS,
-                )
-            except OSError as error:
-                left.extend(part)
-                if not isinstance(error, ConnectionError | TimeoutError):
-                    raise
-                return f"{address}: {error}"
-            except Exception as error:  # boundary: EngineError has the other's sentence
-                left.extend(part)
-                return str(error) if address in str(error) else f"{address}: {error}"
-            pull.received += sum(map(manifest.length, got))
-            if len(got) < len(part):
-                left.extend(set(part) - set(got))
-                return f"{address} lacks {len(part) - len(got)} chunks"
-        return ""
 
     async def _blocking(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await in_thread(work, *arguments, pool=self._pool)
@@ -423,21 +402,52 @@ class Contents:
             self._lacking.setdefault(sha256, (0.0, CONTENT_RETRY_MS))
         else:
             self._lacking.pop(sha256, None)
+            self._nowhere.discard(sha256)
 
     async def check(self) -> None:
         """Begins to get what is lacking, as far as it is time, and lets go of what is left over."""
         if self._stale:
             await self._compare()
+        self._get_lacking()
+
+    def _get_lacking(self) -> None:
+        """Begins to get what is lacking, as far as it is time."""
         now = _now_s()
         for sha256, (due, wait_ms) in list(self._lacking.items()):
-            if len(self._pulls) >= 2 * CONTENT_PULLS_MAX:
+            if len(self._behind) >= CONTENT_PULLS_BEHIND:
                 break
             if due > now or sha256 in self._pulls:
                 continue
             self._lacking[sha256] = now + wait_ms / 1000, min(2 * wait_ms, CONTENT_RETRY_MS_MAX)
             if manifest := self.manifest(sha256):
-                pull = self._pull(manifest, self._others())
-                pull.task.add_done_callback(_say_why)
+                task = asyncio.ensure_future(self._get(manifest))
+                self._behind.add(task)
+                task.add_done_callback(self._got)
+
+    async def _get(self, manifest: Manifest) -> None:
+        """Gets a content, or finds out whether anybody has it."""
+        try:
+            await self.have(manifest, wanted=False)
+        except (DfsError, OSError) as error:
+            log.info("not yet here: %s", error)
+            if isinstance(error, Unavailable):
+                await self._ask_who_has(manifest.sha256)
+
+    def _got(self, task: asyncio.Task[None]) -> None:
+        self._behind.discard(task)
+        if not task.cancelled():
+            task.result()
+            with suppress(DfsError):  # The state is not served: the next look says it.
+                self._get_lacking()
+
+    async def _ask_who_has(self, sha256: bytes) -> None:
+        """Whether a content that could not be had is with nobody. Who is silent may have it."""
+        found = await self._has(sha256, ASK_MS_MAX)
+        nowhere = all(isinstance(answer, dict) and answer["has"][0] < 2 for _, answer in found)
+        if nowhere and sha256 in self._lacking:
+            self._nowhere.add(sha256)
+        else:
+            self._nowhere.discard(sha256)
 
     async def _compare(self) -> None:
         self._stale = False
@@ -480,13 +490,8 @@ class Contents:
                 if not self._readers and self.manifest(sha256) is None:
                     await self._blocking(self.files.remove, sha256)
                     self._look(sha256)
-        await self._blocking(self.files.sweep, list(self._pulls))
+        await self._blocking(self.files.sweep, self._pulls.contents)
 
 
 def _now_s() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _say_why(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and (error := task.exception()):
-        log.info("not yet here: %s", error)

@@ -36,4 +36,4 @@ class Scrub:
             return
         number, self._at = self._at, self._at + max(1, CONTENT_SCRUB_BYTES // manifest.chunk_bytes)
         for at in range(number, min(self._at, manifest.chunks)):
-            await self._contents.read(manifest, at)
+            await self._contents.read(manifest, at, wanted=False)

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
-from ...contents import Manifest
 from ...errors import DfsError, OutOfSpace, Unavailable
 from ...limits import CONTENT_RETRY_MS, CONTENT_STALL_MS
+from ...manifest import Manifest
 from ..cluster import Answer, voters
 from ..ports import Engine
 
