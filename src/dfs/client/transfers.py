@@ -412,14 +412,14 @@ class AsyncTransfers:
         return found
 
     async def have_content(
-        self, sha256: bytes, *, wait_ms: int, timeout: float | None = None
+        self, sha256: bytes, *, wait_ms: int, chunk: int | None = None, manifest: bool = False,
+        timeout: float | None = None,
     ) -> pb.HaveContentResponse:
-        """Has the node get a large content onto its disk, and says after `wait_ms` at the latest
-        how far it is. Raises NotFound: no version names it."""
+        """Has the node get a large content onto its disk, or a `chunk` of it, and says after
+        `wait_ms` at the latest how far it is. Raises NotFound: no version names it."""
         limit_s = timeout or wait_ms / 1000 + self._session.timeout_s
-        call = calls.have_content(sha256, wait_ms)
-        found: pb.HaveContentResponse = await self._call(call, limit_s)
-        return found
+        call = calls.have_content(sha256, wait_ms, chunk, manifest)
+        return await self._call(call, limit_s)  # type: ignore[no-any-return]
 
     async def _transfer(self, transfer: Any, once: Callable[[Any, str], Any]) -> None:
         session = self._session

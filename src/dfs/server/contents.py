@@ -350,13 +350,22 @@ class Contents:
         request = hot.parse(HaveContentRequest, body)
         contents = self._node.contents
         manifest = contents.known(request.sha256)
+        answer = HaveContentResponse(size=manifest.size)
+        if request.HasField("chunk") and request.chunk >= manifest.chunks:
+            raise InvalidArgument(f"the content has {manifest.chunks} chunks, none {request.chunk}")
         with suppress(TimeoutError):
             async with asyncio.timeout(request.wait_ms / 1000):
-                await contents.have(manifest)
-        return HaveContentResponse(
-            here=manifest.sha256 in contents.files, received=contents.received(manifest.sha256),
-            size=manifest.size,
-        )  # fmt: skip
+                if request.HasField("chunk"):
+                    await contents.have_chunk(manifest, request.chunk)
+                    answer.chunk_here = True
+                elif request.manifest:
+                    await contents.begin(manifest)
+                    answer.chunk_bytes, answer.digests = manifest.chunk_bytes, manifest.digests
+                else:
+                    await contents.have(manifest)
+        answer.here = manifest.sha256 in contents.files
+        answer.received = contents.received(manifest.sha256)
+        return answer
 
 
 def _key(head: UploadHead) -> str:

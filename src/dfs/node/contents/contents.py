@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import math
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -21,14 +20,12 @@ from ...errors import (
     Unavailable,
 )
 from ...limits import (
-    CONTENT_FETCH_CHUNKS,
     CONTENT_FETCHES,
     CONTENT_HOLD_WAIT_MS,
     CONTENT_KEEP_S,
     CONTENT_PULLS_MAX,
     CONTENT_RETRY_MS,
     CONTENT_RETRY_MS_MAX,
-    CONTENT_STALL_MS,
     CONTENT_WHOLES_MAX,
     DISK_FREE_BYTES_MIN,
     VALUE_BYTES_MAX,
@@ -37,24 +34,11 @@ from ...store import View
 from ..cluster import Answer, Cluster
 from ..ports import Engine
 from ..tasks import in_thread, some_at_once
+from .pull import Pull, Turns
 from .spreading import Spreading
 
 T = TypeVar("T")
 log = logging.getLogger("dfs.node")
-
-
-class Pull:
-    """One content on its way here."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        self.manifest = manifest
-        self.sources: list[str] = []
-        """Peer addresses of members that may have it, the best one first."""
-        self.received = 0
-        """Bytes that are here and right."""
-        self.waits = True
-        """For its turn."""
-        self.task: asyncio.Task[None]
 
 
 class Contents:
@@ -67,7 +51,7 @@ class Contents:
         self._engine, self._cluster, self._view = engine, cluster, view
         self.files = files
         self._pulls: dict[bytes, Pull] = {}
-        self._places = asyncio.Semaphore(CONTENT_PULLS_MAX)
+        self._turns = Turns()
         self._wholes = asyncio.Semaphore(CONTENT_WHOLES_MAX)
         self._named: set[bytes] = set()
         """Contents that the state names."""
@@ -233,9 +217,29 @@ class Contents:
             pull = self._pull(manifest, self._others())
             await asyncio.shield(pull.task)
 
+    async def begin(self, manifest: Manifest) -> Pull | None:
+        """Has a content begin to arrive, ahead of others, as somebody reads it; None: it is here.
+        The file into which it comes is there when this returns. Raises as `have`."""
+        if manifest.sha256 in self.files:
+            return None
+        pull = self._pull(manifest, self._others())
+        self._turns.hurry(pull)
+        await pull.begun.wait()
+        if pull.order.error is not None:
+            raise pull.order.error
+        return pull
+
+    async def have_chunk(self, manifest: Manifest, number: int) -> None:
+        """Returns when one chunk is on this disk, verified: it comes ahead of the others. Raises as
+        `have`."""
+        pull = await self.begin(manifest)
+        if pull is not None:
+            await pull.order.have(number)
+
     async def read(self, manifest: Manifest, number: int) -> bytes:
         """One chunk, verified; had from others where it is not here, or damaged. Raises as
         `have`."""
+        await self.have_chunk(manifest, number)
         try:
             data: bytes = await self._blocking(self.files.read, manifest, number)
         except DataLoss as error:
@@ -300,22 +304,25 @@ class Contents:
         return pull
 
     def _ended(self, sha256: bytes, task: "asyncio.Task[None]") -> None:
-        del self._pulls[sha256]
-        if not task.cancelled():
-            task.exception()  # looked at: who waits for it gets it too
+        pull = self._pulls.pop(sha256)
+        error = Unavailable("the node ends") if task.cancelled() else task.exception()
+        pull.begun.set()
+        if isinstance(error, Exception):  # who waits for it gets it too
+            pull.order.end(error)
 
     async def _run(self, pull: Pull, base: bytes) -> None:
         manifest = pull.manifest
-        async with self._places:
-            pull.waits = False
+        async with self._turns.of(pull):
             await self._blocking(self.check_space, manifest.size)
-            await self._blocking(self.files.arrive, manifest)
+            path = await self._blocking(self.files.arrive, manifest)
+            pull.begun.set()
             lacking = await self._blocking(self.files.lacking, manifest)
             if lacking and (known := self._known(base)):
                 done = await self._blocking(self.files.borrow, manifest, lacking, known)
                 lacking = sorted(set(lacking) - set(done))
             pull.received = manifest.size - sum(map(manifest.length, lacking))
-            await self._fetch_all(pull, lacking)
+            pull.order.begin(lacking)
+            await pull.fetch(self._engine, path, self._blocking)
             await self._blocking(self.files.complete, manifest)
         self._hold(manifest)
 
@@ -348,50 +355,6 @@ class Contents:
         """What the state knows of a content."""
         with self._view() as view:
             return view.manifest(sha256)
-
-    async def _fetch_all(self, pull: Pull, lacking: Iterable[int]) -> None:
-        """Fetches chunks from one source after the other, until all are here. Raises
-        Unavailable."""
-        left, tried = deque(lacking), 0
-        errors: list[str] = []
-        while left:
-            if tried == len(pull.sources):
-                why = "; ".join(errors) or "there is no other member"
-                raise Unavailable(
-                    f"the content {pull.manifest.sha256.hex()[:16]}… cannot be had: {why}"
-                )
-            address = pull.sources[tried]
-            tried += 1
-            found = await asyncio.gather(
-                *(self._fetch_from(pull, address, left) for _ in range(CONTENT_FETCHES))
-            )
-            errors += [error for error in found if error]
-
-    async def _fetch_from(self, pull: Pull, address: str, left: deque[int]) -> str:
-        """Takes parts of what is left and fetches them from there, until nothing is left, or the
-        source fails: then it says why, and what it did not give is left."""
-        manifest, path = pull.manifest, str(self.files.arriving / pull.manifest.sha256.hex())
-        while left:
-            part = [left.popleft() for _ in range(min(CONTENT_FETCH_CHUNKS, len(left)))]
-            try:
-                got = await self._blocking(
-                    self._engine.fetch_chunks, address, manifest.sha256, manifest.size,
-                    manifest.chunk_bytes, [(n, manifest.digest(n)) for n in part], path,
-                    CONTENT_STALL_MS,
-                )
-            except OSError as error:
-                left.extend(part)
-                if not isinstance(error, ConnectionError | TimeoutError):
-                    raise
-                return f"{address}: {error}"
-            except Exception as error:  # boundary: EngineError has the other's sentence
-                left.extend(part)
-                return str(error) if address in str(error) else f"{address}: {error}"
-            pull.received += sum(map(manifest.length, got))
-            if len(got) < len(part):
-                left.extend(set(part) - set(got))
-                return f"{address} lacks {len(part) - len(got)} chunks"
-        return ""
 
     async def _blocking(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await in_thread(work, *arguments, pool=self._pool)
