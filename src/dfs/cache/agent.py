@@ -147,7 +147,8 @@ class Agent:
             self.room.needed = self.feeder.needed
             past = Past(client, self.feeder, self.objects)
             self.fetcher = Fetcher(
-                client, self.objects, self.feeder, tree, self.large, self.room, past
+                client, self.objects, self.feeder, tree, self.large, self.room, past,
+                to_the_end=options.no_open,
             )
             self.pins = Pins(
                 self.journal, self.feeder, self.objects, self.fetcher, self.room, self.problems

@@ -253,8 +253,8 @@ class Room:
         return NoRoom(
             f"{path} has {size_text(size)} and cannot be read here now: of the "
             f"{size_text(self.bytes_max)} that the cache may hold (-cache-size), {size_text(kept)} "
-            f"are pinned and {size_text(self._objects.bytes - kept)} are open or on their way in; "
-            "raise -cache-size, or unpin something"
+            f"are pinned and {size_text(self._objects.bytes + self._reserved - kept)} are open or "
+            "on their way in; raise -cache-size, or unpin something"
         )
 
     # ---- eviction --------------------------------------------------------------------------------
