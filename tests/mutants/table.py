@@ -164,7 +164,8 @@ MUTANTS: Final = (
     Mutant(
         "content-of-the-past-is-read-at-its-version", "src/dfs/cache/fetcher.py",
         "        return Wanted(key, version, at, path)",
-        "        return Wanted(key, version, version, path)", ("tests/t5_mount/test_cache_past.py",),
+        "        return Wanted(key, version, version, path)",
+        ("tests/t5_mount/test_cache_past.py",),
     ),
     # ---- identity --------------------------------------------------------------------------------
     Mutant(  # TigerBeetle 2767: an empty disk votes under its old name

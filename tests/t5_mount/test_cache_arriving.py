@@ -14,6 +14,7 @@ import pytest
 from dfs.cache.twin.tree import MemoryPart
 from dfs.contents import INCOMING
 from dfs.limits import INLINE_BYTES_MAX
+from dfs.proto import dfs_pb2 as pb
 
 from .cache_rig import Rig, wait_until
 from .mount_rig import fails_with
@@ -220,6 +221,62 @@ async def test_room_is_made_for_all_of_it_before_it_is_open(tmp_path: Path) -> N
         await wait_until("it is shown", lambda: "other" in rig.tree.shown)
         assert len(await rig.read("other")) == len(DATA) - 1
         assert list((rig.state / "arriving").iterdir()) == [], "what nobody has open goes"
+
+
+async def test_what_has_come_counts_once(remote: Rig) -> None:
+    """As an object, or as room that is kept for it: else a long fetch would take the room twice."""
+    rig, room = remote, remote.agent.room
+    withhold(rig, {4, 5, 6, 7})
+    part = await opened(rig)
+    here, objects = part.here, rig.agent.objects
+    assert objects is not None
+    assert room is not None
+    await wait_until("half of it is here", lambda: here == {0, 1, 2, 3})
+    assert (objects.bytes, room._reserved) == (4 * CHUNK, len(DATA) - 4 * CHUNK)
+    part.close()
+    del part
+    await wait_until("it has ended", lambda: not room._reserved)
+    assert 4 * CHUNK <= objects.bytes < 5 * CHUNK
+    withhold(rig, set())
+    assert await rig.read("large") == DATA
+    await wait_until("all is here", lambda: rig.tree.shown["large"].backing)
+    assert (objects.bytes, room._reserved) == (len(DATA), 0)
+
+
+@pytest.mark.allow_logs("with another SHA-256")
+async def test_without_opens_it_comes_to_its_end_or_to_what_is_not_to_be_had(
+    tmp_path: Path
+) -> None:
+    """The kernel does not say when a file is closed then."""
+    made = Rig(tmp_path)
+    made.options["no_open"] = True
+    async with made as rig:
+        await shown(rig, DATA)
+        rig.node.damaged = {5}
+        part = await opened(rig)
+        part.close()
+        with fails_with(errno.EIO):
+            await chunk(rig, part, 5)
+        del part
+        fetcher = rig.agent.fetcher
+        assert fetcher is not None
+        await wait_until("it is given up", lambda: not fetcher._arrivals._begun)
+        rig.node.damaged = set()
+        part = await opened(rig)
+        part.close()
+        await wait_until("all is here", lambda: rig.tree.shown["large"].backing)
+
+
+@pytest.mark.allow_logs("it is older than this agent: bring the nodes to its version first")
+async def test_a_node_that_knows_nothing_of_chunks_is_named_as_the_reason(
+    remote: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def before(*_: object, **__: object) -> pb.HaveContentResponse:
+        return pb.HaveContentResponse(here=True)
+
+    monkeypatch.setattr(remote.node, "have_content", before)
+    with fails_with(errno.EIO):
+        await remote.read("large")
 
 
 async def test_what_is_pinned_comes_to_its_end_though_nobody_reads_it(rig: Rig) -> None:

@@ -22,7 +22,15 @@ from typing import NamedTuple, TypeVar
 from ..chunks import Order
 from ..client.values import Stat
 from ..contents import Manifest, right
-from ..errors import DataLoss, DeadlineExceeded, DfsError, NotFound, OutOfRange, Unavailable
+from ..errors import (
+    DataLoss,
+    DeadlineExceeded,
+    DfsError,
+    FailedPrecondition,
+    NotFound,
+    OutOfRange,
+    Unavailable,
+)
 from ..limits import ARRIVING_FETCHES, ARRIVING_LOOK_MS, CONTENT_HOLD_WAIT_MS, FETCH_MS_MAX
 from .feeder import Feeder
 from .large import Large
@@ -86,7 +94,7 @@ class Arriving:
     def __init__(
         self, part: Part, chunks: int, fetch: Fetch, to_the_end: bool
     ) -> None:
-        """`to_the_end`: all of it comes, whoever wants it."""
+        """`to_the_end`: it comes until a chunk is not to be had, whoever wants it."""
         self.part = part
         self.ended = False
         """Nothing comes any more."""
@@ -94,7 +102,7 @@ class Arriving:
         """Where it is, once all of it is here."""
         self._fetch, self._to_the_end = fetch, to_the_end
         self._error: Exception | None = None
-        """Why a chunk did not come."""
+        """Why a chunk did not come, and none since."""
         self._order = Order()
         self._order.begin(range(chunks))
         self._wanting = 0
@@ -151,7 +159,8 @@ class Arriving:
         return not self._order.lacking
 
     def _is_wanted(self) -> bool:
-        return self._to_the_end or self._wanting > 0 or self.part.used()
+        to_the_end = self._to_the_end and self._error is None
+        return to_the_end or self._wanting > 0 or self.part.used()
 
     async def _work(self) -> None:
         while True:
@@ -166,6 +175,7 @@ class Arriving:
                 self._error = error
                 self._order.failed(number, error)
             else:
+                self._error = None
                 self.part.mark(number)
                 self._order.arrived([number])
 
@@ -184,6 +194,8 @@ class Arrivals:
         self.deadline_s = FETCH_MS_MAX / 1000
         """For one chunk."""
         self._begun: dict[bytes, asyncio.Future[Arriving]] = {}
+        self._named: dict[tuple[str, int], Arriving] = {}
+        """By the names that the mount has for them."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(ARRIVING_FETCHES, "arriving")
 
@@ -192,6 +204,10 @@ class Arrivals:
         for task in self._tasks:
             task.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def named(self, wanted: Wanted) -> Arriving | None:
+        """What was begun for that version, which need not be in the tree any more."""
+        return self._named.get(wanted.name)
 
     async def begin(self, wanted: Wanted, stat: Stat) -> Arriving:
         """A content on its way, begun unless it is. Raises DfsError, OSError."""
@@ -225,11 +241,13 @@ class Arrivals:
                 *wanted.name, way.file.fd, manifest.size, manifest.chunk_bytes
             )
             arriving = Arriving(part, manifest.chunks, way.fetch, self._to_the_end)
+            self._named[wanted.name] = arriving
             begun.set_result(arriving)
             whole, backing = False, None
             try:
                 whole = await arriving.run()
             finally:
+                del self._named[wanted.name]
                 backing = await way.end(whole)
         if backing is not None:
             self._feeder.place([(stat.sha256, stat.size)])
@@ -243,6 +261,11 @@ class Arrivals:
                 )
                 if answer.digests:
                     return Manifest(stat.sha256, stat.size, answer.chunk_bytes, answer.digests)
+                if answer.here:
+                    raise FailedPrecondition(
+                        "the node does not say what its chunks must be, as it is older than this"
+                        " agent: bring the nodes to its version first"
+                    )
 
     # ---- where the node is on this machine -------------------------------------------------------
     @asynccontextmanager
@@ -273,13 +296,15 @@ class Arrivals:
         """Chunks are downloaded into a file for which there is room."""
         sha256, size, objects = manifest.sha256, manifest.size, self._objects
         here = objects.size(sha256) or 0
-        async with self._room.reserved(sha256, max(size - here, 0), wanted.key):
+        async with self._room.reserved(sha256, max(size - here, 0), wanted.key) as counted:
             file = File(await self._thread(lambda: objects.begin_part(sha256, size)))
 
             async def fetch(number: int) -> None:
                 if not await self._thread(lambda: right(file.fd, manifest, number)):
                     async with self._deadline():
                         await self._download(wanted, manifest, file, number)
+                    objects.grow_part(sha256, manifest.length(number))
+                    counted(manifest.length(number))
 
             async def end(whole: bool) -> str | None:
                 backing = objects.end_part(sha256, whole)

@@ -128,6 +128,8 @@ class Fetcher:
     async def _once(self, wanted: Wanted) -> str | Arriving:
         """The content of one version, from the disk or the node, or a large one on its way; shared
         by all who want it."""
+        if (arriving := self._arrivals.named(wanted)) is not None:
+            return arriving
         stat = self._stat(wanted)
         key: Key = stat.sha256 if stat else (wanted.key, wanted.version)
         task = self._fetching.get(key)

@@ -206,6 +206,11 @@ class Objects:
             raise
         return fd
 
+    def grow_part(self, sha256: bytes, bytes_written: int) -> None:
+        """So much more of it is on the disk."""
+        with self._lock:
+            self._count(sha256, self._sizes.get(sha256, 0) + bytes_written)
+
     def end_part(self, sha256: bytes, whole: bool) -> str | None:
         """Nothing more comes. `whole`: all chunks are there, verified, and it is the object from
         now on; its path. Else what is there may be used later. Raises OSError."""
