@@ -491,25 +491,6 @@ class Tree:
         "ttl_ms" (3,600,000), "xattr" 0|1 (0: there are none; 1: questions), "uid", "gid" (0),
         "owners" 0|1 (1: entries belong to whom they name; 0: all to "uid" and "gid")."""
 
-    def apply(
-        self,
-        upserts: Sequence[tuple[str, int, int, int, int, int, int, int, str | None]],
-        deletes: Sequence[str],
-    ) -> int:
-        """Applies changes; deletes first, then upserts in order; parents are made as needed and
-        implicit directories vanish with their last child. Up to 25,000 are shown at once, more
-        little by little. Any thread; blocks for the tree lock only.
-
-        An upsert is (path, kind 0 file 1 directory 2 symlink, size, mode, mtime_ns, uid, gid,
-        version, backing): a uid or gid of 2^32 - 1 stands for those of the options; `backing` is
-        the path of a verified immutable local file with exactly that content, the target of a
-        symlink, or None (not here: opening it becomes a miss). The same path with the same version
-        again only sets the backing. Returns the count of queued kernel notices. An upsert that is
-        older than what is shown there is ignored; what is older and in the way of one goes.
-        Deleting a directory that still has children makes it an implicit one. Raises ValueError on
-        a path that breaks the key rules (nothing of the batch after it is applied).
-        """
-
     def contents(
         self, answers: Sequence[tuple[bytes, int]]
     ) -> list[tuple[bytes, int, bytes | None]]:
@@ -524,10 +505,15 @@ class Tree:
         self, answers: Sequence[tuple[bytes, int]], places: Sequence[tuple[bytes, str]],
         snapshot: bool,
     ) -> tuple[bool, list[bytes], list[tuple[str, str]]]:
-        """Second half: applies items and events in their order, as `apply` does, up to 25,000 at
-        once. `places`: where contents of it are, as (SHA-256, path of a verified immutable local
-        file). All paths with the same content share its place. `snapshot`: all of it is part of
-        one.
+        """Second half: shows items and events in their order; up to 25,000 are shown at once, more
+        little by little. `places`: where contents of it are, as (SHA-256, path of a verified
+        immutable local file). All paths with the same content share its place. `snapshot`: all of
+        it is part of one. Any thread; blocks for the tree lock only.
+
+        Parents are made as needed, and implicit directories vanish with their last child. What is
+        older than what is shown there is ignored; what is older and in the way goes. The same
+        version again changes nothing. A file whose content has no place becomes a miss when it is
+        opened. Deleting a directory that still has children makes it an implicit one.
 
         Returns whether something was deleted, the contents that no path shows any more, and (path,
         reason) of what the mount cannot show. Raises ValueError as `contents`.
@@ -558,11 +544,6 @@ class Tree:
         """Those at and below `top` ("" = all), as (path, kind, revision, size of a file, SHA-256),
         in an order of their own; those behind the path `after` of a former call, "" = from the
         beginning. `absent`: only files of which it is not known where the content is."""
-
-    def place(self, items: Sequence[tuple[str, int, str | None]]) -> int:
-        """(path, version, backing): sets or clears where the content of a version is, but only
-        while that version is shown: a fetch that ends late brings nothing back. Returns how many
-        were set."""
 
     def serve(self, fd: int, table: int = ...) -> None:
         """Starts serving a fresh /dev/fuse descriptor with which something is mounted (else
@@ -608,9 +589,14 @@ class Tree:
         entries: Sequence[tuple[str, int, int, int, int, int, int, int, str | None]],
     ) -> bool:
         """Answers "name:…" with the one directory, by its name, or "list" with what is in it, by
-        key; entries are as in `apply`. They are kept while the kernel knows them, and others up to
-        300,000 in all: what goes is asked for again, and has to be the same. False when the
-        deadline or an interrupt has answered already. Raises ValueError on a bad key."""
+        key. They are kept while the kernel knows them, and others up to 300,000 in all: what goes
+        is asked for again, and has to be the same. False when the deadline or an interrupt has
+        answered already. Raises ValueError on a bad key.
+
+        An entry is (path, kind 0 file 1 directory 2 symlink, size, mode, mtime_ns, uid, gid,
+        version, backing): a uid or gid of 2^32 - 1 stands for those of the options; `backing` is
+        the path of a verified immutable local file with exactly that content, the target of a
+        symlink, or None (not here: opening it becomes a miss)."""
 
     def set_free(self, free_bytes: int) -> None:
         """What statfs says is free; used is what the files of the tree hold."""
@@ -628,8 +614,8 @@ class Tree:
         """entries, bytes, nodes, past (entries kept), live, passthrough (in use), epochs,
         notices_queued, notices_delivered, waiting (readers), requests, lookups, opens, reads,
         misses, questions, answers (held), timeouts, interrupts, damaged (local files without the
-        committed size), io_errors, malformed, stale (ignored upserts), collisions (entries not
-        shown), open, open_passthrough, passthrough_refused, table_errors."""
+        committed size), io_errors, malformed, stale (older than what was shown), collisions
+        (entries not shown), open, open_passthrough, passthrough_refused, table_errors."""
 
     def running(self) -> bool:
         """False when the kernel has ended the connection (unmounted or aborted)."""

@@ -267,7 +267,7 @@ MUTANTS: Final = (
     # ---- files -----------------------------------------------------------------------------------
     Mutant(
         "content-on-one-disk", "src/dfs/node/contents/spreading.py",
-        "        return 2 * held > len(voters)\n", "        return held > 0\n", CONTENTS,
+        "        return 2 * held > len(asked)\n", "        return held > 0\n", CONTENTS,
     ),
     Mutant(
         "content-goes-without-a-barrier", "src/dfs/node/contents/contents.py",

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import operator
 import os
 import random
 import types
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from t1_store.building import Writer, dump
 
+from dfs import identity
 from dfs.contents import ARRIVING, DIRECTORY, Files, path_in
 from dfs.errors import DataLoss, Misconfigured, OutOfSpace
 from dfs.identity import read_identity
@@ -244,6 +246,32 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OutOfSpace, match=f"the disk of {tmp_path / 'data'} is full"):
         restore(path, tmp_path / "data", FOUNDER)
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("existed", [False, True])
+@pytest.mark.parametrize("step", ["Identity._write_temporary", "sync_directory"])
+def test_what_fails_at_the_identity_is_said_and_leaves_nothing(
+    tmp_path, monkeypatch, step, existed
+):
+    """Its temporary file is there then, or the identity itself: they go, too, and what hindered it
+    is what is told."""
+    path = saved(Writer(MemoryKV()), tmp_path / "b")
+    data = tmp_path / "data"
+    if existed:
+        data.mkdir()
+
+    taken = operator.attrgetter(step)(identity)
+
+    def refused(subject):
+        taken(subject)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(f"dfs.identity.{step}", refused)
+    with pytest.raises(Misconfigured, match="Input/output error"):
+        restore(path, data, FOUNDER)
+    monkeypatch.undo()
+    assert data.exists() == existed
+    assert restore(path, data, FOUNDER).head.keys == 0
 
 
 def test_a_backup_of_the_former_format_is_read(tmp_path):

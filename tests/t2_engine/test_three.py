@@ -91,6 +91,14 @@ def test_leadership_goes_where_it_is_sent(nodes: list[Node]) -> None:
         nodes[2].engine.transfer_leader(nodes[0].id, 1_000)
 
 
+def test_nobody_that_is_gone_is_asked_to_lead(nodes: list[Node]) -> None:
+    """So the last one that is stopped does not wait for the others."""
+    for other in nodes[1:]:
+        other.close()
+    with pytest.raises(_engine.EngineError, match="no other voter in reach"):
+        nodes[0].engine.transfer_leader(0, 1_000)
+
+
 def test_drain_hands_leadership_away(nodes: list[Node]) -> None:
     term = nodes[0].status()["term"]
     nodes[0].engine.drain(5_000)

@@ -130,7 +130,7 @@ async def test_it_is_looked_again_whether_all_are_held(cluster, monkeypatch):
         if len(looked) == 2:
             monkeypatch.setattr("dfs.node.contents.contents._now_s", lambda: clock[0] + late)
         if len(looked) == 4:
-            monkeypatch.setattr(contents, "_voters", lambda: {1, 2})
+            monkeypatch.setattr("dfs.node.contents.contents.voters", lambda _engine: {1, 2})
 
     clock, late = [100.0], CONTENT_KEEP_S / 4 + 1
     monkeypatch.setattr("dfs.node.contents.contents._now_s", lambda: clock[0])

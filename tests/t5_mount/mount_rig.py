@@ -16,6 +16,8 @@ import pytest
 from dfs.cache.ports import NOBODY
 from dfs.mount import identity, locate, top_mount
 
+from .telling import show
+
 try:
     from dfs._engine import Tree, fuse_mount, fuse_open, fuse_unmount
 except ImportError:
@@ -116,7 +118,7 @@ class Rig:
 
     def apply(self, upserts: list, deletes: tuple | list, flush: bool = True) -> None:
         """Changes the tree; with `flush` later look-ups see it."""
-        self.tree.apply(upserts, deletes)
+        assert not show(self.tree, upserts, deletes)
         if flush:
             assert self.tree.flush(10_000)
 

@@ -16,6 +16,8 @@ import sys
 import threading
 from pathlib import Path
 
+from telling import show
+
 from dfs._engine import Part, Tree
 from dfs.limits import OWNER_MAX
 from dfs.mount import STANDBY_VARIABLE, TABLE_VARIABLE
@@ -51,7 +53,7 @@ def serve(fd: int, adopt: bool, objects: Path) -> None:
     coming = objects / ".coming"
     size = coming.stat().st_size if coming.exists() else 0
     cold.append(("coming", 0, size, 0o644, 10**18, *UNOWNED, 2, None))
-    tree.apply([*shown, *cold], [])
+    show(tree, [*shown, *cold])
     table = int(os.environ[TABLE_VARIABLE])
     (tree.adopt if adopt else tree.serve)(fd, table)
     stop = threading.Event()

@@ -22,6 +22,7 @@ from .mount_rig import (
     unmount_all,
     wait_until,
 )
+from .telling import digest_of
 from .test_mount_supervisor import DIED, Site
 
 pytestmark = needs_fuse
@@ -78,7 +79,8 @@ class Coming:
     def whole(self) -> None:
         """All of it is here: a file like others."""
         self.bring(*range(CHUNKS))
-        self.rig.tree.place([(self.path, self.version, str(self.file))])
+        place = digest_of(self.path, self.version), str(self.file)
+        assert self.rig.tree.place_contents([place]) == 1
 
 
 def opened(path: Path) -> int:

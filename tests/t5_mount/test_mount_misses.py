@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from .mount_rig import UNOWNED, Background, Rig, fails_with, mounted, needs_fuse, wait_until
+from .telling import digest_of
 
 pytestmark = needs_fuse
 
@@ -127,7 +128,7 @@ def test_content_that_arrives_late_brings_no_old_version_back(tmp_path: Path) ->
     with mounted(tmp_path) as rig:
         rig.put("f", b"old", here=False)
         rig.put("f", b"newer")
-        assert rig.tree.place([("f", 1, rig.store(1, b"old"))]) == 0
+        assert rig.tree.place_contents([(digest_of("f", 1), rig.store(1, b"old"))]) == 0
         rig.apply([("f", 0, 3, 0o644, 0, *UNOWNED, 1, rig.store(1, b"old"))], [])
         assert rig.at("f").read_bytes() == b"newer"
         assert rig.tree.stats()["stale"] == 1

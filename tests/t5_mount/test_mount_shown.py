@@ -6,6 +6,7 @@ import contextlib
 import errno
 import mmap
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from dfs._engine import Tree, fuse_open
 from dfs.cache.ports import NOBODY
 
 from .mount_rig import UNOWNED, Background, Rig, fails_with, mounted, needs_fuse, wait_until
+from .telling import digest_of, show
 
 pytestmark = needs_fuse
 
@@ -180,7 +182,7 @@ def test_an_evicted_object_stays_readable_for_who_has_it_open(
     with mounted(tmp_path, **options) as rig:
         version = rig.put("f", data)
         with rig.at("f").open("rb", buffering=0) as file:
-            rig.tree.place([("f", version, None)])
+            assert rig.tree.place_contents([(digest_of("f", version), None)]) == 1
             (rig.objects / str(version)).unlink()
             assert file.read(4_096) + os.pread(file.fileno(), len(data), 4_096) == data
         wait_until(lambda: rig.tree.stats()["open"] == 0)
@@ -269,17 +271,20 @@ def test_a_large_directory_is_listed_whole(one: Rig) -> None:
         assert all(entry.is_file() and entry.stat().st_size == 0 for entry in entries)
 
 
-def test_bad_paths_are_refused_and_nothing_behind_them_is_applied(one: Rig) -> None:
+def test_bad_paths_are_refused_and_do_not_take_the_others_with_them(one: Rig) -> None:
     good = ("good", 0, 0, 0o644, 0, *UNOWNED, 1, None)
     short = ("", "/a", "a/", "a//b", ".", "a/..", "a\0b", "a\nb", ".dfs/x")
-    for bad in (*short, "x" * 256, "a/" * 600 + "a"):
-        wrong = (bad, *good[1:-2], 2, None)
-        with pytest.raises(ValueError, match=r"empty|component|control|reserved|bytes"):
-            one.tree.apply([good, wrong, ("late", *good[1:])], [])
-    with pytest.raises(ValueError, match="target"):
-        one.tree.apply([("l", 2, 0, 0o777, 0, *UNOWNED, 1, None)], [])
-    with pytest.raises(ValueError, match="kind"):
-        one.tree.apply([("k", 3, 0, 0o777, 0, *UNOWNED, 1, None)], [])
+    for number, bad in enumerate((*short, "x" * 256, "a/" * 600 + "a")):
+        wrong, late = (bad, *good[1:-2], 2, None), (f"late{number}", *good[1:])
+        refused = show(one.tree, [good, wrong, late])
+        assert list(refused) == [bad]
+        assert re.search(r"empty|component|control|reserved|bytes", refused[bad])
+        assert one.tree.flush(10_000)
+        assert one.at(f"late{number}").exists()
+        show(one.tree, [], [f"late{number}"])
+    refused = show(one.tree, [("l", 2, *good[2:]), ("k", 3, *good[2:])])
+    assert "target" in refused["l"]
+    assert "kind" in refused["k"]
     assert one.tree.flush(10_000)
     assert os.listdir(one.point) == ["good"]
 

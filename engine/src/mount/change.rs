@@ -81,11 +81,7 @@ impl Tree {
                 self.remove(&old, batch);
                 self.insert(parent, name, upsert, None, batch);
             }
-            Some(old) if old.version() == upsert.version => {
-                if upsert.digest.is_none() {
-                    old.place.lock().clone_from(&upsert.place);
-                }
-            }
+            Some(old) if old.version() == upsert.version => {}
             Some(old) => self.insert(parent, name, upsert, Some(&old), batch),
         }
     }
@@ -105,17 +101,6 @@ impl Tree {
         let parent = node.parent;
         self.remove(&node, batch);
         self.prune(parent, batch);
-    }
-
-    /// Sets or clears the local copy of a version if it is still shown.
-    pub fn place(&self, path: &str, version: u64, place: Option<Arc<CStr>>) -> bool {
-        match self.find(path) {
-            Some(node) if node.kind == Kind::File && node.version() == version => {
-                *node.place.lock() = place;
-                true
-            }
-            _ => false,
-        }
     }
 
     /// The kernel's knowledge comes from a process that died: every directory may have changed

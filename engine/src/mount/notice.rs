@@ -83,12 +83,12 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Returns how many were queued.
-    pub fn push(&self, notices: Notices) -> usize {
+    /// Queues what the kernel must be told; nothing while none listens.
+    pub fn push(&self, notices: Notices) {
         let count = notices.count();
         let mut state = self.state.lock();
         if !state.open || count == 0 {
-            return 0;
+            return;
         }
         state.names += notices.names.len();
         state.queued += count as u64;
@@ -100,7 +100,6 @@ impl Queue {
             state.collapse();
         }
         self.changed.notify_all();
-        count
     }
 
     /// Waits for the next one; None when the queue is closed.

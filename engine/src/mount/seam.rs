@@ -97,28 +97,6 @@ impl PyTree {
         Ok(PyTree(Session::new(chosen)))
     }
 
-    fn apply(&self, py: Python<'_>, upserts: Vec<Item>, deletes: Vec<String>) -> PyResult<usize> {
-        py.detach(|| {
-            let mut changes = Vec::with_capacity(upserts.len());
-            let bad_delete = deletes
-                .iter()
-                .find_map(|path| check_path(path).err().map(|why| (path, why)));
-            if let Some((path, why)) = bad_delete {
-                return Err(bad_path(path, why));
-            }
-            for item in upserts {
-                match upsert(item) {
-                    Ok(change) => changes.push(change),
-                    Err(error) => {
-                        self.0.apply(&changes, &deletes);
-                        return Err(error);
-                    }
-                }
-            }
-            Ok(self.0.apply(&changes, &deletes))
-        })
-    }
-
     fn contents<'py>(&self, py: Python<'py>, answers: Vec<Answer>) -> PyResult<Vec<Content<'py>>> {
         let found = py.detach(|| Ok::<_, PyErr>(self.0.contents(&told(&answers)?)))?;
         let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
@@ -208,17 +186,6 @@ impl PyTree {
                 (path, kind as u8, revision, size, digest)
             })
             .collect()
-    }
-
-    fn place(&self, py: Python<'_>, items: Vec<(String, u64, Option<String>)>) -> PyResult<usize> {
-        py.detach(|| {
-            let mut placed = 0;
-            for (path, version, backing) in items {
-                let backing = backing.map(|backing| c_string(&backing)).transpose()?;
-                placed += usize::from(self.0.place(&path, version, backing));
-            }
-            Ok(placed)
-        })
     }
 
     #[pyo3(signature = (fd, table = -1))]

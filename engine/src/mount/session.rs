@@ -33,12 +33,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Changes under one hold of the tree's lock: lookups never wait long.
-pub(super) const CHANGES_PER_LOCK: usize = 512;
-/// So many that come in one call are seen together all the same: the largest revision
-/// (`TRANSACTION_CHANGES_MAX`) and what came with it (`FEED_ITEMS_MAX`). Lookups wait for some tens
-/// of milliseconds then.
-pub(super) const CHANGES_TOGETHER: usize = 25_000;
 /// Opens remembered for the cache's LRU.
 const RECENT_MAX: usize = 4_096;
 /// How long closing waits for the threads.
@@ -129,42 +123,8 @@ impl Session {
         })
     }
 
-    /// Deletes first, then upserts in order; paths have been checked. Nobody sees a part of them,
-    /// unless they are very many. Returns how many notices to the kernel were queued.
-    pub fn apply(&self, upserts: &[Upsert], deletes: &[String]) -> usize {
-        if deletes.len() + upserts.len() <= CHANGES_TOGETHER {
-            return self.change(|tree, batch| {
-                deletes.iter().for_each(|path| tree.delete(path, batch));
-                upserts.iter().for_each(|upsert| tree.upsert(upsert, batch));
-            });
-        }
-        let mut queued = 0;
-        for paths in deletes.chunks(CHANGES_PER_LOCK) {
-            queued += self.change(|tree, batch| {
-                for path in paths {
-                    tree.delete(path, batch);
-                }
-            });
-        }
-        for upserts in upserts.chunks(CHANGES_PER_LOCK) {
-            queued += self.change(|tree, batch| {
-                for upsert in upserts {
-                    tree.upsert(upsert, batch);
-                }
-            });
-        }
-        queued
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Tree, &mut Batch)) -> usize {
-        self.note(change, &mut Shown::default())
-    }
-
-    pub(super) fn note(
-        &self,
-        change: impl FnOnce(&mut Tree, &mut Batch),
-        shown: &mut Shown,
-    ) -> usize {
+    /// Makes changes that nobody sees a part of, and queues what the kernel must be told.
+    pub(super) fn note(&self, change: impl FnOnce(&mut Tree, &mut Batch), shown: &mut Shown) {
         let mut batch = Batch::new(now_ns());
         change(&mut self.tree.write(), &mut batch);
         self.counters.stale.fetch_add(batch.stale, Relaxed);
@@ -173,12 +133,7 @@ impl Session {
             .fetch_add(batch.collisions, Relaxed);
         shown.deleted |= batch.deleted;
         shown.refused.extend(batch.refused);
-        self.notices.push(batch.notices)
-    }
-
-    /// Sets or clears where the content of a version is; false when that version is not shown.
-    pub fn place(&self, path: &str, version: u64, place: Option<Arc<CStr>>) -> bool {
-        self.tree.read().place(path, version, place)
+        self.notices.push(batch.notices);
     }
 
     /// Starts answering on a fresh connection.

@@ -2,11 +2,18 @@
 use super::change::Batch;
 use super::content::Digest;
 use super::feed::Entry;
-use super::session::{CHANGES_PER_LOCK, CHANGES_TOGETHER, Session};
+use super::session::Session;
 use super::tree::Tree;
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::sync::Arc;
+
+/// Changes under one hold of the tree's lock: lookups never wait long.
+const CHANGES_PER_LOCK: usize = 512;
+/// So many that come in one call are seen together all the same: the largest revision
+/// (`TRANSACTION_CHANGES_MAX`) and what came with it (`FEED_ITEMS_MAX`). Lookups wait for some tens
+/// of milliseconds then.
+const CHANGES_TOGETHER: usize = 25_000;
 
 /// What became of what was told.
 #[derive(Default)]

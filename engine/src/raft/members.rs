@@ -211,7 +211,7 @@ impl Shared {
             .collect()
     }
 
-    /// The other voter that has the most of the log and has been heard lately.
+    /// The other voter that has the most of the log, has been heard lately and not failed since.
     fn best_voter(&self) -> Option<u64> {
         let replication = self
             .raft()?
@@ -222,10 +222,8 @@ impl Shared {
         let voters = self.voters();
         let lately = Duration::from_millis(self.options.election_ms_max);
         let alive = |id: &u64| {
-            self.peers
-                .contact(*id)
-                .heard
-                .is_some_and(|t| t.elapsed() < lately)
+            let contact = self.peers.contact(*id);
+            contact.error.is_none() && contact.heard.is_some_and(|t| t.elapsed() < lately)
         };
         replication
             .into_iter()
@@ -258,6 +256,9 @@ impl Shared {
                 tokio::time::sleep(POLL).await;
                 if matches!(self.leader(), Leader::Other(..)) {
                     return Ok(());
+                }
+                if to == 0 && self.peers.contact(target).error.is_some() {
+                    break; // Another may be in reach, or nobody is left.
                 }
             }
         }

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from ..at_once import some_at_once
 from ..client.values import Event, Stat
 from ..errors import DataLoss, DeadlineExceeded, DfsError, NotFound, OutOfRange, Unavailable
 from ..limits import (
@@ -263,7 +264,7 @@ class Fetcher:
             await self._thread(functools.partial(self._verify, part))
             self._feeder.place([(file.sha256, file.size) for _, file in part])
         await self._warm_changed(self._missing(wanted))
-        await each(self._missing(wanted), self._warm_one)
+        await some_at_once(WARM_FETCHES_MAX, self._missing(wanted), self._warm_one)
 
     def _missing(self, wanted: Sequence[tuple[str, Version]]) -> list[tuple[str, Version]]:
         return [(p, s) for p, s in wanted if self._objects.backing(s.sha256, s.size) is None]
@@ -301,7 +302,8 @@ class Fetcher:
         for _, file in part:
             self._objects.verify(file.sha256)
 
-    async def _warm_one(self, path: str, file: Version) -> None:
+    async def _warm_one(self, wanted: tuple[str, Version]) -> None:
+        path, file = wanted
         try:
             if self._room.fits(file.size):
                 await self.bring(path, file)
@@ -334,18 +336,3 @@ def changed_since(revisions: Sequence[int], until: int) -> int:
 
 def _give_up(error: DfsError) -> None:
     raise error
-
-
-async def each(
-    items: Sequence[tuple[str, Version]], work: Callable[[str, Version], Awaitable[None]]
-) -> None:
-    """Does the work for each item, WARM_FETCHES_MAX at once."""
-    iterator = iter(items)
-
-    async def worker() -> None:
-        for path, file in iterator:
-            await work(path, file)
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(WARM_FETCHES_MAX):
-            group.create_task(worker())

@@ -7,13 +7,15 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ..at_once import some_at_once
 from ..errors import DfsError, FailedPrecondition, InvalidArgument, NotFound, TooLarge
+from ..limits import WARM_FETCHES_MAX
 from ..paths import check_key
 from ..places import real_place
 from ..sizes import size_text
 from .control import Operation, Request, Tell, paths_of
 from .feeder import Feeder
-from .fetcher import Fetcher, each
+from .fetcher import Fetcher
 from .journal import Journal
 from .known import Version
 from .objects import Objects
@@ -129,8 +131,9 @@ class Keeping:
         done_files, done_bytes = 0, 0
         failures: list[str] = []
 
-        async def one(path: str, file: Version) -> None:
+        async def one(to_fetch: File) -> None:
             nonlocal done_files, done_bytes
+            path, file = to_fetch
             was_here = self._pins.here(file)
             try:
                 await self._fetcher.bring(path, file)
@@ -142,7 +145,7 @@ class Keeping:
             await tell({"files": done_files, "of_files": wanted.files, "bytes": done_bytes,
                         "of_bytes": wanted.bytes})
 
-        await each(missing, one)
+        await some_at_once(WARM_FETCHES_MAX, missing, one)
         return {
             "files": done_files, "bytes": done_bytes, "here": len(files) - len(missing),
             "failed": len(failures), "failures": failures[:FAILURES_SHOWN_MAX],

@@ -11,13 +11,14 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
+from ..at_once import some_at_once
 from ..client.values import Kind
 from ..errors import DfsError, NotFound, TooLarge
-from ..limits import PIN_INTERVAL_S
+from ..limits import PIN_INTERVAL_S, WARM_FETCHES_MAX
 from ..paths import is_below
 from ..sizes import size_text
 from .feeder import Feeder
-from .fetcher import Fetcher, each
+from .fetcher import Fetcher
 from .journal import PIN, Journal
 from .known import Version
 from .objects import Objects
@@ -152,7 +153,8 @@ class Pins:
         """True when all is here."""
         problems: list[str] = []
 
-        async def one(path: str, file: Version) -> None:
+        async def one(wanted: File) -> None:
+            path, file = wanted
             try:
                 if _covers(frozenset(self.paths), path):
                     await self._fetcher.bring(path, file)
@@ -162,7 +164,7 @@ class Pins:
                 log.debug("%s: pinned, and not to be had now: %s", path, error)
                 problems.append(f"{path}: {error}")
 
-        await each(missing, one)
+        await some_at_once(WARM_FETCHES_MAX, missing, one)
         if problems:
             text = f"{len(problems):,} of the pinned files are not here yet: {problems[0]}"
             self._problems.set("(pins)", text)

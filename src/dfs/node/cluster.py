@@ -193,6 +193,11 @@ def _told(answer: Answer) -> Answer:
     raise REASONS.get(error["reason"], DfsError)(error["text"])
 
 
+def voters(engine: Engine) -> set[int]:
+    """Ids of the members that vote now."""
+    return {member["id"] for member in engine.status()["members"] if member["voter"]}
+
+
 def led(status: Answer) -> bool:
     """Somebody leads and is in contact: a leader with a majority, anybody else with the leader."""
     members, leader = status["members"], status["leader"]

@@ -16,7 +16,7 @@ from ..limits import (
     HISTORY_REVISIONS_MAX,
 )
 from ..store import View
-from .cluster import Answer, Cluster
+from .cluster import Answer, Cluster, voters
 from .hot import HotLoop
 from .ports import Engine
 
@@ -89,9 +89,9 @@ class Clocks:
         """The latest time, ns since 1970, that the clocks of a majority of the voters have reached;
         0 where too few answer."""
         answers = await self._cluster.ask_others({"ask": "clock"})
-        voters = [member["id"] for member in self._engine.status()["members"] if member["voter"]]
-        times = [int(answers[voter]["time_ns"]) for voter in voters if voter in answers]
-        return reached([self._clock(), *times], len(voters))
+        asked = voters(self._engine)
+        times = [int(answer["time_ns"]) for voter, answer in answers.items() if voter in asked]
+        return reached([self._clock(), *times], len(asked))
 
     async def _answer(self, _question: Answer) -> Answer:
         return {"time_ns": self._clock()}

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
@@ -35,25 +35,6 @@ async def in_thread(work: Callable[..., T], *arguments: Any, pool: Executor | No
         # The future has the exception, whose traceback has this frame: a circle, which would keep
         # what the work had open, such as a store, until some later collection.
         del future
-
-
-async def some_at_once(
-    count: int, items: Iterable[T], work: Callable[[T], Coroutine[Any, Any, None]]
-) -> None:
-    """Does the work for each item, for so many at a time. Raises what one of them raised, when the
-    others have ended."""
-    waiting = iter(items)
-
-    async def worker() -> None:
-        for item in waiting:
-            await work(item)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(count):
-                group.create_task(worker())
-    except BaseExceptionGroup as failed:
-        raise failed.exceptions[0] from None
 
 
 async def every(interval_ms: int, work: Callable[[], Awaitable[None]]) -> None:

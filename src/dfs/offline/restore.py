@@ -10,6 +10,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from errno import ENOSPC
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from .._engine import founding
 from ..contents import DIRECTORY, Files
 from ..durable import sync_directory
 from ..errors import DfsError, Misconfigured, OutOfSpace
+from ..identity import FILE as IDENTITY
 from ..identity import STORE, Identity, new_id
 from ..kv import Record, RocksKV
 from ..limits import DISK_FREE_BYTES_MIN
@@ -58,8 +60,8 @@ def restore(
 
     `ahead`: revisions go on so much higher, beyond all that clients of the old cluster have seen.
     `sources`: data directories and other backups that have large contents which this one lacks.
-    Raises Misconfigured (the directory is not empty), DataLoss (a backup is damaged), OutOfSpace,
-    OSError; nothing is left behind then.
+    Raises Misconfigured (the directory is not empty, or refuses the identity), DataLoss (a backup
+    is damaged), OutOfSpace, OSError; nothing is left behind then.
     """
     existed = directory.exists()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -72,16 +74,25 @@ def restore(
         _check_space(file, directory)
         return _fill(file, directory, founder, ahead, sources, told)
     except BaseException as error:
-        for name in (STORE, DIRECTORY):
-            shutil.rmtree(directory / name, ignore_errors=True)
-        if not existed:
-            directory.rmdir()
+        _undo(directory, existed)
         if isinstance(error, OSError) and error.errno == ENOSPC and not isinstance(error, DfsError):
             raise OutOfSpace(
                 f"the disk of {directory} is full, so nothing was restored there: make room, or"
                 " choose another with -data"
             ) from None
         raise
+
+
+def _undo(directory: Path, existed: bool) -> None:
+    """Takes away what was made, the identity and its temporary file first: a node would start from
+    it. Whatever hinders that does not hide why the restore failed."""
+    with suppress(OSError):
+        for path in directory.glob(f"{IDENTITY}*"):
+            path.unlink()
+        for name in (STORE, DIRECTORY):
+            shutil.rmtree(directory / name, ignore_errors=True)
+        if not existed:
+            directory.rmdir()
 
 
 def _check_space(file: Path, directory: Path) -> None:

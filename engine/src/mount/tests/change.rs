@@ -128,29 +128,17 @@ fn nothing_older_replaces_what_is_shown() {
 }
 
 #[test]
-fn the_same_version_again_only_sets_the_place() {
+fn the_same_version_again_changes_nothing() {
     let mut tree = Tree::new(0);
     upsert(&mut tree, "a", Kind::File, 5);
     let node = tree.find("a").unwrap().clone();
-    let place: Option<Arc<CStr>> = Some(c"/objects/1".into());
-    let placed = Upsert {
-        place: place.clone(),
+    let again = Upsert {
         size: 99,
         ..item("a", Kind::File, 5)
     };
-    let batch = apply(&mut tree, |tree, batch| tree.upsert(&placed, batch));
-    assert_eq!(batch.notices.count(), 0);
-    assert_eq!((&*node.place.lock(), node.size), (&place, 5));
-}
-
-#[test]
-fn a_place_is_set_only_while_its_version_is_shown() {
-    let mut tree = Tree::new(0);
-    upsert(&mut tree, "a", Kind::File, 5);
-    assert!(tree.place("a", 5, Some(c"/x".into())));
-    assert!(!tree.place("a", 4, Some(c"/y".into())));
-    assert!(!tree.place("b", 5, Some(c"/y".into())));
-    assert_eq!(tree.find("a").unwrap().place.lock().as_deref(), Some(c"/x"));
+    let batch = apply(&mut tree, |tree, batch| tree.upsert(&again, batch));
+    assert_eq!((batch.notices.count(), batch.stale), (0, 0));
+    assert!(Arc::ptr_eq(tree.find("a").unwrap(), &node));
 }
 
 #[test]

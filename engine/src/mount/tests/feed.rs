@@ -9,8 +9,10 @@ pub fn bytes(number: u8, content: &[u8]) -> Vec<u8> {
     out
 }
 
-fn varint(number: u8, value: u64) -> Vec<u8> {
-    let mut out = vec![number << 3];
+/// A field with a number.
+pub fn varint(number: u8, value: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    crate::records::put_varint(&mut out, u64::from(number) << 3);
     crate::records::put_varint(&mut out, value);
     out
 }

@@ -1,8 +1,10 @@
 //! A kernel for tests: the other end of a socket that a session serves.
 use super::abi::{HEADER, op};
-use super::change::Upsert;
-use super::node::{Kind, NOBODY};
+use super::content::Digest;
+use super::feed::entries;
+use super::feed::tests::{event, record};
 use super::session::{Options, Session};
+use sha2::Digest as _;
 use std::ffi::{CStr, CString};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
@@ -113,20 +115,23 @@ impl Kernel {
     }
 
     pub fn put(&self, path: &str, version: u64, content: &[u8], here: bool) {
-        let place = here.then(|| self.object(version, content));
-        let upsert = Upsert {
-            path: path.to_owned(),
-            kind: Kind::File,
-            size: content.len() as u64,
-            mode: 0o640,
-            mtime_ns: 1,
-            uid: NOBODY,
-            gid: NOBODY,
-            version,
-            place,
-            ..Upsert::default()
-        };
-        self.session.apply(&[upsert], &[]);
+        let digest = sha2::Sha256::digest(content).into();
+        let place = here.then(|| (digest, self.object(version, content)));
+        self.show(path, &record(0, version, content), version, place);
+    }
+
+    /// Shows what a watch tells of one path.
+    pub fn show(
+        &self,
+        path: &str,
+        record: &[u8],
+        revision: u64,
+        place: Option<(Digest, Arc<CStr>)>,
+    ) {
+        let told = event(path, record, false, revision);
+        let places = place.into_iter().collect();
+        self.session
+            .show(&entries(&told, 0).unwrap(), places, false);
     }
 
     pub fn object(&self, version: u64, content: &[u8]) -> Arc<CStr> {

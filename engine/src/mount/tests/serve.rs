@@ -1,6 +1,7 @@
 //! The whole session against a kernel that is the other end of a socket.
 use super::super::abi::{ROOT, notify, op};
-use super::super::change::Upsert;
+use super::super::feed::entries;
+use super::super::feed::tests::{event, record, varint};
 use super::super::kernel::{Kernel, WAIT, any, read_body, word};
 use super::super::part::Part;
 use super::super::session::Come;
@@ -47,19 +48,8 @@ fn names_attributes_and_listings() {
 #[test]
 fn an_entry_belongs_to_whom_it_names_and_else_to_whoever_mounts() {
     let mut kernel = Kernel::new(any);
-    let mut directory = Upsert {
-        path: "d".to_owned(),
-        kind: Kind::Directory,
-        size: 0,
-        mode: 0o755,
-        mtime_ns: 7,
-        uid: 5,
-        gid: NOBODY,
-        version: 1,
-        place: None,
-        ..Upsert::default()
-    };
-    kernel.session.apply(&[directory.clone()], &[]);
+    let owned = |revision| [record(1, revision, b""), varint(17, 5)].concat();
+    kernel.show("d", &owned(1), 1, None);
     kernel.put("d/f", 2, b"1", true);
     let id = kernel.lookup(ROOT, "d");
     let file = kernel.lookup(id, "f");
@@ -70,28 +60,14 @@ fn an_entry_belongs_to_whom_it_names_and_else_to_whoever_mounts() {
     };
     assert_eq!(owner(&mut kernel, id), (5, 2));
     assert_eq!(owner(&mut kernel, file), (1, 2));
-    directory.gid = 0;
-    directory.version = 3;
-    kernel.session.apply(&[directory], &[]);
+    kernel.show("d", &[owned(3), varint(18, 0)].concat(), 3, None);
     assert_eq!(owner(&mut kernel, id), (5, 0));
 }
 
 #[test]
 fn symlinks_have_targets() {
     let mut kernel = Kernel::new(any);
-    let link = Upsert {
-        path: "l".to_owned(),
-        kind: Kind::Link,
-        size: 3,
-        mode: 0o777,
-        mtime_ns: 0,
-        uid: NOBODY,
-        gid: NOBODY,
-        version: 1,
-        place: Some(c"d/f".into()),
-        ..Upsert::default()
-    };
-    kernel.session.apply(&[link], &[]);
+    kernel.show("l", &record(2, 1, b"d/f"), 1, None);
     let id = kernel.lookup(ROOT, "l");
     assert_eq!(kernel.ask(op::READLINK, id, &[]), (0, b"d/f".to_vec()));
 }
@@ -377,30 +353,22 @@ fn closing_answers_who_waits_and_a_session_serves_once() {
 }
 
 #[test]
-fn what_comes_in_one_call_is_seen_as_a_whole() {
+fn what_is_told_in_one_call_is_seen_as_a_whole() {
     const NAMES: usize = 10_000;
     const ROUNDS: u64 = 20;
     let kernel = Kernel::new(any);
-    let names = |round: u64| (0..NAMES).map(move |n| format!("d{round}/{n}"));
-    let apply = |round: u64| {
-        let upserts: Vec<Upsert> = names(round)
-            .map(|path| Upsert {
-                path,
-                kind: Kind::File,
-                size: 0,
-                mode: 0o644,
-                mtime_ns: 0,
-                uid: NOBODY,
-                gid: NOBODY,
-                version: round + 1,
-                place: None,
-                ..Upsert::default()
-            })
-            .collect();
-        let gone: Vec<String> = names(round.saturating_sub(1)).collect();
-        kernel.session.apply(&upserts, &gone);
+    let all = |round: u64, deleted, revision| {
+        let record = record(0, revision, b"");
+        let name = |n: usize| event(&format!("d{round}/{n}"), &record, deleted, revision);
+        (0..NAMES).flat_map(name).collect::<Vec<u8>>()
     };
-    apply(0);
+    let show = |round: u64| {
+        let gone = all(round.saturating_sub(1), true, round + 1);
+        let told = [gone, all(round, false, round + 1)].concat();
+        let told = entries(&told, 0).unwrap();
+        kernel.session.show(&told, vec![], false);
+    };
+    show(0);
     let session = kernel.session.clone();
     let seen = thread::spawn(move || {
         let mut looks = 0;
@@ -419,7 +387,7 @@ fn what_comes_in_one_call_is_seen_as_a_whole() {
         }
     });
     for round in 1..=ROUNDS {
-        apply(round);
+        show(round);
     }
     assert!(seen.join().unwrap() > ROUNDS);
 }

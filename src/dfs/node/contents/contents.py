@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ...at_once import some_at_once
 from ...contents import Files, Manifest
 from ...errors import (
     DataLoss,
@@ -31,9 +32,9 @@ from ...limits import (
     VALUE_BYTES_MAX,
 )
 from ...store import View
-from ..cluster import Answer, Cluster
+from ..cluster import Answer, Cluster, voters
 from ..ports import Engine
-from ..tasks import in_thread, some_at_once
+from ..tasks import in_thread
 from .pull import Pull, Turns
 from .spreading import Spreading
 
@@ -138,13 +139,10 @@ class Contents:
     ) -> None:
         """Returns when `one`, which adopts and spreads a content, was done for each, and all of
         them are still held: so lately were they looked at, by the voters of now."""
-        every, began, voters = list(wanted), -math.inf, self._voters()
-        while _now_s() - began > CONTENT_KEEP_S / 4 or self._voters() != voters:
-            began, voters = _now_s(), self._voters()
+        every, began, asked = list(wanted), -math.inf, voters(self._engine)
+        while _now_s() - began > CONTENT_KEEP_S / 4 or voters(self._engine) != asked:
+            began, asked = _now_s(), voters(self._engine)
             await some_at_once(CONTENT_PULLS_MAX, every, one)
-
-    def _voters(self) -> set[int]:
-        return {member["id"] for member in self._engine.status()["members"] if member["voter"]}
 
     async def spread(
         self, manifest: Manifest, base: bytes = b"",

@@ -7,7 +7,7 @@ from contextlib import suppress
 from ...contents import Manifest
 from ...errors import DfsError, OutOfSpace, Unavailable
 from ...limits import CONTENT_RETRY_MS, CONTENT_STALL_MS
-from ..cluster import Answer
+from ..cluster import Answer, voters
 from ..ports import Engine
 
 
@@ -35,13 +35,10 @@ class Spreading:
 
     def done(self) -> bool:
         """A majority of the voters of now has it."""
-        voters = self._voters()
-        held = sum(m["id"] in self._holders for m in voters)
-        self._told(held, len(voters))
-        return 2 * held > len(voters)
-
-    def _voters(self) -> list[Answer]:
-        return [m for m in self._engine.status()["members"] if m["voter"]]
+        asked = voters(self._engine)
+        held = len(asked & self._holders)
+        self._told(held, len(asked))
+        return 2 * held > len(asked)
 
     def received(self, member: Answer, bytes_there: int, here: bool, waits: bool) -> None:
         """A member says how far it is, or that it waits for other contents."""
@@ -53,7 +50,7 @@ class Spreading:
         further = here or waits or bytes_there > self._progress.get(member["id"], -1)
         if further:
             self._progress[member["id"]] = bytes_there
-            if any(member["id"] == voter["id"] for voter in self._voters()):
+            if member["id"] in voters(self._engine):
                 self._moved = asyncio.get_running_loop().time()
         self._news.set()
 

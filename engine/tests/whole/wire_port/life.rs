@@ -1,5 +1,5 @@
 //! Draining and closing.
-use crate::harness::*;
+use super::harness::*;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 

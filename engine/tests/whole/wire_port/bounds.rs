@@ -1,5 +1,5 @@
 //! Clients that take too much, say nothing, or send what they should not.
-use crate::harness::*;
+use super::harness::*;
 use bytes::Bytes;
 use dfs_engine::wire::{self, Limits};
 use h2::Reason;

@@ -1,5 +1,5 @@
 //! The server behind the port, as a fake: HTTP/2 on a unix socket, one behaviour for each path.
-use crate::harness::room;
+use super::harness::room;
 use bytes::{Bytes, BytesMut};
 use h2::server::{self, SendResponse};
 use h2::{RecvStream, SendStream};

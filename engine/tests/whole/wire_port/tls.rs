@@ -1,5 +1,5 @@
 //! The same port with TLS.
-use crate::harness::*;
+use super::harness::*;
 use dfs_engine::wire::{Limits, Pem, acceptor};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 macro_rules! pem {
     ($name:literal) => {
-        include_bytes!(concat!("../../../tests/tls/", $name))
+        include_bytes!(concat!("../../../../tests/tls/", $name))
     };
 }
 

@@ -1,6 +1,5 @@
 //! openraft's own tests of log and state machine, on ours.
-mod python;
-
+use super::python;
 use dfs_engine::raft::log::Log;
 use dfs_engine::raft::machine::Machine;
 use dfs_engine::raft::options::Options;

@@ -1,7 +1,6 @@
 //! Why `enable_leader_restore` is off: with openraft's default a restarted leader goes on in its
 //! old term, without an election, and gives away log ids again that followers may have seen.
-mod python;
-
+use super::python;
 use bytes::Bytes;
 use dfs_engine::call::Failure;
 use dfs_engine::raft::client::Factory;

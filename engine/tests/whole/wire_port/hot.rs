@@ -1,5 +1,5 @@
 //! Hot unary calls.
-use crate::harness::*;
+use super::harness::*;
 use bytes::Bytes;
 use dfs_engine::wire::Limits;
 use flate2::Compression;

@@ -1,6 +1,6 @@
 //! Calls that are not hot: whole streams to the server behind the port.
-use crate::harness::*;
-use crate::upstream::Upstream;
+use super::harness::*;
+use super::upstream::Upstream;
 use bytes::Bytes;
 use dfs_engine::wire::Limits;
 use h2::Reason;

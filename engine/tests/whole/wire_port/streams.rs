@@ -1,5 +1,5 @@
 //! Calls that are answered by a stream of messages.
-use crate::harness::*;
+use super::harness::*;
 use bytes::Bytes;
 use dfs_engine::call::{Audience, Bell, Call, Outlet, Sent};
 use dfs_engine::wire::Limits;
