@@ -484,6 +484,16 @@ def encode_events(
     it comes along in all. Raises ValueError when a record is none."""
 
 @final
+class Part:
+    """A content that comes chunk by chunk, for `Tree.fulfil`. Made by `Tree.part`."""
+
+    def mark(self, number: int) -> None:
+        """That chunk is in the file, verified: it may be read. Raises ValueError."""
+
+    def used(self) -> bool:
+        """Somebody has a file of that content open."""
+
+@final
 class Tree:
     """The kernel side of the mount: the tree in memory, the FUSE request loop, the misses.
 
@@ -561,12 +571,20 @@ class Tree:
         the former server's `table`, files that are open through passthrough cannot be opened once
         more (EIO) until they are closed; what is of the past, or was replaced, is ESTALE."""
 
-    def next_misses(self, max_items: int, timeout_ms: int) -> list[tuple[int, str, int]]:
-        """Waits for files that a reader wants and that are not here: (miss id, path, version); the
-        path as in `next_questions`."""
+    def next_misses(self, max_items: int, timeout_ms: int) -> list[tuple[int, str, int, int, int]]:
+        """Waits for files that a reader wants and that are not here: (miss id, path, version,
+        first, upto); the path as in `next_questions`. With first < upto somebody reads these chunks
+        of what was begun for that version."""
 
-    def fulfil(self, miss: int, result: str | int) -> bool:
-        """A backing path, or an errno. False when the deadline has answered already."""
+    def fulfil(self, miss: int, result: str | Part | int) -> bool:
+        """A backing path, what is here of the content, or an errno. Of a part that is open each
+        read waits for its chunks, which are misses of their own. False when the deadline has
+        answered already."""
+
+    @staticmethod
+    def part(path: str, version: int, fd: int, size: int, chunk_bytes: int) -> Part:
+        """A file of that size, open as `fd`, of which a copy is kept, into which chunks come.
+        Raises OSError."""
 
     def offer(self, names: Sequence[str]) -> None:
         """Files below `.dfs/`, in no listing of the root: each open is a question. And `.dfs/at/`,

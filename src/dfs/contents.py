@@ -217,13 +217,14 @@ class Files:
         return True
 
     def read(self, manifest: Manifest, number: int) -> bytes:
-        """One chunk, verified. Blocks. Raises DataLoss: it is damaged or gone; OSError."""
-        length = manifest.length(number)
-        try:
-            with self.path(manifest.sha256).open("rb") as file:
+        """One chunk, verified, of a content that is whole or arrives. Blocks. Raises DataLoss: it
+        is damaged or gone; OSError."""
+        length, data = manifest.length(number), b""
+        paths = [self.arriving / manifest.sha256.hex(), self.path(manifest.sha256)]
+        for path in reversed(paths) if manifest.sha256 in self.here else paths:
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
                 data = os.pread(file.fileno(), length, number * manifest.chunk_bytes)
-        except FileNotFoundError:
-            data = b""
+                break
         if hashlib.sha256(data).digest() != manifest.digest(number):
             raise DataLoss(f"chunk {number} of the content {manifest.sha256.hex()} is damaged")
         return data
@@ -448,6 +449,16 @@ def wrong(fd: int, manifest: Manifest, numbers: Iterable[int]) -> list[int]:
     found = digest_chunks(fd, manifest.size, manifest.chunk_bytes, asked)
     pairs = zip(asked, found, strict=True)
     return [number for number, digest in pairs if digest != manifest.digest(number)]
+
+
+def right(fd: int, manifest: Manifest, number: int) -> bool:
+    """One chunk of an open file is what it must be. Blocks."""
+    at = number * manifest.chunk_bytes
+    try:
+        written = os.lseek(fd, at, os.SEEK_DATA) < at + manifest.length(number)
+    except OSError:  # ENXIO: nothing but a hole up to the end
+        written = False
+    return (written or manifest.empty(number)) and not wrong(fd, manifest, [number])
 
 
 def fits(path: Path, manifest: Manifest) -> bool:

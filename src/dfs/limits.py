@@ -109,8 +109,7 @@ WATCH_PROGRESS_MS: Final = 1_000
 WATCH_PROGRESS_MS_MIN: Final = 10
 """A watcher cannot ask for more marks than this; each is a message."""
 WATCH_WAIT_MS_MAX: Final = 5_000
-"""For a node that lags to get what is committed, when it lacks the revision after which a watch
-shall go on."""
+"""For a node that lags to get what is committed, when it lacks where a watch shall go on."""
 
 # ---- the hot loop -------------------------------------------------------------------------------
 STEP_ITEMS_MAX: Final = 512
@@ -142,8 +141,7 @@ file of the log. Never less than the size of a state that was written for anothe
 LOG_KEEP_BYTES: Final = 64 << 20
 """Kept behind such a mark so that a member that was away briefly needs no snapshot."""
 LOG_FILE_BYTES: Final = 16 << 20
-"""Of one file of the log: purging frees whole files, so no more than one stays longer than it has
-to."""
+"""Of one file of the log: purging frees whole files, so one at most stays longer than it must."""
 DISK_LATE_MS: Final = 25
 """A write of the log is late when a majority of the others had it on disk so much earlier: several
 times what a good disk takes, half a heartbeat."""
@@ -308,6 +306,10 @@ MISSES_MAX: Final = 64
 """Files that readers wait for, fetched at once."""
 MISS_WAIT_MS: Final = 200
 """Longest wait for the next miss: how fast the thread notices that the agent ends."""
+ARRIVING_FETCHES: Final = 4
+"""Chunks of one content that an agent fetches at once: one is verified while others arrive."""
+ARRIVING_LOOK_MS: Final = 1_000
+"""A content that nobody has had open for so long comes no further; and when it is tried again."""
 WARM_FETCHES_MAX: Final = 8
 """Contents fetched at once in the background: readers and drops come first."""
 OBJECT_KEEP_S: Final = 10
@@ -425,8 +427,7 @@ FLOOR_STEP_MIN: Final = 1_000
 FLOOR_PROBE_MAX: Final = 1_000
 """Deletions that one probe for the age of a revision skips, as their records are older."""
 DISK_FREE_BYTES_MIN: Final = 128 << 20
-"""Below it writes that need space are refused, so that log and store can still be written: two
-segments and two memtables."""
+"""Below it writes that need space are refused: log and store need two segments and memtables."""
 DISK_CHECK_INTERVAL_MS: Final = 1_000
 """A disk fills by less than DISK_FREE_BYTES_MIN in this time."""
 DISK_TOLD_MS_MAX: Final = 5 * DISK_CHECK_INTERVAL_MS

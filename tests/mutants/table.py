@@ -163,8 +163,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "content-of-the-past-is-read-at-its-version", "src/dfs/cache/fetcher.py",
-        "        wanted = Wanted(key, version, at)",
-        "        wanted = Wanted(key, version, version)",
+        "        wanted = Wanted(key, version, at, path)",
+        "        wanted = Wanted(key, version, version, path)",
         ("tests/t5_mount/test_mount_past.py",),
     ),
     Mutant(
@@ -313,6 +313,23 @@ MUTANTS: Final = (
         "objects-are-not-verified", "src/dfs/cache/objects.py",
         'right = hashlib.file_digest(file, "sha256").digest() == sha256', "right = True",
         ("tests/t5_mount",),
+    ),
+    Mutant(
+        "chunks-are-not-verified", "src/dfs/cache/arriving.py",
+        "            if hashlib.sha256(data).digest() != manifest.digest(number):\n",
+        "            if len(data) != manifest.length(number):\n",
+        ("tests/t5_mount/test_cache_arriving.py",),
+    ),
+    Mutant(
+        "chunks-that-were-left-are-trusted", "src/dfs/contents.py",
+        "    return (written or manifest.empty(number)) and not wrong(fd, manifest, [number])\n",
+        "    return written or manifest.empty(number)\n",
+        ("tests/t5_mount/test_cache_arriving.py",),
+    ),
+    Mutant(
+        "reads-do-not-wait-for-chunks", "engine/src/mount/part.rs",
+        "(!self.has(chunks)).then_some(chunks)", "false.then_some(chunks)",
+        ("tests/t5_mount/test_mount_arriving.py",),
     ),
     Mutant(
         "transaction-without-holders", "src/dfs/server/contents.py",

@@ -34,3 +34,14 @@ async def test_a_call_that_has_ended_meanwhile_is_no_error() -> None:
     context = Context(RuntimeError('Failed "execute_batch"'))
     with pytest.raises(asyncio.CancelledError):
         await guard.refuse(context, FAILURE)  # type: ignore[arg-type]
+
+
+async def test_an_answer_to_a_caller_who_has_gone_is_no_error() -> None:
+    """As when who reads a large file closes it: nothing is logged."""
+    async def work() -> None:
+        raise grpc.aio.InternalError('Failed "execute_batch"')
+
+    context = Context(RuntimeError("the call has ended"))
+    with pytest.raises(asyncio.CancelledError):
+        await guard.guarded(context, work())  # type: ignore[arg-type]
+    assert context.aborted == ()

@@ -123,9 +123,10 @@ class Rig:
             assert self.tree.flush(10_000)
 
     def miss(self) -> tuple[int, str, int]:
-        """The next miss that nobody has taken."""
+        """The next miss that nobody has taken: of a file, none of its chunks."""
         [miss] = self.tree.next_misses(1, int(WAIT_S * 1000))
-        return miss
+        assert miss[3:] == (0, 0)
+        return miss[:3]
 
     def close(self) -> None:
         """Unmounts and stops."""

@@ -3,8 +3,9 @@
     serving_child.py FD serve|adopt OBJECTS
 
 Every file of OBJECTS is shown in `d/`, its version being its size, plus `never` (content never
-comes), `late` (comes when OBJECTS/.late exists) and what OBJECTS/.fault asks for: `exit` ends at
-once, `wedge` answers nothing and gets stuck in the kernel on the first look-up.
+comes), `late` (comes when OBJECTS/.late exists), `coming` (OBJECTS/.coming, whose first chunk is
+here at once, and the others as `late`) and what OBJECTS/.fault asks for: `exit` ends at once,
+`wedge` answers nothing and gets stuck in the kernel on the first look-up.
 """
 
 import os
@@ -17,11 +18,12 @@ from pathlib import Path
 
 from telling import show
 
-from dfs._engine import Tree
+from dfs._engine import Part, Tree
 from dfs.limits import OWNER_MAX
 from dfs.mount import STANDBY_VARIABLE, TABLE_VARIABLE
 
 UNOWNED = (OWNER_MAX + 1,) * 2
+CHUNK = 1 << 20
 
 
 def wedge(fd: int) -> None:
@@ -48,19 +50,44 @@ def serve(fd: int, adopt: bool, objects: Path) -> None:
         for path in files
     ]
     cold = [(name, 0, 9, 0o644, 10**18, *UNOWNED, 1, None) for name in ("never", "late")]
+    coming = objects / ".coming"
+    size = coming.stat().st_size if coming.exists() else 0
+    cold.append(("coming", 0, size, 0o644, 10**18, *UNOWNED, 2, None))
     show(tree, [*shown, *cold])
     table = int(os.environ[TABLE_VARIABLE])
     (tree.adopt if adopt else tree.serve)(fd, table)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     late: list[int] = []
+    chunks: list[tuple[int, int]] = []
+    part = part_of(tree, coming, size) if size else None
     while not stop.is_set() and tree.running():
-        late += [miss for miss, path, _ in tree.next_misses(9, 20) if path == "late"]
-        if late and (objects / ".late").exists():
-            tree.fulfil(late.pop(), str(objects / ".late"))
+        for miss, path, _, first, upto in tree.next_misses(9, 20):
+            if path == "late":
+                late.append(miss)
+            elif path == "coming":
+                chunks.append((miss, upto if first or upto > 1 else 0))
+        if (objects / ".late").exists():
+            for miss in late:
+                tree.fulfil(miss, str(objects / ".late"))
+            late.clear()
+            for number in range(1, -(-size // CHUNK)):
+                part.mark(number)
+        for miss, upto in list(chunks):
+            if not upto or (objects / ".late").exists():
+                tree.fulfil(miss, part)
+                chunks.remove((miss, upto))
         if select.select([0], [], [], 0)[0]:
             break  # Our supervisor is gone.
     tree.close()
+
+
+def part_of(tree: Tree, path: Path, size: int) -> Part:
+    """What is here of it: its first chunk."""
+    with path.open("rb") as file:
+        part = tree.part("coming", 2, file.fileno(), size, CHUNK)
+    part.mark(0)
+    return part
 
 
 def main(fd: str, how: str, objects: str) -> None:

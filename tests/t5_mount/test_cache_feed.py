@@ -110,14 +110,14 @@ async def test_a_past_version_waits_for_the_node_as_any_other(tmp_path: Path) ->
         fetcher = rig.agent.fetcher
         assert fetcher is not None
         rig.node.cut = True
-        fetching = asyncio.create_task(fetcher._once(Wanted("file", past, past)))
+        fetching = asyncio.create_task(fetcher._once(Wanted("file", past, past, "file")))
         await wait_until("it tries again", lambda: rig.node.calls.count(("read", "file")) > 2)
         rig.node.cut = False
         assert Path(await fetching).read_bytes() == LARGE
         rig.fetcher_deadline(0.05)
         rig.node.hold = asyncio.Event()
         with pytest.raises(DeadlineExceeded):
-            await asyncio.wait_for(fetcher._once(Wanted("file", past, past)), 5)
+            await asyncio.wait_for(fetcher._once(Wanted("file", past, past, "file")), 5)
 
 
 @pytest.mark.allow_logs("is not to be had")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import os
 import shutil
 import signal
@@ -23,6 +25,7 @@ SOURCE = str(Path(dfs.__file__).parents[1])
 HELPER = Path(__file__).parents[2] / "contrib" / "mount.dfs"
 ENDS_S = 60
 NOBODY = 65534
+MIB = 1 << 20
 FUSE = Path("/dev/fuse")
 pytestmark = pytest.mark.skipif(
     not FUSE.exists() or os.geteuid() != 0, reason="needs /dev/fuse and root"
@@ -121,6 +124,28 @@ def test_a_mount_of_several_servers_goes_on_when_one_is_gone(
     assert int((point / ".dfs/sync").read_text()) >= revision
     assert (point / "f").read_bytes() == b"three"
     assert (point / ".dfs/stats").read_text().splitlines()[1] == "live: yes"
+
+
+def test_a_large_file_is_read_while_it_is_on_its_way(
+    cluster: Cluster, point: Path, tmp_path: Path
+) -> None:
+    """On a machine that has nothing of a large file yet, a read of its first bytes, or of its last,
+    returns when a few chunks of it have come; the rest comes for who goes on reading."""
+    data = os.urandom(MIB) * 255 + b"last"
+    cluster.nodes[0].client().upload("large", io.BytesIO(data), size=len(data))
+    words = (sys.executable, "-P", "-m", "dfs", "mount", "--servers", servers(cluster))
+    words += ("--mount", str(point), "--cache", "none", "--state", "state", "--background")
+    assert run(*words, cwd=tmp_path).returncode == 0
+    path, name = point / "large", hashlib.sha256(data).hexdigest()
+    arriving, whole = (tmp_path / "state" / at / name for at in ("arriving", f"objects/{name[:2]}"))
+    for first, last in ((0, 1), (len(data) - 4, len(data))):
+        with path.open("rb", buffering=0) as file:
+            assert os.pread(file.fileno(), last - first, first) == data[first:last]
+        assert 0 < arriving.stat().st_blocks * 512 < len(data) / 2
+    assert path.read_bytes() == data
+    wait_until("it is an object as others", whole.exists)
+    assert not arriving.exists()
+    assert path.read_bytes() == data
 
 
 def test_what_is_here_stays_readable_when_no_server_is_left(

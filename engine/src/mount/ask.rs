@@ -30,6 +30,7 @@ impl Session {
             unique: call.unique,
             node: node.clone(),
             want,
+            since: Instant::now(),
         };
         if let Err(errno) = self.misses.ask(waiter, &path, what, Instant::now()) {
             call.refuse(errno);

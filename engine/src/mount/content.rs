@@ -1,12 +1,13 @@
 //! Contents of the tree, each once, however many paths show it.
+use super::part::Part;
 use parking_lot::{Mutex, MutexGuard};
 use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::ffi::CStr;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 
 /// SHA-256.
 pub type Digest = [u8; 32];
@@ -19,6 +20,8 @@ pub struct Place {
     /// How many paths of the tree show it; changes under the tree's write lock.
     shown: AtomicU32,
     at: Mutex<Option<Arc<CStr>>>,
+    /// Where some chunks of it are, while somebody fetches or reads them.
+    part: Mutex<Weak<Part>>,
 }
 
 impl Place {
@@ -32,6 +35,15 @@ impl Place {
 
     pub fn lock(&self) -> MutexGuard<'_, Option<Arc<CStr>>> {
         self.at.lock()
+    }
+
+    /// What is here of a content that is not whole.
+    pub fn part(&self) -> Option<Arc<Part>> {
+        self.part.lock().upgrade()
+    }
+
+    pub fn set_part(&self, part: &Arc<Part>) {
+        *self.part.lock() = Arc::downgrade(part);
     }
 }
 

@@ -1,7 +1,8 @@
-//! What readers wait for, each under a deadline: content that is not here, one fetch per file, and
-//! answers to questions, each asked for itself.
+//! What readers wait for, each under a deadline: content that is not here, one fetch per file, then
+//! those of its chunks that a read covers, and answers to questions, each asked for itself.
 use super::abi::UNIQUE_RESEND;
 use super::node::Node;
+use super::part::{Chunks, Part};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -42,10 +43,13 @@ pub struct Waiter {
     pub unique: u64,
     pub node: Arc<Node>,
     pub want: Want,
+    /// The deadline counts from here on, whatever it waits for one after the other.
+    pub since: Instant,
 }
 
-/// (miss id, path, version)
-pub type Wanted = (u64, String, u64);
+/// (miss id, path, version, first chunk, behind the last one): its content if there are no chunks,
+/// else these of what was begun for that version
+pub type Wanted = (u64, String, u64, u64, u64);
 
 /// (question id, path, version, what is asked)
 pub type Question = (u64, String, u64, String);
@@ -55,6 +59,8 @@ pub type Question = (u64, String, u64, String);
 enum Subject {
     /// The content of a node.
     Content(u64),
+    /// Chunks of it.
+    Chunks(u64, Chunks),
     /// An answer to one request: one that was made for another may be too old.
     Answer(u64),
 }
@@ -62,6 +68,7 @@ enum Subject {
 struct Wait {
     id: u64,
     path: String,
+    version: u64,
     node: Arc<Node>,
     waiters: Vec<Waiter>,
     due: Instant,
@@ -75,8 +82,8 @@ struct State {
     fresh: VecDeque<u64>,
     /// Questions that nobody has taken yet.
     asked: VecDeque<Question>,
-    /// Node → until when it fails at once, and with which errno.
-    failed: HashMap<u64, (Instant, i32)>,
+    /// Until when it fails at once, and with which errno.
+    failed: HashMap<Subject, (Instant, i32)>,
     waiting: usize,
     next: u64,
     closed: bool,
@@ -93,6 +100,13 @@ pub struct Misses {
     deadline: Duration,
 }
 
+impl Subject {
+    /// Of a file: its content or chunks of it.
+    fn is_content(self) -> bool {
+        !matches!(self, Subject::Answer(_))
+    }
+}
+
 impl Misses {
     pub fn new(deadline: Duration) -> Misses {
         Misses {
@@ -107,20 +121,46 @@ impl Misses {
     /// Keeps a request until its file is here. Err: answer it with that errno now. It comes back
     /// when the file has come since its sender looked: whoever brought it has told all who waited.
     pub fn park(&self, waiter: Waiter, path: &str, now: Instant) -> Result<Option<Waiter>, i32> {
+        let place = waiter.node.place.clone();
+        let come = || place.lock().is_some() || place.part().is_some();
+        let wanted = (path, waiter.node.version());
+        self.keep(Subject::Content(waiter.node.id), waiter, wanted, now, come)
+    }
+
+    /// Keeps a read until chunks of its file are here; as `park`.
+    pub fn park_for(
+        &self,
+        waiter: Waiter,
+        part: &Part,
+        chunks: Chunks,
+        now: Instant,
+    ) -> Result<Option<Waiter>, i32> {
+        let subject = Subject::Chunks(waiter.node.id, chunks);
+        let wanted = (&*part.path, part.version);
+        self.keep(subject, waiter, wanted, now, || part.has(chunks))
+    }
+
+    fn keep(
+        &self,
+        subject: Subject,
+        waiter: Waiter,
+        wanted: (&str, u64),
+        now: Instant,
+        come: impl FnOnce() -> bool,
+    ) -> Result<Option<Waiter>, i32> {
         let mut state = self.state.lock();
-        let id = waiter.node.id;
-        if let Some((_, errno)) = state.failed.get(&id).filter(|failed| failed.0 > now) {
+        if let Some((_, errno)) = state.failed.get(&subject).filter(|failed| failed.0 > now) {
             return Err(*errno);
         }
         state.admit()?;
-        let subject = Subject::Content(id);
         let Some(waiter) = state.join(subject, waiter) else {
             return Ok(None);
         };
-        if waiter.node.place.lock().is_some() {
+        if come() {
             return Ok(Some(waiter));
         }
-        let miss = state.begin(subject, waiter, path, now + self.deadline);
+        let due = waiter.since + self.deadline;
+        let miss = state.begin(subject, waiter, wanted, due);
         state.fresh.push_back(miss);
         drop(state);
         self.arrived.notify_one();
@@ -137,7 +177,7 @@ impl Misses {
             return Ok(());
         };
         let version = waiter.node.version();
-        let question = state.begin(subject, waiter, path, now + self.deadline);
+        let question = state.begin(subject, waiter, (path, version), now + self.deadline);
         state
             .asked
             .push_back((question, path.to_owned(), version, what));
@@ -157,9 +197,15 @@ impl Misses {
             while taken.len() < max
                 && let Some(id) = state.fresh.pop_front()
             {
-                if let Some(miss) = state.wait(id) {
-                    taken.push((id, miss.path.clone(), miss.node.version()));
-                }
+                let Some(subject) = state.subjects.get(&id) else {
+                    continue; // It has ended.
+                };
+                let miss = &state.waits[subject];
+                let (first, upto) = match subject {
+                    Subject::Chunks(_, chunks) => *chunks,
+                    _ => (0, 0),
+                };
+                taken.push((id, miss.path.clone(), miss.version, first, upto));
             }
             if !taken.is_empty() || state.closed {
                 return taken;
@@ -196,10 +242,10 @@ impl Misses {
     /// With an errno the file fails at once for a while.
     pub fn end(&self, miss: u64, failed: Option<i32>, now: Instant) -> Option<Vec<Waiter>> {
         let mut state = self.state.lock();
-        let ended = state.end(miss, |subject| matches!(subject, Subject::Content(_)))?;
+        let subject = *state.subjects.get(&miss)?;
+        let ended = state.end(miss, Subject::is_content)?;
         if let Some(errno) = failed {
-            let until = now + FAILURE_MEMORY;
-            state.failed.insert(ended.node.id, (until, errno));
+            state.failed.insert(subject, (now + FAILURE_MEMORY, errno));
         }
         Some(ended.waiters)
     }
@@ -207,7 +253,7 @@ impl Misses {
     /// Ends a question; returns who waits to be answered. None when it has ended already.
     pub fn end_question(&self, question: u64) -> Option<Waiter> {
         let mut state = self.state.lock();
-        let mut ended = state.end(question, |subject| matches!(subject, Subject::Answer(_)))?;
+        let mut ended = state.end(question, |subject| !subject.is_content())?;
         ended.waiters.pop()
     }
 
@@ -215,7 +261,9 @@ impl Misses {
     pub fn node(&self, miss: u64) -> Option<Arc<Node>> {
         let state = self.state.lock();
         let subject = state.subjects.get(&miss)?;
-        matches!(subject, Subject::Content(_)).then(|| state.waits[subject].node.clone())
+        subject
+            .is_content()
+            .then(|| state.waits[subject].node.clone())
     }
 
     /// Gives up one request, because its caller was interrupted.
@@ -322,11 +370,18 @@ impl State {
     }
 
     /// The first who waits for this; returns the id under which it will end.
-    fn begin(&mut self, subject: Subject, waiter: Waiter, path: &str, due: Instant) -> u64 {
+    fn begin(
+        &mut self,
+        subject: Subject,
+        waiter: Waiter,
+        (path, version): (&str, u64),
+        due: Instant,
+    ) -> u64 {
         self.next += 1;
         let wait = Wait {
             id: self.next,
             path: path.to_owned(),
+            version,
             node: waiter.node.clone(),
             waiters: vec![waiter],
             due,
@@ -363,9 +418,9 @@ impl State {
             let Some(wait) = self.end(id, |_| true) else {
                 continue;
             };
-            if let Subject::Content(node) = subject {
-                self.failed
-                    .insert(node, (now + FAILURE_MEMORY, libc::ETIMEDOUT));
+            if subject.is_content() {
+                let until = now + FAILURE_MEMORY;
+                self.failed.insert(subject, (until, libc::ETIMEDOUT));
             }
             waiters.extend(wait.waiters);
         }

@@ -9,6 +9,7 @@
 //! | tree.rs      | the tree: what the kernel may ask of it                      | yes  |
 //! | change.rs    | the tree: changes, and which notices they cause              | yes  |
 //! | content.rs   | contents, each once, and where they are                      | yes  |
+//! | part.rs      | contents of which some chunks are here                       | a file |
 //! | feed.rs      | decodes what a node tells of its tree                        | yes  |
 //! | committed.rs | what the tree holds, by path                                 | yes  |
 //! | past.rs      | the tree: past revisions, of which directories come on demand | a file |
@@ -38,6 +39,7 @@ mod kernel;
 pub mod misses;
 pub mod node;
 pub mod notice;
+pub mod part;
 pub mod past;
 pub mod pins;
 pub mod reply;

@@ -2,6 +2,7 @@
 //! the local file's name.
 use super::device::Device;
 use super::node::Node;
+use super::part::{Chunks, Part};
 use super::reply::Opened;
 use super::table::{Left, Row, Shared};
 use parking_lot::Mutex;
@@ -20,7 +21,16 @@ pub enum Trouble {
     Absent,
     /// The local file has not the committed size, or is no file.
     Damaged,
+    /// Some of these chunks of it are not here.
+    Lacking(Arc<Part>, Chunks),
     Failed(i32),
+}
+
+/// Where an open file is read.
+#[derive(Clone)]
+enum Source {
+    Whole(Arc<File>),
+    Part(Arc<Part>),
 }
 
 struct Pin {
@@ -28,7 +38,7 @@ struct Pin {
     served: Opened,
     /// Through the page cache: where from. None for empty files, and for content that was not here
     /// at a take-over.
-    file: Option<Arc<File>>,
+    source: Option<Source>,
     slot: u32,
 }
 
@@ -67,7 +77,7 @@ impl Pins {
                 Pin {
                     opens: row.opens,
                     served,
-                    file: None,
+                    source: None,
                     slot: *slot,
                 },
             )
@@ -83,7 +93,7 @@ impl Pins {
             && pin.served == Opened::Cached
             && node.size > 0
         {
-            pin.file = open_place(node).ok().map(Arc::new);
+            pin.source = Source::of(node).ok();
         }
     }
 
@@ -97,23 +107,23 @@ impl Pins {
             state.table.lock().set(pin.slot, pin.row(node.id));
             return Ok(pin.served);
         }
-        let file = if node.size == 0 {
+        let source = if node.size == 0 {
             None
         } else {
-            Some(open_place(node)?)
+            Some(Source::of(node)?)
         };
-        let backing = match &file {
-            Some(file) if passthrough => state.backing(file, device),
+        let backing = match &source {
+            Some(Source::Whole(file)) if passthrough => state.backing(file, device),
             _ => None,
         };
-        let (served, file) = match backing {
+        let (served, source) = match backing {
             Some(id) => (Opened::Passthrough(id), None),
-            None => (Opened::Cached, file.map(Arc::new)),
+            None => (Opened::Cached, source),
         };
         let mut pin = Pin {
             opens: 1,
             served,
-            file,
+            source,
             slot: 0,
         };
         pin.slot = state.table.lock().add(pin.row(node.id), node);
@@ -148,8 +158,15 @@ impl Pins {
         if length == 0 {
             return Ok(0);
         }
-        let file = self.file(node)?;
-        match file.read_exact_at(&mut buffer[..length], offset) {
+        let buffer = &mut buffer[..length];
+        let read = match self.source(node)? {
+            Source::Whole(file) => file.read_exact_at(buffer, offset),
+            Source::Part(part) => match part.lacking(offset, length) {
+                Some(chunks) => return Err(Trouble::Lacking(part, chunks)),
+                None => part.read(offset, buffer),
+            },
+        };
+        match read {
             Ok(()) => Ok(length),
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                 Err(Trouble::Damaged)
@@ -158,17 +175,28 @@ impl Pins {
         }
     }
 
-    /// The pinned file, or one for this read only.
-    fn file(&self, node: &Node) -> Result<Arc<File>, Trouble> {
+    /// That of the open file, or one for this read only.
+    fn source(&self, node: &Node) -> Result<Source, Trouble> {
         let mut state = self.0.lock();
         let Some(pin) = state.pins.get_mut(&node.id) else {
             drop(state);
-            return open_place(node).map(Arc::new);
+            return Source::of(node);
         };
-        if pin.file.is_none() {
-            pin.file = Some(Arc::new(open_place(node)?));
+        if pin.source.is_none() {
+            pin.source = Some(Source::of(node)?);
         }
-        pin.file.clone().ok_or(Trouble::Absent)
+        pin.source.clone().ok_or(Trouble::Absent)
+    }
+
+    /// The content, or more of it, has come: an open file that waits for some of it is read there.
+    pub fn renew(&self, node: &Node) {
+        let mut state = self.0.lock();
+        if let Some(pin) = state.pins.get_mut(&node.id)
+            && matches!(&pin.source, Some(Source::Part(part)) if !part.whole())
+            && let Ok(source) = Source::of(node)
+        {
+            pin.source = Some(source);
+        }
     }
 
     /// Passthrough was refused for good.
@@ -177,14 +205,19 @@ impl Pins {
     }
 
     /// Figures for the status.
-    pub fn counts(&self) -> [(&'static str, u64); 4] {
+    pub fn counts(&self) -> [(&'static str, u64); 5] {
         let state = self.0.lock();
         let direct = |pin: &&Pin| matches!(pin.served, Opened::Passthrough(_));
+        let arriving = |pin: &&Pin| matches!(&pin.source, Some(Source::Part(p)) if !p.whole());
         [
             ("open", state.pins.len() as u64),
             (
                 "open_passthrough",
                 state.pins.values().filter(direct).count() as u64,
+            ),
+            (
+                "open_arriving",
+                state.pins.values().filter(arriving).count() as u64,
             ),
             ("passthrough_refused", state.refused),
             ("table_errors", state.table.lock().errors),
@@ -221,6 +254,20 @@ impl Pin {
             node,
             backing,
             opens: self.opens,
+        }
+    }
+}
+
+impl Source {
+    /// The whole file of a node, or what is here of it.
+    fn of(node: &Node) -> Result<Source, Trouble> {
+        match open_place(node) {
+            Ok(file) => Ok(Source::Whole(Arc::new(file))),
+            Err(Trouble::Absent) => {
+                let part = node.place.part();
+                part.map(Source::Part).ok_or(Trouble::Absent)
+            }
+            Err(trouble) => Err(trouble),
         }
     }
 }

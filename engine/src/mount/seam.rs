@@ -4,8 +4,9 @@ use super::content::Digest;
 use super::device;
 use super::feed::{Entry, check_path, check_target, entries};
 use super::node::Kind;
+use super::part::Part;
 use super::past::PAST;
-use super::session::{Options, Session};
+use super::session::{Come, Options, Session};
 use super::told::Shown;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -37,6 +38,27 @@ struct PyTree(Arc<Session>);
 enum Fetched {
     Errno(i32),
     Place(String),
+    Part(Py<PyPart>),
+}
+
+/// Of what `next_misses` gives.
+type Miss = (u64, String, u64, u64, u64);
+
+#[pyclass(frozen, name = "Part", module = "dfs._engine")]
+struct PyPart(Arc<Part>);
+
+#[pymethods]
+impl PyPart {
+    fn mark(&self, number: usize) -> PyResult<()> {
+        if self.0.mark(number) {
+            return Ok(());
+        }
+        Err(PyValueError::new_err(format!("there is no chunk {number}")))
+    }
+
+    fn used(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
 }
 
 #[derive(FromPyObject)]
@@ -179,12 +201,7 @@ impl PyTree {
         begun.map_err(|error| os_error(&error, "/dev/fuse"))
     }
 
-    fn next_misses(
-        &self,
-        py: Python<'_>,
-        max_items: usize,
-        timeout_ms: u64,
-    ) -> Vec<(u64, String, u64)> {
+    fn next_misses(&self, py: Python<'_>, max_items: usize, timeout_ms: u64) -> Vec<Miss> {
         py.detach(|| {
             self.0
                 .next_misses(max_items, Duration::from_millis(timeout_ms))
@@ -194,9 +211,24 @@ impl PyTree {
     fn fulfil(&self, py: Python<'_>, miss: u64, result: Fetched) -> PyResult<bool> {
         let result = match result {
             Fetched::Errno(errno) => Err(positive(errno)?),
-            Fetched::Place(place) => Ok(c_string(&place)?),
+            Fetched::Place(place) => Ok(Come::Whole(c_string(&place)?)),
+            Fetched::Part(part) => Ok(Come::Part(part.get().0.clone())),
         };
         Ok(py.detach(|| self.0.fulfil(miss, result)))
+    }
+
+    #[staticmethod]
+    fn part(
+        path: String,
+        version: u64,
+        fd: RawFd,
+        size: u64,
+        chunk_bytes: u64,
+    ) -> PyResult<PyPart> {
+        let of = (path, version);
+        let made = copy_of(fd).and_then(|file| Part::new(of, file, size, chunk_bytes));
+        let part = made.map_err(|error| PyOSError::new_err(error.to_string()))?;
+        Ok(PyPart(Arc::new(part)))
     }
 
     fn offer(&self, py: Python<'_>, names: Vec<String>) -> PyResult<()> {
@@ -341,9 +373,16 @@ fn table_file(fd: RawFd) -> io::Result<Option<File>> {
     if fd < 0 {
         return Ok(None);
     }
+    copy_of(fd).map(Some)
+}
+
+fn copy_of(fd: RawFd) -> io::Result<File> {
+    if fd < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
     // SAFETY: borrowed only for the call, which fails cleanly on a closed number.
     let copy = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
-    Ok(Some(File::from(copy)))
+    Ok(File::from(copy))
 }
 
 /// Names the path in an OSError, as Python's own functions do.
@@ -398,6 +437,7 @@ fn fuse_resend(py: Python<'_>, fd: RawFd) -> PyResult<()> {
 /// Adds the mount's class and functions to the extension module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyTree>()?;
+    m.add_class::<PyPart>()?;
     m.add_function(wrap_pyfunction!(fuse_open, m)?)?;
     m.add_function(wrap_pyfunction!(fuse_mount, m)?)?;
     m.add_function(wrap_pyfunction!(fuse_unmount, m)?)?;

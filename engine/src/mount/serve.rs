@@ -38,8 +38,9 @@ pub enum Next {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum IfAbsent {
     Fetch,
-    /// It has just been fetched.
-    Fail,
+    /// It has just been fetched, or some of it: of that, chunks may still be waited for. The reader
+    /// waits since then.
+    Fetched(Instant),
 }
 
 /// Where the answer to one request goes.
@@ -320,18 +321,25 @@ impl Session {
         if *trouble == Trouble::Damaged {
             self.counters.damaged.fetch_add(1, Relaxed);
         }
+        let since = match if_absent {
+            IfAbsent::Fetch => Instant::now(),
+            IfAbsent::Fetched(since) => since,
+        };
+        let waiter = Waiter {
+            unique: call.unique,
+            node: node.clone(),
+            want,
+            since,
+        };
         match trouble {
             Trouble::Absent | Trouble::Damaged if if_absent == IfAbsent::Fetch => {
-                let waiter = Waiter {
-                    unique: call.unique,
-                    node: node.clone(),
-                    want,
-                };
-                match self.park(waiter) {
-                    Ok(None) => {}
-                    Ok(Some(waiter)) => self.answer_waiter(call.device, &waiter, call.message),
-                    Err(errno) => call.refuse(errno),
-                }
+                let parked = self.park(waiter);
+                self.parked(call, parked);
+            }
+            Trouble::Lacking(part, chunks) => {
+                self.counters.misses.fetch_add(1, Relaxed);
+                let parked = self.misses.park_for(waiter, part, *chunks, Instant::now());
+                self.parked(call, parked);
             }
             Trouble::Failed(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
                 call.refuse(*errno);
@@ -340,6 +348,14 @@ impl Session {
                 self.counters.io_errors.fetch_add(1, Relaxed);
                 call.refuse(libc::EIO);
             }
+        }
+    }
+
+    fn parked(&self, call: &mut Call<'_>, parked: Result<Option<Waiter>, i32>) {
+        match parked {
+            Ok(None) => {}
+            Ok(Some(waiter)) => self.answer_waiter(call.device, &waiter, call.message),
+            Err(errno) => call.refuse(errno),
         }
     }
 
@@ -358,10 +374,11 @@ impl Session {
             unique: waiter.unique,
             message,
         };
+        let fetched = IfAbsent::Fetched(waiter.since);
         match waiter.want {
-            Want::Open => self.open(call, &waiter.node, IfAbsent::Fail),
+            Want::Open => self.open(call, &waiter.node, fetched),
             Want::Read { offset, size } => {
-                self.read(call, &waiter.node, (offset, size), IfAbsent::Fail);
+                self.read(call, &waiter.node, (offset, size), fetched);
             }
             _ => call.refuse(libc::EIO), // A question; none of the misses.
         }

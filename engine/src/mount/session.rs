@@ -16,6 +16,7 @@ use super::device::Device;
 use super::misses::{Misses, Question, Wanted};
 use super::node::Node;
 use super::notice::{Notice, Notices, Queue};
+use super::part::Part;
 use super::pins::Pins;
 use super::reply::Message;
 use super::table::Table;
@@ -74,6 +75,14 @@ pub struct Counters {
     pub malformed: AtomicU64,
     pub stale: AtomicU64,
     pub collisions: AtomicU64,
+}
+
+/// What has come of a content that was missed.
+pub enum Come {
+    /// All of it: where it is.
+    Whole(Arc<CStr>),
+    /// Some of it, or nothing yet; the rest comes.
+    Part(Arc<Part>),
 }
 
 pub struct Session {
@@ -214,13 +223,18 @@ impl Session {
         self.misses.take(max, timeout)
     }
 
-    /// Ends a miss with the place of the content or an errno; answers everybody who waits for it.
-    /// False when it has ended already.
-    pub fn fulfil(&self, miss: u64, result: Result<Arc<CStr>, i32>) -> bool {
-        if let (Ok(place), Some(node)) = (&result, self.misses.node(miss)) {
-            *node.place.lock() = Some(place.clone());
+    /// Ends a miss with the content or an errno; answers everybody who waits for it. False when it
+    /// has ended already.
+    pub fn fulfil(&self, miss: u64, result: Result<Come, i32>) -> bool {
+        let mut failed = result.as_ref().err().copied();
+        if let (Ok(come), Some(node)) = (result, self.misses.node(miss)) {
+            match come {
+                Come::Whole(place) => *node.place.lock() = Some(place),
+                Come::Part(part) if part.size == node.size => node.place.set_part(&part),
+                Come::Part(_) => failed = Some(libc::EIO),
+            }
+            self.pins.renew(&node);
         }
-        let failed = result.err();
         let Some(waiters) = self.misses.end(miss, failed, Instant::now()) else {
             return false;
         };

@@ -146,7 +146,8 @@ class Agent:
             )
             self.room.needed = self.feeder.needed
             self.fetcher = Fetcher(
-                client, self.objects, self.feeder, tree, self.large, self.room
+                client, self.objects, self.feeder, tree, self.large, self.room,
+                to_the_end=options.no_open,
             )
             self.pins = Pins(
                 self.journal, self.feeder, self.objects, self.fetcher, self.room, self.problems

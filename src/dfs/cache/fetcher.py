@@ -2,6 +2,7 @@
 
 One fetch for each content, however many wait. A reader gets the bytes or, at the deadline, an
 errno; it never hangs. What the last run of the agent left on disk is verified before it is used.
+Of a large content that is not here a reader waits only for what it reads: see `arriving`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ import errno
 import functools
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import TypeVar
 
 from ..at_once import some_at_once
 from ..client.values import Event, Stat
@@ -30,6 +29,7 @@ from ..limits import (
     MISSES_MAX,
     WARM_FETCHES_MAX,
 )
+from .arriving import Arrivals, Arriving, Wanted
 from .feeder import Feeder
 from .known import Version
 from .large import Large
@@ -46,28 +46,20 @@ Key = bytes | tuple[str, int]
 """What one fetch is for: a content, or a past version whose content is not known yet."""
 
 
-class Wanted(NamedTuple):
-    """A version of a file that somebody reads."""
-
-    key: str
-    version: int
-    at: int
-    """A revision as of which it is there: its own, or of the past that somebody looks at, which
-    history has longer."""
-
-
 class Fetcher:
     """Serves the mount's misses and warms the cache."""
 
     def __init__(
         self, client: Client, objects: Objects, feeder: Feeder, tree: Tree, large: Large,
-        room: Room, deadline_ms: int = FETCH_MS_MAX,
+        room: Room, deadline_ms: int = FETCH_MS_MAX, to_the_end: bool = False,
     ) -> None:
+        """`to_the_end`: see `Arrivals`."""
         self._client, self._objects, self._feeder, self._tree = client, objects, feeder, tree
         self._large, self._room = large, room
         self.deadline_s = deadline_ms / 1000
-        """How long a reader waits at most."""
-        self._fetching: dict[Key, asyncio.Task[str]] = {}
+        """How long a reader waits at most, whatever it waits for."""
+        self._arrivals = Arrivals(client, objects, feeder, tree, large, room, to_the_end)
+        self._fetching: dict[Key, asyncio.Task[str | Arriving]] = {}
         self._serving = Serving("misses", tree.next_misses, self._serve)
         self._pool = ThreadPoolExecutor(2, "fetcher")
 
@@ -80,18 +72,21 @@ class Fetcher:
             self._serving.stop()
             for task in self._fetching.values():
                 task.cancel()
+            self._arrivals.close()
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     # ---- misses ----------------------------------------------------------------------------------
-    async def _serve(self, miss: int, path: str, version: int) -> None:
-        result: str | int
+    async def _serve(self, miss: int, path: str, version: int, first: int, upto: int) -> None:
         past = place(path)
         key, at = past or (path, version)
-        wanted = Wanted(key, version, at)
+        wanted = Wanted(key, version, at, path)
         try:
-            result = await self._once(wanted)
-        except DeadlineExceeded as error:
-            log.warning("%s: a reader waited in vain: %s", path, error)
+            async with asyncio.timeout(self.deadline_s):
+                await self._answer(miss, wanted, first, upto)
+            return
+        except (DeadlineExceeded, TimeoutError) as error:
+            why = str(error) or f"no node gave it within {self.deadline_s:g} s"
+            log.warning("%s: a reader waited in vain: %s", path, why)
             result = errno.ETIMEDOUT
         except DfsError as error:
             if past is not None and isinstance(error, (OutOfRange, NotFound)):
@@ -104,30 +99,52 @@ class Fetcher:
             log.warning("%s: content cannot be kept: %s", path, error)
             result = error.errno or errno.EIO
         self._tree.fulfil(miss, result)
-        if isinstance(result, str) and (stat := self._stat(wanted)):
-            self._feeder.place([(stat.sha256, stat.size)])
+
+    async def _answer(self, miss: int, wanted: Wanted, first: int, upto: int) -> None:
+        """Has the content here, or begun, and these chunks of it, and says so to who waits."""
+        while True:
+            found = await self._once(wanted)
+            if isinstance(found, str):
+                self._tree.fulfil(miss, found)
+                if stat := self._stat(wanted):
+                    self._feeder.place([(stat.sha256, stat.size)])
+                return
+            if not found.ended:
+                with found.wanted():
+                    await found.have(first, upto)
+                    self._tree.fulfil(miss, found.part)
+                    return
+            await asyncio.wait({found.place})  # It has just come to its end.
 
     def _stat(self, wanted: Wanted) -> Stat | None:
         """What is known of it, if the tree has that version now."""
         stat = self._feeder.known.get(wanted.key)
         return stat if stat is not None and stat.revision == wanted.version else None
 
-    async def _once(self, wanted: Wanted) -> str:
-        """The content of one version, from the disk or the node; shared by all who want it."""
+    async def _once(self, wanted: Wanted) -> str | Arriving:
+        """The content of one version, from the disk or the node, or a large one on its way; shared
+        by all who want it."""
+        if (arriving := self._arrivals.named(wanted)) is not None:
+            return arriving
         stat = self._stat(wanted)
         key: Key = stat.sha256 if stat else (wanted.key, wanted.version)
         task = self._fetching.get(key)
         if task is None:
             task = asyncio.create_task(self._content(wanted, stat))
             self._fetching[key] = task
-            task.add_done_callback(lambda _: self._fetching.pop(key, None))
+            task.add_done_callback(functools.partial(self._fetched, key))
         return await asyncio.shield(task)
 
-    async def _content(self, wanted: Wanted, stat: Stat | None) -> str:
+    def _fetched(self, key: Key, task: asyncio.Task[str | Arriving]) -> None:
+        self._fetching.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # Looked at: who waited may be gone.
+
+    async def _content(self, wanted: Wanted, stat: Stat | None) -> str | Arriving:
         end_s = time.monotonic() + self.deadline_s
         large = await self._as_large(wanted, stat, end_s)
         if large is not None:
-            return await self._large_content(wanted, large, end_s)
+            return await self._large_content(wanted, large)
         if stat is None:
             data, sha256 = await self._download(wanted, None, end_s)
             async with self._room.reserved(sha256, len(data), wanted.key):
@@ -163,42 +180,14 @@ class Fetcher:
                 return None  # The present one, or gone; whoever reads it finds out.
         return stat if stat.chunk_bytes else None
 
-    async def _large_content(self, wanted: Wanted, stat: Stat, end_s: float) -> str:
-        """A large file: where the node of this machine has it, else downloaded."""
-        if self._large.local:
-            return await self._large.have(stat, lambda: end_s - time.monotonic())
-        with self._room.held(stat.sha256):
-            here = await self._thread(lambda: self._objects.verify(stat.sha256))
-            if here is not None:
-                return here
-            async with self._room.reserved(stat.sha256, stat.size, wanted.key):
-                backing = await self._download_large(wanted, stat, end_s)
-                return self._kept(stat.sha256, backing)
-
-    async def _download_large(self, wanted: Wanted, stat: Stat, end_s: float) -> str:
-        temporary = self._objects.new_file()
-        try:
-            async with asyncio.timeout(end_s - time.monotonic()):
-                with Path(temporary).open("wb") as file:  # noqa: ASYNC230 - a moment
-                    await self._get_large(wanted, stat, file)
-            return await self._thread(
-                lambda: self._objects.adopt(temporary, stat.sha256, stat.size)
-            )
-        except TimeoutError:
-            text = f"no node gave all of it within {self.deadline_s:g} s"
-            raise DeadlineExceeded(text) from None
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-
-    async def _get_large(self, wanted: Wanted, stat: Stat, file: BinaryIO) -> None:
-        download, (key, version, at) = self._client.download, wanted
-        try:
-            found = await download(key, file, revision=at, local=True, min_revision=at)
-        except (OutOfRange, NotFound):
-            found = await download(key, file, local=True, min_revision=at)
-        if found.sha256 != stat.sha256:
-            raise NotFound(f"revision {version} of {key} is gone; now it is {found.revision}")
+    async def _large_content(self, wanted: Wanted, stat: Stat) -> str | Arriving:
+        """A large file: where it is, if all of it is here, be it that the node has it; else on its
+        way."""
+        here = self._objects.backing(stat.sha256, stat.size)
+        if here is None and not self._large.local:
+            with self._room.held(stat.sha256):
+                here = await self._thread(lambda: self._objects.verify(stat.sha256))
+        return here or await self._arrivals.begin(wanted, stat)
 
     async def _download(
         self, wanted: Wanted, stat: Stat | None, end_s: float
@@ -232,7 +221,7 @@ class Fetcher:
         self, wanted: Wanted, stat: Stat | None, timeout_s: float
     ) -> tuple[bytes, bytes]:
         """A local read is enough: a version never changes, and its hash is checked here."""
-        read, (key, version, at) = self._client.read, wanted
+        read, key, version, at = self._client.read, wanted.key, wanted.version, wanted.at
         try:
             data, found = await read(
                 key, revision=at, local=True, min_revision=at, timeout=timeout_s
@@ -297,7 +286,7 @@ class Fetcher:
         """Content of versions that the tree has, as far as there is room."""
         contents = []
         for event in events:
-            wanted = Wanted(event.key, event.revision, event.revision)
+            wanted = Wanted(event.key, event.revision, event.revision, event.key)
             if event.data is not None and self._stat(wanted) is not None:
                 contents.append((event.stat.sha256, event.data))
         async with self._room.ahead(contents, False) as kept:
@@ -320,10 +309,14 @@ class Fetcher:
     async def bring(self, path: str, file: Version) -> None:
         """Has the content of a file here ahead of its use, if the tree still has that version.
         Raises DfsError, OSError."""
-        wanted = Wanted(path, file.revision, file.revision)
-        if self._stat(wanted) is not None:
-            await self._once(wanted)
-            self._feeder.place([(file.sha256, file.size)])
+        wanted = Wanted(path, file.revision, file.revision, path)
+        if self._stat(wanted) is None:
+            return
+        found = await self._once(wanted)
+        if isinstance(found, Arriving):
+            with found.wanted():
+                await found.whole(self.deadline_s)
+        self._feeder.place([(file.sha256, file.size)])
 
 
 def changed_since(revisions: Sequence[int], until: int) -> int:

@@ -16,8 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..client.calls import metadata
-from ..client.values import Stat
-from ..contents import INCOMING, path_in
+from ..contents import ARRIVING, INCOMING, path_in
 from ..errors import DeadlineExceeded, Unavailable
 from ..limits import CONTENT_HOLD_WAIT_MS, INLINE_BYTES_MAX, UPLOADS_BIG_MAX
 from ..manifest import Manifest
@@ -115,16 +114,25 @@ class Large:
         except OSError:
             return None
 
-    async def have(self, stat: Stat, left_s: Callable[[], float]) -> str:
+    def open_arriving(self, sha256: bytes) -> int:
+        """Opens the file into which the node has a content come; its descriptor. Raises OSError."""
+        assert self._contents is not None
+        name = sha256.hex()
+        try:
+            return os.open(self._contents / ARRIVING / name, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # All of it has come just now.
+            return os.open(path_in(self._contents, sha256), os.O_RDONLY | os.O_CLOEXEC)
+
+    async def have(self, sha256: bytes, size: int, left_s: Callable[[], float]) -> str:
         """Has the node get a content; where it is then. Raises DeadlineExceeded, Unavailable."""
         while True:
-            if (path := self.backing(stat.sha256, stat.size)) is not None:
+            if (path := self.backing(sha256, size)) is not None:
                 return path
             if left_s() <= 0:
                 raise DeadlineExceeded("this node did not get the content from another in time")
             wait_ms = max(1, min(CONTENT_HOLD_WAIT_MS, int(left_s() * 1000)))
-            answer = await self._client.have_content(stat.sha256, wait_ms=wait_ms)
-            if answer.here and self.backing(stat.sha256, stat.size) is None:
+            answer = await self._client.have_content(sha256, wait_ms=wait_ms)
+            if answer.here and self.backing(sha256, size) is None:
                 raise Unavailable("the node says that it has the content, but it is not there")
 
 

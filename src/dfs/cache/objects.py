@@ -6,6 +6,9 @@ all files are moved to `<state>/former/`; each is verified before it is used, an
 A file in its place is trusted for the rest of the boot, but for its length: whoever asks for it
 says what that should be. A damaged one is moved to `<state>/quarantine`, which keeps the last few,
 and fetched again. Any thread may call.
+
+What comes chunk by chunk stands in `<state>/arriving/<sha256>` until all is there, sparse. No chunk
+that is found there is trusted: whoever goes on with it verifies each.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ class Objects:
         self.root = os.path.join(state, "objects")
         self.former = os.path.join(state, "former")
         self.quarantine = os.path.join(state, "quarantine")
+        self.arriving = os.path.join(state, "arriving")
         self.bytes = 0
         """Sum of the sizes of all objects."""
         self._sizes: dict[bytes, int] = {}
@@ -48,6 +52,8 @@ class Objects:
         """Of an earlier boot, and not verified since."""
         self._hidden: set[bytes] = set()
         """Verified, and about to be removed."""
+        self._parts: dict[bytes, bool] = {}
+        """What stands in `arriving`, and whether more of it comes just now."""
         self._retired: deque[tuple[float, bytes]] = deque()
         self._temporary = itertools.count()
         self.elsewhere: Callable[[bytes, int], str | None] = lambda _sha256, _size: None
@@ -66,6 +72,7 @@ class Objects:
             self._leave_former(sha256)
         for _, sha256, size in sorted([f for f in former if f[1] in self._former] + trusted):
             self._count(sha256, size)
+        self._scan_parts()
         self.add(EMPTY, b"")
 
     def _distrust_after_boot(self) -> None:
@@ -106,6 +113,17 @@ class Objects:
                     found.append((stat.st_mtime_ns, bytes.fromhex(entry.name), stat.st_size))
         return found
 
+    def _scan_parts(self) -> None:
+        os.makedirs(self.arriving, mode=0o700, exist_ok=True)
+        with os.scandir(self.arriving) as entries:
+            for entry in entries:
+                sha256 = bytes.fromhex(entry.name)
+                if sha256 in self._sizes:
+                    os.unlink(entry.path)
+                else:
+                    self._parts[sha256] = False
+                    self._count(sha256, _on_disk(entry.path))
+
     def __len__(self) -> int:
         return len(self._sizes)
 
@@ -119,8 +137,10 @@ class Objects:
         return f"{self.root}/{name[:2]}/{name}"
 
     def _where(self, sha256: bytes) -> str:
-        """Where the object is now."""
+        """Where the object is now, or what is here of it."""
         name = sha256.hex()
+        if sha256 in self._parts:
+            return f"{self.arriving}/{name}"
         root = self.former if sha256 in self._former else self.root
         return f"{root}/{name[:2]}/{name}"
 
@@ -172,18 +192,40 @@ class Objects:
             self._verified.add(sha256)
         return path
 
-    def new_file(self) -> str:
-        """A place for content that is on its way, for `adopt`."""
-        return f"{self.root}/00/{next(self._temporary)}.tmp"
-
-    def adopt(self, temporary: str, sha256: bytes, size: int) -> str:
-        """Makes a complete and verified file the object; its path."""
-        os.chmod(temporary, 0o444)
-        path = self.path(sha256)
+    def begin_part(self, sha256: bytes, size: int) -> int:
+        """Opens the file into which chunks of the object come, until `end_part`; its descriptor.
+        What was left there by an earlier attempt is still there. Raises OSError."""
         with self._lock:
-            os.rename(temporary, path)
+            self._parts[sha256] = True  # From here on nobody removes it.
+        fd = os.open(self._where(sha256), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(fd).st_size != size:
+                os.ftruncate(fd, size)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def grow_part(self, sha256: bytes, bytes_written: int) -> None:
+        """So much more of it is on the disk."""
+        with self._lock:
+            self._count(sha256, self._sizes.get(sha256, 0) + bytes_written)
+
+    def end_part(self, sha256: bytes, whole: bool) -> str | None:
+        """Nothing more comes. `whole`: all chunks are there, verified, and it is the object from
+        now on; its path. Else what is there may be used later. Raises OSError."""
+        with self._lock:
+            where = self._where(sha256)
+            if not whole:
+                self._parts[sha256] = False
+                self._count(sha256, _on_disk(where))
+                return None
+            os.chmod(where, 0o444)
+            path = self.path(sha256)
+            os.rename(where, path)
+            del self._parts[sha256]
             self._leave_former(sha256)
-            self._count(sha256, size)
+            self._count(sha256, os.stat(path).st_size)
             self._verified.add(sha256)
         return path
 
@@ -191,7 +233,7 @@ class Objects:
         """The object's path if it is here and right; quarantines a damaged one. Blocks."""
         if sha256 in self._verified:
             return self.path(sha256)
-        if sha256 not in self._sizes:
+        if sha256 not in self._sizes or sha256 in self._parts:
             return None
         where = self._where(sha256)
         try:
@@ -239,7 +281,7 @@ class Objects:
                 os.utime(self._where(sha256))
 
     def size(self, sha256: bytes) -> int | None:
-        """Bytes of an object; None: there is none."""
+        """Bytes of an object, or of what is here of it; None: there is none."""
         return self._sizes.get(sha256)
 
     def sizes(self) -> list[tuple[bytes, int]]:
@@ -277,6 +319,7 @@ class Objects:
             unused = _nobody_else_has_open(fd)
             with self._lock:
                 wanted = sha256 in self._verified or sha256 not in self._sizes
+                wanted |= self._parts.get(sha256, False)
                 if unused and not wanted:
                     size = self._sizes[sha256]
                     os.unlink(where)
@@ -298,7 +341,7 @@ class Objects:
                 self._sweep_one(sha256, sha256 in needed)
 
     def _sweep_one(self, sha256: bytes, needed: bool) -> None:
-        if sha256 == EMPTY or sha256 not in self._sizes or needed:
+        if sha256 == EMPTY or sha256 not in self._sizes or needed or self._parts.get(sha256):
             return
         where = self._where(sha256)
         self._forget(sha256)
@@ -312,6 +355,7 @@ class Objects:
     def _forget(self, sha256: bytes) -> None:
         for marks in (self._verified, self._hidden, self._former):
             marks.discard(sha256)
+        self._parts.pop(sha256, None)
         self.bytes -= self._sizes.pop(sha256, 0)
 
     def _set_aside(self, sha256: bytes) -> None:
@@ -325,6 +369,11 @@ class Objects:
         names = sorted(os.listdir(self.quarantine), key=lambda name: name.rpartition(".")[2])
         for name in names[:-QUARANTINED_MAX]:
             os.unlink(os.path.join(self.quarantine, name))
+
+
+def _on_disk(path: str) -> int:
+    """Bytes that a sparse file takes."""
+    return os.stat(path).st_blocks * 512
 
 
 def _nobody_else_has_open(fd: int) -> bool:

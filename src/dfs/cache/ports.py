@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import BinaryIO, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol
 
 from ..client.calls import Xattrs
 from ..client.transaction import AsyncTransaction
@@ -63,7 +63,9 @@ class Client(Protocol):
         """Stores a content that was handed to the node; returns the revision."""
         ...
 
-    async def have_content(self, sha256: bytes, *, wait_ms: int) -> pb.HaveContentResponse:
+    async def have_content(
+        self, sha256: bytes, *, wait_ms: int, chunk: int | None = None, manifest: bool = False
+    ) -> pb.HaveContentResponse:
         """Has the node get a content."""
         ...
 
@@ -77,10 +79,10 @@ class Client(Protocol):
         ...
 
     async def download(
-        self, key: str, target: BinaryIO, *, revision: int = 0, local: bool = False,
-        min_revision: int | None = None,
+        self, key: str, target: BinaryIO, *, offset: int = 0, length: int = 0, revision: int = 0,
+        local: bool = False, min_revision: int | None = None,
     ) -> Stat:
-        """Writes the content of a file of any size into another."""
+        """Writes the content of a file of any size, or some of it, into another."""
         ...
 
     async def mkdir(
@@ -156,6 +158,18 @@ class Client(Protocol):
         ...
 
 
+class Part(Protocol):
+    """Content that comes chunk by chunk; see `dfs._engine.Part`."""
+
+    def mark(self, number: int) -> None:
+        """A chunk may be read."""
+        ...
+
+    def used(self) -> bool:
+        """Somebody has it open."""
+        ...
+
+
 class Tree(Protocol):
     """The verbs of `dfs._engine.Tree` that the agent uses; their contract stands there."""
 
@@ -210,12 +224,16 @@ class Tree(Protocol):
         """Takes over a live connection."""
         ...
 
-    def next_misses(self, max_items: int, timeout_ms: int) -> list[tuple[int, str, int]]:
-        """Content that is wanted: (miss, path, version)."""
+    def next_misses(self, max_items: int, timeout_ms: int) -> list[tuple[int, str, int, int, int]]:
+        """Content that is wanted: (miss, path, version, first chunk, behind the last one)."""
         ...
 
-    def fulfil(self, miss: int, result: str | int) -> bool:
-        """A backing path, or an errno."""
+    def fulfil(self, miss: int, result: Any) -> bool:
+        """A backing path, a part that `part` has made, or an errno."""
+        ...
+
+    def part(self, path: str, version: int, fd: int, size: int, chunk_bytes: int) -> Part:
+        """A file into which chunks come."""
         ...
 
     def offer(self, names: Sequence[str]) -> None:

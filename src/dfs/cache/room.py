@@ -91,15 +91,25 @@ class Room:
 
     # ---- for who brings content ------------------------------------------------------------------
     @asynccontextmanager
-    async def reserved(self, sha256: bytes, size: int, path: str) -> AsyncIterator[None]:
-        """Room for content that a reader waits for, or a pin: to be written in this block. Raises
-        NoRoom."""
+    async def reserved(
+        self, sha256: bytes, size: int, path: str
+    ) -> AsyncIterator[Callable[[int], None]]:
+        """Room for content that a reader waits for, or a pin: to be written in this block, which
+        may say of how many bytes they are counted among the objects already. Raises NoRoom."""
+        left = size
+
+        def counted(bytes_written: int) -> None:
+            nonlocal left
+            part = min(left, bytes_written)
+            self._reserved -= part
+            left -= part
+
         with self.held(sha256):
             await self._make(size, path)
             try:
-                yield
+                yield counted
             finally:
-                self._reserved -= size
+                self._reserved -= left
 
     @asynccontextmanager
     async def ahead(
@@ -253,8 +263,8 @@ class Room:
         return NoRoom(
             f"{path} has {size_text(size)} and cannot be read here now: of the "
             f"{size_text(self.bytes_max)} that the cache may hold (-cache-size), {size_text(kept)} "
-            f"are pinned and {size_text(self._objects.bytes - kept)} are open or on their way in; "
-            "raise -cache-size, or unpin something"
+            f"are pinned and {size_text(self._objects.bytes + self._reserved - kept)} are open or "
+            "on their way in; raise -cache-size, or unpin something"
         )
 
     # ---- eviction --------------------------------------------------------------------------------

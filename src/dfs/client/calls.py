@@ -216,10 +216,15 @@ def put_content(request: pb.PutContentRequest) -> Call[int]:
     return _write("PutContent", request, pb.PutContentResponse.FromString)
 
 
-def have_content(sha256: bytes, wait_ms: int) -> Call[pb.HaveContentResponse]:
+def have_content(
+    sha256: bytes, wait_ms: int, chunk: int | None, manifest: bool
+) -> Call[pb.HaveContentResponse]:
     """Have the node get a content."""
+    request = pb.HaveContentRequest(
+        sha256=sha256, wait_ms=wait_ms, chunk=chunk, manifest=manifest
+    )
     return Call(
-        FILES + "HaveContent", pb.HaveContentRequest(sha256=sha256, wait_ms=wait_ms),
+        FILES + "HaveContent", request,
         pb.HaveContentResponse.FromString, _same, None, False, True,
     )
 

@@ -72,7 +72,8 @@ class Getting:
             self.stat = self.stat or stat
         if answer.data:
             self._target.write(answer.data)
-            self._digest.update(answer.data)
+            if not self._offset:  # else nobody knows what it must be
+                self._digest.update(answer.data)
             self.received += len(answer.data)
             self.moved = True
             if self._progress is not None:
@@ -307,14 +308,13 @@ class AsyncTransfers:
         return found
 
     async def have_content(
-        self, sha256: bytes, *, wait_ms: int, timeout: float | None = None
+        self, sha256: bytes, *, wait_ms: int, chunk: int | None = None, manifest: bool = False
     ) -> pb.HaveContentResponse:
-        """Has the node get a large content onto its disk, and says after `wait_ms` at the latest
-        how far it is. Raises NotFound: no version names it."""
-        limit_s = timeout or wait_ms / 1000 + self._session.timeout_s
-        call = calls.have_content(sha256, wait_ms)
-        found: pb.HaveContentResponse = await self._call(call, limit_s)
-        return found
+        """Has the node get a large content onto its disk, or a `chunk` of it, and says after
+        `wait_ms` at the latest how far it is. Raises NotFound: no version names it."""
+        limit_s = wait_ms / 1000 + self._session.timeout_s
+        call = calls.have_content(sha256, wait_ms, chunk, manifest)
+        return await self._call(call, limit_s)  # type: ignore[no-any-return]
 
     async def _transfer(self, transfer: Any, once: Callable[[Any, str], Any]) -> None:
         session = self._session

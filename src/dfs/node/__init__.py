@@ -3,7 +3,7 @@
 It knows neither protobuf nor gRPC: what a request means comes from outside (`Codec`).
 """
 
-from .contents import Contents
+from .contents import Contents, check_space
 from .hot import EXIT_CODE_STATE, stop_process, unexpected
 from .keeping import StateFault
 from .node import Node
@@ -39,6 +39,7 @@ __all__ = [
     "Streaming",
     "Update",
     "Wanted",
+    "check_space",
     "stop_process",
     "unexpected",
 ]

@@ -37,15 +37,7 @@ from .history import Past
 from .hot import HotLoop, stop_process
 from .joining import Joining
 from .keeping import Clocks, Floor, Flusher, Hashes, StateFault, fault
-from .ports import (
-    WORK_ASK,
-    Codec,
-    Engine,
-    Myself,
-    Refused,
-    Result,
-    Work,
-)
+from .ports import WORK_ASK, Codec, Engine, Myself, Refused, Result, Work
 from .scrub import Scrub
 from .snapshots import Snapshots
 from .streams import Caller, Streaming, Streams

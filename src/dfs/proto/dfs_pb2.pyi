@@ -206,22 +206,32 @@ class PutContentResponse(_message.Message):
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
 
 class HaveContentRequest(_message.Message):
-    __slots__ = ("sha256", "wait_ms")
+    __slots__ = ("sha256", "wait_ms", "chunk", "manifest")
     SHA256_FIELD_NUMBER: _ClassVar[int]
     WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
     sha256: bytes
     wait_ms: int
-    def __init__(self, sha256: _Optional[bytes] = ..., wait_ms: _Optional[int] = ...) -> None: ...
+    chunk: int
+    manifest: bool
+    def __init__(self, sha256: _Optional[bytes] = ..., wait_ms: _Optional[int] = ..., chunk: _Optional[int] = ..., manifest: _Optional[bool] = ...) -> None: ...
 
 class HaveContentResponse(_message.Message):
-    __slots__ = ("here", "received", "size")
+    __slots__ = ("here", "received", "size", "chunk_here", "chunk_bytes", "digests")
     HERE_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_HERE_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
     here: bool
     received: int
     size: int
-    def __init__(self, here: _Optional[bool] = ..., received: _Optional[int] = ..., size: _Optional[int] = ...) -> None: ...
+    chunk_here: bool
+    chunk_bytes: int
+    digests: bytes
+    def __init__(self, here: _Optional[bool] = ..., received: _Optional[int] = ..., size: _Optional[int] = ..., chunk_here: _Optional[bool] = ..., chunk_bytes: _Optional[int] = ..., digests: _Optional[bytes] = ...) -> None: ...
 
 class KeepContentsRequest(_message.Message):
     __slots__ = ("sha256",)

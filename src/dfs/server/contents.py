@@ -36,7 +36,7 @@ from ..limits import (
 )
 from ..manifest import SHA256_BYTES, Manifest
 from ..node import Contents as NodeContents
-from ..node import Refused, Result
+from ..node import Refused, Result, check_space
 from ..paths import check_key
 from ..proto.dfs_pb2 import (
     FILE,
@@ -143,7 +143,7 @@ class Contents:
         if (known := self._announced(head)) and await contents.had(known):
             await _tell(context, UploadResponse(received=known.size))
             return known
-        contents.check_space(head.size)
+        check_space(contents.files, head.size)
         arrival, first = await self._arrival(head, name)
         try:
             told = arrival.size
@@ -153,7 +153,7 @@ class Contents:
                     await asyncio.to_thread(arrival.add, data)
                 if arrival.size - told >= PROGRESS_BYTES:
                     told = arrival.size
-                    contents.check_space(max(head.size - told, 0))
+                    check_space(contents.files, max(head.size - told, 0))
                     await _tell(context, UploadResponse(received=told))
                 body = await anext(requests, None)
                 if body is None:
@@ -389,13 +389,22 @@ class Contents:
         request = hot.parse(HaveContentRequest, body)
         contents = self._node.contents
         manifest = contents.known(request.sha256)
+        answer = HaveContentResponse(size=manifest.size)
+        if request.HasField("chunk") and request.chunk >= manifest.chunks:
+            raise InvalidArgument(f"the content has {manifest.chunks} chunks, none {request.chunk}")
         with suppress(TimeoutError):
             async with asyncio.timeout(request.wait_ms / 1000):
-                await contents.have(manifest)
-        return HaveContentResponse(
-            here=manifest.sha256 in contents.files, received=contents.received(manifest.sha256),
-            size=manifest.size,
-        )  # fmt: skip
+                if request.HasField("chunk"):
+                    await contents.have_chunk(manifest, request.chunk)
+                    answer.chunk_here = True
+                elif request.manifest:
+                    await contents.begin(manifest)
+                    answer.chunk_bytes, answer.digests = manifest.chunk_bytes, manifest.digests
+                else:
+                    await contents.have(manifest)
+        answer.here = manifest.sha256 in contents.files
+        answer.received = contents.received(manifest.sha256)
+        return answer
 
     # ---- KeepContents ----------------------------------------------------------------------------
 

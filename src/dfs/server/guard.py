@@ -16,6 +16,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 GRACE_S: Final = 0.25
 """Beyond the deadline: the engine knows better why nothing came, so it may answer first."""
+_NOBODY: Final = "nobody waits for this call any more"
 
 
 def timeout_ms(context: Context) -> int:
@@ -40,6 +41,8 @@ async def guarded(context: Context, work: Awaitable[T], timeout: int = 0) -> T:
     try:
         async with asyncio.timeout(timeout / 1000 + GRACE_S if timeout else None):
             return await work
+    except grpc.aio.InternalError as error:  # grpcio's own: it sent to a caller who has gone
+        raise asyncio.CancelledError(_NOBODY) from error
     except Exception as error:  # boundary: all that a method raises becomes a refusal
         failure = failure_of(error)
     return await refuse(context, failure)
@@ -53,4 +56,4 @@ async def refuse(context: Context, failure: Failure) -> NoReturn:
     except grpc.aio.AbortError:
         raise
     except Exception as error:  # boundary: grpcio's own, when the call has ended meanwhile
-        raise asyncio.CancelledError("nobody waits for this call any more") from error
+        raise asyncio.CancelledError(_NOBODY) from error

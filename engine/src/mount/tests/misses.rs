@@ -28,6 +28,7 @@ fn waiter(unique: u64, node: &Arc<Node>) -> Waiter {
         unique,
         node: node.clone(),
         want: Want::Open,
+        since: Instant::now(),
     }
 }
 
@@ -45,7 +46,10 @@ fn readers_of_one_file_share_one_miss() {
     let taken = misses.take(10, Duration::ZERO);
     assert_eq!(
         taken,
-        [(1, "d/one".to_owned(), 4), (2, "two".to_owned(), 4)]
+        [
+            (1, "d/one".to_owned(), 4, 0, 0),
+            (2, "two".to_owned(), 4, 0, 0)
+        ]
     );
     assert_eq!(misses.take(10, Duration::ZERO), []);
     assert_eq!(misses.waiting(), 3);

@@ -3,7 +3,7 @@ use super::super::abi::{ROOT, op};
 use super::super::change::Upsert;
 use super::super::kernel::{Kernel, WAIT, any, word};
 use super::super::node::{Kind, NOBODY};
-use super::super::session::{Options, Session};
+use super::super::session::{Come, Options, Session};
 use super::super::table::Table;
 use super::*;
 use std::ffi::CString;
@@ -229,7 +229,7 @@ fn content_of_the_past_is_a_miss_that_names_its_path_and_version() {
     };
     assert_eq!((miss.1.as_str(), miss.2), (".dfs/at/7/f", 4));
     let place = kernel.object(4, b"hello");
-    assert!(kernel.session.fulfil(miss.0, Ok(place)));
+    assert!(kernel.session.fulfil(miss.0, Ok(Come::Whole(place))));
     assert_eq!(kernel.answer_to(open).0, 0);
     assert_eq!(kernel.read(file, 0, 9), (0, b"hello".to_vec()));
 }
@@ -307,7 +307,7 @@ fn the_next_process_goes_on_with_what_is_open_and_where_somebody_stands() {
     let file = kernel.lookup(seven, "f");
     let open = kernel.send(op::OPEN, file, &[0; 8]);
     let place = kernel.object(4, b"hello");
-    assert!(kernel.session.fulfil(kernel.miss(), Ok(place)));
+    assert!(kernel.session.fulfil(kernel.miss(), Ok(Come::Whole(place))));
     assert_eq!(kernel.answer_to(open).0, 0);
     kernel.session.close();
 

@@ -66,7 +66,7 @@ fn passthrough_is_not_asked_for_again_once_it_is_forbidden() {
         pins.open(&node(&dir, version, 1, Some(b"x")), &device, true)
             .unwrap();
     }
-    assert_eq!(pins.counts()[2], ("passthrough_refused", 1));
+    assert_eq!(pins.counts()[3], ("passthrough_refused", 1));
 }
 
 #[test]

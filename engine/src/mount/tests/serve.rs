@@ -3,6 +3,8 @@ use super::super::abi::{ROOT, notify, op};
 use super::super::feed::entries;
 use super::super::feed::tests::{event, record, varint};
 use super::super::kernel::{Kernel, WAIT, any, read_body, word};
+use super::super::part::Part;
+use super::super::session::Come;
 use super::*;
 use std::os::fd::AsRawFd;
 use std::thread;
@@ -141,9 +143,9 @@ fn a_miss_waits_for_the_content() {
     let file = kernel.lookup(directory, "f");
     let open = kernel.send(op::OPEN, file, &[0; 8]);
     let taken = kernel.session.next_misses(9, WAIT);
-    assert_eq!(taken, [(1, "d/f".to_owned(), 7)]);
+    assert_eq!(taken, [(1, "d/f".to_owned(), 7, 0, 0)]);
     let place = kernel.object(7, b"hello");
-    assert!(kernel.session.fulfil(1, Ok(place)));
+    assert!(kernel.session.fulfil(1, Ok(Come::Whole(place))));
     assert_eq!(kernel.answer_to(open).0, 0);
     assert_eq!(kernel.read(file, 0, 100), (0, b"hello".to_vec()));
 
@@ -168,9 +170,96 @@ fn a_miss_that_fails_gives_its_errno_and_a_wrong_file_is_an_error() {
     let read = kernel.send(op::READ, other, &read_body(0, 9));
     let miss = kernel.miss();
     let place = kernel.object(8, b"hell");
-    assert!(kernel.session.fulfil(miss, Ok(place)));
+    assert!(kernel.session.fulfil(miss, Ok(Come::Whole(place))));
     assert_eq!(kernel.answer_to(read).0, libc::EIO);
     assert_eq!((kernel.stat("damaged"), kernel.stat("io_errors")), (1, 1));
+}
+
+/// Some of a content of 12 bytes, in chunks of four.
+fn part(kernel: &Kernel, version: u64) -> Arc<Part> {
+    let path = kernel.dir.path().join(format!("part{version}"));
+    std::fs::write(&path, b"abcdefghijkl").unwrap();
+    let file = std::fs::File::open(path).unwrap();
+    let part = Part::new(("f".to_owned(), version), file, 12, 4);
+    Arc::new(part.unwrap())
+}
+
+#[test]
+fn a_file_is_open_before_it_is_here_and_each_read_waits_for_its_chunks() {
+    let mut kernel = Kernel::new(any);
+    kernel.put("f", 7, &[0; 12], false);
+    let file = kernel.lookup(ROOT, "f");
+    let open = kernel.send(op::OPEN, file, &[0; 8]);
+    let (miss, part) = (kernel.miss(), part(&kernel, 7));
+    part.mark(1);
+    assert!(kernel.session.fulfil(miss, Ok(Come::Part(part.clone()))));
+    assert_eq!(kernel.answer_to(open).0, 0);
+    assert_eq!(kernel.stat("open_arriving"), 1);
+    assert_eq!(kernel.read(file, 5, 3), (0, b"fgh".to_vec()));
+
+    kernel.put("f", 8, b"newer", true); // What is open stays what it is.
+    let (first, last) = (
+        kernel.send(op::READ, file, &read_body(3, 2)),
+        kernel.send(op::READ, file, &read_body(8, 100)),
+    );
+    let mut taken = Vec::new();
+    while taken.len() < 2 {
+        taken.extend(kernel.session.next_misses(9, WAIT));
+    }
+    let of = |id, first, upto| (id, "f".to_owned(), 7, first, upto);
+    assert_eq!(taken, [of(2, 0, 2), of(3, 2, 3)]);
+    part.mark(2);
+    assert!(kernel.session.fulfil(3, Ok(Come::Part(part.clone()))));
+    assert_eq!(kernel.answer_to(last), (0, b"ijkl".to_vec()));
+    assert!(kernel.session.fulfil(2, Err(libc::EIO)));
+    assert_eq!(kernel.answer_to(first).0, libc::EIO);
+    assert_eq!(kernel.read(file, 3, 2).0, libc::EIO, "remembered");
+    assert_eq!(kernel.read(file, 8, 4), (0, b"ijkl".to_vec()), "of these");
+    part.mark(0);
+    assert_eq!(kernel.read(file, 0, 9), (0, b"abcdefghi".to_vec()));
+    assert_eq!(kernel.stat("open_arriving"), 0);
+}
+
+#[test]
+fn a_part_that_is_begun_anew_is_read_by_who_has_the_file_open() {
+    let mut kernel = Kernel::new(any);
+    kernel.put("f", 7, &[0; 12], false);
+    let file = kernel.lookup(ROOT, "f");
+    let open = kernel.send(op::OPEN, file, &[0; 8]);
+    let (miss, former) = (kernel.miss(), part(&kernel, 7));
+    kernel.session.fulfil(miss, Ok(Come::Part(former.clone())));
+    assert_eq!(kernel.answer_to(open).0, 0);
+    let read = kernel.send(op::READ, file, &read_body(0, 4));
+    let (miss, anew) = (kernel.miss(), part(&kernel, 7));
+    anew.mark(0);
+    assert!(kernel.session.fulfil(miss, Ok(Come::Part(anew.clone()))));
+    assert_eq!(kernel.answer_to(read), (0, b"abcd".to_vec()));
+    assert_eq!(
+        (Arc::strong_count(&former), Arc::strong_count(&anew)),
+        (1, 2)
+    );
+    assert_eq!(kernel.ask(op::RELEASE, file, &[0; 24]).0, 0);
+    assert_eq!(Arc::strong_count(&anew), 1, "nobody has it open");
+}
+
+#[test]
+fn without_opens_a_read_waits_for_the_content_and_then_for_its_chunks() {
+    let mut kernel = Kernel::new(|options| options.no_open = true);
+    kernel.put("f", 7, &[0; 12], false);
+    kernel.put("g", 8, &[0; 13], false);
+    let (file, other) = (kernel.lookup(ROOT, "f"), kernel.lookup(ROOT, "g"));
+    let read = kernel.send(op::READ, file, &read_body(4, 4));
+    let (miss, part) = (kernel.miss(), part(&kernel, 7));
+    assert!(kernel.session.fulfil(miss, Ok(Come::Part(part.clone()))));
+    let taken = kernel.session.next_misses(9, WAIT);
+    assert_eq!(taken, [(2, "f".to_owned(), 7, 1, 2)]);
+    part.mark(1);
+    assert!(kernel.session.fulfil(2, Ok(Come::Part(part.clone()))));
+    assert_eq!(kernel.answer_to(read), (0, b"efgh".to_vec()));
+    assert_eq!(kernel.read(file, 5, 2), (0, b"fg".to_vec()));
+    let read = kernel.send(op::READ, other, &read_body(0, 4));
+    assert!(kernel.session.fulfil(kernel.miss(), Ok(Come::Part(part))));
+    assert_eq!(kernel.answer_to(read).0, libc::EIO, "of another size");
 }
 
 #[test]
@@ -182,7 +271,7 @@ fn a_damaged_local_file_is_fetched_again() {
     let open = kernel.send(op::OPEN, file, &[0; 8]);
     let miss = kernel.miss();
     let place = kernel.object(7, b"hello");
-    assert!(kernel.session.fulfil(miss, Ok(place)));
+    assert!(kernel.session.fulfil(miss, Ok(Come::Whole(place))));
     assert_eq!(kernel.answer_to(open).0, 0);
     assert_eq!(kernel.stat("damaged"), 1);
 }

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-import contextlib
 import hashlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from ...client.calls import Xattrs
@@ -34,6 +32,7 @@ from ...limits import REQUEST_ID_BYTES, VALUE_BYTES_MAX
 from ...manifest import chunk_bytes_of
 from ...paths import check_key
 from ...proto import dfs_pb2 as pb
+from .contents import MemoryContents
 from .past import MemoryPast, new_stat
 from .tree import encoded, parents
 
@@ -46,18 +45,17 @@ class _Change(NamedTuple):
     base: int | None
 
 
-class MemoryNode(MemoryPast):
+class MemoryNode(MemoryContents, MemoryPast):
     """A node's tree, its history and its watches, called like `dfs.AsyncClient`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.revision = 0
         self.records: dict[str, Stat] = {}
         self.contents: dict[tuple[str, int], bytes] = {}
         self.events: list[Event] = []
         self.floor = 0
         self.reports: list[pb.AgentStatus] = []
-        self.calls: list[tuple[str, str]] = []
-        """(verb, key) of every call that reached the node."""
         self.transactions: list[int] = []
         """How many changes each of them had."""
         self.away = False
@@ -68,14 +66,8 @@ class MemoryNode(MemoryPast):
         """So many writes are done and their answers lost."""
         self.damage_reads = 0
         """So many reads give wrong bytes."""
-        self.files: Path | None = None
-        """Where it has large contents, if that is on the machine of the agent."""
-        self.elsewhere: dict[bytes, bytes] = {}
-        """Large contents that others have."""
         self.disks_free: list[int] = []
         """Of the members that say so."""
-        self.hold: asyncio.Event | None = None
-        """Reads and writes wait for it."""
         self._done: dict[bytes, tuple[int, list[tuple[str, str, bytes, str]]]] = {}
         """By request id: the revision, and what was asked for."""
         self._above: Counter[str] = Counter()
@@ -269,20 +261,6 @@ class MemoryNode(MemoryPast):
         change = _Change("put_content", request.key, stat, b"", base)
         return await self._write([change], request.request_id or None)
 
-    async def have_content(self, sha256: bytes, *, wait_ms: int) -> pb.HaveContentResponse:
-        """See `dfs.AsyncClient.have_content`: gets what other nodes have."""
-        self.calls.append(("have_content", sha256.hex()))
-        if self.hold is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_ms / 1000):
-                    await self.hold.wait()
-        here = self.hold is None or self.hold.is_set()
-        if here and self.files is not None:
-            target = path_in(self.files, sha256)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(self.elsewhere[sha256])
-        return pb.HaveContentResponse(here=here)
-
     async def upload(
         self, key: str, source: BinaryIO, *, size: int = 0, mode: int | None = None,
         mtime_ns: int | None = None, uid: int | None = None, gid: int | None = None,
@@ -299,12 +277,14 @@ class MemoryNode(MemoryPast):
         return await self._write([_Change("upload", key, stat, b"", base_revision)], request_id)
 
     async def download(
-        self, key: str, target: BinaryIO, *, revision: int = 0, local: bool = False,
-        min_revision: int | None = None,
+        self, key: str, target: BinaryIO, *, offset: int = 0, length: int = 0, revision: int = 0,
+        local: bool = False, min_revision: int | None = None,
     ) -> Stat:
         """See `dfs.AsyncClient.download`."""
         data, stat = await self.read(key, revision=revision)
-        target.write(self.elsewhere[stat.sha256] if stat.chunk_bytes else data)
+        end = offset + length if length else stat.size
+        whole = data if not stat.chunk_bytes else await self.given(stat, offset)
+        target.write(whole[offset:end])
         return stat
 
     # ---- reads -----------------------------------------------------------------------------------

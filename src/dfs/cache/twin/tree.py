@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 import time
@@ -19,6 +20,43 @@ from ...proto import dfs_pb2 as pb
 from ..ports import NOBODY, Outcome, Question, Upsert
 
 Answer = bytes | int | list[Upsert]
+
+
+class MemoryPart:
+    """Content that comes chunk by chunk."""
+
+    def __init__(self, path: str, version: int, fd: int, size: int, chunk_bytes: int) -> None:
+        self.name = path, version
+        self.size, self.chunk_bytes = size, chunk_bytes
+        self.here: set[int] = set()
+        self.opens = 0
+        """How many have it open."""
+        self._file = os.fdopen(os.dup(fd), "rb", buffering=0)
+
+    def mark(self, number: int) -> None:
+        """See `dfs._engine.Part`."""
+        assert 0 <= number * self.chunk_bytes < self.size
+        self.here.add(number)
+
+    def used(self) -> bool:
+        """See `dfs._engine.Part`."""
+        return self.opens > 0
+
+    def chunk(self, number: int) -> bytes:
+        """What is in the file."""
+        length = min(self.chunk_bytes, self.size - number * self.chunk_bytes)
+        return os.pread(self._file.fileno(), length, number * self.chunk_bytes)
+
+    def close(self) -> None:
+        """One has closed it."""
+        self.opens -= 1
+
+    def __del__(self) -> None:
+        self._file.close()
+
+
+Opened = BinaryIO | MemoryPart | int
+"""A whole file, one that comes, or why there is none."""
 
 
 class Shown(NamedTuple):
@@ -55,8 +93,8 @@ class MemoryTree:
         self.applied = 0
         """Calls of `show`."""
         self._deadline_s = deadline_s
-        self._misses: queue.Queue[tuple[int, str, int]] = queue.Queue(10_000)
-        self._waiting: dict[int, tuple[threading.Event, list[BinaryIO | int]]] = {}
+        self._misses: queue.Queue[tuple[int, str, int, int, int]] = queue.Queue(10_000)
+        self._waiting: dict[int, tuple[threading.Event, list[Opened]]] = {}
         self._last_miss = 0
         self._lock = threading.Lock()
         self.offered: list[str] = []
@@ -193,7 +231,7 @@ class MemoryTree:
         """See `dfs._engine.Tree`."""
         self.fd, self.adopted = fd, True
 
-    def next_misses(self, max_items: int, timeout_ms: int) -> list[tuple[int, str, int]]:
+    def next_misses(self, max_items: int, timeout_ms: int) -> list[tuple[int, str, int, int, int]]:
         """See `dfs._engine.Tree`."""
         if self.ended:
             return []
@@ -205,37 +243,67 @@ class MemoryTree:
             found.append(self._misses.get_nowait())
         return found
 
-    def fulfil(self, miss: int, result: str | int) -> bool:
+    def fulfil(self, miss: int, result: str | MemoryPart | int) -> bool:
         """See `dfs._engine.Tree`: who waited has the file open when this returns."""
         waiting = self._waiting.pop(miss, None)
         if waiting is None:
             return False
+        if isinstance(result, MemoryPart):
+            result.opens += 1
         waiting[1].append(_opened(result) if isinstance(result, str) else result)
         waiting[0].set()
         return True
 
+    def part(
+        self, path: str, version: int, fd: int, size: int, chunk_bytes: int
+    ) -> MemoryPart:
+        """See `dfs._engine.Tree`."""
+        return MemoryPart(path, version, fd, size, chunk_bytes)
+
     def read(self, path: str) -> bytes:
         """As a reader of the mount, in a thread of its own: waits for content. Raises OSError."""
+        opened = self.open(path)
+        if not isinstance(opened, MemoryPart):
+            with opened:
+                return opened.read()
+        with contextlib.closing(opened):
+            chunks = range(-(-opened.size // opened.chunk_bytes))
+            return b"".join(self.read_chunk(opened, number) for number in chunks)
+
+    def read_chunk(self, part: MemoryPart, number: int) -> bytes:
+        """As a reader of a file that is open, in a thread of its own. Raises OSError."""
+        if number not in part.here:
+            with contextlib.closing(self._missed(*part.name, number, number + 1)) as opened:
+                if not isinstance(opened, MemoryPart):  # All of it has come meanwhile.
+                    opened.seek(number * part.chunk_bytes)
+                    return opened.read(part.chunk_bytes)
+                part = opened
+        return part.chunk(number)
+
+    def open(self, path: str) -> BinaryIO | MemoryPart:
+        """As a reader of the mount, in a thread of its own: waits until the file is open. Raises
+        OSError."""
         shown = self.shown[path]
         self.opens.append(self._records[path].sha256)
-        opened: BinaryIO | int | None = None
         if shown.backing is not None:
             with contextlib.suppress(FileNotFoundError):  # Taken away just now: a miss.
-                opened = _opened(shown.backing)
-        if opened is None:
-            event, results = threading.Event(), list[BinaryIO | int]()
-            with self._lock:
-                self._last_miss += 1
-                miss = self._last_miss
-            self._waiting[miss] = event, results
-            self._misses.put((miss, path, shown.version))
-            if not event.wait(self._deadline_s):
-                raise TimeoutError(f"{path}: the agent did not answer")
-            opened = results[0]
-        if isinstance(opened, int):
-            raise OSError(opened, path)
-        with opened:
-            return opened.read()
+                return _opened(shown.backing)
+        return self._missed(path, shown.version, 0, 0)
+
+    def _missed(
+        self, path: str, version: int, first: int, upto: int
+    ) -> BinaryIO | MemoryPart:
+        event, results = threading.Event(), list[Opened]()
+        with self._lock:
+            self._last_miss += 1
+            miss = self._last_miss
+        self._waiting[miss] = event, results
+        self._misses.put((miss, path, version, first, upto))
+        if not event.wait(self._deadline_s):
+            raise TimeoutError(f"{path}: the agent did not answer")
+        if isinstance(results[0], int):
+            raise OSError(results[0], path)
+        return results[0]
 
     def offer(self, names: Sequence[str]) -> None:
         """See `dfs._engine.Tree`."""

@@ -14,6 +14,7 @@ every entry that could name it, since others may count on what it once said it h
 """
 
 from .contents import Contents
+from .pulls import check_space
 from .scrub import Scrub
 
-__all__ = ["Contents", "Scrub"]
+__all__ = ["Contents", "Scrub", "check_space"]

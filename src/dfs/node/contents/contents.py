@@ -16,7 +16,6 @@ from ...errors import (
     DfsError,
     FailedPrecondition,
     NotFound,
-    OutOfSpace,
     TooLarge,
     Unavailable,
 )
@@ -31,7 +30,6 @@ from ...limits import (
     CONTENT_RETRY_MS,
     CONTENT_RETRY_MS_MAX,
     CONTENT_WHOLES_MAX,
-    DISK_FREE_BYTES_MIN,
     VALUE_BYTES_MAX,
 )
 from ...manifest import Manifest
@@ -39,9 +37,9 @@ from ...store import View
 from ..cluster import Answer, Cluster, voters
 from ..ports import Engine
 from ..tasks import in_thread
-from .pulls import Pulls
+from .pulls import Pull, Pulls
 from .rate import Rate
-from .spreading import Spreading
+from .spreading import Spreading, asked_for
 
 T = TypeVar("T")
 log = logging.getLogger("dfs.node")
@@ -78,9 +76,7 @@ class Contents:
             CONTENT_PULLS_MAX * CONTENT_FETCHES + 2, thread_name_prefix="dfs-contents"
         )
         self._rate = Rate(transfer_rate, _now_s)
-        self._pulls = Pulls(
-            engine, files, self._pool, self._rate, self._known, self.check_space, self._hold
-        )
+        self._pulls = Pulls(engine, files, self._pool, self._rate, self._known, self._hold)
         self._behind: set[asyncio.Task[None]] = set()
         """Who gets what is lacking, while nobody waits for that."""
         self._nowhere: set[bytes] = set()
@@ -236,12 +232,7 @@ class Contents:
 
     async def _have_hold(self, spreading: "Spreading", member: Answer, base: bytes) -> None:
         """Asks one member until it has it, and then often enough that it keeps it."""
-        manifest = spreading.manifest
-        question = {
-            "ask": "hold", "sha256": manifest.sha256.hex(), "size": manifest.size,
-            "chunk_bytes": manifest.chunk_bytes, "digests": manifest.digests.hex(),
-            "base": base.hex(), "from": spreading.me["raft"],
-        }  # fmt: skip
+        question = spreading.question(base)
         while True:
             try:
                 limit = 2 * CONTENT_HOLD_WAIT_MS
@@ -258,10 +249,7 @@ class Contents:
 
     async def _asked(self, question: Answer) -> Answer:
         """Another member wants this one to hold a content."""
-        manifest = Manifest(
-            bytes.fromhex(question["sha256"]), int(question["size"]), int(question["chunk_bytes"]),
-            bytes.fromhex(question["digests"]),
-        )  # fmt: skip
+        manifest = asked_for(question)
         if not await self._blocking(self.files.touch, manifest.sha256):
             base = bytes.fromhex(question["base"])
             begun = self._pulls.begin(manifest, [str(question["from"])], base)
@@ -284,9 +272,31 @@ class Contents:
             with pull.awaited() if wanted else nullcontext():
                 await asyncio.shield(pull.task)
 
+    async def begin(self, manifest: Manifest) -> Pull | None:
+        """Has a content begin to arrive, ahead of others, as somebody reads it; None: it is here.
+        The file into which it comes is there when this returns. Raises as `have`."""
+        if manifest.sha256 in self.files:
+            return None
+        pull = self._pulls.begin(manifest, self._others())
+        self._pulls.hurry(pull)
+        await pull.begun.wait()
+        if pull.order.error is not None:
+            raise pull.order.error
+        return pull
+
+    async def have_chunk(self, manifest: Manifest, number: int) -> None:
+        """Returns when one chunk is on this disk, verified: it comes ahead of the others. Raises as
+        `have`."""
+        pull = await self.begin(manifest)
+        if pull is not None:
+            with pull.awaited():
+                await pull.order.have(number)
+
     async def read(self, manifest: Manifest, number: int, wanted: bool = True) -> bytes:
         """One chunk, verified; had from others where it is not here, or damaged. `wanted`, and
         raises, as `have`."""
+        if wanted:
+            await self.have_chunk(manifest, number)
         try:
             data: bytes = await self._blocking(self.files.read, manifest, number)
         except DataLoss as error:
@@ -339,17 +349,6 @@ class Contents:
         leader = status["leader"]
         others = [m for m in status["members"] if m["id"] != status["id"]]
         return [m["raft"] for m in sorted(others, key=lambda m: m["id"] != leader)]
-
-    def check_space(self, size: int) -> None:
-        """Raises OutOfSpace when there is none for so many bytes more, OSError."""
-        free = self.files.free()
-        if free - size < DISK_FREE_BYTES_MIN:
-            raise OutOfSpace(
-                f"{self.files.root} has {free >> 20:,} MiB left, which is too little for a content"
-                f" of {size >> 20:,} MiB and {DISK_FREE_BYTES_MIN >> 20:,} MiB that stay free"
-                " (DISK_FREE_BYTES_MIN): make room there",
-                limit="DISK_FREE_BYTES_MIN",
-            )
 
     def _known(self, sha256: bytes) -> Manifest | None:
         """What the state knows of a content that is here."""

@@ -2,19 +2,21 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ...chunks import Order
 from ...contents import Files, lacking
-from ...errors import Unavailable
+from ...errors import OutOfSpace, Unavailable
 from ...limits import (
     CONTENT_FETCH_CHUNKS,
     CONTENT_FETCHES,
     CONTENT_PULLS_MAX,
     CONTENT_STALL_MS,
+    DISK_FREE_BYTES_MIN,
 )
 from ...manifest import Manifest
 from ..ports import Engine
@@ -32,12 +34,21 @@ class Pull:
         """Peer addresses of members that may have it, the best one first."""
         self.received = 0
         """Bytes that are here and right."""
-        self.waits = True
-        """For its turn."""
+        self.turn = asyncio.Event()
+        """Set when it is its turn."""
+        self.begun = asyncio.Event()
+        """Set when the file is there into which it comes, or it has ended."""
+        self.order = Order()
+        """Of the chunks."""
         self.wanted = asyncio.Event()
         """Somebody waits for it."""
         self._waiting = 0
         self.task: asyncio.Task[None]
+
+    @property
+    def waits(self) -> bool:
+        """For its turn."""
+        return not self.turn.is_set()
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
@@ -57,15 +68,14 @@ class Pulls:
 
     def __init__(
         self, engine: Engine, files: Files, pool: Executor, rate: Rate,
-        known: Callable[[bytes], Manifest | None], check_space: Callable[[int], None],
-        arrived: Callable[[Manifest], None],
+        known: Callable[[bytes], Manifest | None], arrived: Callable[[Manifest], None],
     ) -> None:  # fmt: skip
         """`rate`: of what nobody waits for. `known`: what is known of a content that is here.
         `arrived`: one has come."""
         self._engine, self._files, self._pool, self._rate = engine, files, pool, rate
-        self._known, self._check_space, self._arrived = known, check_space, arrived
+        self._known, self._arrived = known, arrived
         self._all: dict[bytes, Pull] = {}
-        self._places = asyncio.Semaphore(CONTENT_PULLS_MAX)
+        self._turns = Turns()
 
     async def close(self) -> None:
         """Ends all; what has arrived stays."""
@@ -101,20 +111,27 @@ class Pulls:
         pull.sources += [address for address in sources if address not in pull.sources]
         return pull
 
+    def hurry(self, pull: Pull) -> None:
+        """It is its turn, whoever waits."""
+        self._turns.hurry(pull)
+
     def _ended(self, sha256: bytes, task: "asyncio.Task[None]") -> None:
-        del self._all[sha256]
-        if not task.cancelled():
-            task.exception()  # looked at: who waits for it gets it too
+        pull = self._all.pop(sha256)
+        error = Unavailable("the node ends") if task.cancelled() else task.exception()
+        pull.begun.set()
+        if isinstance(error, Exception):  # who waits for it gets it too
+            pull.order.end(error)
 
     async def _run(self, pull: Pull, base: bytes) -> None:
         manifest = pull.manifest
-        async with self._places:
-            pull.waits = False
-            await self._blocking(self._check_space, manifest.size)
+        async with self._turns.of(pull):
+            await self._blocking(check_space, self._files, manifest.size)
             await self._blocking(self._files.arrive, manifest)
+            pull.begun.set()
             left = await self.borrowed(manifest, pull.path, base)
             pull.received = manifest.size - sum(map(manifest.length, left))
-            await self._fetch_all(pull, left)
+            pull.order.begin(left)
+            await self._fetch_all(pull)
             await self._blocking(self._files.complete, manifest)
         self._arrived(manifest)
 
@@ -142,12 +159,12 @@ class Pulls:
                 rest = [n for n in rest if n not in got]
         return rest
 
-    async def _fetch_all(self, pull: Pull, lacking: Iterable[int]) -> None:
+    async def _fetch_all(self, pull: Pull) -> None:
         """Fetches chunks from one source after the other, until all are here. Raises
         Unavailable."""
-        left, tried = deque(lacking), 0
+        tried = 0
         errors: list[str] = []
-        while left:
+        while pull.order.lacking:
             if tried == len(pull.sources):
                 why = "; ".join(errors) or "there is no other member"
                 raise Unavailable(
@@ -156,24 +173,27 @@ class Pulls:
             address = pull.sources[tried]
             tried += 1
             found = await asyncio.gather(
-                *(self._fetch_from(pull, address, left) for _ in range(CONTENT_FETCHES))
+                *(self._fetch_from(pull, address) for _ in range(CONTENT_FETCHES))
             )
             errors += [error for error in found if error]
 
-    async def _fetch_from(self, pull: Pull, address: str, left: deque[int]) -> str:
+    async def _fetch_from(self, pull: Pull, address: str) -> str:
         """Takes parts of what is left and fetches them from there, until nothing is left, or the
         source fails: then it says why, and what it did not give is left."""
-        manifest = pull.manifest
-        while left:
-            count = await self._turn(pull, manifest.length(left[0]))
-            part = [left.popleft() for _ in range(min(count, len(left)))]
+        manifest, order = pull.manifest, pull.order
+        while order.left:
+            count = await self._turn(pull, manifest.length(order.left[0]))
+            part = order.take(count)
+            if not part:
+                break  # others took it meanwhile
             got: list[int] | str = []
             try:
                 got = await self._fetch(pull, address, part)
             finally:
-                left.extend(part if isinstance(got, str) else set(part) - set(got))
+                order.give_back(part if isinstance(got, str) else set(part).difference(got))
             if isinstance(got, str):
                 return got
+            order.arrived(got)
             if len(got) < len(part):
                 return f"{address} lacks {len(part) - len(got)} chunks"
         return ""
@@ -212,3 +232,54 @@ class Pulls:
 
     async def _blocking(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await in_thread(work, *arguments, pool=self._pool)
+
+
+def check_space(files: Files, size: int) -> None:
+    """Raises OutOfSpace when there is none for so many bytes more, OSError."""
+    free = files.free()
+    if free - size < DISK_FREE_BYTES_MIN:
+        raise OutOfSpace(
+            f"{files.root} has {free >> 20:,} MiB left, which is too little for a content"
+            f" of {size >> 20:,} MiB and {DISK_FREE_BYTES_MIN >> 20:,} MiB that stay free"
+            " (DISK_FREE_BYTES_MIN): make room there",
+            limit="DISK_FREE_BYTES_MIN",
+        )
+
+
+class Turns:
+    """CONTENT_PULLS_MAX contents come at once; what somebody reads does not wait for others."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Pull] = deque()
+        self._under_way = 0
+
+    @asynccontextmanager
+    async def of(self, pull: Pull) -> AsyncIterator[None]:
+        """Waits for the turn of a content, which ends with this block."""
+        if pull.waits:
+            self._waiting.append(pull)
+            self._next()
+        try:
+            await pull.turn.wait()
+            yield
+        finally:
+            if pull.waits:
+                self._waiting.remove(pull)
+            else:
+                self._under_way -= 1
+            self._next()
+
+    def hurry(self, pull: Pull) -> None:
+        """It is its turn, whoever waits."""
+        if pull.waits:
+            with suppress(ValueError):  # its task has not begun yet
+                self._waiting.remove(pull)
+            self._begin(pull)
+
+    def _next(self) -> None:
+        while self._waiting and self._under_way < CONTENT_PULLS_MAX:
+            self._begin(self._waiting.popleft())
+
+    def _begin(self, pull: Pull) -> None:
+        self._under_way += 1
+        pull.turn.set()

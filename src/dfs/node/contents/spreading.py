@@ -29,6 +29,15 @@ class Spreading:
         self._news = asyncio.Event()
         self._moved = asyncio.get_running_loop().time()
 
+    def question(self, base: bytes) -> Answer:
+        """Whether another member holds it; see `asked_for`. `base`: see `Contents.spread`."""
+        manifest = self.manifest
+        return {
+            "ask": "hold", "sha256": manifest.sha256.hex(), "size": manifest.size,
+            "chunk_bytes": manifest.chunk_bytes, "digests": manifest.digests.hex(),
+            "base": base.hex(), "from": self.me["raft"],
+        }  # fmt: skip
+
     def others(self) -> list[Answer]:
         """All members of now but this one."""
         return [m for m in self._engine.status()["members"] if m["id"] != self.me["id"]]
@@ -74,3 +83,11 @@ class Spreading:
             "the content is not on a majority of the voters, so nothing was stored:"
             f" {why or 'they do not get any further'}"
         )
+
+
+def asked_for(question: Answer) -> Manifest:
+    """Which content another member asks this one to hold."""
+    return Manifest(
+        bytes.fromhex(question["sha256"]), int(question["size"]), int(question["chunk_bytes"]),
+        bytes.fromhex(question["digests"]),
+    )  # fmt: skip
