@@ -27,7 +27,7 @@ REST = set(range(1, CHUNKS))
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dfs.contents.CHUNK_BYTES_MIN", CHUNK)
+    monkeypatch.setattr("dfs.manifest.CHUNK_BYTES_MIN", CHUNK)
     monkeypatch.setattr("dfs.cache.arriving.ARRIVING_LOOK_MS", 50)
 
 
