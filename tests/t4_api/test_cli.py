@@ -266,7 +266,10 @@ def test_members_that_change_behind_a_plan(cli: Cli, monkeypatch: pytest.MonkeyP
     configs += [5, 7, 7, 7]
     ran = cli("member", "remove", "node2")
     assert asked == [(True, None), (False, 5), (True, None), (False, 7)]
-    assert ran.err.splitlines()[0] == "nothing was done: now it is 7"
+    assert ran.err.splitlines()[0] == (
+        "nothing was done yet: the members have changed meanwhile, configuration 5 is 7 now. What"
+        " is done instead:"
+    )
     assert "done: configuration 8." in ran.err
     assert [line for line in ran.out.splitlines() if line.startswith("node2 goes")] == [
         "node2 goes (configuration 5)", "node2 goes (configuration 7)",

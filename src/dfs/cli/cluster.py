@@ -177,7 +177,10 @@ def _carried_out(change: Callable[..., Any], args: argparse.Namespace) -> Any:
         if plan.config == meant:
             break  # the members are those that were meant: it was refused for another reason
         if refused.text:
-            output.note(f"nothing was done: {refused.text}")
+            output.note(
+                f"nothing was done yet: the members have changed meanwhile, configuration {meant}"
+                f" is {plan.config} now. What is done instead:"
+            )
         if args.output != "json":
             show_plan(plan)
         if args.dry_run or plan.nothing:
