@@ -8,7 +8,6 @@ while somebody has the file open; what has come is used again later.
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
 import io
 import logging
@@ -60,6 +59,15 @@ class Wanted(NamedTuple):
     def name(self) -> tuple[str, int]:
         """By which the mount knows it."""
         return self.path, self.version
+
+    async def read_by(self, read: Callable[..., Awaitable[T]]) -> T:
+        """What a read gives that takes a `revision`; without one it is of now. Local reads are
+        enough: a version never changes, and whoever reads it compares the SHA-256."""
+        try:
+            return await read(revision=self.at)
+        except (OutOfRange, NotFound):
+            # History no longer reaches back to that version, but it may be the present one.
+            return await read()
 
 
 class File:
@@ -321,16 +329,15 @@ class Arrivals:
         """Nothing is written but what is right."""
         key, version, at = wanted.key, wanted.version, wanted.at
         offset, into = number * manifest.chunk_bytes, io.BytesIO()
-        fetch = functools.partial(
-            self._client.download, key, into, offset=offset, length=manifest.length(number),
-            local=True, min_revision=at,
-        )
-        try:
-            found = await fetch(revision=at)
-        except (OutOfRange, NotFound):
-            # History no longer reaches back to that version, but it may be the present one.
+
+        async def read(**as_of: int) -> Stat:
             into.seek(0)
-            found = await fetch()
+            return await self._client.download(
+                key, into, offset=offset, length=manifest.length(number), local=True,
+                min_revision=at, **as_of,
+            )
+
+        found = await wanted.read_by(read)
         if found.sha256 != manifest.sha256:
             raise NotFound(f"revision {version} of {key} is gone; now it is {found.revision}")
         data = into.getbuffer()

@@ -220,15 +220,10 @@ class Fetcher:
     async def _read(
         self, wanted: Wanted, stat: Stat | None, timeout_s: float
     ) -> tuple[bytes, bytes]:
-        """A local read is enough: a version never changes, and its hash is checked here."""
-        read, key, version, at = self._client.read, wanted.key, wanted.version, wanted.at
-        try:
-            data, found = await read(
-                key, revision=at, local=True, min_revision=at, timeout=timeout_s
-            )
-        except (OutOfRange, NotFound):
-            # History no longer reaches back to that version, but it may be the present one.
-            data, found = await read(key, local=True, min_revision=at, timeout=timeout_s)
+        key, version = wanted.key, wanted.version
+        data, found = await wanted.read_by(functools.partial(
+            self._client.read, key, local=True, min_revision=wanted.at, timeout=timeout_s
+        ))
         if found.revision != version:
             raise NotFound(f"revision {version} of {key} is gone; now it is {found.revision}")
         sha256 = stat.sha256 if stat else found.sha256
