@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from ..machine import back_memory
 from .content import MISSING, OK, File, small, state, write
 from .helpers import seen, watching
 from .plan import Meter, Plan, Stock, last, wrongs
@@ -30,6 +31,9 @@ OVERWRITTEN: Final = 0.3
 DROP: Final = "drop"
 TREE: Final = "tree"
 AWAY: Final = "away"
+MEMORY_BYTES: Final = 2 << 30
+MEMORY_PER_BYTE: Final = 8
+"""The machine has so much at hand before it copies: twice what the page cache takes of it."""
 SETTLE_S: Final = 0.5
 """After things have become visible the nodes still tidy up: their CPU time counts as well."""
 
@@ -116,6 +120,7 @@ def _copied(
 ) -> Measurement:
     tops = [view / TREE if row == "tree" else view for view in system.views]
     enter, before = stock.work.enter, system.disk_bytes()
+    back_memory(MEMORY_BYTES + MEMORY_PER_BYTE * bytes_)
     with watching(enter, tops, files, plan.limit_s) as watchers:
         system.forget_peaks()
         meter, began = Meter([system], stock), time.monotonic()
