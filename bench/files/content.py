@@ -78,20 +78,23 @@ def make_big(path: Path, mib: int, seed: int) -> Big:
     return Big(path, File(path.name, mib << 20, digest.digest()), edges)
 
 
-def check(path: Path, file: File, former: File | None = None) -> str:
+def check(path: str, file: File, former: File | None = None) -> str:
     """What a reader of a path gets now: OK, OLD (the `former` version), PARTIAL or WRONG. Opens it
     once and reads all of it. Raises OSError."""
-    with path.open("rb", buffering=0) as opened:
-        size = os.fstat(opened.fileno()).st_size
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
         if size not in (file.size, former.size if former else -1):
             return PARTIAL
         digest, left = hashlib.sha256(), size
         # One byte more than there should be: a file that grew is noticed.
-        while block := opened.read(min(BLOCK_BYTES, left + 1)):
+        while block := os.read(fd, min(BLOCK_BYTES, left + 1)):
             digest.update(block)
             left -= len(block)
             if left < 0:
                 break
+    finally:
+        os.close(fd)
     if left:
         return PARTIAL
     if (size, digest.digest()) == file[1:]:
@@ -102,6 +105,6 @@ def check(path: Path, file: File, former: File | None = None) -> str:
 def state(top: Path, file: File, former: File | None = None) -> str:
     """What there is of a file of a tree: as `check`, or MISSING."""
     try:
-        return check(top / file.name, file, former)
+        return check(f"{top}/{file.name}", file, former)
     except OSError:
         return MISSING

@@ -40,8 +40,7 @@ DELETE_KEYS_MAX: Final = 10_000
 COPY_KEYS_MAX: Final = 10_000
 """Keys that one move or copy makes: as DELETE_KEYS_MAX."""
 COPY_BYTES_MAX: Final = 64 << 20
-"""Content that one move or copy writes again under other keys: all other writes of the cluster wait
-meanwhile, for about half a second."""
+"""Content that one move or copy writes again: all other writes wait meanwhile, half a second."""
 ENTRY_RECORD_BYTES_MAX: Final = VALUE_BYTES_MAX
 """Keys and records of all changes that one move or copy makes: watchers get them in one message.
 Only thousands of the longest names or link targets take more."""
@@ -82,8 +81,7 @@ HANDSHAKE_MS_MAX: Final = 3_000
 CALLS_WAITING_MAX: Final = 8_192
 """Unary calls inside one node, and so many streamed ones; more are refused, not buffered."""
 LARGE_CALLS_WAITING_MAX: Final = 16
-"""Moves, copies and transactions inside one node, of which one at a time is proposed: so what they
-take of the memory of every member is bounded."""
+"""Moves, copies and transactions inside a node, of which one is proposed: they share its memory."""
 CALL_BYTES_WAITING_MAX: Final = 128 << 20
 """Of the bodies of those calls: eight of the largest puts."""
 APPLY_LAG_ENTRIES_MAX: Final = 100_000
@@ -312,6 +310,8 @@ ARRIVING_LOOK_MS: Final = 1_000
 """A content that nobody has had open for so long comes no further; and when it is tried again."""
 WARM_FETCHES_MAX: Final = 8
 """Contents fetched at once in the background: readers and drops come first."""
+OBJECT_USED_S: Final = 60
+"""How exact the time is at which an object was opened last: its file is not touched more often."""
 OBJECT_KEEP_S: Final = 10
 """A cached object stays so long after its last version is gone: a reader may just open it."""
 SPACE_INTERVAL_MS: Final = 10_000

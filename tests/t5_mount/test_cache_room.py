@@ -17,7 +17,7 @@ import pytest
 from dfs.cache.objects import Objects
 from dfs.cache.problems import Problems
 from dfs.cache.room import Disk, NoRoom, Room
-from dfs.limits import AGENT_DATA_BYTES_MAX, QUARANTINED_MAX
+from dfs.limits import AGENT_DATA_BYTES_MAX, OBJECT_USED_S, QUARANTINED_MAX
 from dfs.sizes import FreeSpace
 
 from .cache_rig import Rig, wait_until
@@ -277,16 +277,26 @@ async def test_a_disk_that_fails_is_said_and_survived(tmp_path: Path) -> None:
         assert await rig.read("file") == content(1)
 
 
+def test_an_object_that_is_opened_all_the_time_is_not_touched_all_the_time(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path))
+    objects.open()
+    path, now = objects.add(hashlib.sha256(b"x").digest(), b"x"), int(time.time())
+    for age, touched in ((OBJECT_USED_S - 10, False), (OBJECT_USED_S + 1, True), (-100, True)):
+        os.utime(path, (now - age, now - age))
+        objects.note_used([hashlib.sha256(b"x").digest()])
+        assert (os.stat(path).st_mtime != now - age) == touched
+
+
 async def test_what_was_opened_last_stays_over_a_restart(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     async with rig:
         for i in range(4):
             await rig.node.put(f"f{i}", content(i))
         await rig.shown("f3", content(3))
+        for i in range(4):
+            os.utime(rig.object(content(i)), (i, i))
         assert await rig.read("f0") == content(0)
-        before = rig.object(content(3)).stat().st_mtime_ns
-        await wait_until("it is noted",
-                         lambda: rig.object(content(0)).stat().st_mtime_ns > before)
+        await wait_until("it is noted", lambda: rig.object(content(0)).stat().st_mtime > 3)
     rig.options["cache_bytes_max"] = 21_000
     async with rig:
         await wait_until("the others went", lambda: rig.tree.shown["f2"].backing is None)

@@ -27,7 +27,7 @@ from collections.abc import Callable, Container, Iterable
 from typing import Final
 
 from ..errors import DataLoss
-from ..limits import OBJECT_KEEP_S, QUARANTINED_MAX
+from ..limits import OBJECT_KEEP_S, OBJECT_USED_S, QUARANTINED_MAX
 
 log = logging.getLogger(__name__)
 EMPTY: Final = hashlib.sha256(b"").digest()
@@ -274,11 +274,15 @@ class Objects:
                 self._sizes[sha256] = size
 
     def note_used(self, used: Iterable[bytes]) -> None:
-        """Marks these as used now, also for the next start, which goes by their times. Blocks."""
+        """Marks these as used now, also for the next start, which goes by their times: to
+        OBJECT_USED_S. Blocks."""
+        now = time.time()
         for sha256 in used:
             self.touch(sha256)
+            where = self._where(sha256)
             with contextlib.suppress(OSError):  # Only the order of evictions depends on it.
-                os.utime(self._where(sha256))
+                if not 0 <= now - os.stat(where).st_mtime < OBJECT_USED_S:
+                    os.utime(where)
 
     def size(self, sha256: bytes) -> int | None:
         """Bytes of an object, or of what is here of it; None: there is none."""
