@@ -190,6 +190,13 @@ MUTANTS: Final = (
         "ready-files-outlive-the-agent", "engine/src/mount/session.rs",
         "        self.let_go(|_| pins.collect());\n", "        let _ = pins.count();\n", READY,
     ),
+    Mutant(  # a kill leaves half a row
+        "rows-begin-with-their-node", "engine/src/mount/table.rs",
+        "            let mut bytes = Vec::with_capacity(ROW);\n",
+        "            at.store(row.node.to_le(), Release);\n"
+        "            let mut bytes = Vec::with_capacity(ROW);\n",
+        ("rust", "a_process_that_is_killed_leaves_rows_that_are_whole_or_free"),
+    ),
     # ---- identity --------------------------------------------------------------------------------
     Mutant(  # TigerBeetle 2767: an empty disk votes under its old name
         "wiped-node-under-its-id", "engine/src/raft/hello.rs",
