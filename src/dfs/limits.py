@@ -313,7 +313,7 @@ WARM_FETCHES_MAX: Final = 8
 OBJECT_USED_S: Final = 60
 """How exact the time is at which an object was opened last: its file is not touched more often."""
 OBJECT_KEEP_S: Final = 10
-"""A cached object stays so long after its last version is gone: a reader may just open it."""
+"""A cached object stays so long after the last who needed it: what is gone often comes back."""
 SPACE_INTERVAL_MS: Final = 10_000
 """How old what `df` shows as free may be: it is asked of all members."""
 MEMBERS_MS_MAX: Final = 2_000

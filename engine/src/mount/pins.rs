@@ -65,9 +65,9 @@ impl Pins {
     pub fn resume(&self, table: Shared, left: &[Left]) -> Vec<u64> {
         let mut state = self.0.lock();
         state.table = table;
-        let rows = left.iter().filter(|(_, row, _)| row.opens > 0);
-        let nodes = rows.clone().map(|(_, row, _)| row.node).collect();
-        state.pins.extend(rows.map(|(slot, row, _)| {
+        let rows = left.iter().filter(|(_, row, ..)| row.opens > 0);
+        let nodes = rows.clone().map(|(_, row, ..)| row.node).collect();
+        state.pins.extend(rows.map(|(slot, row, ..)| {
             let served = match row.backing {
                 0 => Opened::Cached,
                 id => Opened::Passthrough(id),
@@ -98,8 +98,15 @@ impl Pins {
     }
 
     /// Opens the content of a node: by the kernel itself if `passthrough` and it agrees, else for
-    /// reads that we answer. All open files of one node are served the same way.
-    pub fn open(&self, node: &Node, device: &Device, passthrough: bool) -> Result<Opened, Trouble> {
+    /// reads that we answer. All open files of one node are served the same way. `path`: by which
+    /// its content can be asked for.
+    pub fn open(
+        &self,
+        node: &Node,
+        path: &str,
+        device: &Device,
+        passthrough: bool,
+    ) -> Result<Opened, Trouble> {
         let mut guard = self.0.lock();
         let state = &mut *guard;
         if let Some(pin) = state.pins.get_mut(&node.id) {
@@ -126,7 +133,7 @@ impl Pins {
             source,
             slot: 0,
         };
-        pin.slot = state.table.lock().add(pin.row(node.id), node);
+        pin.slot = state.table.lock().add(pin.row(node.id), node, path);
         state.pins.insert(node.id, pin);
         Ok(served)
     }

@@ -245,6 +245,7 @@ impl Session {
         for waiter in waiters {
             match failed {
                 Some(errno) => {
+                    let errno = waiter.want.refusal(&waiter.node)(errno);
                     let _ = device.send(message.error(waiter.unique, errno).sealed());
                 }
                 None => self.answer_waiter(&device, &waiter, &mut message),

@@ -20,7 +20,7 @@ const CHANGES_TOGETHER: usize = 25_000;
 pub struct Shown {
     /// Something was taken away.
     pub deleted: bool,
-    /// Contents that no path shows any more.
+    /// Contents that nobody can open any more.
     pub left: Vec<Digest>,
     /// Paths that cannot be shown, and why.
     pub refused: Vec<(String, &'static str)>,
@@ -102,7 +102,12 @@ impl Session {
         shown
     }
 
-    /// Sets or clears where a content is, for all paths that show it. False when none does.
+    /// Contents that nobody can open any more, since the kernel has forgotten what had them.
+    pub fn left(&self) -> Vec<Digest> {
+        self.tree.write().contents.settle()
+    }
+
+    /// Sets or clears where a content is, for all who have it. False when nobody has.
     pub fn place_content(&self, digest: &Digest, at: Option<Arc<CStr>>) -> bool {
         let tree = self.tree.read();
         let place = tree.contents.get(digest);
