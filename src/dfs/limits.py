@@ -358,7 +358,7 @@ MASS_DELETE_SHARE: Final = 0.5
 MASS_DELETE_FILES: Final = 1_000
 """As MASS_DELETE_SHARE, in entries."""
 REFUSAL_SHOWN_S: Final = 600
-"""The status says so long that there was no room for something."""
+"""The status says so long that there was no room for something, or why a reader got an error."""
 ROOM_RETRY_MS: Final = 20
 """Between two looks whether they have."""
 AGENT_CONNECTIONS_MAX: Final = 32

@@ -146,7 +146,7 @@ class Agent:
             )
             self.room.needed = self.feeder.needed
             self.fetcher = Fetcher(
-                client, self.objects, self.feeder, tree, self.large, self.room,
+                client, self.objects, self.feeder, tree, self.large, self.room, self.problems,
                 to_the_end=options.no_open,
             )
             self.pins = Pins(
