@@ -530,7 +530,7 @@ class Tree:
         version again changes nothing. A file whose content has no place becomes a miss when it is
         opened. Deleting a directory that still has children makes it an implicit one.
 
-        Returns whether something was deleted, the contents that no path shows any more, and (path,
+        Returns whether something was deleted, contents that nobody can open any more, and (path,
         reason) of what the mount cannot show. Raises ValueError as `contents`.
         """
 
@@ -541,11 +541,17 @@ class Tree:
         """The whole snapshot was shown. Takes away what it did not have; returns as `show`."""
 
     def place_contents(self, places: Sequence[tuple[bytes, str | None]]) -> int:
-        """(SHA-256, backing): sets or clears where contents are, of those that paths show. Returns
-        how many were set."""
+        """(SHA-256, backing): sets or clears where contents are, of those that `shows`. Returns how
+        many were set."""
+
+    def left(self) -> list[bytes]:
+        """SHA-256 of contents that nobody can open any more since the last call, or the last
+        `show`. What was replaced or deleted is left when the kernel has forgotten it: until then
+        who has looked it up may open it, however late."""
 
     def shows(self, digest: bytes) -> bool:
-        """Whether a path shows the content with this SHA-256."""
+        """Whether a path shows the content with this SHA-256, or the kernel may still come for
+        it."""
 
     def committed(self) -> int:
         """Entries that `show` has shown: files, symlinks, and directories that somebody made."""

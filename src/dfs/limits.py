@@ -312,7 +312,7 @@ WARM_FETCHES_MAX: Final = 8
 OBJECT_USED_S: Final = 60
 """How exact the time is at which an object was opened last: its file is not touched more often."""
 OBJECT_KEEP_S: Final = 10
-"""A cached object stays so long after its last version is gone: a reader may just open it."""
+"""A cached object stays so long after the last who needed it: what is gone often comes back."""
 SPACE_INTERVAL_MS: Final = 10_000
 """How old what `df` shows as free may be: it is asked of all members."""
 MEMBERS_MS_MAX: Final = 2_000
@@ -356,7 +356,7 @@ MASS_DELETE_SHARE: Final = 0.5
 MASS_DELETE_FILES: Final = 1_000
 """As MASS_DELETE_SHARE, in entries."""
 REFUSAL_SHOWN_S: Final = 600
-"""The status says so long that there was no room for something."""
+"""The status says so long that there was no room for something, or why a reader got an error."""
 ROOM_RETRY_MS: Final = 20
 """Between two looks whether they have."""
 AGENT_CONNECTIONS_MAX: Final = 32

@@ -69,6 +69,8 @@ class Rig:
         self.point.mkdir()
         self.tree = Tree({"deadline_ms": 20_000, **options})
         self.version = 0
+        self.left: set[bytes] = set()
+        """Contents that nobody could open any more when they were replaced."""
         self.fd = fuse_open()
         fuse_mount(
             self.fd,
@@ -118,7 +120,7 @@ class Rig:
 
     def apply(self, upserts: list, deletes: tuple | list, flush: bool = True) -> None:
         """Changes the tree; with `flush` later look-ups see it."""
-        assert not show(self.tree, upserts, deletes)
+        assert not show(self.tree, upserts, deletes, self.left)
         if flush:
             assert self.tree.flush(10_000)
 

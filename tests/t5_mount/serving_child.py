@@ -4,8 +4,9 @@
 
 Every file of OBJECTS is shown in `d/`, its version being its size, plus `never` (content never
 comes), `late` (comes when OBJECTS/.late exists), `coming` (OBJECTS/.coming, whose first chunk is
-here at once, and the others as `late`) and what OBJECTS/.fault asks for: `exit` ends at once,
-`wedge` answers nothing and gets stuck in the kernel on the first look-up.
+here at once, and the others as `late`; where OBJECTS/.replaced exists an empty file is there now)
+and what OBJECTS/.fault asks for: `exit` ends at once, `wedge` answers nothing and gets stuck in the
+kernel on the first look-up.
 """
 
 import os
@@ -52,7 +53,9 @@ def serve(fd: int, adopt: bool, objects: Path) -> None:
     cold = [(name, 0, 9, 0o644, 10**18, *UNOWNED, 1, None) for name in ("never", "late")]
     coming = objects / ".coming"
     size = coming.stat().st_size if coming.exists() else 0
-    cold.append(("coming", 0, size, 0o644, 10**18, *UNOWNED, 2, None))
+    replaced = (objects / ".replaced").exists()
+    now = (0, 3) if replaced else (size, 2)
+    cold.append(("coming", 0, now[0], 0o644, 10**18, *UNOWNED, now[1], None))
     show(tree, [*shown, *cold])
     table = int(os.environ[TABLE_VARIABLE])
     (tree.adopt if adopt else tree.serve)(fd, table)

@@ -18,9 +18,13 @@ def digest_of(path: str, version: int) -> bytes:
     return hashlib.sha256(f"{path} {version}".encode()).digest()
 
 
-def show(tree: Tree, upserts: Sequence[Upsert], deletes: Sequence[str] = ()) -> dict[str, str]:
+def show(
+    tree: Tree, upserts: Sequence[Upsert], deletes: Sequence[str] = (),
+    left: set[bytes] | None = None,
+) -> dict[str, str]:
     """Changes a tree as the agent does, deletes first. An upsert without a backing is of a file
-    that is not here. Returns why paths cannot be shown."""
+    that is not here. Adds to `left` the contents that nobody can open any more. Returns why paths
+    cannot be shown."""
     events = [pb.Event(type=pb.Event.DELETE, key=path, revision=1) for path in deletes]
     events += [pb.Event(key=upsert[0], record=_record(upsert), revision=1) for upsert in upserts]
     answer = pb.WatchResponse(events=events).SerializeToString()
@@ -28,7 +32,9 @@ def show(tree: Tree, upserts: Sequence[Upsert], deletes: Sequence[str] = ()) -> 
         (digest_of(path, version), place)
         for path, kind, *_, version, place in upserts if kind == pb.FILE and place is not None
     ]
-    _, _, refused = tree.show([(answer, 0)], places, False)
+    _, gone, refused = tree.show([(answer, 0)], places, False)
+    if left is not None:
+        left.update(gone)
     return dict(refused)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import random
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,8 @@ from dfs.cache.twin.tree import encoded
 from dfs.client.values import Item, Kind, Stat
 from dfs.errors import DfsError
 from dfs.limits import FEED_ITEMS_MAX
+
+from .cache_rig import Rig, wait_until
 
 NAMES = ("a", "b", "a/b", "a/c", "a/b/d", "b/e", "b/e/f", "g")
 Trees = tuple[Tree, MemoryTree]
@@ -117,3 +121,33 @@ def test_what_is_no_answer_is_refused() -> None:
         tree.show([(b"\x0a\x05abc", 0)], [], False)
     with pytest.raises(ValueError, match="no answer of a watch"):
         tree.contents([(b"\xff", 0)])
+
+
+async def test_content_of_what_was_replaced_goes_when_the_kernel_has_forgotten_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then somebody may open it."""
+    monkeypatch.setattr("dfs.cache.objects.OBJECT_KEEP_S", 0.0)
+    async with Rig(tmp_path) as rig:
+        one = hashlib.sha256(b"one").digest()
+        tree, known = rig.tree, {one}
+        looks: list[None] = []
+        settle, shows = tree._settle, tree.shows
+
+        def left() -> list[bytes]:
+            looks.append(None)
+            return [] if known else [one]
+
+        monkeypatch.setattr(tree, "_settle", lambda before: sorted(set(settle(before)) - known))
+        monkeypatch.setattr(tree, "shows", lambda sha256: sha256 in known or shows(sha256))
+        monkeypatch.setattr(tree, "left", left)
+        await rig.node.put("file", b"one")
+        await rig.shown("file", b"one")
+        await rig.node.put("file", b"two")
+        await rig.shown("file", b"two")
+        looks.clear()
+        await wait_until("it was looked for what can go", lambda: len(looks) > 1)
+        assert rig.object(b"one").exists()
+        known.clear()
+        await wait_until("it is removed", lambda: not rig.object(b"one").exists())
+        assert rig.shows("file", b"two")

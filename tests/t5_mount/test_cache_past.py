@@ -186,3 +186,26 @@ async def test_names_are_remembered_within_a_bound(rig: Rig) -> None:
     for second in range(PAST_NAMES_MAX + 5):
         await past.named(f"2200-01-01T{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}Z")
     assert len(past._known) == PAST_NAMES_MAX
+
+
+@pytest.mark.allow_logs("is not to be had")
+async def test_the_status_says_for_a_while_why_a_reader_got_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a version open that no history has any more."""
+    monkeypatch.setattr("dfs.cache.fetcher.REFUSAL_SHOWN_S", 0.05)
+    async with Rig(tmp_path) as rig:
+        past = await rig.node.put("file", b"then")
+        rig.node.floor = await rig.node.put("file", b"now")
+        await rig.shown("file", b"now")
+        fetcher, problems = rig.agent.fetcher, rig.agent.problems
+        assert fetcher is not None
+        told: list[object] = []
+        monkeypatch.setattr(rig.tree, "fulfil", lambda _, result: told.append(result))
+        await fetcher._serve(1, "file", past, 0, 0)
+        assert told == [errno.EIO]
+        assert problems.lines() == [
+            f"file: content of revision {past} is not to be had: revision {past} of file is gone; "
+            f"now it is {rig.node.floor}"
+        ]
+        await wait_until("it is over", lambda: not problems.lines())

@@ -256,3 +256,26 @@ def test_killed_agents_are_not_noticed_by_who_reads_what_is_on_its_way(
         (site.objects / ".late").touch()
         assert late.get() == data[2 << 20 :][:100]
         assert file.read() == data[100:]
+
+
+@pytest.mark.allow_logs(DIED)
+def test_the_next_agent_goes_on_with_what_was_replaced_on_its_way(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    site = Site(tmp_path)
+    request.addfinalizer(lambda: unmount_all(site.point))
+    request.addfinalizer(site.supervisor.stop)
+    data = os.urandom(3 << 20)
+    (site.objects / ".coming").write_bytes(data)
+    site.supervisor.start()
+    with (site.point / "coming").open("rb", buffering=0) as file:
+        assert file.read(100) == data[:100]
+        late = Background(lambda: os.pread(file.fileno(), 100, 2 << 20))
+        (site.objects / ".replaced").touch()
+        for _ in range(2):
+            site.wait_for_another(site.kill())
+            assert os.pread(file.fileno(), 100, 900_000) == data[900_000:][:100]
+        assert (site.point / "coming").read_bytes() == b"", "the new one"
+        (site.objects / ".late").touch()
+        assert late.get() == data[2 << 20 :][:100]
+        assert file.read() == data[100:]

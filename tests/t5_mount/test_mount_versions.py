@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
+import os
 import random
 import struct
 import subprocess
@@ -12,22 +14,22 @@ from pathlib import Path
 
 import pytest
 
-from .mount_rig import UNOWNED, Rig, mounted, needs_fuse, python
+from .mount_rig import UNOWNED, Background, Rig, mounted, needs_fuse, python, wait_until
+from .telling import digest_of
 from .version_reader import FILES, content
 
 pytestmark = needs_fuse
 
 SECONDS = 3.0
 READERS = 8
-KEPT = 60
-"""A replaced object stays for a while, as in the cache: who has just looked it up may open it."""
 
 
-def write_versions(rig: Rig, shared: mmap.mmap, kept: int) -> int:
-    """Replaces files by new versions, in batches, as fast as the mount takes them."""
+def write_versions(rig: Rig, shared: mmap.mmap) -> tuple[int, int]:
+    """Replaces files by new versions, in batches, as fast as the mount takes them; what nobody can
+    open any more is removed at once. Returns how many were written, and removed."""
     chance, versions = random.Random(5), [0] * FILES
-    retired: list[Path] = []
-    written, end = 0, time.monotonic() + SECONDS
+    places: dict[bytes, Path] = {}
+    written, removed, end = 0, 0, time.monotonic() + SECONDS
     while written < FILES or time.monotonic() < end:
         first = written < FILES
         batch = range(FILES) if first else chance.sample(range(FILES), chance.randint(1, 4))
@@ -37,31 +39,27 @@ def write_versions(rig: Rig, shared: mmap.mmap, kept: int) -> int:
             data = content(number, versions[number])
             place = rig.objects / f"{number}-{versions[number]}"
             place.write_bytes(data)
-            retired.append(place)
             key = f"d{number % 3}/f{number}"
+            places[digest_of(key, versions[number])] = place
             changes.append((key, 0, len(data), 0o644, 0, *UNOWNED, versions[number], str(place)))
         rig.apply(changes, [])
         for number in batch:
             struct.pack_into("<I", shared, number * 4, versions[number])
-        while len(retired) > FILES + kept:
-            oldest = retired.pop(0)
-            number, version = map(int, oldest.name.split("-"))
-            if versions[number] == version:
-                retired.append(oldest)
-            else:
-                oldest.unlink()
+        for digest in (rig.left | set(rig.tree.left())) & places.keys():
+            places.pop(digest).unlink()
+            removed += 1
+        rig.left.clear()
         written += len(changes)
-    return written
+    return written, removed
 
 
-@pytest.mark.parametrize(
-    ("options", "kept"),
-    [({}, KEPT), ({"passthrough": 0}, KEPT), ({"no_open": 1}, 10**9)],  # Nothing pins without open.
-    ids=["passthrough", "cached", "no_open"],
+MODES = pytest.mark.parametrize(
+    "options", [{}, {"passthrough": 0}, {"no_open": 1}], ids=["passthrough", "cached", "no_open"]
 )
-def test_reads_are_whole_and_never_go_back(
-    tmp_path: Path, options: dict[str, int], kept: int
-) -> None:
+
+
+@MODES
+def test_reads_are_whole_and_never_go_back(tmp_path: Path, options: dict[str, int]) -> None:
     """While files are replaced all the time, no reader sees a mixture of two versions, a wrong
     size, or an older version than one that was shown to be visible before."""
     floors = tmp_path / "floors"
@@ -81,11 +79,59 @@ def test_reads_are_whole_and_never_go_back(
             for seed in range(READERS)
         ]
         try:
-            written = write_versions(rig, shared, kept)
+            written, removed = write_versions(rig, shared)
         finally:
             reports = [json.loads(reader.communicate(timeout=20)[0]) for reader in readers]
         shared.close()
         assert written > 50
+        assert removed
         assert sum(report["reads"] for report in reports) > 200
         assert [wrong for report in reports for wrong in report["wrong"]] == []
         assert [error for report in reports for error in report["errors"]] == []
+
+
+@MODES
+def test_what_was_looked_up_can_be_opened_however_late(
+    tmp_path: Path, options: dict[str, int]
+) -> None:
+    """Who has looked a file up opens that version or a newer one, however often it is replaced
+    before, and however late: its content stays here until the kernel has forgotten it."""
+    with mounted(tmp_path, **options) as rig:
+        first = rig.put("f", b"one")
+        looked_up = os.open(rig.at("f"), os.O_PATH)  # As who opens it, halfway.
+        for data in (b"two", b"three"):
+            rig.put("f", data)
+            assert rig.at("f").read_bytes() == data
+        gone = digest_of("f", first)
+        assert gone not in rig.left | set(rig.tree.left())
+        with open(f"/proc/self/fd/{looked_up}", "rb") as file:
+            assert file.read() == b"one"
+        os.close(looked_up)
+        wait_until(lambda: gone in rig.tree.left())
+        assert rig.at("f").read_bytes() == b"three"
+
+
+def test_a_version_that_is_nowhere_any_more_is_looked_up_anew(tmp_path: Path) -> None:
+    """Without a word to who opens it: there is another one now."""
+    with mounted(tmp_path) as rig:
+        rig.put("f", b"one", here=False)
+        opening = Background(rig.at("f").read_bytes)
+        miss, *_ = rig.miss()
+        rig.put("f", b"two")
+        assert rig.tree.fulfil(miss, errno.EIO)
+        assert opening.get() == b"two"
+
+
+def test_a_directory_that_was_removed_is_empty_for_who_stands_in_it(tmp_path: Path) -> None:
+    with mounted(tmp_path) as rig:
+        rig.put("d/f", b"one")
+        standing = os.open(rig.at("d"), os.O_RDONLY)
+        rig.delete("d/f")
+        with pytest.raises(FileNotFoundError):
+            os.open("f", os.O_RDONLY, dir_fd=standing)
+        assert os.listdir(standing) == []
+        rig.put("d/f", b"two")
+        file = os.open("f", os.O_RDONLY, dir_fd=standing)
+        assert os.read(file, 9) == b"two"
+        os.close(file)
+        os.close(standing)

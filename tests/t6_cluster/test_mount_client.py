@@ -148,6 +148,40 @@ def test_a_large_file_is_read_while_it_is_on_its_way(
     assert path.read_bytes() == data
 
 
+def test_what_was_replaced_on_its_way_is_read_on_when_the_agent_is_killed(
+    cluster: Cluster, point: Path, tmp_path: Path
+) -> None:
+    """When an agent is killed, who has a large file open that is still on its way reads on, with
+    the next one, what was opened, though the file was replaced or removed meanwhile."""
+    client = cluster.nodes[0].client()
+    contents = {"replaced": os.urandom(MIB) * 65, "d/removed": os.urandom(MIB) * 67}
+    for key, data in contents.items():
+        client.upload(key, io.BytesIO(data), size=len(data))
+    words = (sys.executable, "-P", "-m", "dfs", "mount", "--servers", servers(cluster))
+    words += ("--mount", str(point), "--cache", "none", "--state", "state", "--background")
+    assert run(*words, cwd=tmp_path).returncode == 0
+    top = top_mount(str(point))
+    assert top is not None
+    agent = agent_of(owner(top.source))
+    with contextlib.ExitStack() as files:
+        readers = {
+            key: files.enter_context((point / key).open("rb", buffering=0)) for key in contents
+        }
+        for key, reader in readers.items():
+            assert os.pread(reader.fileno(), 4, 0) == contents[key][:4]
+        os.kill(agent, signal.SIGSTOP)  # Nothing more comes.
+        client.put("replaced", b"another")
+        client.delete("d", recursive=True)
+        os.kill(agent, signal.SIGKILL)
+        for key, reader in readers.items():
+            assert reader.read() == contents[key]
+        assert (point / "replaced").read_bytes() == b"another"
+        assert os.listdir(point) == ["replaced"]
+    wait_until(
+        "what nobody reads any more goes", lambda: not any((tmp_path / "state/arriving").iterdir())
+    )
+
+
 def test_what_is_here_stays_readable_when_no_server_is_left(
     cluster: Cluster, point: Path, tmp_path: Path
 ) -> None:

@@ -91,11 +91,15 @@ impl Session {
         }
     }
 
-    /// Asks for the entries of a past directory. ESTALE when there is no such directory.
+    /// Asks for the entries of a past directory. One of now that was taken away has none (ENOENT),
+    /// one that nobody knows is ESTALE.
     pub(super) fn ask_past(&self, call: &mut Call<'_>, id: u64, want: Want) {
-        let directory = self.tree.read().unlisted(id).cloned();
+        let directory = self.tree.read().get(id).cloned();
         match directory {
-            Some(directory) => self.ask(call, &directory, want, "list".to_owned()),
+            Some(directory) if directory.past && directory.is_directory() => {
+                self.ask(call, &directory, want, "list".to_owned());
+            }
+            Some(_) => call.refuse(libc::ENOENT),
             None => call.refuse(libc::ESTALE),
         }
     }

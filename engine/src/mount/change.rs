@@ -171,7 +171,7 @@ impl Tree {
         self.keep_record(id, upsert);
         match old {
             Some(old) => {
-                self.forget_content(old);
+                self.uncount(old);
                 self.retire(old, batch);
                 self.tell_changed(parent, old, false, batch);
             }
@@ -206,7 +206,10 @@ impl Tree {
         if node.is_directory() {
             self.children.insert(node.id, BTreeMap::new());
         }
-        self.nodes.insert(node.id, node.clone());
+        let before = self.nodes.insert(node.id, node.clone());
+        if let Some(before) = before {
+            self.contents.leave(&before.place);
+        }
         let siblings = self
             .children
             .get_mut(&node.parent)
@@ -290,7 +293,7 @@ impl Tree {
             if let Some(children) = self.children.remove(&next.id) {
                 doomed.extend(children.into_values());
             }
-            self.forget_content(&next);
+            self.uncount(&next);
             self.retire(&next, batch);
         }
         self.tell_changed(node.parent, node, true, batch);
@@ -307,10 +310,9 @@ impl Tree {
         }
     }
 
-    fn forget_content(&mut self, node: &Node) {
+    fn uncount(&mut self, node: &Node) {
         self.totals.entries -= 1;
         self.totals.bytes -= node.size;
-        self.contents.leave(&node.place);
         self.forget_record(node);
     }
 
@@ -333,7 +335,8 @@ impl Tree {
         self.committed -= u64::from(had);
     }
 
-    /// Keeps the node for as long as the kernel knows it.
+    /// Keeps the node, and what it has, for as long as the kernel knows it: somebody who has looked
+    /// it up may only now come to open it.
     fn retire(&mut self, node: &Arc<Node>, batch: &mut Batch) {
         node.orphan.store(true, Relaxed);
         batch.retired.push(node.id);
@@ -343,7 +346,7 @@ impl Tree {
                 .get(&node.id)
                 .is_some_and(|held| Arc::ptr_eq(held, node))
         {
-            self.nodes.remove(&node.id);
+            self.drop_node(node.id);
         }
     }
 

@@ -34,7 +34,7 @@ impl Tree {
         (!node.record.is_empty()).then_some(node.version())
     }
 
-    /// Whether a path shows this content.
+    /// Whether a path shows this content, or the kernel knows a node that had it.
     pub fn shows(&self, digest: &Digest) -> bool {
         self.contents.get(digest).is_some()
     }

@@ -17,8 +17,9 @@ pub type Digest = [u8; 32];
 pub struct Place {
     /// None: nobody else shows it.
     pub digest: Option<Digest>,
-    /// How many paths of the tree show it; changes under the tree's write lock.
-    shown: AtomicU32,
+    /// How many nodes have it, those included that only the kernel knows; changes under the tree's
+    /// write lock.
+    nodes: AtomicU32,
     at: Mutex<Option<Arc<CStr>>>,
     /// Where some chunks of it are, while somebody fetches or reads them.
     part: Mutex<Weak<Part>>,
@@ -71,11 +72,12 @@ impl PartialEq for Shared {
 
 impl Eq for Shared {}
 
-/// The contents that paths of the tree show.
+/// The contents that somebody may open: paths of the tree show them, or the kernel still knows a
+/// node that was replaced.
 #[derive(Default)]
 pub struct Contents {
     table: HashSet<Shared>,
-    /// Those that a path has ceased to show since the last `settle`: the next path may show them.
+    /// Those that a node has ceased to have since the last `settle`: the next one may have them.
     left: Vec<Arc<Place>>,
 }
 
@@ -84,7 +86,7 @@ impl Contents {
         self.table.get(digest).map(|shared| &shared.0)
     }
 
-    /// One more path shows it.
+    /// One more node has it.
     pub fn share(&mut self, digest: Digest) -> Arc<Place> {
         let place = match self.get(&digest) {
             Some(place) => place.clone(),
@@ -97,22 +99,22 @@ impl Contents {
                 place
             }
         };
-        place.shown.fetch_add(1, Relaxed);
+        place.nodes.fetch_add(1, Relaxed);
         place
     }
 
-    /// One path less shows it.
+    /// One node less has it.
     pub fn leave(&mut self, place: &Arc<Place>) {
-        if place.digest.is_some() && place.shown.fetch_sub(1, Relaxed) == 1 {
+        if place.digest.is_some() && place.nodes.fetch_sub(1, Relaxed) == 1 {
             self.left.push(place.clone());
         }
     }
 
-    /// Forgets what no path shows any more, and says what that is.
+    /// Forgets what no node has any more, and says what that is.
     pub fn settle(&mut self) -> Vec<Digest> {
         let mut gone = Vec::new();
         for place in std::mem::take(&mut self.left) {
-            if place.shown.load(Relaxed) == 0
+            if place.nodes.load(Relaxed) == 0
                 && let Some(digest) = place.digest
                 && self.table.remove(&digest)
             {

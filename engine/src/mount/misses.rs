@@ -38,6 +38,18 @@ pub enum Want {
     Revision,
 }
 
+impl Want {
+    /// What becomes of an errno for want of the content of `node`. Who opens what was replaced
+    /// since it was looked up is told to look again, as the kernel does unseen: there is a newer.
+    pub fn refusal(&self, node: &Node) -> impl Fn(i32) -> i32 + use<> {
+        let other = *self == Want::Open && node.is_orphan() && !node.past;
+        move |errno| match errno {
+            libc::EIO if other => libc::ESTALE,
+            _ => errno,
+        }
+    }
+}
+
 /// A request of the kernel that has not been answered.
 pub struct Waiter {
     pub unique: u64,

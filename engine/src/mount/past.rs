@@ -83,7 +83,7 @@ impl Kept {
                     backing: 0,
                     opens: 0,
                 };
-                let slot = self.table.lock().add(row, node);
+                let slot = self.table.lock().add(row, node, "");
                 slots.insert(node.id, slot);
             }
             Some(slot) if !node.known() => {
@@ -100,10 +100,13 @@ impl Tree {
     /// what a former process has left there: what is not in the tree is here yet, in no listing.
     pub fn keep(&mut self, table: Shared, left: Vec<Left>) {
         self.kept.table = table;
-        for (slot, row, node) in left {
+        for (slot, row, node, path) in left {
             if node.is_directory() {
                 node.lookups.store(1, Relaxed);
                 self.kept.slots.get_mut().insert(row.node, slot);
+            }
+            if !path.is_empty() {
+                self.former.insert(row.node, path);
             }
             self.nodes.entry(row.node).or_insert_with(|| Arc::new(node));
         }

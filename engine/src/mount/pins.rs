@@ -70,9 +70,9 @@ impl Pins {
     pub fn resume(&self, table: Shared, left: &[Left]) -> Vec<u64> {
         let mut state = self.0.lock();
         state.table = table;
-        let rows = left.iter().filter(|(_, row, _)| row.opens > 0);
-        let nodes = rows.clone().map(|(_, row, _)| row.node).collect();
-        let pins = rows.map(|(slot, row, _)| (row.node, Pin::left(*slot, *row)));
+        let rows = left.iter().filter(|(_, row, ..)| row.opens > 0);
+        let nodes = rows.clone().map(|(_, row, ..)| row.node).collect();
+        let pins = rows.map(|(slot, row, ..)| (row.node, Pin::left(*slot, *row)));
         state.pins.extend(pins);
         nodes
     }
@@ -90,10 +90,12 @@ impl Pins {
     }
 
     /// Opens the content of a node: by the kernel itself if `passthrough` and it agrees, else for
-    /// reads that we answer. All open files of one node are served the same way.
+    /// reads that we answer. All open files of one node are served the same way. `path`: by which
+    /// its content can be asked for.
     pub fn open(
         &self,
         node: &Arc<Node>,
+        path: &str,
         device: &Device,
         passthrough: bool,
     ) -> Result<Opened, Trouble> {
@@ -133,7 +135,7 @@ impl Pins {
             local,
             slot: 0,
         };
-        pin.slot = state.table.lock().add(pin.row(node.id), node);
+        pin.slot = state.table.lock().add(pin.row(node.id), node, path);
         state.pins.insert(node.id, pin);
         Ok(served)
     }

@@ -147,6 +147,11 @@ impl PyTree {
         })
     }
 
+    fn left<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyBytes>> {
+        let left = py.detach(|| self.0.left());
+        left.iter().map(|digest| PyBytes::new(py, digest)).collect()
+    }
+
     fn shows(&self, digest: Digest) -> bool {
         self.0.tree.read().shows(&digest)
     }

@@ -275,10 +275,9 @@ impl Session {
             Kind::Made => return self.ask(call, node, Want::Open, "content".to_owned()),
             Kind::Directory | Kind::Link => return call.refuse(libc::EISDIR),
         }
-        match self
-            .pins
-            .open(node, call.device, self.passthrough.load(Relaxed))
-        {
+        let path = self.tree.read().of_content(node).unwrap_or_default();
+        let passthrough = self.passthrough.load(Relaxed);
+        match self.pins.open(node, &path, call.device, passthrough) {
             Ok(opened) => {
                 self.counters.opens.fetch_add(1, Relaxed);
                 call.ok().opened(opened);
@@ -325,6 +324,7 @@ impl Session {
             IfAbsent::Fetch => Instant::now(),
             IfAbsent::Fetched(since) => since,
         };
+        let refusal = want.refusal(node);
         let waiter = Waiter {
             unique: call.unique,
             node: node.clone(),
@@ -334,19 +334,19 @@ impl Session {
         match trouble {
             Trouble::Absent | Trouble::Damaged if if_absent == IfAbsent::Fetch => {
                 let parked = self.park(waiter);
-                self.parked(call, parked);
+                self.parked(call, parked.map_err(refusal));
             }
             Trouble::Lacking(part, chunks) => {
                 self.counters.misses.fetch_add(1, Relaxed);
                 let parked = self.misses.park_for(waiter, part, *chunks, Instant::now());
-                self.parked(call, parked);
+                self.parked(call, parked.map_err(refusal));
             }
             Trouble::Failed(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
                 call.refuse(*errno);
             }
             _ => {
                 self.counters.io_errors.fetch_add(1, Relaxed);
-                call.refuse(libc::EIO);
+                call.refuse(refusal(libc::EIO));
             }
         }
     }
@@ -360,9 +360,8 @@ impl Session {
     }
 
     fn park(&self, waiter: Waiter) -> Result<Option<Waiter>, i32> {
-        let path = self.tree.read().asked(&waiter.node);
-        // Replaced and no longer here: the caller looks the path up again by itself.
-        let path = path.ok_or(libc::ESTALE)?;
+        let path = self.tree.read().of_content(&waiter.node);
+        let path = path.ok_or(libc::EIO)?;
         self.counters.misses.fetch_add(1, Relaxed);
         self.misses.park(waiter, &path, Instant::now())
     }
@@ -475,3 +474,7 @@ impl Session {
 #[cfg(test)]
 #[path = "tests/serve.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "tests/replaced.rs"]
+mod replaced;

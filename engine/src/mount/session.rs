@@ -164,7 +164,7 @@ impl Session {
             Some(file) => Table::resume(file)?,
             None => (Table::default(), Vec::new()),
         };
-        let is_closed = |(_, row, node): &Left| row.opens == 0 && !node.is_directory();
+        let is_closed = |(_, row, node, _): &Left| row.opens == 0 && !node.is_directory();
         let (closed, left): (Vec<Left>, Vec<Left>) = left.into_iter().partition(is_closed);
         let table = Arc::new(Mutex::new(table));
         let open = self.pins.resume(table.clone(), &left);
@@ -186,7 +186,7 @@ impl Session {
         self.start(device, notices)?;
         // What was ready may be another file than its place names now. They may be many, so whoever
         // waits for an answer does not wait for them.
-        let pins = closed.iter().map(|(slot, row, _)| Pin::left(*slot, *row));
+        let pins = closed.iter().map(|(slot, row, ..)| Pin::left(*slot, *row));
         self.let_go(|_| pins.collect());
         Ok(())
     }
@@ -262,6 +262,7 @@ impl Session {
         for waiter in waiters {
             match failed {
                 Some(errno) => {
+                    let errno = waiter.want.refusal(&waiter.node)(errno);
                     let _ = device.send(message.error(waiter.unique, errno).sealed());
                 }
                 None => self.answer_waiter(&device, &waiter, &mut message),

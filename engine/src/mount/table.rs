@@ -35,8 +35,9 @@ pub struct Row {
     pub opens: u32,
 }
 
-/// What a former process has left in a slot, and what that is about.
-pub type Left = (u32, Row, Node);
+/// What a former process has left in a slot, what that is about, and the path it had; "" where it
+/// did not fit.
+pub type Left = (u32, Row, Node, String);
 
 /// Pins and tree write into one.
 pub type Shared = Arc<Mutex<Table>>;
@@ -92,7 +93,7 @@ impl Table {
         let mut rows = Vec::new();
         for chunk in bytes.chunks_exact(ROW) {
             match decode(chunk) {
-                Some((row, node)) => rows.push((table.end, row, node)),
+                Some((row, node, path)) => rows.push((table.end, row, node, path)),
                 None => table.free.push(table.end),
             }
             table.end += 1;
@@ -101,15 +102,15 @@ impl Table {
         Ok((table, rows))
     }
 
-    /// Writes a row and its node into a free slot.
-    pub fn add(&mut self, row: Row, node: &Node) -> u32 {
+    /// Writes a row and its node into a free slot. `path`: of a file, to ask for its content by.
+    pub fn add(&mut self, row: Row, node: &Node, path: &str) -> u32 {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.end += 1;
             self.end - 1
         });
         if let Some([at, numbers, rest @ ..]) = self.words(slot) {
             let mut bytes = Vec::with_capacity(ROW);
-            describe(node, &mut bytes);
+            describe(node, path, &mut bytes);
             bytes.resize(ROW - HEAD, 0);
             for (word, bytes) in rest.iter().zip(bytes.chunks_exact(8)) {
                 word.store(long(bytes, 0).to_le(), Relaxed);
@@ -200,8 +201,9 @@ impl Drop for Mapped {
 }
 
 /// Appends what `decode` reads. A place that does not fit is left out: then whoever goes on reading
-/// waits for the content to be fetched.
-fn describe(node: &Node, into: &mut Vec<u8>) {
+/// waits for the content to be fetched. So is a path: then that is found by the directories, while
+/// they are there.
+fn describe(node: &Node, path: &str, into: &mut Vec<u8>) {
     let place = node.place.lock().clone();
     let place = place.as_deref().map_or(&b""[..], |place| place.to_bytes());
     let fits = FIXED + node.name.len() + place.len() <= ROW;
@@ -222,10 +224,14 @@ fn describe(node: &Node, into: &mut Vec<u8>) {
     into.extend(u16::try_from(place.len()).expect("it fits").to_le_bytes());
     into.extend(&*node.name);
     into.extend(place);
+    if HEAD + into.len() + 2 + path.len() <= ROW {
+        into.extend(u16::try_from(path.len()).expect("it fits").to_le_bytes());
+        into.extend(path.as_bytes());
+    }
 }
 
 /// A row and its node, which nobody knows yet. None: the slot is free.
-fn decode(bytes: &[u8]) -> Option<(Row, Node)> {
+fn decode(bytes: &[u8]) -> Option<(Row, Node, String)> {
     let row = Row {
         node: long(bytes, 0),
         backing: word(bytes, 8),
@@ -238,7 +244,12 @@ fn decode(bytes: &[u8]) -> Option<(Row, Node)> {
         _ => return None,
     };
     let (name, rest) = bytes[FIXED..].split_at_checked(bytes[61].into())?;
-    let place = rest.get(..usize::from(u16::from_le_bytes([bytes[62], bytes[63]])))?;
+    let (place, rest) = rest.split_at_checked(u16::from_le_bytes([bytes[62], bytes[63]]).into())?;
+    let path = match rest {
+        [low, high, path @ ..] => path.get(..u16::from_le_bytes([*low, *high]).into())?,
+        _ => b"",
+    };
+    let path = String::from_utf8_lossy(path).into_owned();
     let place = CString::new(place).ok().filter(|place| !place.is_empty());
     let mtime_ns = long(bytes, 40).cast_signed();
     let head = (row.node, kind, word(bytes, 48));
@@ -252,7 +263,7 @@ fn decode(bytes: &[u8]) -> Option<(Row, Node)> {
         place: Place::of_one(place.map(Into::into)),
         ..new(head, long(bytes, 16), name, mtime_ns)
     };
-    Some((row, node))
+    Some((row, node, path))
 }
 
 fn word(bytes: &[u8], at: usize) -> u32 {

@@ -21,7 +21,7 @@ const CHANGES_TOGETHER: usize = 25_000;
 pub struct Shown {
     /// Something was taken away.
     pub deleted: bool,
-    /// Contents that no path shows any more.
+    /// Contents that nobody can open any more.
     pub left: Vec<Digest>,
     /// Paths that cannot be shown, and why.
     pub refused: Vec<(String, &'static str)>,
@@ -103,7 +103,12 @@ impl Session {
         shown
     }
 
-    /// Sets or clears where contents are, for all paths that show them. Returns how many are shown.
+    /// Contents that nobody can open any more, since the kernel has forgotten what had them.
+    pub fn left(&self) -> Vec<Digest> {
+        self.tree.write().contents.settle()
+    }
+
+    /// Sets or clears where contents are, for all who have them. Returns of how many anybody has.
     pub fn place_contents(&self, places: Vec<(Digest, Option<Arc<CStr>>)>) -> usize {
         let hides = places.iter().any(|(_, at)| at.is_none());
         let mut shown = 0;

@@ -44,6 +44,8 @@ pub struct Tree {
     /// Of past directories, whose entries are here.
     pub(super) listings: Listings,
     pub(super) kept: Kept,
+    /// The paths of files that are open since a former process: the directories may be gone.
+    pub(super) former: IdMap<String>,
     /// The kernel may hold anything: a former process told it things.
     pub(super) tell_all: bool,
 }
@@ -60,6 +62,7 @@ impl Tree {
             aside: None,
             listings: Listings::default(),
             kept: Kept::default(),
+            former: IdMap::default(),
             tell_all: false,
         };
         let root = directory(ROOT, ROOT, b"", now_ns);
@@ -121,8 +124,16 @@ impl Tree {
             .get(&id)
             .is_some_and(|node| node.is_orphan() && !node.known())
         {
-            self.nodes.remove(&id);
+            self.drop_node(id);
             self.unlist(id);
+        }
+    }
+
+    /// Nobody can come for it any more.
+    pub(super) fn drop_node(&mut self, id: u64) {
+        if let Some(node) = self.nodes.remove(&id) {
+            self.contents.leave(&node.place);
+            self.former.remove(&id);
         }
     }
 
@@ -183,14 +194,25 @@ impl Tree {
 
     /// The path of a node that is in the tree.
     pub fn path(&self, node: &Node) -> Option<String> {
-        self.names(node, |node| {
-            String::from_utf8_lossy(&node.name).into_owned()
-        })
+        let name = |node: &Node| String::from_utf8_lossy(&node.name).into_owned();
+        let (path, stands) = self.names(node, name)?;
+        stands.then_some(path)
     }
 
     /// The path by which others are asked about it: a revision of the past goes by its number,
     /// whatever it was named by.
     pub fn asked(&self, node: &Node) -> Option<String> {
+        let (path, stands) = self.asked_by(node)?;
+        stands.then_some(path)
+    }
+
+    /// The same for its content, be the node in the tree or not: history has it.
+    pub fn of_content(&self, node: &Node) -> Option<String> {
+        let path = self.asked_by(node).map(|(path, _)| path);
+        path.or_else(|| self.former.get(&node.id).cloned())
+    }
+
+    fn asked_by(&self, node: &Node) -> Option<(String, bool)> {
         self.names(node, |node| {
             if node.past && node.parent == top() {
                 return node.version().to_string();
@@ -199,7 +221,8 @@ impl Tree {
         })
     }
 
-    fn names(&self, node: &Node, name: impl Fn(&Node) -> String) -> Option<String> {
+    /// Its path, and whether all of it stands in the tree. None: what is above it is not known.
+    fn names(&self, node: &Node, name: impl Fn(&Node) -> String) -> Option<(String, bool)> {
         let mut names = vec![name(node)];
         let mut above = node.parent;
         let gone = |node: &Node| node.is_orphan() && !node.past;
@@ -211,7 +234,7 @@ impl Tree {
             above = parent.parent;
         }
         names.reverse();
-        (!orphan).then(|| names.join("/"))
+        Some((names.join("/"), !orphan))
     }
 
     pub fn find(&self, path: &str) -> Option<&Arc<Node>> {

@@ -146,7 +146,7 @@ class Agent:
             )
             self.room.needed = self.feeder.needed
             self.fetcher = Fetcher(
-                client, self.objects, self.feeder, tree, self.large, self.room,
+                client, self.objects, self.feeder, tree, self.large, self.room, self.problems,
                 to_the_end=options.no_open,
             )
             self.pins = Pins(
@@ -309,7 +309,7 @@ class Agent:
                 await loop.run_in_executor(None, self.objects.note_used, self.tree.opened())
                 if self.room is not None:
                     await self.room.trim()
-                await loop.run_in_executor(None, self.objects.sweep, self.feeder.needed)
+                await loop.run_in_executor(None, self.feeder.sweep, self.objects)
 
     async def _write_journal(self) -> None:
         """Whoever ends this waits for it: the file is closed next, and the changes would be lost.

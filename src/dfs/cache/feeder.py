@@ -54,7 +54,7 @@ class Feeder:
         self.ready = asyncio.Event()
         """The first snapshot is complete."""
         self.needed = Needed(tree)
-        """The contents that paths show."""
+        """The contents that somebody may open."""
         self.removed: Callable[[], None] = lambda: None
         """Called after something was deleted from the tree: what it blocked may go now."""
         self.resynced = asyncio.Event()
@@ -112,6 +112,12 @@ class Feeder:
             sizes = {sha256: self._objects.size(sha256) for sha256 in contents}
             self._tree.place_contents([(s, None) for s, size in sizes.items() if size is None])
             self.place((s, size) for s, size in sizes.items() if size is not None)
+
+    def sweep(self, objects: Objects) -> None:
+        """Removes content that nobody has needed for a while. Blocks."""
+        for sha256 in self._tree.left():
+            objects.retire(sha256)
+        objects.sweep(self.needed)
 
     # ---- the stream ------------------------------------------------------------------------------
     async def _follow(self, snapshot: bool) -> None:

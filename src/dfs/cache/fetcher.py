@@ -27,6 +27,7 @@ from ..limits import (
     AGENT_RETRY_MS_MAX,
     FETCH_MS_MAX,
     MISSES_MAX,
+    REFUSAL_SHOWN_S,
     WARM_FETCHES_MAX,
 )
 from .arriving import Arrivals, Arriving, Wanted
@@ -36,6 +37,7 @@ from .large import Large
 from .objects import Objects
 from .past import place
 from .ports import Client, Tree
+from .problems import Problems
 from .room import Room
 from .tasks import Serving
 
@@ -51,16 +53,18 @@ class Fetcher:
 
     def __init__(
         self, client: Client, objects: Objects, feeder: Feeder, tree: Tree, large: Large,
-        room: Room, deadline_ms: int = FETCH_MS_MAX, to_the_end: bool = False,
+        room: Room, problems: Problems, deadline_ms: int = FETCH_MS_MAX, to_the_end: bool = False,
     ) -> None:
         """`to_the_end`: see `Arrivals`."""
         self._client, self._objects, self._feeder, self._tree = client, objects, feeder, tree
-        self._large, self._room = large, room
+        self._large, self._room, self._problems = large, room, problems
         self.deadline_s = deadline_ms / 1000
         """How long a reader waits at most, whatever it waits for."""
         self._arrivals = Arrivals(client, objects, feeder, tree, large, room, to_the_end)
         self._fetching: dict[Key, asyncio.Task[str | Arriving]] = {}
         self._serving = Serving("misses", tree.next_misses, self._serve)
+        self._shown: asyncio.TimerHandle | None = None
+        """Until when the status says why a reader got an error."""
         self._pool = ThreadPoolExecutor(2, "fetcher")
 
     async def run(self) -> None:
@@ -86,19 +90,27 @@ class Fetcher:
             return
         except (DeadlineExceeded, TimeoutError) as error:
             why = str(error) or f"no node gave it within {self.deadline_s:g} s"
-            log.warning("%s: a reader waited in vain: %s", path, why)
+            self._refused(f"{path}: a reader waited in vain: {why}")
             result = errno.ETIMEDOUT
         except DfsError as error:
             if past is not None and isinstance(error, (OutOfRange, NotFound)):
                 log.info("%s: history does not reach it any more: %s", path, error)
                 result = errno.ERANGE
             else:
-                log.warning("%s: content of revision %d is not to be had: %s", path, version, error)
+                self._refused(f"{path}: content of revision {version} is not to be had: {error}")
                 result = errno.EIO
         except OSError as error:
             log.warning("%s: content cannot be kept: %s", path, error)
             result = error.errno or errno.EIO
         self._tree.fulfil(miss, result)
+
+    def _refused(self, why: str) -> None:
+        """A reader gets an error: the status says the reason of the last one for a while."""
+        self._problems.set("(content)", why)
+        if self._shown is not None:
+            self._shown.cancel()
+        loop = asyncio.get_running_loop()
+        self._shown = loop.call_later(REFUSAL_SHOWN_S, self._problems.clear, "(content)")
 
     async def _answer(self, miss: int, wanted: Wanted, first: int, upto: int) -> None:
         """Has the content here, or begun, and these chunks of it, and says so to who waits."""

@@ -55,7 +55,8 @@ class Known:
 
 
 class Needed:
-    """The contents that paths of the tree show. Any thread may ask."""
+    """The contents that paths of the tree show, or that the kernel may still come for: it knows a
+    file that had one until it was replaced. Any thread may ask."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree

@@ -298,8 +298,8 @@ class Objects:
         return list(self._sizes)
 
     def retire(self, sha256: bytes) -> None:
-        """No version needs it any more: `sweep` removes it after OBJECT_KEEP_S, since a reader may
-        be about to open it."""
+        """Nobody needs it any more: `sweep` removes it after OBJECT_KEEP_S, unless somebody does
+        by then."""
         self._retired.append((time.monotonic() + OBJECT_KEEP_S, sha256))
 
     def hide(self, sha256: bytes) -> None:

@@ -198,8 +198,12 @@ class Tree(Protocol):
         """(SHA-256, backing): where contents are now."""
         ...
 
+    def left(self) -> list[bytes]:
+        """Contents that nobody can open any more, since the kernel forgot them."""
+        ...
+
     def shows(self, sha256: bytes) -> bool:
-        """A path shows that content."""
+        """A path shows that content, or the kernel may still come for it."""
         ...
 
     def committed(self) -> int:

@@ -330,6 +330,6 @@ fn the_next_process_goes_on_with_what_is_open_and_where_somebody_stands() {
     assert!(!held(&next.session), "what the kernel forgets goes");
     next.session.close();
     let left = Table::resume(copy().unwrap()).unwrap().1;
-    let left: Vec<u64> = left.iter().map(|(_, row, _)| row.node).collect();
+    let left: Vec<u64> = left.iter().map(|(_, row, ..)| row.node).collect();
     assert_eq!(left, [top]);
 }

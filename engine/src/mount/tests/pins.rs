@@ -43,10 +43,10 @@ fn node(dir: &TempDir, version: u64, size: u64, content: Option<&[u8]>) -> Arc<N
 fn an_open_file_is_read_to_the_end_though_its_name_is_gone() {
     let (dir, device, pins) = (tempfile::tempdir().unwrap(), device(), Pins::default());
     let node = node(&dir, 1, 5, Some(b"hello"));
-    assert_eq!(pins.open(&node, &device, true), Ok(Opened::Cached));
+    assert_eq!(pins.open(&node, "f", &device, true), Ok(Opened::Cached));
     std::fs::remove_file(dir.path().join("1")).unwrap();
     *node.place.lock() = None;
-    assert_eq!(pins.open(&node, &device, true), Ok(Opened::Cached));
+    assert_eq!(pins.open(&node, "f", &device, true), Ok(Opened::Cached));
     pins.release(node.id, &device);
     let mut buffer = [0; 9];
     assert_eq!(pins.read(&node, 2, &mut buffer), Ok(3));
@@ -64,7 +64,7 @@ fn passthrough_is_not_asked_for_again_once_it_is_forbidden() {
     let (dir, device, pins) = (tempfile::tempdir().unwrap(), device(), Pins::default());
     for version in 1..4 {
         let node = node(&dir, version, 1, Some(b"x"));
-        pins.open(&node, &device, true).unwrap();
+        pins.open(&node, "f", &device, true).unwrap();
         pins.release(node.id, &device);
     }
     assert_eq!(pins.counts()[3], ("passthrough_refused", 1));
@@ -76,8 +76,8 @@ fn a_file_of_the_wrong_size_is_damaged_and_forgotten() {
     for content in [&b"hell"[..], b"hello!", b""] {
         let (dir, device, pins) = (tempfile::tempdir().unwrap(), device(), Pins::default());
         let node = node(&dir, 1, 5, Some(content));
-        assert_eq!(pins.open(&node, &device, false), Err(Trouble::Damaged));
-        assert_eq!(pins.open(&node, &device, false), Err(Trouble::Absent));
+        assert_eq!(pins.open(&node, "f", &device, false), Err(Trouble::Damaged));
+        assert_eq!(pins.open(&node, "f", &device, false), Err(Trouble::Absent));
         assert_eq!(pins.counts()[0], ("open", 0));
     }
 }
@@ -86,7 +86,7 @@ fn a_file_of_the_wrong_size_is_damaged_and_forgotten() {
 fn a_file_that_shrinks_while_it_is_open_is_damaged_not_short() {
     let (dir, device, pins) = (tempfile::tempdir().unwrap(), device(), Pins::default());
     let node = node(&dir, 1, 5, Some(b"hello"));
-    pins.open(&node, &device, false).unwrap();
+    pins.open(&node, "f", &device, false).unwrap();
     std::fs::write(dir.path().join("1"), b"hel").unwrap();
     assert_eq!(pins.read(&node, 0, &mut [0; 5]), Err(Trouble::Damaged));
     assert_eq!(pins.read(&node, 0, &mut [0; 3]), Ok(3));
@@ -100,7 +100,7 @@ fn only_regular_files_are_content() {
     for place in [link.to_str().unwrap(), dir.path().to_str().unwrap()] {
         let node = node(&dir, 1, 5, None);
         *node.place.lock() = Some(CString::new(place).unwrap().into());
-        let opened = pins.open(&node, &device, false);
+        let opened = pins.open(&node, "f", &device, false);
         assert!(matches!(
             opened,
             Err(Trouble::Failed(libc::ELOOP) | Trouble::Damaged)
@@ -112,7 +112,7 @@ fn only_regular_files_are_content() {
 fn empty_files_need_no_content() {
     let (dir, device, pins) = (tempfile::tempdir().unwrap(), device(), Pins::default());
     let node = node(&dir, 1, 0, None);
-    assert_eq!(pins.open(&node, &device, true), Ok(Opened::Cached));
+    assert_eq!(pins.open(&node, "f", &device, true), Ok(Opened::Cached));
     assert_eq!(pins.read(&node, 0, &mut [0; 9]), Ok(0));
 }
 
@@ -127,15 +127,15 @@ fn the_next_process_serves_open_files_the_same_way() {
     let shared = |table| Arc::new(Mutex::new(table));
     let former = Pins::default();
     former.begin(shared(Table::begin(file.try_clone().unwrap()).unwrap()));
-    former.open(&cached, &device, false).unwrap();
-    former.open(&cached, &device, false).unwrap();
+    former.open(&cached, "f", &device, false).unwrap();
+    former.open(&cached, "f", &device, false).unwrap();
     let mut table = Table::resume(file.try_clone().unwrap()).unwrap().0;
     let row = |opens| Row {
         node: direct.id,
         backing: 3,
         opens,
     };
-    table.add(row(1), &direct);
+    table.add(row(1), &direct, "f");
 
     let (table, left) = Table::resume(file.try_clone().unwrap()).unwrap();
     let pins = Pins::default();
@@ -143,10 +143,10 @@ fn the_next_process_serves_open_files_the_same_way() {
     pins.reopen(&cached);
     std::fs::remove_file(dir.path().join("1")).unwrap();
     assert_eq!(
-        pins.open(&direct, &device, true),
+        pins.open(&direct, "f", &device, true),
         Ok(Opened::Passthrough(3))
     );
-    assert_eq!(pins.open(&cached, &device, true), Ok(Opened::Cached));
+    assert_eq!(pins.open(&cached, "f", &device, true), Ok(Opened::Cached));
     let mut buffer = [0; 5];
     assert_eq!(
         (pins.read(&cached, 0, &mut buffer), &buffer),

@@ -15,17 +15,17 @@ fn row(node: u64, backing: u32, opens: u32) -> Row {
 
 /// Without the nodes; all are of the present.
 fn heads(left: &[Left]) -> Vec<(u32, Row)> {
-    assert!(left.iter().all(|(_, _, node)| !node.past));
-    left.iter().map(|(slot, row, _)| (*slot, *row)).collect()
+    assert!(left.iter().all(|(_, _, node, _)| !node.past));
+    left.iter().map(|(slot, row, ..)| (*slot, *row)).collect()
 }
 
 #[test]
 fn what_one_process_wrote_the_next_one_finds() {
     let file = tempfile::tempfile().unwrap();
     let mut table = Table::begin(file.try_clone().unwrap()).unwrap();
-    let first = table.add(row(1 << 61 | 5, 3, 1), &present());
-    let second = table.add(row(7, 0, 2), &present());
-    table.add(row(8, 4, 1), &present());
+    let first = table.add(row(1 << 61 | 5, 3, 1), &present(), "f");
+    let second = table.add(row(7, 0, 2), &present(), "f");
+    table.add(row(8, 4, 1), &present(), "f");
     table.set(first, row(1 << 61 | 5, 3, 6));
     table.remove(second);
 
@@ -35,11 +35,11 @@ fn what_one_process_wrote_the_next_one_finds() {
         [(0, row(1 << 61 | 5, 3, 6)), (2, row(8, 4, 1))]
     );
     assert_eq!(
-        next.add(row(9, 0, 1), &present()),
+        next.add(row(9, 0, 1), &present(), "f"),
         1,
         "the free slot is used again"
     );
-    assert_eq!(next.add(row(10, 0, 1), &present()), 3);
+    assert_eq!(next.add(row(10, 0, 1), &present(), "f"), 3);
     assert_eq!(next.errors, 0);
 }
 
@@ -48,7 +48,7 @@ fn a_fresh_connection_begins_with_an_empty_table() {
     let file = tempfile::tempfile().unwrap();
     Table::begin(file.try_clone().unwrap())
         .unwrap()
-        .add(row(7, 1, 1), &present());
+        .add(row(7, 1, 1), &present(), "f");
     Table::begin(file.try_clone().unwrap()).unwrap();
     assert!(Table::resume(file).unwrap().1.is_empty());
 }
@@ -58,7 +58,7 @@ fn a_torn_tail_is_no_row() {
     let file = tempfile::tempfile().unwrap();
     Table::begin(file.try_clone().unwrap())
         .unwrap()
-        .add(row(7, 1, 1), &present());
+        .add(row(7, 1, 1), &present(), "f");
     file.set_len(ROW as u64).unwrap();
     file.write_all_at(&[1; 500], ROW as u64).unwrap();
     assert_eq!(heads(&Table::resume(file).unwrap().1), [(0, row(7, 1, 1))]);
@@ -68,7 +68,7 @@ fn a_torn_tail_is_no_row() {
 fn a_table_that_cannot_be_written_is_counted() {
     let path = tempfile::NamedTempFile::new().unwrap();
     let (mut table, _) = Table::resume(File::open(path.path()).unwrap()).unwrap();
-    table.add(row(7, 1, 1), &present());
+    table.add(row(7, 1, 1), &present(), "f");
     assert_eq!(table.errors, 1);
 }
 
@@ -77,7 +77,7 @@ fn a_table_grows_and_keeps_its_rows() {
     let file = tempfile::tempfile().unwrap();
     let mut table = Table::begin(file.try_clone().unwrap()).unwrap();
     let rows = (1..=3_000).map(|number| row(number, 0, 1));
-    let slots: Vec<u32> = rows.clone().map(|row| table.add(row, &present())).collect();
+    let slots: Vec<u32> = rows.clone().map(|row| table.add(row, &present(), "f")).collect();
     assert_eq!((slots[2_999], table.errors), (2_999, 0));
     table.remove(0);
     table.set(2_999, row(3_000, 7, 2));
@@ -95,7 +95,7 @@ fn change_without_end(file: &File) -> ! {
         let name = format!("{number}").into_bytes();
         let node = past(&name, &name);
         let at = |opens| row(number, number as u32, opens);
-        let slot = table.lock().add(at(number as u32), &node);
+        let slot = table.lock().add(at(number as u32), &node, "p");
         table.lock().set(slot, at(0));
         table.lock().remove(slot);
     }
@@ -159,13 +159,14 @@ fn past(name: &[u8], place: &[u8]) -> Node {
 fn a_node_is_written_with_its_row() {
     let file = tempfile::tempfile().unwrap();
     let mut table = Table::begin(file.try_clone().unwrap()).unwrap();
-    let slot = table.add(row(77, 0, 1), &past(b"name", b"/objects/1"));
+    let slot = table.add(row(77, 0, 1), &past(b"name", b"/objects/1"), "d/name");
     table.set(slot, row(77, 0, 2));
     let (mut table, left) = Table::resume(file.try_clone().unwrap()).unwrap();
-    let [(0, found, node)] = &left[..] else {
+    let [(0, found, node, path)] = &left[..] else {
         panic!("one row");
     };
     assert_eq!(*found, row(77, 0, 2));
+    assert_eq!(path, "d/name");
     let numbers = (node.id, node.parent, node.version(), node.size);
     assert_eq!(numbers, (77, 3, 9, 5));
     let owner = (node.uid.load(Relaxed), node.gid.load(Relaxed));
@@ -180,8 +181,8 @@ fn a_node_is_written_with_its_row() {
     assert_eq!(node.place.lock().as_deref(), Some(c"/objects/1"));
     assert!(node.past && node.is_orphan() && !node.known());
     table.remove(slot);
-    assert_eq!(table.add(row(8, 0, 1), &present()), slot);
-    let [(_, _, node)] = &Table::resume(file).unwrap().1[..] else {
+    assert_eq!(table.add(row(8, 0, 1), &present(), "f"), slot);
+    let [(_, _, node, _)] = &Table::resume(file).unwrap().1[..] else {
         panic!("one row");
     };
     let shown = (node.past, &*node.name, node.place.lock().is_none());
@@ -189,20 +190,39 @@ fn a_node_is_written_with_its_row() {
 }
 
 #[test]
-fn a_place_that_does_not_fit_is_left_out() {
+fn what_does_not_fit_is_left_out_the_path_first() {
     let (file, name) = (tempfile::tempfile().unwrap(), [b'n'; 255]);
     let mut table = Table::begin(file.try_clone().unwrap()).unwrap();
     let room = ROW - FIXED - name.len();
-    table.add(row(77, 0, 1), &past(&name, &vec![b'p'; room]));
-    table.add(row(77, 0, 1), &past(&name, &vec![b'p'; room + 1]));
+    let path = "d/f";
+    for size in [room - 5, room - 4, room, room + 1] {
+        table.add(row(77, 0, 1), &past(&name, &vec![b'p'; size]), path);
+    }
     let left = Table::resume(file).unwrap().1;
-    let place = |at: usize| {
-        let node = &left[at].2;
+    let found = left.iter().map(|(_, _, node, path)| {
         assert_eq!(*node.name, name);
-        node.place
-            .lock()
-            .as_deref()
-            .map(|place| place.to_bytes().len())
+        let place = node.place.lock();
+        (
+            place.as_deref().map(|place| place.to_bytes().len()),
+            &**path,
+        )
+    });
+    let expected = [
+        (Some(room - 5), path),
+        (Some(room - 4), ""),
+        (Some(room), ""),
+        (None, path),
+    ];
+    assert_eq!(found.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_row_of_a_version_that_wrote_no_path_is_read() {
+    let file = tempfile::tempfile().unwrap();
+    let mut table = Table::begin(file.try_clone().unwrap()).unwrap();
+    table.add(row(77, 0, 1), &past(b"name", b"/objects/1"), "");
+    let [(0, _, node, path)] = &Table::resume(file).unwrap().1[..] else {
+        panic!("one row");
     };
-    assert_eq!((place(0), place(1)), (Some(room), None));
+    assert_eq!((&*node.name, &**path), (&b"name"[..], ""));
 }

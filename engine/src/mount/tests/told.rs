@@ -1,4 +1,5 @@
 //! A session that hears of contents and changes.
+use super::super::abi::{ROOT, op};
 use super::super::feed::entries;
 use super::super::feed::tests::{event, item, record};
 use super::super::kernel::{Kernel, any};
@@ -78,6 +79,24 @@ fn what_is_moved_keeps_its_place_and_what_nobody_shows_is_told() {
         (replaced.deleted, replaced.left),
         (false, vec![digest(b"one")])
     );
+}
+
+#[test]
+fn a_content_is_left_when_the_kernel_forgets_the_last_node_that_had_it() {
+    let mut kernel = Kernel::new(any);
+    show(&kernel, &file("a", b"one", 1), vec![]);
+    show(&kernel, &file("b", b"one", 2), vec![]);
+    let (a, b) = (kernel.lookup(ROOT, "a"), kernel.lookup(ROOT, "b"));
+    let replaced = [file("a", b"two", 3), file("b", b"two", 4)].concat();
+    assert!(show(&kernel, &replaced, vec![]).left.is_empty());
+    for (node, left) in [(a, vec![]), (b, vec![digest(b"one")])] {
+        let shows = kernel.session.tree.read().shows(&digest(b"one"));
+        assert!(shows, "the kernel may come for it");
+        kernel.send(op::FORGET, node, &1u64.to_le_bytes());
+        assert_eq!(kernel.ask(op::STATFS, ROOT, &[]).0, 0);
+        assert_eq!(kernel.session.left(), left);
+    }
+    assert!(!kernel.session.tree.read().shows(&digest(b"one")));
 }
 
 #[test]

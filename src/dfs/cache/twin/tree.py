@@ -196,6 +196,10 @@ class MemoryTree:
         self._settle(set())
         return len(known)
 
+    def left(self) -> list[bytes]:
+        """None: no kernel knows anything."""
+        return []
+
     def shows(self, sha256: bytes) -> bool:
         """See `dfs._engine.Tree`."""
         return sha256 in self._places
