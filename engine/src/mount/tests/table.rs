@@ -120,7 +120,7 @@ fn a_process_that_is_killed_leaves_rows_that_are_whole_or_free() {
         unsafe { libc::kill(child, libc::SIGKILL) };
         // SAFETY: as above; nobody asks how it ended.
         unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
-        for (slot, row, node) in Table::resume(file).unwrap().1 {
+        for (slot, row, node, _) in Table::resume(file).unwrap().1 {
             let name = format!("{}", row.node);
             let place = node
                 .place
