@@ -141,8 +141,7 @@ LOG_KEEP_BYTES: Final = 64 << 20
 LOG_FILE_BYTES: Final = 16 << 20
 """Of one file of the log: purging frees whole files, so one at most stays longer than it must."""
 DISK_LATE_MS: Final = 25
-"""A write of the log is late when a majority of the others had it on disk so much earlier: several
-times what a good disk takes, half a heartbeat."""
+"""A write is late when a majority had it on disk so much earlier: several times a good disk's."""
 DISK_LATE_FOR_MS: Final = 2_000
 """A leader whose every write was late for so long hands leadership away; a moment is no reason."""
 DISK_STALL_MS_MAX: Final = 1_000
@@ -284,6 +283,8 @@ LEASE_RETRY_MS: Final = 1
 """The kernel reports a close a moment before it counts the writer as gone."""
 LEASE_RETRY_MS_MAX: Final = 5_000
 """While a writer holds the file open; its close is reported, this is the second line."""
+IGNORE_BYTES_MAX: Final = 64 << 10
+"""Of a `.dfsignore`: some thousand patterns, with all of which each name is compared."""
 CACHE_RETRY_S: Final = 5
 """Between looks for a cache directory that is gone, and whether a watched one is still in place."""
 SIGNATURE_RACY_NS: Final = 20_000_000
@@ -337,8 +338,7 @@ CACHE_FREE_BYTES_MIN: Final = 1 << 30
 CACHE_FREE_PERCENT_MIN: Final = 5
 """Instead of CACHE_FREE_BYTES_MIN where this share of the disk is less."""
 FILL_GRACE_MS: Final = 20
-"""Content that has come stays so long at least: whoever waited for it is told in this turn of the
-event loop and in the next, and then has it open."""
+"""Content that has come stays so long at least: whoever waited is told, and opens it, meanwhile."""
 ROOM_LOW_MS: Final = 1_000
 """A disk that is too full for so long is a problem: what is in use now may go in a moment."""
 ROOM_WAIT_MS: Final = 2_000
