@@ -87,6 +87,33 @@ async def test_the_same_content_from_two_nodes_is_no_conflict(tmp_path: Path) ->
         assert [e.key for e in node.events] == ["file"]
 
 
+@pytest.mark.parametrize("below", ["", "d/"])
+@pytest.mark.allow_logs("the stream of changes broke")
+async def test_what_is_removed_and_comes_again_at_once_is_no_conflict(
+    tmp_path: Path, below: str
+) -> None:
+    """Though the stream has not told yet of the version that was stored from here."""
+    async with Rig(tmp_path) as rig:
+        await rig.node.set_cut(True)
+        path, again = f"{below}file", rig.root / "again"
+        for number, data in enumerate((b"1", b"22", b"333"), 1):
+            (again / below).mkdir(parents=True, exist_ok=True)
+            (again / path).write_bytes(data)
+            os.rename(again / (below or path), rig.cache / (below or path))
+            await wait_until("it is stored", lambda n=number: rig.versions(path)[n - 1 :])
+            await rig.settled()
+            if number < 3:
+                shutil.move(rig.cache / (below or path), tmp_path / f"away{number}")
+                await rig.settled()
+                assert rig.agent.journal.rows == {}
+        await rig.node.set_cut(False)
+        await rig.shown(path, b"333")
+        assert copies(rig.node) == []
+        (rig.cache / path).unlink()
+        await rig.settled()
+        assert rig.agent.journal.unseen == {}, "all is seen"
+
+
 async def test_a_later_drop_elsewhere_replaces_what_it_has_seen(tmp_path: Path) -> None:
     node = MemoryNode()
     async with Rig(tmp_path, node, "node1") as one, Rig(tmp_path, node, "node2") as two:
