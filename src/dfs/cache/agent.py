@@ -30,7 +30,6 @@ from ..errors import DfsError, FailedPrecondition, Misconfigured
 from ..limits import (
     DELETE_DELAY_S,
     FETCH_MS_MAX,
-    MEMBERS_MS_MAX,
     REPORT_INTERVAL_MS,
     SPACE_INTERVAL_MS,
 )
@@ -271,7 +270,8 @@ class Agent:
                 return
 
     async def _measure_for_ever(self, tree: Tree) -> None:
-        """What `df` shows as free is known before anybody asks: the answer must not wait."""
+        """What `df` shows as free is known before anybody asks: the answer must not wait. So is
+        whether there is a quorum."""
         await self.feeder.ready.wait()
         while True:
             await self._measure(tree)
@@ -281,10 +281,12 @@ class Agent:
         """Every member stores everything, so the fullest one counts; where none says, the disk
         here."""
         try:
-            answer = await self.client.status(timeout=MEMBERS_MS_MAX / 1000)
+            answer = await self.client.status(timeout=SPACE_INTERVAL_MS / 1000)
             known = [n.disk_free_bytes for n in answer.nodes if n.HasField("disk_free_bytes")]
+            answering = [bool(n.role) for n in answer.nodes if n.member.voter]
+            self.feeder.majority(2 * sum(answering) > len(answering) or not answering)
         except DfsError:
-            known = []
+            known = []  # The stream of changes says aloud that the node is away.
         tree.set_free(min(known) if known else await self._free_here())
 
     async def _free_here(self) -> int:
