@@ -311,6 +311,7 @@ class Agent:
                 await loop.run_in_executor(None, self.objects.note_used, self.tree.opened())
                 if self.room is not None:
                     await self.room.trim()
+                    await self.room.scrub()
                 await loop.run_in_executor(None, self.objects.sweep, self.feeder.needed)
 
     async def _write_journal(self) -> None:

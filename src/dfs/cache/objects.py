@@ -4,8 +4,8 @@ A file here is immutable (0444) and appears only by rename, complete and verifie
 flushed to disk: after a crash of the machine it may be damaged. So at the first start after a boot
 all files are moved to `<state>/former/`; each is verified before it is used, and moves back then.
 A file in its place is trusted for the rest of the boot, but for its length: whoever asks for it
-says what that should be. A damaged one is moved to `<state>/quarantine`, which keeps the last few,
-and fetched again. Any thread may call.
+says what that should be; and each is read again from time to time (`scrub.py`). A damaged one is
+moved to `<state>/quarantine`, which keeps the last few, and fetched again. Any thread may call.
 
 What comes chunk by chunk stands in `<state>/arriving/<sha256>` until all is there, sparse. No chunk
 that is found there is trusted: whoever goes on with it verifies each.
@@ -257,6 +257,14 @@ class Objects:
                 return self.path(sha256)
             self._set_aside(sha256)
         return None
+
+    def distrust(self, sha256: bytes) -> bool:
+        """Sets a verified object aside that has been found damaged; whether there still was one."""
+        with self._lock:
+            if sha256 not in self._verified:
+                return False
+            self._set_aside(sha256)
+        return True
 
     def _gone(self, sha256: bytes, where: str) -> str | None:
         with self._lock:
