@@ -1,17 +1,19 @@
-"""Objects whose disk has damaged them since they were verified."""
+"""Objects that were verified, and then were damaged by their disk, or taken away."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from dfs.cache.objects import Objects
 from dfs.cache.scrub import Scrub
-from dfs.limits import CONTENT_SCRUB_BYTES
+from dfs.limits import AGENT_DATA_BYTES_MAX, CONTENT_SCRUB_BYTES, INLINE_BYTES_MAX
 
 from .cache_rig import Rig, wait_until
 
@@ -51,6 +53,36 @@ async def test_damage_of_what_is_kept_here_is_found(
         for name, data in contents.items():
             assert rig.shows(name, data)
         assert len(os.listdir(rig.state / "quarantine")) == 1
+
+
+@pytest.mark.parametrize("what", ["objects/*/*", "objects/*", "objects", "*/*"])
+async def test_what_somebody_took_away_comes_back_when_it_is_read(
+    tmp_path: Path, what: str
+) -> None:
+    """When the content that an agent keeps is removed under its hands, each file comes back when
+    it is read, without an error and without a restart."""
+    async with Rig(tmp_path) as rig:
+        contents = {"small": b"small", "more": os.urandom(AGENT_DATA_BYTES_MAX + 1),
+                    "large": os.urandom(INLINE_BYTES_MAX + 1)}
+        await rig.node.put("small", contents["small"])
+        await rig.node.put("more", contents["more"])
+        large = contents["large"]
+        await rig.node.upload("large", io.BytesIO(large), size=len(large))
+        for _ in range(2):
+            for name, data in contents.items():
+                await wait_until("it is known", lambda name=name: name in rig.tree.shown)
+                assert await rig.read(name) == data
+                await rig.shown(name, data)
+            for path in rig.state.glob(what):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            assert not rig.object(large).exists()
+        for name, data in contents.items():
+            assert await rig.read(name) == data
+        assert rig.agent.objects is not None
+        assert rig.agent.objects.bytes == sum(map(len, contents.values()))
 
 
 @pytest.mark.allow_logs("cached object is damaged", "cannot be read")
