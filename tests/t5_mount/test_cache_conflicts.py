@@ -380,7 +380,10 @@ async def test_a_drop_that_was_deleted_from_the_tree_does_not_come_back(tmp_path
 
 async def test_without_a_mount_drops_go_all_the_same(tmp_path: Path) -> None:
     node, cache = MemoryNode(), tmp_path / "cache"
-    agent = Agent(Options(["memory"], str(tmp_path / "state"), str(cache)), node, None)
+    options = Options(
+        ["memory"], str(tmp_path / "state"), str(cache), contents=str(tmp_path / "contents")
+    )
+    agent = Agent(options, node, None)
     running = asyncio.create_task(agent.run())
     try:
         await wait_until("the cache is there", cache.exists)

@@ -401,7 +401,7 @@ async def test_the_mount_is_served_when_the_tree_is_complete_and_adopted_after_a
     node = MemoryNode()
     await node.set_cut(True)
     rig = Rig(tmp_path, node)
-    rig.options |= {"fuse_fd": 99, "adopt": True}
+    rig.options |= {"fuse_fd": 99, "adopt": True, "contents": str(tmp_path / "contents")}
     rig.cache.rmdir()
     await rig.start(scanned=False)
     try:

@@ -231,7 +231,9 @@ class Agent:
                 ) from None
 
     async def _run_parts(self) -> None:
-        parts = [self.feeder.run(), self._house(), self._report(), self._control()]
+        parts = [self.feeder.run(), self._house(), self._control()]
+        if self.options.contents:  # Else the node has an agent of its own, which it shows.
+            parts.append(self._report())
         if self.watcher is not None:
             parts += [self.watcher.run(), self.uploader.run()]
         if self.deletes is not None:
@@ -354,7 +356,7 @@ class Agent:
         return "passthrough" if self.tree.stats().get("passthrough") else "read"
 
     async def _report(self) -> None:
-        """Tells the node how things are; for ever."""
+        """Tells the node that started this agent how things are; for ever."""
         while True:
             try:
                 await self.client.report_agent(self.status(), timeout=REPORT_INTERVAL_MS / 1000)
