@@ -15,6 +15,7 @@ from dfs._engine import Tree
 from dfs.cache import conflicts
 from dfs.cache.agent import Agent, Options
 from dfs.cache.journal import MARKS, PIN, Journal
+from dfs.cache.known import Known
 from dfs.cache.twin import MemoryNode, MemoryTree
 from dfs.errors import RequestTooOld
 from dfs.limits import COMPONENT_BYTES_MAX
@@ -404,3 +405,7 @@ def test_the_twin_of_the_tree_refuses_what_the_real_one_refuses() -> None:
         _, _, refused = tree.show([(answer, 0)], [], True)
         assert [path for path, _ in refused] == ["a//b"]
         assert tree.committed() == 0
+        for ask in (tree.record, lambda path, tree=tree: tree.entries(path, "", 1, False)):
+            with pytest.raises(UnicodeEncodeError):
+                ask(os.fsdecode(b"caf\xe9"))
+        assert os.fsdecode(b"caf\xe9") not in Known(tree)
