@@ -34,9 +34,9 @@ QUICK: Final = {
     "readers": 4, "kills": 1,
 }
 QUICK_NOTE: Final = "--quick: little of everything, once: shows that it works, not how fast it is"
-FREE_PER_BIG: Final = 12
-"""Copies of the large file that the disk must have room for: source, floor, and each node's cache
-directory, log, store and agent."""
+FREE_PER_BIG: Final = 7
+"""Copies of the large file that the disk must have room for: source, floor, the drop, one in each
+node, and one to spare."""
 
 
 def parser() -> argparse.ArgumentParser:

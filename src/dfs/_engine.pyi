@@ -631,7 +631,9 @@ class Tree:
         notices_queued, notices_delivered, waiting (readers), requests, lookups, opens, reads,
         misses, questions, answers (held), timeouts, interrupts, damaged (local files without the
         committed size), io_errors, malformed, stale (older than what was shown), collisions
-        (entries not shown), open, open_passthrough, passthrough_refused, table_errors."""
+        (entries not shown), open, open_passthrough, open_arriving, passthrough_refused,
+        table_errors, ready (small files that are closed, which the kernel can read as before; none
+        whose content is hidden or no longer shown)."""
 
     def running(self) -> bool:
         """False when the kernel has ended the connection (unmounted or aborted)."""

@@ -141,7 +141,7 @@ LOG_KEEP_BYTES: Final = 64 << 20
 LOG_FILE_BYTES: Final = 16 << 20
 """Of one file of the log: purging frees whole files, so one at most stays longer than it must."""
 DISK_LATE_MS: Final = 25
-"""A write is late when a majority had it on disk so much earlier: several times a good disk's."""
+"""A write of the log is late when most others had it on disk so much earlier: half a heartbeat."""
 DISK_LATE_FOR_MS: Final = 2_000
 """A leader whose every write was late for so long hands leadership away; a moment is no reason."""
 DISK_STALL_MS_MAX: Final = 1_000
@@ -338,7 +338,7 @@ CACHE_FREE_BYTES_MIN: Final = 1 << 30
 CACHE_FREE_PERCENT_MIN: Final = 5
 """Instead of CACHE_FREE_BYTES_MIN where this share of the disk is less."""
 FILL_GRACE_MS: Final = 20
-"""Content that has come stays so long at least: whoever waited is told, and opens it, meanwhile."""
+"""Content that has come stays so long at least: who waited for it opens it two loop turns later."""
 ROOM_LOW_MS: Final = 1_000
 """A disk that is too full for so long is a problem: what is in use now may go in a moment."""
 ROOM_WAIT_MS: Final = 2_000
@@ -396,8 +396,7 @@ MOUNTS_STACKED_MAX: Final = 16
 
 # ---- node ---------------------------------------------------------------------------------------
 HASH_MARKS_MAX: Final = 1_024
-"""Applied indexes whose hashes a node remembers: batches end at different indexes on each member,
-and this many reach far enough back to find common ones under full load."""
+"""Applied indexes whose hashes a node remembers: some are common to all members, under load too."""
 HASH_MARKS_SENT_MAX: Final = 512
 """Of those, in one answer to another member."""
 WATCH_SCAN_MAX: Final = 10_000
@@ -441,12 +440,13 @@ CONTACT_MS_MAX: Final = 2 * ELECTION_MS_MAX
 READY_LAG_ENTRIES_MAX: Final = 10_000
 """Committed but not applied here: more, and the node says it is not ready."""
 JOIN_RETRY_MS: Final = 500
-"""A node that found no cluster asks around again."""
+"""A node that found no cluster asks around again, if it hears nothing before."""
+JOINED_LOOK_MS: Final = 10
+"""Between two looks of a node that was taken in whether its log has begun to come."""
 QUARANTINE_KEPT: Final = 2
 """Damaged states that are kept for people to look at: each takes as much space as a state."""
 HEALS_MAX: Final = 3
-"""Damaged states within HEAL_WINDOW_S that a node fills again by itself; then the disk, the memory
-or dfs itself is to be suspected, and it stops."""
+"""Damaged states within HEAL_WINDOW_S that a node fills again; with more it stops: why are they?"""
 HEAL_WINDOW_S: Final = 24 * 3_600
 """A disk that damages one state in a day may be kept an eye on; three are no accident."""
 ALONE_MS_MAX: Final = 300

@@ -35,6 +35,7 @@ CHANGES: Final = ("tests/t3_node/test_changes.py", "-k", "not real")
 LARGE_CHANGES: Final = ("tests/t3_node/test_large_transactions.py",)
 CONTENTS: Final = ("tests/t3_node/test_large_contents.py",)
 CLIENT: Final = ("tests/t4_api", "-k", "client")
+READY: Final = ("tests/t5_mount/test_mount_ready.py",)
 
 MUTANTS: Final = (
     # ---- agreement and its log -------------------------------------------------------------------
@@ -171,6 +172,30 @@ MUTANTS: Final = (
         "the-past-dies-with-the-agent", "engine/src/mount/table.rs",
         "        past: bytes[60] != FILE,\n", "        past: false,\n",
         ("tests/t5_mount/test_mount_past.py",),
+    ),
+    # ---- small files that were closed ------------------------------------------------------------
+    Mutant(  # content that is ready could not be removed
+        "hidden-files-stay-ready", "engine/src/mount/told.rs",
+        "        if hides {\n", "        if hides && shown == usize::MAX {\n", READY,
+    ),
+    Mutant(  # the space of what was deleted is not free
+        "replaced-files-stay-ready", "engine/src/mount/change.rs",
+        "        batch.retired.push(node.id);\n", "        let _ = batch;\n", READY,
+    ),
+    Mutant(
+        "ready-files-are-not-compared", "engine/src/mount/ready.rs",
+        "inode(found) == self.inode && found.len() == self.node.size", "found.ino() > 0", READY,
+    ),
+    Mutant(  # nobody would ever close them
+        "ready-files-outlive-the-agent", "engine/src/mount/session.rs",
+        "        self.let_go(|_| pins.collect());\n", "        let _ = pins.count();\n", READY,
+    ),
+    Mutant(  # a kill leaves half a row
+        "rows-begin-with-their-node", "engine/src/mount/table.rs",
+        "            let mut bytes = Vec::with_capacity(ROW);\n",
+        "            at.store(row.node.to_le(), Release);\n"
+        "            let mut bytes = Vec::with_capacity(ROW);\n",
+        ("rust", "a_process_that_is_killed_leaves_rows_that_are_whole_or_free"),
     ),
     # ---- identity --------------------------------------------------------------------------------
     Mutant(  # TigerBeetle 2767: an empty disk votes under its old name

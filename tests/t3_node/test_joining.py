@@ -1,6 +1,7 @@
 """How nodes find together: alone, by peers, by a full list; who is refused and who waits."""
 
 import asyncio
+import itertools
 import json
 
 import pytest
@@ -46,6 +47,15 @@ async def test_full_list_makes_one_cluster_whatever_the_order(any_cluster):
     await wait_until(lambda: all(member.votes() for member in members))
     await one.put("k", b"v")
     assert await three.get("k") == b"v"
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(LIST)), ids="-".join)
+async def test_nobody_waits_to_ask_again_when_somebody_tells_him(cluster, monkeypatch, order):
+    monkeypatch.setattr("dfs.node.joining.JOIN_RETRY_MS", 3_600_000)
+    members = [await cluster.start(name, *LIST, join=False) for name in order]
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(member.joining for member in members))
+    assert len({member.node.cluster for member in members}) == 1
 
 
 async def test_lists_of_the_others_make_one_cluster(any_cluster):

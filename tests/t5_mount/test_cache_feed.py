@@ -310,11 +310,13 @@ async def test_a_broken_stream_goes_on_where_it_was(tmp_path: Path) -> None:
         await wait_until("the stream is live", lambda: rig.tree.live)
         await rig.node.set_cut(True)
         await wait_until("it is known to be old", lambda: not rig.tree.live)
-        await rig.node.put("meanwhile", b"2")
+        for i in range(1_000):
+            await rig.node.put(f"meanwhile{i % 300}", b"%d" % i)
         await rig.node.delete("before")
         assert rig.shows("before", b"1")
         await rig.node.set_cut(False)
-        await rig.shown("meanwhile", b"2")
+        for i in range(700, 1_000):
+            await rig.shown(f"meanwhile{i % 300}", b"%d" % i)
         await wait_until("the stream is live", lambda: rig.tree.live)
         assert tree_of(rig) == committed(rig.node)
         assert [verb for verb, _ in rig.node.calls].count("snapshot") == 1

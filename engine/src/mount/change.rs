@@ -38,6 +38,8 @@ pub struct Batch {
     pub collisions: u64,
     /// Paths that cannot be shown, and why.
     pub refused: Vec<(String, &'static str)>,
+    /// Nodes that are no longer in the tree.
+    pub retired: Vec<u64>,
     now_ns: i64,
     /// These are part of a snapshot: what it tells of is marked.
     pub snapshot: bool,
@@ -170,7 +172,7 @@ impl Tree {
         match old {
             Some(old) => {
                 self.forget_content(old);
-                self.retire(old);
+                self.retire(old, batch);
                 self.tell_changed(parent, old, batch);
             }
             None => self.tell_new(parent, name.as_bytes(), batch),
@@ -289,7 +291,7 @@ impl Tree {
                 doomed.extend(children.into_values());
             }
             self.forget_content(&next);
-            self.retire(&next);
+            self.retire(&next, batch);
         }
         self.tell_changed(node.parent, node, batch);
     }
@@ -332,8 +334,9 @@ impl Tree {
     }
 
     /// Keeps the node for as long as the kernel knows it.
-    fn retire(&mut self, node: &Arc<Node>) {
+    fn retire(&mut self, node: &Arc<Node>, batch: &mut Batch) {
         node.orphan.store(true, Relaxed);
+        batch.retired.push(node.id);
         if !node.known()
             && self
                 .nodes

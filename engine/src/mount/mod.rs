@@ -18,6 +18,7 @@
 //! | answers.rs   | what was answered to open files that are made                | yes  |
 //! | table.rs     | open files and more, written where it outlives the process    | a file |
 //! | pins.rs      | open files: content of one version to the end                | files |
+//! | ready.rs     | small files that were closed, for the next open              | files |
 //! | device.rs    | system calls: /dev/fuse, mount, umount                       | no   |
 //! | threads.rs   | named threads that never are waited for without end          | no   |
 //! | session.rs   | all of it together: one mount                                | no   |
@@ -42,6 +43,7 @@ pub mod notice;
 pub mod part;
 pub mod past;
 pub mod pins;
+pub mod ready;
 pub mod reply;
 pub mod request;
 #[cfg(feature = "python")]

@@ -1,13 +1,14 @@
 //! Open files: each keeps the content of its version to the end, whatever happens to the tree or to
-//! the local file's name.
+//! the local file's name. What becomes of those that are closed stands in `ready.rs`.
 use super::device::Device;
 use super::node::Node;
 use super::part::{Chunks, Part};
+use super::ready::{Local, Ready};
 use super::reply::Opened;
 use super::table::{Left, Row, Shared};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::fs::{File, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -33,18 +34,22 @@ enum Source {
     Part(Arc<Part>),
 }
 
-struct Pin {
+/// An open file, or one that is ready: then with 0 opens.
+pub struct Pin {
     opens: u32,
     served: Opened,
     /// Through the page cache: where from. None for empty files, and for content that was not here
     /// at a take-over.
     source: Option<Source>,
+    /// What the kernel reads by itself, if that may stay ready when it is closed.
+    pub(super) local: Option<Local>,
     slot: u32,
 }
 
 #[derive(Default)]
 struct State {
     pins: HashMap<u64, Pin>,
+    ready: Ready,
     table: Shared,
     /// The kernel or our privileges do not allow passthrough: not asked again.
     forbidden: bool,
@@ -67,21 +72,8 @@ impl Pins {
         state.table = table;
         let rows = left.iter().filter(|(_, row, _)| row.opens > 0);
         let nodes = rows.clone().map(|(_, row, _)| row.node).collect();
-        state.pins.extend(rows.map(|(slot, row, _)| {
-            let served = match row.backing {
-                0 => Opened::Cached,
-                id => Opened::Passthrough(id),
-            };
-            (
-                row.node,
-                Pin {
-                    opens: row.opens,
-                    served,
-                    source: None,
-                    slot: *slot,
-                },
-            )
-        }));
+        let pins = rows.map(|(slot, row, _)| (row.node, Pin::left(*slot, *row)));
+        state.pins.extend(pins);
         nodes
     }
 
@@ -99,9 +91,21 @@ impl Pins {
 
     /// Opens the content of a node: by the kernel itself if `passthrough` and it agrees, else for
     /// reads that we answer. All open files of one node are served the same way.
-    pub fn open(&self, node: &Node, device: &Device, passthrough: bool) -> Result<Opened, Trouble> {
+    pub fn open(
+        &self,
+        node: &Arc<Node>,
+        device: &Device,
+        passthrough: bool,
+    ) -> Result<Opened, Trouble> {
         let mut guard = self.0.lock();
         let state = &mut *guard;
+        if let Some(pin) = state.ready.take(node.id) {
+            if pin.local.as_ref().is_some_and(Local::is_in_place) {
+                state.pins.insert(node.id, pin);
+            } else {
+                pin.end(&state.table, device);
+            }
+        }
         if let Some(pin) = state.pins.get_mut(&node.id) {
             pin.opens += 1;
             state.table.lock().set(pin.slot, pin.row(node.id));
@@ -116,14 +120,17 @@ impl Pins {
             Some(Source::Whole(file)) if passthrough => state.backing(file, device),
             _ => None,
         };
-        let (served, source) = match backing {
-            Some(id) => (Opened::Passthrough(id), None),
-            None => (Opened::Cached, source),
+        let (served, source, local) = match (backing, source) {
+            (Some(id), Some(Source::Whole(file))) => {
+                (Opened::Passthrough(id), None, Local::of(node, &file))
+            }
+            (_, source) => (Opened::Cached, source, None),
         };
         let mut pin = Pin {
             opens: 1,
             served,
             source,
+            local,
             slot: 0,
         };
         pin.slot = state.table.lock().add(pin.row(node.id), node);
@@ -139,16 +146,22 @@ impl Pins {
             return;
         };
         pin.opens = pin.opens.saturating_sub(1);
-        if pin.opens > 0 {
-            state.table.lock().set(pin.slot, pin.row(id));
-            return;
+        state.table.lock().set(pin.slot, pin.row(id));
+        if pin.opens == 0
+            && let Some(pin) = state.pins.remove(&id)
+            && let Some(pin) = state.ready.put(id, pin)
+        {
+            pin.end(&state.table, device);
         }
-        // The row goes first: nobody may find an id that is closed.
-        state.table.lock().remove(pin.slot);
-        if let Opened::Passthrough(backing) = pin.served {
-            device.backing_close(backing);
-        }
-        state.pins.remove(&id);
+    }
+
+    /// Some files are not to be ready any longer: `which` takes them out.
+    pub fn let_go(&self, which: impl FnOnce(&mut Ready) -> Vec<Pin>, device: &Device) {
+        let mut state = self.0.lock();
+        let gone = which(&mut state.ready);
+        let table = state.table.clone();
+        drop(state); // They may be many: no open waits for them.
+        gone.iter().for_each(|pin| pin.end(&table, device));
     }
 
     /// Fills `buffer` from `offset`, up to the committed size.
@@ -205,7 +218,7 @@ impl Pins {
     }
 
     /// Figures for the status.
-    pub fn counts(&self) -> [(&'static str, u64); 5] {
+    pub fn counts(&self) -> [(&'static str, u64); 6] {
         let state = self.0.lock();
         let direct = |pin: &&Pin| matches!(pin.served, Opened::Passthrough(_));
         let arriving = |pin: &&Pin| matches!(&pin.source, Some(Source::Part(p)) if !p.whole());
@@ -221,6 +234,7 @@ impl Pins {
             ),
             ("passthrough_refused", state.refused),
             ("table_errors", state.table.lock().errors),
+            ("ready", state.ready.count() as u64),
         ]
     }
 }
@@ -245,6 +259,29 @@ impl State {
 }
 
 impl Pin {
+    /// What a former process has left.
+    pub fn left(slot: u32, row: Row) -> Pin {
+        Pin {
+            opens: row.opens,
+            served: match row.backing {
+                0 => Opened::Cached,
+                id => Opened::Passthrough(id),
+            },
+            source: None,
+            local: None,
+            slot,
+        }
+    }
+
+    /// Nobody has it open, and it is not ready any longer. The row goes last: should we die before,
+    /// the next process finds it, and may close the backing once more.
+    pub fn end(&self, table: &Shared, device: &Device) {
+        if let Opened::Passthrough(backing) = self.served {
+            device.backing_close(backing);
+        }
+        table.lock().remove(self.slot);
+    }
+
     fn row(&self, node: u64) -> Row {
         let backing = match self.served {
             Opened::Passthrough(id) => id,
@@ -278,9 +315,9 @@ fn open_place(node: &Node) -> Result<File, Trouble> {
     let Some(path) = place.as_deref() else {
         return Err(Trouble::Absent);
     };
-    let path = Path::new(OsStr::from_bytes(path.to_bytes()));
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let mut options = OpenOptions::new();
+    let opened = options.read(true).custom_flags(flags).open(path_of(path));
     let file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -297,6 +334,10 @@ fn open_place(node: &Node) -> Result<File, Trouble> {
         }
         Err(error) => Err(Trouble::Failed(error.raw_os_error().unwrap_or(libc::EIO))),
     }
+}
+
+pub(super) fn path_of(place: &CStr) -> &Path {
+    Path::new(OsStr::from_bytes(place.to_bytes()))
 }
 
 #[cfg(test)]

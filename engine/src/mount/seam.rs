@@ -139,12 +139,11 @@ impl PyTree {
         places: Vec<(Digest, Option<String>)>,
     ) -> PyResult<usize> {
         py.detach(|| {
-            let mut placed = 0;
-            for (digest, place) in places {
-                let place = place.map(|place| c_string(&place)).transpose()?;
-                placed += usize::from(self.0.place_content(&digest, place));
-            }
-            Ok(placed)
+            let places = places
+                .into_iter()
+                .map(|(digest, place)| Ok((digest, place.map(|at| c_string(&at)).transpose()?)))
+                .collect::<PyResult<_>>()?;
+            Ok(self.0.place_contents(places))
         })
     }
 

@@ -17,9 +17,10 @@ use super::misses::{Misses, Question, Wanted};
 use super::node::Node;
 use super::notice::{Notice, Notices, Queue};
 use super::part::Part;
-use super::pins::Pins;
+use super::pins::{Pin, Pins};
+use super::ready::Ready;
 use super::reply::Message;
-use super::table::Table;
+use super::table::{Left, Table};
 use super::threads::Threads;
 use super::told::Shown;
 use super::tree::Tree;
@@ -135,6 +136,15 @@ impl Session {
         shown.deleted |= batch.deleted;
         shown.refused.extend(batch.refused);
         self.notices.push(batch.notices);
+        let retired = batch.retired.into_iter();
+        self.let_go(|ready| retired.filter_map(|id| ready.take(id)).collect());
+    }
+
+    /// Some closed files are not to be ready any longer: `which` takes them out.
+    pub(super) fn let_go(&self, which: impl FnOnce(&mut Ready) -> Vec<Pin>) {
+        if let Some(device) = self.device.read().clone() {
+            self.pins.let_go(which, &device);
+        }
     }
 
     /// Starts answering on a fresh connection.
@@ -154,6 +164,8 @@ impl Session {
             Some(file) => Table::resume(file)?,
             None => (Table::default(), Vec::new()),
         };
+        let is_closed = |(_, row, node): &Left| row.opens == 0 && !node.is_directory();
+        let (closed, left): (Vec<Left>, Vec<Left>) = left.into_iter().partition(is_closed);
         let table = Arc::new(Mutex::new(table));
         let open = self.pins.resume(table.clone(), &left);
         self.tree.write().keep(table, left);
@@ -171,7 +183,12 @@ impl Session {
         if device.send(message.notice(&Notice::Epoch).sealed()).is_ok() {
             self.notices.allow_epochs();
         }
-        self.start(device, notices)
+        self.start(device, notices)?;
+        // What was ready may be another file than its place names now. They may be many, so whoever
+        // waits for an answer does not wait for them.
+        let pins = closed.iter().map(|(slot, row, _)| Pin::left(*slot, *row));
+        self.let_go(|_| pins.collect());
+        Ok(())
     }
 
     fn connect(&self, fd: RawFd) -> io::Result<Arc<Device>> {

@@ -17,17 +17,21 @@ use parking_lot::Mutex;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 
-/// One open file, or a directory of the past that the kernel knows.
+/// One open file, one that was closed and is ready, or a directory of the past that the kernel
+/// knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     pub node: u64,
     /// 0 = through the page cache.
     pub backing: u32,
-    /// 0: a directory.
+    /// 0: a directory, or a file that was closed (`ready.rs`).
     pub opens: u32,
 }
 
@@ -37,8 +41,9 @@ pub type Left = (u32, Row, Node);
 /// Pins and tree write into one.
 pub type Shared = Arc<Mutex<Table>>;
 
-/// A page has a whole number of them, so that no kill leaves a half of one.
-const ROW: usize = 512;
+const ROW: usize = size_of::<Words>();
+/// So many rows has the file at least: 16 KiB.
+const ROWS_MIN: usize = 32;
 /// Bytes of a row before the node.
 const HEAD: usize = 16;
 /// Bytes of it before the name.
@@ -48,10 +53,17 @@ const FILE: u8 = 1;
 const PAST_FILE: u8 = 2;
 const PAST_DIRECTORY: u8 = 3;
 
-/// Rows by slot; a slot is free when its node is 0. One write per change: a row is whole or free.
+/// A row as it is written. First its node, 0 in a free slot: it is written last, and goes first.
+/// Then `backing` and `opens`, which change as one. So a row is whole or free, and its numbers fit
+/// each other, whenever this process is killed. What orders the stores of one change against those
+/// of the next is the lock around the table.
+type Words = [AtomicU64; 64];
+
+/// Rows by slot.
 #[derive(Default)]
 pub struct Table {
     file: Option<File>,
+    mapped: Option<Mapped>,
     free: Vec<u32>,
     end: u32,
     /// Changes that could not be written.
@@ -85,6 +97,7 @@ impl Table {
             }
             table.end += 1;
         }
+        table.free.reverse(); // The first one is taken first.
         Ok((table, rows))
     }
 
@@ -94,41 +107,96 @@ impl Table {
             self.end += 1;
             self.end - 1
         });
-        let mut bytes = Vec::with_capacity(ROW);
-        bytes.extend(head(row));
-        describe(node, &mut bytes);
-        bytes.resize(ROW, 0);
-        self.write(slot, &bytes);
+        if let Some([at, numbers, rest @ ..]) = self.words(slot) {
+            let mut bytes = Vec::with_capacity(ROW);
+            describe(node, &mut bytes);
+            bytes.resize(ROW - HEAD, 0);
+            for (word, bytes) in rest.iter().zip(bytes.chunks_exact(8)) {
+                word.store(long(bytes, 0).to_le(), Relaxed);
+            }
+            numbers.store(row.numbers(), Relaxed);
+            at.store(row.node.to_le(), Release);
+        }
         slot
     }
 
     /// Changes a row; its node stays.
     pub fn set(&mut self, slot: u32, row: Row) {
-        self.write(slot, &head(row));
+        if let Some([_, numbers, ..]) = self.words(slot) {
+            numbers.store(row.numbers(), Relaxed);
+        }
     }
 
     pub fn remove(&mut self, slot: u32) {
-        self.write(slot, &[0; HEAD]);
+        if let Some([at, ..]) = self.words(slot) {
+            at.store(0, Relaxed);
+        }
         self.free.push(slot);
     }
 
-    fn write(&mut self, slot: u32, bytes: &[u8]) {
-        if let Some(file) = &self.file
-            && file
-                .write_all_at(bytes, u64::from(slot) * ROW as u64)
-                .is_err()
-        {
-            self.errors += 1;
+    /// Where a row stands; None: nowhere.
+    fn words(&mut self, slot: u32) -> Option<&Words> {
+        let (file, slot) = (self.file.as_ref()?, slot as usize);
+        let rows = self.mapped.as_ref().map_or(0, |mapped| mapped.rows);
+        if slot >= rows {
+            match Mapped::new(file, ROWS_MIN.max(2 * rows).max(slot + 1)) {
+                Ok(mapped) => self.mapped = Some(mapped),
+                Err(_) => {
+                    self.errors += 1;
+                    return None;
+                }
+            }
         }
+        self.mapped.as_ref().map(|mapped| mapped.row(slot))
     }
 }
 
-fn head(row: Row) -> [u8; HEAD] {
-    let mut bytes = [0; HEAD];
-    bytes[..8].copy_from_slice(&row.node.to_le_bytes());
-    bytes[8..12].copy_from_slice(&row.backing.to_le_bytes());
-    bytes[12..].copy_from_slice(&row.opens.to_le_bytes());
-    bytes
+impl Row {
+    fn numbers(&self) -> u64 {
+        (u64::from(self.opens) << 32 | u64::from(self.backing)).to_le()
+    }
+}
+
+/// The file in memory: what is written there needs no system call, and outlives this process.
+struct Mapped {
+    first: NonNull<Words>,
+    rows: usize,
+}
+
+// SAFETY: shared memory without an owner thread; all of it is atomics.
+unsafe impl Send for Mapped {}
+
+impl Mapped {
+    fn new(file: &File, rows: usize) -> io::Result<Mapped> {
+        let (fd, length) = (file.as_raw_fd(), rows * ROW);
+        // SAFETY: a descriptor that is open. The pages are there from here on: else a lack of
+        // memory would end the process when it writes to one.
+        if unsafe { libc::fallocate(fd, 0, 0, length as libc::off_t) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let anywhere = std::ptr::null_mut();
+        // SAFETY: a new mapping, which touches no other.
+        let at = unsafe { libc::mmap(anywhere, length, access, libc::MAP_SHARED, fd, 0) };
+        match NonNull::new(at.cast()) {
+            Some(first) if at != libc::MAP_FAILED => Ok(Mapped { first, rows }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    fn row(&self, number: usize) -> &Words {
+        assert!(number < self.rows);
+        // SAFETY: within the mapping, which is aligned to pages and lives as long as `self`; only
+        // atomics are ever made of it, and nobody cuts the file off while a process has it mapped.
+        unsafe { self.first.add(number).as_ref() }
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, of which nothing is borrowed any more.
+        unsafe { libc::munmap(self.first.as_ptr().cast(), self.rows * ROW) };
+    }
 }
 
 /// Appends what `decode` reads. A place that does not fit is left out: then whoever goes on reading

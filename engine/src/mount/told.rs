@@ -2,6 +2,7 @@
 use super::change::Batch;
 use super::content::Digest;
 use super::feed::Entry;
+use super::ready::Ready;
 use super::session::Session;
 use super::tree::Tree;
 use std::collections::{HashMap, HashSet};
@@ -102,14 +103,20 @@ impl Session {
         shown
     }
 
-    /// Sets or clears where a content is, for all paths that show it. False when none does.
-    pub fn place_content(&self, digest: &Digest, at: Option<Arc<CStr>>) -> bool {
-        let tree = self.tree.read();
-        let place = tree.contents.get(digest);
-        place.is_some_and(|place| {
-            *place.lock() = at;
-            true
-        })
+    /// Sets or clears where contents are, for all paths that show them. Returns how many are shown.
+    pub fn place_contents(&self, places: Vec<(Digest, Option<Arc<CStr>>)>) -> usize {
+        let hides = places.iter().any(|(_, at)| at.is_none());
+        let mut shown = 0;
+        for (digest, at) in places {
+            if let Some(place) = self.tree.read().contents.get(&digest) {
+                *place.lock() = at;
+                shown += 1;
+            }
+        }
+        if hides {
+            self.let_go(Ready::take_hidden);
+        }
+        shown
     }
 }
 

@@ -190,10 +190,9 @@ def copy(
     ), pb.CopyResponse.FromString)
 
 
-def transaction(operations: list[pb.Operation], request_id: bytes) -> Call[int]:
+def transaction(request: pb.TransactionRequest) -> Call[int]:
     """Several changes as one. Raises TooLarge before anything is sent."""
-    request = pb.TransactionRequest(operations=operations, request_id=checked_id(request_id))
-    check_transaction(len(operations), request.ByteSize())
+    check_transaction(len(request.operations), request.ByteSize())
     return _write("Transaction", request, pb.TransactionResponse.FromString)
 
 
@@ -239,17 +238,6 @@ def keep_contents(contents: Sequence[bytes]) -> Call[set[bytes]]:
 
 def _kept(answer: pb.KeepContentsResponse) -> set[bytes]:
     return set(answer.sha256)
-
-
-def put_operation(
-    key: str, data: bytes | bytearray | memoryview, metadata: pb.Metadata | None,
-    base_revision: int | None,
-) -> pb.Operation:
-    """Store a file, in a transaction."""
-    return pb.Operation(put=pb.PutRequest(
-        key=text(key), data=content(data), metadata=metadata,
-        base_revision=base_revision,
-    ))
 
 
 def mkdir_operation(key: str, metadata: pb.Metadata | None) -> pb.Operation:

@@ -168,14 +168,18 @@ class Content:
             key=self.key, metadata=self._metadata, base_revision=self._base_revision
         ))
 
-    def operation(self) -> pb.Operation:
-        """The operation, once the content was loaded or uploaded."""
-        if self._named is None:
-            data = self._data or b""
-            return calls.put_operation(self.key, data, self._metadata, self._base_revision)
-        operation = self.bare()
-        operation.put_content.MergeFrom(self._named)
-        return operation
+    def fill(self, operation: pb.Operation) -> None:
+        """Makes it the operation, once the content was loaded or uploaded."""
+        if self._named is not None:
+            operation.MergeFrom(self.bare())
+            operation.put_content.MergeFrom(self._named)
+            return
+        put = operation.put
+        put.key, put.data = self.key, self._data or b""
+        if self._metadata is not None:
+            put.metadata.MergeFrom(self._metadata)
+        if self._base_revision is not None:
+            put.base_revision = self._base_revision
 
 
 def uploads(

@@ -95,9 +95,15 @@ class Changes:
         return sources.uploads(contents, bare, progress, keep)
 
     def call(self, request_id: bytes) -> Call[int]:
-        """The transaction."""
-        parts = (p.operation() if isinstance(p, Content) else p for p in self._operations)
-        return calls.transaction(list(parts), request_id)
+        """The transaction. Contents are put into their place at once: each copy counts."""
+        request = pb.TransactionRequest(request_id=calls.checked_id(request_id))
+        for part in self._operations:
+            operation = request.operations.add()
+            if isinstance(part, Content):
+                part.fill(operation)
+            else:
+                operation.MergeFrom(part)
+        return calls.transaction(request)
 
 
 class Transaction(Changes):

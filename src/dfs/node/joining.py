@@ -18,7 +18,13 @@ from typing import Any
 
 from ..errors import DfsError, FailedPrecondition, Misconfigured, NotAMember, Unavailable
 from ..identity import Identity
-from ..limits import CLUSTER_MS_MAX, JOIN_RETRY_MS, PROMOTE_RETRY_MS, VOTE_CHECK_MS
+from ..limits import (
+    CLUSTER_MS_MAX,
+    JOIN_RETRY_MS,
+    JOINED_LOOK_MS,
+    PROMOTE_RETRY_MS,
+    VOTE_CHECK_MS,
+)
 from .cluster import Answer, Cluster, led
 from .ports import Engine, Myself
 from .tasks import SayOnce
@@ -50,7 +56,11 @@ class Joining:
         self._list = sorted({*peers, me.raft})
         self._starts = self._list[0] == me.raft
         self._say = SayOnce()
-        self._joined = asyncio.Event()
+        self._news = asyncio.Event()
+        """Something has changed since the others were asked: this node need not wait to ask again.
+        """
+        self._tells_news = True
+        """The others do not know yet that this node is there, or that it has started a cluster."""
         self.missing: Callable[[], tuple[int, int]] = lambda: (0, 0)
         """How many large contents this node lacks, and how many of those no member has: before it
         has all others it is no voter, as it would be counted on for them."""
@@ -105,7 +115,8 @@ class Joining:
                     self._say(f"catching up: {found['lag']:,} log entries behind the leader")
             except DfsError as error:
                 self._say(f"waiting to become a voter: {error}")
-            await asyncio.sleep(PROMOTE_RETRY_MS / 1000)
+            fresh = self._engine.status()["role"] == "fresh"
+            await asyncio.sleep((JOINED_LOOK_MS if fresh else PROMOTE_RETRY_MS) / 1000)
 
     async def notice_removal(self) -> None:
         """Finds out from the leader whether it has removed this node; when it is not known who
@@ -156,7 +167,9 @@ class Joining:
 
     # ---- what others ask -------------------------------------------------------------------------
 
-    async def _discover(self, _question: Answer) -> Answer:
+    async def _discover(self, question: Answer) -> Answer:
+        if question.get("news"):
+            self._news.set()
         return {
             "name": self._me.name, "id": self._me.id, "raft": self._me.raft, "grpc": self._me.grpc,
             "cluster": self._identity.cluster.hex(),
@@ -183,7 +196,7 @@ class Joining:
     async def _welcome(self, question: Answer) -> Answer:
         self._belong(bytes.fromhex(question["cluster"]), bool(question.get("voter", True)))
         self._note(removed=False)
-        self._joined.set()
+        self._news.set()
         return {}
 
     # ---- ways in ---------------------------------------------------------------------------------
@@ -211,6 +224,8 @@ class Joining:
             ]
             if not missing:
                 await self._start_cluster()
+                self._tells_news = True
+                await self._discover_all()
                 return
             self._say(f"waiting for {'; '.join(missing)}; then this node starts the cluster")
             await self._pause()
@@ -288,7 +303,9 @@ class Joining:
 
     async def _discover_all(self) -> tuple[list[Answer], list[str]]:
         """Answers of the other peers, and a phrase for each that gave none."""
-        questions = [self._cluster.ask(peer, {"ask": "discover"}) for peer in self._others]
+        question = {"ask": "discover", "news": self._tells_news}
+        self._tells_news = False
+        questions = [self._cluster.ask(peer, question) for peer in self._others]
         found = await asyncio.gather(*questions, return_exceptions=True)
         answers: list[Answer] = []
         missing: list[str] = []
@@ -310,9 +327,10 @@ class Joining:
     async def _pause(self) -> None:
         try:
             async with asyncio.timeout(JOIN_RETRY_MS / 1000):
-                await self._joined.wait()
+                await self._news.wait()
         except TimeoutError:
             pass
+        self._news.clear()
 
     def _members(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._engine.status()["members"]

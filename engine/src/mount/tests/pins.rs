@@ -63,10 +63,12 @@ fn an_open_file_is_read_to_the_end_though_its_name_is_gone() {
 fn passthrough_is_not_asked_for_again_once_it_is_forbidden() {
     let (dir, device, pins) = (tempfile::tempdir().unwrap(), device(), Pins::default());
     for version in 1..4 {
-        pins.open(&node(&dir, version, 1, Some(b"x")), &device, true)
-            .unwrap();
+        let node = node(&dir, version, 1, Some(b"x"));
+        pins.open(&node, &device, true).unwrap();
+        pins.release(node.id, &device);
     }
     assert_eq!(pins.counts()[3], ("passthrough_refused", 1));
+    assert_eq!(pins.counts()[5], ("ready", 0));
 }
 
 #[test]

@@ -59,6 +59,7 @@ fn a_torn_tail_is_no_row() {
     Table::begin(file.try_clone().unwrap())
         .unwrap()
         .add(row(7, 1, 1), &present());
+    file.set_len(ROW as u64).unwrap();
     file.write_all_at(&[1; 500], ROW as u64).unwrap();
     assert_eq!(heads(&Table::resume(file).unwrap().1), [(0, row(7, 1, 1))]);
 }
@@ -69,6 +70,77 @@ fn a_table_that_cannot_be_written_is_counted() {
     let (mut table, _) = Table::resume(File::open(path.path()).unwrap()).unwrap();
     table.add(row(7, 1, 1), &present());
     assert_eq!(table.errors, 1);
+}
+
+#[test]
+fn a_table_grows_and_keeps_its_rows() {
+    let file = tempfile::tempfile().unwrap();
+    let mut table = Table::begin(file.try_clone().unwrap()).unwrap();
+    let rows = (1..=3_000).map(|number| row(number, 0, 1));
+    let slots: Vec<u32> = rows.clone().map(|row| table.add(row, &present())).collect();
+    assert_eq!((slots[2_999], table.errors), (2_999, 0));
+    table.remove(0);
+    table.set(2_999, row(3_000, 7, 2));
+    let mut wanted: Vec<(u32, Row)> = slots.into_iter().zip(rows).skip(1).collect();
+    wanted[2_998].1 = row(3_000, 7, 2);
+    assert_eq!(heads(&Table::resume(file).unwrap().1), wanted);
+}
+
+/// Each row says its number in all that it has.
+fn change_without_end(file: &File) -> ! {
+    let table = Table::begin(file.try_clone().unwrap()).unwrap();
+    let (table, mut number) = (Mutex::new(table), 0);
+    loop {
+        number += 1;
+        let name = format!("{number}").into_bytes();
+        let node = past(&name, &name);
+        let at = |opens| row(number, number as u32, opens);
+        let slot = table.lock().add(at(number as u32), &node);
+        table.lock().set(slot, at(0));
+        table.lock().remove(slot);
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_leaves_rows_that_are_whole_or_free() {
+    let (mut open, mut closed) = (0, 0);
+    for _ in 0..300 {
+        let file = tempfile::tempfile().unwrap();
+        // SAFETY: the child has this thread only, and uses nothing that another one may have locked
+        // but memory, whose locks libc sees to.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            change_without_end(&file);
+        }
+        let begun = |file: &File| file.metadata().unwrap().len() > 0;
+        while !begun(&file) {
+            std::thread::yield_now();
+        }
+        // SAFETY: our own child.
+        unsafe { libc::kill(child, libc::SIGKILL) };
+        // SAFETY: as above; nobody asks how it ended.
+        unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+        for (slot, row, node) in Table::resume(file).unwrap().1 {
+            let name = format!("{}", row.node);
+            let place = node
+                .place
+                .lock()
+                .as_deref()
+                .map(|at| at.to_bytes().to_vec());
+            assert_eq!((slot, row.backing), (0, row.node as u32));
+            assert_eq!(
+                (&*node.name, place),
+                (name.as_bytes(), Some(name.clone().into()))
+            );
+            assert!(row.opens == 0 || row.opens == row.backing);
+            *(if row.opens > 0 {
+                &mut open
+            } else {
+                &mut closed
+            }) += 1;
+        }
+    }
+    assert!(open > 0 && closed > 0, "{open} open, {closed} closed");
 }
 
 fn past(name: &[u8], place: &[u8]) -> Node {

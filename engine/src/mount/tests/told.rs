@@ -53,13 +53,12 @@ fn a_content_is_asked_for_once_and_placed_for_all_who_show_it() {
     );
     let without = item("x", &record(0, 9, b"two"));
     assert_eq!(kernel.session.contents(&entries(&without, 0).unwrap()), []);
-    assert!(
-        kernel
-            .session
-            .place_content(&digest(b"two"), Some(c"/objects/2".into()))
-    );
+    let places = vec![
+        (digest(b"two"), Some(c"/objects/2".into())),
+        (digest(b"three"), None),
+    ];
+    assert_eq!(kernel.session.place_contents(places), 1);
     assert_eq!(place(&kernel, "c").as_deref(), Some(c"/objects/2"));
-    assert!(!kernel.session.place_content(&digest(b"three"), None));
 }
 
 #[test]
