@@ -283,6 +283,8 @@ LEASE_RETRY_MS: Final = 1
 """The kernel reports a close a moment before it counts the writer as gone."""
 LEASE_RETRY_MS_MAX: Final = 5_000
 """While a writer holds the file open; its close is reported, this is the second line."""
+IGNORE_BYTES_MAX: Final = 64 << 10
+"""Of a `.dfsignore`: some thousand patterns, with all of which each name is compared."""
 CACHE_RETRY_S: Final = 5
 """Between looks for a cache directory that is gone, and whether a watched one is still in place."""
 SIGNATURE_RACY_NS: Final = 20_000_000
@@ -394,8 +396,7 @@ MOUNTS_STACKED_MAX: Final = 16
 
 # ---- node ---------------------------------------------------------------------------------------
 HASH_MARKS_MAX: Final = 1_024
-"""Applied indexes whose hashes a node remembers: batches end at different indexes on each member,
-and this many reach far enough back to find common ones under full load."""
+"""Applied indexes whose hashes a node remembers: some are common to all members, under load too."""
 HASH_MARKS_SENT_MAX: Final = 512
 """Of those, in one answer to another member."""
 WATCH_SCAN_MAX: Final = 10_000

@@ -95,6 +95,30 @@ async def test_stats_say_since_when_what_is_shown_may_be_old(rig: Rig) -> None:
     assert (await stats(rig))["live"] == "yes"
 
 
+async def test_without_a_quorum_what_is_here_is_readable_and_said_to_be_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a quorum what is here stays readable, and `.dfs/stats` says within some 10 s since
+    when it may be old, also where the node of this machine goes on."""
+    monkeypatch.setattr("dfs.cache.agent.SPACE_INTERVAL_MS", 10)
+    async with Rig(tmp_path) as rig:
+        await rig.node.put("f", b"content")
+        await rig.shown("f", b"content")
+        feeder = rig.agent.feeder
+        rig.node.voters = [True, False, True]
+        await wait_until("they were asked", lambda: feeder._answered_s)
+        assert (await stats(rig))["live"] == "yes"
+        rig.node.voters = [True, False, False]
+        await wait_until("it is known", lambda: feeder.stale_s)
+        assert feeder.stale_s == feeder._answered_s
+        assert re.fullmatch(r"no \(stale since \S+, \d+\.\d s ago\)", (await stats(rig))["live"])
+        assert feeder.live
+        assert await rig.read("f") == b"content"
+        rig.node.voters = [True, True, False]
+        await wait_until("it is over", lambda: feeder.stale_s is None)
+        assert (await stats(rig))["live"] == "yes"
+
+
 async def test_members_are_named_and_who_leads(rig: Rig) -> None:
     assert await read(rig, "members") == (
         "revision: 0\nleader: node1\nmember: node1 voter 127.0.0.1:13001\n"

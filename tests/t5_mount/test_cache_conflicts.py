@@ -15,6 +15,7 @@ from dfs._engine import Tree
 from dfs.cache import conflicts
 from dfs.cache.agent import Agent, Options
 from dfs.cache.journal import MARKS, PIN, Journal
+from dfs.cache.known import Known
 from dfs.cache.twin import MemoryNode, MemoryTree
 from dfs.errors import RequestTooOld
 from dfs.limits import COMPONENT_BYTES_MAX
@@ -85,6 +86,33 @@ async def test_the_same_content_from_two_nodes_is_no_conflict(tmp_path: Path) ->
         await one.settled()
         await two.settled()
         assert [e.key for e in node.events] == ["file"]
+
+
+@pytest.mark.parametrize("below", ["", "d/"])
+@pytest.mark.allow_logs("the stream of changes broke")
+async def test_what_is_removed_and_comes_again_at_once_is_no_conflict(
+    tmp_path: Path, below: str
+) -> None:
+    """Though the stream has not told yet of the version that was stored from here."""
+    async with Rig(tmp_path) as rig:
+        await rig.node.set_cut(True)
+        path, again = f"{below}file", rig.root / "again"
+        for number, data in enumerate((b"1", b"22", b"333"), 1):
+            (again / below).mkdir(parents=True, exist_ok=True)
+            (again / path).write_bytes(data)
+            os.rename(again / (below or path), rig.cache / (below or path))
+            await wait_until("it is stored", lambda n=number: rig.versions(path)[n - 1 :])
+            await rig.settled()
+            if number < 3:
+                shutil.move(rig.cache / (below or path), tmp_path / f"away{number}")
+                await rig.settled()
+                assert rig.agent.journal.rows == {}
+        await rig.node.set_cut(False)
+        await rig.shown(path, b"333")
+        assert copies(rig.node) == []
+        (rig.cache / path).unlink()
+        await rig.settled()
+        assert rig.agent.journal.unseen == {}, "all is seen"
 
 
 async def test_a_later_drop_elsewhere_replaces_what_it_has_seen(tmp_path: Path) -> None:
@@ -353,7 +381,10 @@ async def test_a_drop_that_was_deleted_from_the_tree_does_not_come_back(tmp_path
 
 async def test_without_a_mount_drops_go_all_the_same(tmp_path: Path) -> None:
     node, cache = MemoryNode(), tmp_path / "cache"
-    agent = Agent(Options(["memory"], str(tmp_path / "state"), str(cache)), node, None)
+    options = Options(
+        ["memory"], str(tmp_path / "state"), str(cache), contents=str(tmp_path / "contents")
+    )
+    agent = Agent(options, node, None)
     running = asyncio.create_task(agent.run())
     try:
         await wait_until("the cache is there", cache.exists)
@@ -374,3 +405,7 @@ def test_the_twin_of_the_tree_refuses_what_the_real_one_refuses() -> None:
         _, _, refused = tree.show([(answer, 0)], [], True)
         assert [path for path, _ in refused] == ["a//b"]
         assert tree.committed() == 0
+        for ask in (tree.record, lambda path, tree=tree: tree.entries(path, "", 1, False)):
+            with pytest.raises(UnicodeEncodeError):
+                ask(os.fsdecode(b"caf\xe9"))
+        assert os.fsdecode(b"caf\xe9") not in Known(tree)

@@ -310,11 +310,13 @@ async def test_a_broken_stream_goes_on_where_it_was(tmp_path: Path) -> None:
         await wait_until("the stream is live", lambda: rig.tree.live)
         await rig.node.set_cut(True)
         await wait_until("it is known to be old", lambda: not rig.tree.live)
-        await rig.node.put("meanwhile", b"2")
+        for i in range(1_000):
+            await rig.node.put(f"meanwhile{i % 300}", b"%d" % i)
         await rig.node.delete("before")
         assert rig.shows("before", b"1")
         await rig.node.set_cut(False)
-        await rig.shown("meanwhile", b"2")
+        for i in range(700, 1_000):
+            await rig.shown(f"meanwhile{i % 300}", b"%d" % i)
         await wait_until("the stream is live", lambda: rig.tree.live)
         assert tree_of(rig) == committed(rig.node)
         assert [verb for verb, _ in rig.node.calls].count("snapshot") == 1
@@ -401,7 +403,7 @@ async def test_the_mount_is_served_when_the_tree_is_complete_and_adopted_after_a
     node = MemoryNode()
     await node.set_cut(True)
     rig = Rig(tmp_path, node)
-    rig.options |= {"fuse_fd": 99, "adopt": True}
+    rig.options |= {"fuse_fd": 99, "adopt": True, "contents": str(tmp_path / "contents")}
     rig.cache.rmdir()
     await rig.start(scanned=False)
     try:

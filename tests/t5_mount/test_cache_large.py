@@ -71,6 +71,7 @@ async def test_an_agent_elsewhere_uploads_and_downloads(tmp_path: Path) -> None:
         await wait_until("it need not ask again", lambda: other.tree.shown["large"].backing)
         assert os.listdir(rig.state / INCOMING) == []
         assert await other.read("large") == data
+        assert rig.node.reports == [], "the status of a node is that of its own agent"
 
 
 async def test_a_large_past_version_is_kept_for_a_while_only(

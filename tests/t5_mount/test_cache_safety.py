@@ -190,6 +190,22 @@ async def test_a_sync_does_not_wait_for_later_changes(tmp_path: Path) -> None:
         assert (await rig.ask("sync", wait=True, within_ms=20_000))["pending_count"] == 0
 
 
+async def test_a_path_that_was_meant_as_a_file_of_here_is_named_in_full(
+    tmp_path: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A path without / in front is a key, though a shell completes it."""
+    async with Rig(tmp_path) as rig:
+        rig.drop("file", b"data")
+        await rig.shown("file", b"data")
+        monkeypatch.chdir(rig.root)
+        assert await rig.dfs("status", "cache/file") == 3
+        assert f"directory; the file here is {rig.cache}/file. Try" in capsys.readouterr().err
+        assert await rig.dfs("status", f"{rig.cache}/file") == 0
+        assert await rig.dfs("status", "nowhere") == 3
+        assert "the cache directory. Try" in capsys.readouterr().err
+
+
 @pytest.mark.allow_logs("the cache directory .* is gone", "scan of .* failed")
 async def test_a_sync_that_cannot_scan_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from dfs._engine import Tree, fuse_open
+from dfs.cache.inotify import DELETE_SELF, Inotify, events_of
 from dfs.cache.ports import NOBODY
 
 from .mount_rig import UNOWNED, Background, Rig, fails_with, mounted, needs_fuse, wait_until
@@ -172,6 +173,39 @@ def test_an_open_file_keeps_its_version_and_a_new_open_has_the_new_one(rig: Rig)
         rig.delete("f")
         assert not rig.at("f").exists()
         assert os.pread(file.fileno(), len(old), 0) == old
+
+
+def test_who_watches_a_file_hears_when_it_is_replaced_or_removed(rig: Rig) -> None:
+    """Who watches a file of the mount by inotify is told that it was deleted (DELETE_SELF) when it
+    is replaced or removed elsewhere."""
+    changes = {
+        "replaced": lambda: rig.put("replaced", b"2"),
+        "removed": lambda: rig.delete("removed"),
+        "link": lambda: rig.symlink("link", "elsewhere"),
+    }
+    for path in (*changes, "other"):
+        rig.put(path, b"1")
+    with Inotify() as watches:
+        files = {watches.add(str(rig.at(path)), DELETE_SELF): path for path in (*changes, "other")}
+
+        def heard() -> set[str]:
+            try:
+                events = list(events_of(os.read(watches.fd, 4096)))
+            except BlockingIOError:
+                return set()
+            return {files[event.watch] for event in events if event.mask & DELETE_SELF}
+
+        for path, change in changes.items():
+            change()
+            wait_until(lambda path=path: heard() == {path})
+        again = watches.add(str(rig.at("replaced")), DELETE_SELF)
+        assert again not in files
+        files[again] = "again"
+        with rig.at("replaced").open("rb", buffering=0) as file:
+            rig.put("replaced", b"33")
+            assert os.pread(file.fileno(), 9, 0) == b"2"
+        assert rig.at("replaced").read_bytes() == b"33"
+        wait_until(lambda: heard() == {"again"})
 
 
 @pytest.mark.parametrize("options", [{}, {"passthrough": 0}], ids=["passthrough", "cached"])

@@ -173,7 +173,7 @@ impl Tree {
             Some(old) => {
                 self.uncount(old);
                 self.retire(old, batch);
-                self.tell_changed(parent, old, false, batch);
+                self.tell_changed(parent, old, batch);
             }
             None => self.tell_new(parent, name.as_bytes(), batch),
         }
@@ -296,7 +296,7 @@ impl Tree {
             self.uncount(&next);
             self.retire(&next, batch);
         }
-        self.tell_changed(node.parent, node, true, batch);
+        self.tell_changed(node.parent, node, batch);
     }
 
     /// Implicit directories go with their last child.
@@ -365,7 +365,9 @@ impl Tree {
         }
     }
 
-    fn tell_changed(&self, parent: u64, old: &Node, gone: bool, batch: &mut Batch) {
+    /// The name is gone, or means another version. A file is told of as deleted in both cases, as
+    /// a rename over it would delete it: who watches it by inotify hears of it.
+    fn tell_changed(&self, parent: u64, old: &Node, batch: &mut Batch) {
         let directory = &self.nodes[&parent];
         if !self.touch(directory, batch) || !(old.known() || self.tell_all) {
             return;
@@ -373,14 +375,14 @@ impl Tree {
         let name = old.name.clone();
         // A deleted directory is only unnamed: its id serves again when it is made again, and the
         // kernel would keep it dead.
-        batch.notices.names.push(if gone && !old.is_directory() {
+        batch.notices.names.push(if old.is_directory() {
+            Notice::Entry { parent, name }
+        } else {
             Notice::Delete {
                 parent,
                 child: old.id,
                 name,
             }
-        } else {
-            Notice::Entry { parent, name }
         });
     }
 

@@ -14,7 +14,7 @@ pub const NOTICES_MAX: usize = 65_536;
 pub enum Notice {
     /// The name means something else now.
     Entry { parent: u64, name: Box<[u8]> },
-    /// The name is gone; who watches the file hears of it.
+    /// The file is gone from that name, or replaced there; who watches it hears of it.
     Delete {
         parent: u64,
         child: u64,

@@ -73,9 +73,10 @@ class About:
 
     async def _stats(self) -> bytes:
         feeder, now_s = self.feeder, time.time()
+        stale_s = feeder.stale_s
         figures = {
             "revision": str(feeder.revision),
-            "live": "yes" if feeder.live else f"no (stale since {_when(feeder.lost_s, now_s)})",
+            "live": "yes" if stale_s is None else f"no (stale since {_when(stale_s, now_s)})",
             "last_change": _when(feeder.changed_s, now_s),
             "last_heard": _when(feeder.heard_s, now_s),
             "pending_drops": str(self.uploader.waiting),

@@ -30,7 +30,6 @@ from ..errors import DfsError, FailedPrecondition, Misconfigured
 from ..limits import (
     DELETE_DELAY_S,
     FETCH_MS_MAX,
-    MEMBERS_MS_MAX,
     REPORT_INTERVAL_MS,
     SPACE_INTERVAL_MS,
 )
@@ -232,7 +231,9 @@ class Agent:
                 ) from None
 
     async def _run_parts(self) -> None:
-        parts = [self.feeder.run(), self._house(), self._report(), self._control()]
+        parts = [self.feeder.run(), self._house(), self._control()]
+        if self.options.contents:  # Else the node has an agent of its own, which it shows.
+            parts.append(self._report())
         if self.watcher is not None:
             parts += [self.watcher.run(), self.uploader.run()]
         if self.deletes is not None:
@@ -271,7 +272,8 @@ class Agent:
                 return
 
     async def _measure_for_ever(self, tree: Tree) -> None:
-        """What `df` shows as free is known before anybody asks: the answer must not wait."""
+        """What `df` shows as free is known before anybody asks: the answer must not wait. So is
+        whether there is a quorum."""
         await self.feeder.ready.wait()
         while True:
             await self._measure(tree)
@@ -281,10 +283,12 @@ class Agent:
         """Every member stores everything, so the fullest one counts; where none says, the disk
         here."""
         try:
-            answer = await self.client.status(timeout=MEMBERS_MS_MAX / 1000)
+            answer = await self.client.status(timeout=SPACE_INTERVAL_MS / 1000)
             known = [n.disk_free_bytes for n in answer.nodes if n.HasField("disk_free_bytes")]
+            answering = [bool(n.role) for n in answer.nodes if n.member.voter]
+            self.feeder.majority(2 * sum(answering) > len(answering) or not answering)
         except DfsError:
-            known = []
+            known = []  # The stream of changes says aloud that the node is away.
         tree.set_free(min(known) if known else await self._free_here())
 
     async def _free_here(self) -> int:
@@ -309,6 +313,7 @@ class Agent:
                 await loop.run_in_executor(None, self.objects.note_used, self.tree.opened())
                 if self.room is not None:
                     await self.room.trim()
+                    await self.room.scrub()
                 await loop.run_in_executor(None, self.feeder.sweep, self.objects)
 
     async def _write_journal(self) -> None:
@@ -351,7 +356,7 @@ class Agent:
         return "passthrough" if self.tree.stats().get("passthrough") else "read"
 
     async def _report(self) -> None:
-        """Tells the node how things are; for ever."""
+        """Tells the node that started this agent how things are; for ever."""
         while True:
             try:
                 await self.client.report_agent(self.status(), timeout=REPORT_INTERVAL_MS / 1000)

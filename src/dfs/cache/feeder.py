@@ -51,6 +51,8 @@ class Feeder:
         """When the node last said something, be it that nothing has changed."""
         self.changed_s = 0.0
         """When the last change arrived."""
+        self._answered_s, self._alone_s = 0.0, 0.0
+        """When a majority of the voters answered last; since when none does, 0 = one does."""
         self.ready = asyncio.Event()
         """The first snapshot is complete."""
         self.needed = Needed(tree)
@@ -167,6 +169,17 @@ class Feeder:
             self._outage = True
             log.warning("the stream of changes broke: %s; showing revision %d until it is back",
                         error, self.revision)
+
+    def majority(self, answers: bool) -> None:
+        """Whether a majority of the voters does: without one the node hears of nothing new."""
+        now_s = time.time()
+        self._alone_s = 0.0 if answers else self._alone_s or self._answered_s or now_s
+        self._answered_s = now_s if answers else self._answered_s
+
+    @property
+    def stale_s(self) -> float | None:
+        """Since when what is shown may be old; None: it is not, as far as is known."""
+        return (self._alone_s or None) if self.live else self.lost_s
 
     def _set_live(self, live: bool) -> None:
         if self.live != live:

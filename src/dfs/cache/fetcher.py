@@ -195,8 +195,8 @@ class Fetcher:
     async def _large_content(self, wanted: Wanted, stat: Stat) -> str | Arriving:
         """A large file: where it is, if all of it is here, be it that the node has it; else on its
         way."""
-        here = self._objects.backing(stat.sha256, stat.size)
-        if here is None and not self._large.local:
+        here = self._objects.elsewhere(stat.sha256, stat.size)
+        if here is None:
             with self._room.held(stat.sha256):
                 here = await self._thread(lambda: self._objects.verify(stat.sha256))
         return here or await self._arrivals.begin(wanted, stat)

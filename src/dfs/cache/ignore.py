@@ -8,8 +8,14 @@ does not. The last line that fits decides; what is below an ignored directory is
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 from typing import Final, NamedTuple
+
+from ..limits import IGNORE_BYTES_MAX
+from .take import open_beneath
 
 FILE: Final = ".dfsignore"
 """Belongs to this cache directory alone: it is not stored in the tree."""
@@ -39,7 +45,14 @@ class Ignore:
     """The built-in list and what `.dfsignore` adds to it."""
 
     def __init__(self, text: str = "") -> None:
-        self._rules = [rule for line in text.splitlines() if (rule := _rule(line))]
+        self.wrong: list[str] = []
+        """Lines that are no patterns, and why. The others hold."""
+        self._rules: list[_Rule] = []
+        for number, line in enumerate(text.splitlines(), 1):
+            try:
+                self._rules += _rule(line)
+            except re.error as error:
+                self.wrong.append(f"line {number} is no pattern ({error.msg})")
         self._rules.reverse()
         self._built_in = re.compile("|".join(_translate(p) for p in BUILT_IN))
 
@@ -68,18 +81,44 @@ class Ignore:
         return False
 
 
-def _rule(line: str) -> _Rule | None:
+def read(root: int) -> Ignore:
+    """What holds in the cache directory `root`, a descriptor. Waits for nobody, as an open of a
+    pipe would. Raises ValueError with the reason if there is something that cannot be read."""
+    try:
+        fd = open_beneath(root, FILE, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return Ignore()
+    except OSError as error:
+        link = error.errno == errno.ELOOP
+        raise ValueError("it is a symbolic link" if link else error.strerror) from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError("it is no file")
+        with os.fdopen(os.dup(fd), "rb") as file:
+            data = file.read(IGNORE_BYTES_MAX + 1)
+    finally:
+        os.close(fd)
+    if len(data) > IGNORE_BYTES_MAX:
+        raise ValueError(f"it has more than {IGNORE_BYTES_MAX:,} bytes")
+    try:
+        return Ignore(data.decode())
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+
+
+def _rule(line: str) -> list[_Rule]:
+    """The rule of a line, if it has one. Raises re.error."""
     text = line.rstrip()
     if not text or text.startswith("#"):
-        return None
+        return []
     ignore = not text.startswith("!")
     text = text.removeprefix("!").removeprefix("\\")
     directories = text.endswith("/")
     text = text.rstrip("/")
     whole_path = "/" in text
     if not text.strip("/"):
-        return None
-    return _Rule(re.compile(_translate(text.lstrip("/"))), ignore, directories, whole_path)
+        return []
+    return [_Rule(re.compile(_translate(text.lstrip("/"))), ignore, directories, whole_path)]
 
 
 def _translate(pattern: str) -> str:

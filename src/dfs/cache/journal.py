@@ -92,6 +92,9 @@ class Journal:
         self.file = os.path.join(state, "drops.db")
         self.rows: dict[str, Row] = {}
         self.bases: dict[str, int] = {}
+        self.unseen: dict[str, Row] = {}
+        """Of drops that are gone: what was stored last, unless the stream has told of it. bounded:
+        by what is stored in the while that the stream is behind."""
         self.marks: dict[str, dict[str, int]] = {kind: {} for kind in MARKS}
         """By kind and path. Changed by `mark` only."""
         self.forgotten: Callable[[str, Row], None] = lambda _path, _row: None
@@ -179,6 +182,7 @@ class Journal:
         """The drop was dealt with."""
         self.rows[path] = row
         self.bases.pop(path, None)
+        self.unseen.pop(path, None)
         self._dirty.add(path)
         self.stored(path)
 
@@ -195,7 +199,16 @@ class Journal:
         if row is not None or base is not None:
             self._dirty.add(path)
         if row is not None:
+            self.unseen[path] = row
             self.forgotten(path, row)
+
+    def seen(self, revision: int) -> None:
+        """The stream of changes has told all up to a revision."""
+        while self.unseen:
+            path, row = next(iter(self.unseen.items()))
+            if row.revision > revision:
+                break  # Those behind it are hardly older.
+            del self.unseen[path]
 
     def forget_below(self, directory: str) -> None:
         """A whole directory is gone."""

@@ -32,11 +32,17 @@ class Known:
         return self._tree.committed()
 
     def __contains__(self, path: str) -> bool:
-        return self._tree.record(path) is not None
+        return self._record(path) is not None
+
+    def _record(self, path: str) -> bytes | None:
+        try:
+            return self._tree.record(path)
+        except UnicodeEncodeError:
+            return None  # A name in a cache directory that no key can have.
 
     def get(self, path: str) -> Stat | None:
         """All that is known of one."""
-        record = self._tree.record(path)
+        record = self._record(path)
         return None if record is None else stat_of(pb.Record.FromString(record))
 
     def entries(

@@ -4,8 +4,8 @@ A file here is immutable (0444) and appears only by rename, complete and verifie
 flushed to disk: after a crash of the machine it may be damaged. So at the first start after a boot
 all files are moved to `<state>/former/`; each is verified before it is used, and moves back then.
 A file in its place is trusted for the rest of the boot, but for its length: whoever asks for it
-says what that should be. A damaged one is moved to `<state>/quarantine`, which keeps the last few,
-and fetched again. Any thread may call.
+says what that should be; and each is read again from time to time (`scrub.py`). A damaged one is
+moved to `<state>/quarantine`, which keeps the last few, and fetched again. Any thread may call.
 
 What comes chunk by chunk stands in `<state>/arriving/<sha256>` until all is there, sparse. No chunk
 that is found there is trusted: whoever goes on with it verifies each.
@@ -175,7 +175,7 @@ class Objects:
             return here
         path = self.path(sha256)
         temporary = f"{path[:-64]}{next(self._temporary)}.tmp"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+        fd = _create(temporary, os.O_WRONLY | os.O_EXCL, 0o444)
         try:
             view = memoryview(data)
             while view:
@@ -197,7 +197,7 @@ class Objects:
         What was left there by an earlier attempt is still there. Raises OSError."""
         with self._lock:
             self._parts[sha256] = True  # From here on nobody removes it.
-        fd = os.open(self._where(sha256), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = _create(self._where(sha256), os.O_RDWR, 0o600)
         try:
             if os.fstat(fd).st_size != size:
                 os.ftruncate(fd, size)
@@ -222,6 +222,7 @@ class Objects:
                 return None
             os.chmod(where, 0o444)
             path = self.path(sha256)
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             os.rename(where, path)
             del self._parts[sha256]
             self._leave_former(sha256)
@@ -230,8 +231,9 @@ class Objects:
         return path
 
     def verify(self, sha256: bytes) -> str | None:
-        """The object's path if it is here and right; quarantines a damaged one. Blocks."""
-        if sha256 in self._verified:
+        """The object's path if it is here and right; quarantines a damaged one. Blocks. One that
+        was verified before must still be there: somebody may have emptied the directory."""
+        if sha256 in self._verified and self._stays(sha256):
             return self.path(sha256)
         if sha256 not in self._sizes or sha256 in self._parts:
             return None
@@ -257,6 +259,25 @@ class Objects:
                 return self.path(sha256)
             self._set_aside(sha256)
         return None
+
+    def _stays(self, sha256: bytes) -> bool:
+        """Whether a verified object still is in its place; it is forgotten if it is not."""
+        try:
+            size = os.stat(self.path(sha256)).st_size
+        except OSError:
+            size = -1
+        with self._lock:
+            if sha256 in self._verified and size != self._sizes[sha256]:
+                self._set_aside(sha256)
+            return sha256 in self._verified
+
+    def distrust(self, sha256: bytes) -> bool:
+        """Sets a verified object aside that has been found damaged; whether there still was one."""
+        with self._lock:
+            if sha256 not in self._verified:
+                return False
+            self._set_aside(sha256)
+        return True
 
     def _gone(self, sha256: bytes, where: str) -> str | None:
         with self._lock:
@@ -364,15 +385,29 @@ class Objects:
 
     def _set_aside(self, sha256: bytes) -> None:
         target = os.path.join(self.quarantine, f"{sha256.hex()}.{time.time_ns()}")
-        log.warning("cached object is damaged: moved to %s, fetching it again", target)
         where = self._where(sha256)
         self._forget(sha256)
-        with contextlib.suppress(FileNotFoundError):
+        try:
             os.rename(where, target)
+        except FileNotFoundError:
+            log.info("cached object %s is gone: fetching it again", where)
+            return
+        log.warning("cached object is damaged: moved to %s, fetching it again", target)
         # Nobody counts them: only the last ones are kept, to be looked at.
         names = sorted(os.listdir(self.quarantine), key=lambda name: name.rpartition(".")[2])
         for name in names[:-QUARANTINED_MAX]:
             os.unlink(os.path.join(self.quarantine, name))
+
+
+def _create(path: str, flags: int, mode: int) -> int:
+    """Opens a file, which is made, as is its directory if somebody took that away. Raises OSError.
+    """
+    flags |= os.O_CREAT | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, mode)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        return os.open(path, flags, mode)
 
 
 def _on_disk(path: str) -> int:

@@ -25,6 +25,7 @@ from ..limits import FILL_GRACE_MS, REFUSAL_SHOWN_S, ROOM_LOW_MS, ROOM_RETRY_MS,
 from ..sizes import NOTHING_FREE, FreeSpace, size_text
 from .objects import EMPTY, Objects
 from .problems import Problems
+from .scrub import Scrub
 
 _SHARE: Final = 10
 """After a look at everything that was in vain the next one waits so many times as long."""
@@ -83,6 +84,7 @@ class Room:
         self._low_s: float | None = None
         """Since when the disk is too full."""
         self._pool = ThreadPoolExecutor(1, "room")
+        self._scrub = Scrub(objects)
         self._making = asyncio.Lock()
 
     def close(self) -> None:
@@ -190,6 +192,13 @@ class Room:
             "Content is fetched when it is read and not kept; make room there, or choose another "
             "-state"
         )
+
+    async def scrub(self) -> None:
+        """Reads the next objects again, if it is time; damaged ones are shown no more."""
+        if self._scrub.due:
+            loop = asyncio.get_running_loop()
+            if damaged := await loop.run_in_executor(self._pool, self._scrub.turn):
+                self._show(damaged)
 
     async def evict(self, chosen: Collection[bytes]) -> int:
         """Takes these away, but for what is pinned, on its way in or open. Returns the bytes."""

@@ -153,6 +153,7 @@ class Uploader:
         self._blocked.pop(path, None)
         self._problems.clear(path)
         self._journal.forget(path)
+        self._journal.seen(self._feeder.revision)
 
     def gone_below(self, directory: str) -> None:
         """A whole directory was removed or moved away."""
@@ -160,6 +161,7 @@ class Uploader:
         for path in [p for p in (*self.pending.drops, *self._blocked) if p.startswith(prefix)]:
             self.gone(path)
         self._journal.forget_below(directory)
+        self._journal.seen(self._feeder.revision)
 
     def retry_blocked(self) -> None:
         """Something was deleted from the tree: what stood in the way may be gone."""
@@ -431,8 +433,8 @@ class Uploader:
     # ---- what is committed -----------------------------------------------------------------------
     def committed(self, path: str) -> Stat | Row | None:
         """The newest version that this agent has heard of: from the stream, or its own, whose
-        event may still be on the way."""
-        row = self._journal.rows.get(path)
+        event may still be on the way, be it that the drop was removed since."""
+        row = self._journal.rows.get(path) or self._journal.unseen.get(path)
         if row is not None and row.revision > self._feeder.revision:
             return row
         return self._feeder.known.get(path)

@@ -20,7 +20,7 @@ from typing import Final, NoReturn
 
 from ..client.values import Kind
 from ..errors import FailedPrecondition
-from ..limits import CACHE_RETRY_S, RESCAN_INTERVAL_S, SYNC_LOOK_MS
+from ..limits import CACHE_RETRY_S, PROBLEMS_MAX, RESCAN_INTERVAL_S, SYNC_LOOK_MS
 from . import ignore, inotify
 from .ignore import Ignore
 from .inotify import Event, Inotify
@@ -380,14 +380,15 @@ class Watcher:
     # ---- what is no drop -------------------------------------------------------------------------
     def _read_ignore(self) -> None:
         try:
-            with open(os.path.join(self.root, ignore.FILE), encoding="utf-8") as file:
-                self._ignore = Ignore(file.read())
-        except FileNotFoundError:
-            self._ignore = Ignore()
+            self._ignore = ignore.read(self._root)
         except (OSError, ValueError) as error:
-            self._problems.set(ignore.FILE, f"cannot be read, the built-in list holds: {error}")
+            self._problems.set(ignore.FILE, f"cannot be read: {error}; what held before, or else "
+                               "the built-in list, does: correct or remove it")
             return
-        self._problems.clear(ignore.FILE)
+        if self._ignore.wrong:
+            self._problems.set(ignore.FILE, "; ".join(self._ignore.wrong[:PROBLEMS_MAX]))
+        else:
+            self._problems.clear(ignore.FILE)
         for directory in set(self._dirs.values()):
             if directory and (
                 self._ignore.ignored(directory, True) or self._ignore.below_ignored(directory)

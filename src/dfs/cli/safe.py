@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple
@@ -69,8 +70,10 @@ def status(args: argparse.Namespace) -> int:
     # An agent that does not know the tree yet cannot say what is not in it.
     sure = not why and found["known"]
     if sure and not found["entries"] and not found["drops"] and not _left(found):
+        here = os.path.abspath(args.path)
+        meant = f"; the file here is {here}" if os.path.lexists(here) else ""
         raise NotFound(f"there is nothing at {args.path}, neither in the tree nor in the cache "
-                       "directory")
+                       f"directory{meant}")
     problems = _problems(found, why)
     safe = not problems and stored.safe
     if args.output == "json":

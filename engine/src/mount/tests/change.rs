@@ -65,21 +65,22 @@ fn a_name_that_was_denied_is_announced() {
 }
 
 #[test]
-fn a_replaced_file_is_invalidated_and_a_deleted_one_deleted() {
+fn of_a_replaced_file_is_told_as_of_a_deleted_one() {
     let mut tree = Tree::new(0);
-    upsert(&mut tree, "a", Kind::File, 1);
-    tree.lookup(ROOT, b"a").unwrap();
-    assert_eq!(
-        upsert(&mut tree, "a", Kind::File, 2).notices.names,
-        [entry(ROOT, "a")]
-    );
-    let child = tree.lookup(ROOT, b"a").unwrap().unwrap().id;
-    let gone = Notice::Delete {
-        parent: ROOT,
-        child,
-        name: b"a"[..].into(),
+    let known = |tree: &mut Tree| {
+        let child = tree.lookup(ROOT, b"a").unwrap().unwrap().id;
+        [Notice::Delete {
+            parent: ROOT,
+            child,
+            name: b"a"[..].into(),
+        }]
     };
-    assert_eq!(delete(&mut tree, "a").notices.names, [gone]);
+    upsert(&mut tree, "a", Kind::File, 1);
+    let first = known(&mut tree);
+    assert_eq!(upsert(&mut tree, "a", Kind::File, 2).notices.names, first);
+    let second = known(&mut tree);
+    assert_ne!(first, second);
+    assert_eq!(delete(&mut tree, "a").notices.names, second);
 }
 
 #[test]
@@ -188,9 +189,14 @@ fn after_a_take_over_everything_is_told() {
         upsert(&mut tree, "d/new", Kind::File, 2).notices.names,
         [entry(directory, "new")]
     );
+    let replaced = Notice::Delete {
+        parent: directory,
+        child: open,
+        name: b"a"[..].into(),
+    };
     assert_eq!(
         upsert(&mut tree, "d/a", Kind::File, 3).notices.names,
-        [entry(directory, "a")]
+        [replaced]
     );
     assert!(tree.get(open).is_some(), "an open file stays readable");
 }

@@ -119,8 +119,8 @@ fn an_open_file_keeps_its_version_and_a_new_open_gets_the_new_one() {
     kernel.put("f", 2, b"newer", true);
     let (unique, code, rest) = kernel.receive();
     assert_eq!(
-        (unique, code, word(&rest, 0)),
-        (0, notify::INVAL_ENTRY, ROOT)
+        (unique, code, word(&rest, 0), word(&rest, 8)),
+        (0, notify::DELETE, ROOT, old)
     );
     std::fs::remove_file(kernel.dir.path().join("1")).unwrap();
     assert_eq!(kernel.read(old, 0, 100), (0, b"old".to_vec()));

@@ -66,6 +66,8 @@ class MemoryNode(MemoryContents, MemoryPast):
         """So many writes are done and their answers lost."""
         self.damage_reads = 0
         """So many reads give wrong bytes."""
+        self.voters: list[bool] = []
+        """Whether each of them answers."""
         self.disks_free: list[int] = []
         """Of the members that say so."""
         self._done: dict[bytes, tuple[int, list[tuple[str, str, bytes, str]]]] = {}
@@ -405,6 +407,9 @@ class MemoryNode(MemoryContents, MemoryPast):
         return pb.StatusResponse(nodes=[
             pb.NodeStatus(role="voter", floor=self.floor, disk_free_bytes=free)
             for free in self.disks_free
+        ] + [
+            pb.NodeStatus(role="voter" if answers else "", member=pb.Member(voter=True))
+            for answers in self.voters
         ])
 
     async def report_agent(self, report: pb.AgentStatus, *, timeout: float | None = None) -> None:

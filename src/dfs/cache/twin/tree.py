@@ -210,6 +210,7 @@ class MemoryTree:
 
     def record(self, path: str) -> bytes | None:
         """See `dfs._engine.Tree`."""
+        path.encode()  # As the engine: what is not UTF-8 is an error.
         stat = self._records.get(path)
         return None if stat is None else record_of(stat).SerializeToString()
 
@@ -217,6 +218,7 @@ class MemoryTree:
         self, top: str, after: str, max_items: int, absent: bool
     ) -> list[tuple[str, int, int, int, bytes]]:
         """See `dfs._engine.Tree`."""
+        top.encode()
         return [
             (path, int(stat.kind), stat.revision, stat.size, stat.sha256)
             for path, stat in sorted(self._records.items())
