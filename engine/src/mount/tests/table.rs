@@ -77,7 +77,10 @@ fn a_table_grows_and_keeps_its_rows() {
     let file = tempfile::tempfile().unwrap();
     let mut table = Table::begin(file.try_clone().unwrap()).unwrap();
     let rows = (1..=3_000).map(|number| row(number, 0, 1));
-    let slots: Vec<u32> = rows.clone().map(|row| table.add(row, &present(), "f")).collect();
+    let slots: Vec<u32> = rows
+        .clone()
+        .map(|row| table.add(row, &present(), "f"))
+        .collect();
     assert_eq!((slots[2_999], table.errors), (2_999, 0));
     table.remove(0);
     table.set(2_999, row(3_000, 7, 2));
