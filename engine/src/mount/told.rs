@@ -108,7 +108,7 @@ impl Session {
         self.tree.write().contents.settle()
     }
 
-    /// Sets or clears where contents are, for all who have them. Returns of how many anybody has.
+    /// Sets or clears where contents are, for all who have them. Returns how many somebody has.
     pub fn place_contents(&self, places: Vec<(Digest, Option<Arc<CStr>>)>) -> usize {
         let hides = places.iter().any(|(_, at)| at.is_none());
         let mut shown = 0;
