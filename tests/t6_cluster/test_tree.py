@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dfs.cache.asking import SOCKET
 from dfs.cli import main
 from dfs.nemesis.places import on_loopback
 from dfs.nemesis.processes import Cluster, Node, running, wait_until
@@ -166,6 +167,8 @@ def test_it_is_safe_to_unplug_when_dfs_says_so(
         first = cluster.nodes[0]
         shutil.copytree(source, first.cache, symlinks=True, dirs_exist_ok=True)
         local = ["-data", str(first.data)]
+        # A node is ready before its agent is.
+        wait_until("its agent can be asked", (first.data / "agent" / SOCKET).exists)
         assert main(["sync", "--wait", *local]) == 0
         first.kill()
         for node in cluster.nodes[1:]:
