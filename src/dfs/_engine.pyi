@@ -361,10 +361,11 @@ def copy_and_hash(source: int, target: int, chunk_bytes: int) -> tuple[int, byte
 
     Both are open descriptors, of regular files; they stay open. Holes of the source are not read;
     they, and every aligned 64 KiB of zeros, are holes of the target, which ends up with the same
-    size. Nothing is synced, but the disk begins to write what has been copied. A file that changes
-    meanwhile is copied as it is met: the digests are those of what the target has, and who must
-    know compares stat before and after. Afterwards the position of `source` is anywhere, that of
-    `target` as before.
+    size. Where the file system can share blocks between files, and `target` can be read as well, it
+    shares those of the source, and nothing is copied. Nothing is synced, but the disk begins to
+    write what has been copied. A file that changes meanwhile is copied as it is met: the digests
+    are those of what the target has, and who must know compares stat before and after. Afterwards
+    the positions of both are anywhere.
 
     Blocks without the interpreter lock; more than one chunk takes a second thread. Raises OSError
     (ENOSPC: full disk), ValueError (`source` is no file, `target` is not empty, `chunk_bytes` is

@@ -5,7 +5,8 @@
 //!               ▲                        │
 //!               └─── the empty buffer ───┘
 //! ```
-//! The two are threads: hashing takes most of the time, then writing.
+//! The two are threads: hashing takes most of the time, then writing. Where the file system can share
+//! blocks between files (XFS, btrfs) nothing is copied: the target is hashed, which nobody changes.
 use super::sha256::Hasher;
 use super::{Digest, PIECE_BYTES, begin_writing, invalid};
 use std::fs::File;
@@ -44,6 +45,14 @@ pub fn copy(source: &File, target: &File, chunk_bytes: u64) -> io::Result<Copied
     if target.metadata()?.len() > 0 {
         return Err(invalid("the target of a copy must be empty".into()));
     }
+    if shares(source, target)? {
+        let mut reader = Reader::new(target, chunk_bytes)?;
+        let mut buffer = Vec::new();
+        while let Some(piece) = reader.next(buffer)? {
+            buffer = piece.bytes;
+        }
+        return Ok(reader.finish());
+    }
     let mut reader = Reader::new(source, chunk_bytes)?;
     match reader.end > chunk_bytes {
         true => side_by_side(&mut reader, target)?,
@@ -54,6 +63,21 @@ pub fn copy(source: &File, target: &File, chunk_bytes: u64) -> io::Result<Copied
         target.set_len(copied.size)?; // it ends with a hole
     }
     Ok(copied)
+}
+
+/// Has the target share all blocks of the source from now on, until either is written; false: it has
+/// to be copied.
+fn shares(source: &File, target: &File) -> io::Result<bool> {
+    let (from, to) = (source.as_raw_fd(), target.as_raw_fd());
+    // SAFETY: calls on descriptors that are open; they touch no memory.
+    let readable = unsafe { libc::fcntl(to, libc::F_GETFL) } & libc::O_ACCMODE == libc::O_RDWR;
+    if readable && unsafe { libc::ioctl(to, libc::FICLONE, from) } == 0 {
+        return Ok(true);
+    }
+    if target.metadata()?.len() > 0 {
+        target.set_len(0)?; // It has come to a part of it.
+    }
+    Ok(false)
 }
 
 /// A content of one chunk is not worth a thread.
