@@ -5,8 +5,9 @@
 //!               ▲                        │
 //!               └─── the empty buffer ───┘
 //! ```
-//! The two are threads: hashing takes most of the time, then writing. Where the file system can share
-//! blocks between files (XFS, btrfs) nothing is copied: the target is hashed, which nobody changes.
+//! The two are threads: hashing takes most of the time, then writing. Where the file system can
+//! share blocks between files (XFS, btrfs) nothing is copied: the target, which nobody changes, is
+//! hashed.
 use super::sha256::Hasher;
 use super::{Digest, PIECE_BYTES, begin_writing, invalid};
 use std::fs::File;
@@ -65,13 +66,17 @@ pub fn copy(source: &File, target: &File, chunk_bytes: u64) -> io::Result<Copied
     Ok(copied)
 }
 
-/// Has the target share all blocks of the source from now on, until either is written; false: it has
-/// to be copied.
+/// Has the target share all blocks of the source, until either is written; false: it has to be
+/// copied.
 fn shares(source: &File, target: &File) -> io::Result<bool> {
     let (from, to) = (source.as_raw_fd(), target.as_raw_fd());
-    // SAFETY: calls on descriptors that are open; they touch no memory.
-    let readable = unsafe { libc::fcntl(to, libc::F_GETFL) } & libc::O_ACCMODE == libc::O_RDWR;
-    if readable && unsafe { libc::ioctl(to, libc::FICLONE, from) } == 0 {
+    // SAFETY: a call on a descriptor that is open; it touches no memory.
+    let flags = unsafe { libc::fcntl(to, libc::F_GETFL) };
+    if flags & libc::O_ACCMODE != libc::O_RDWR {
+        return Ok(false); // It could not be hashed.
+    }
+    // SAFETY: the same, of two descriptors.
+    if unsafe { libc::ioctl(to, libc::FICLONE, from) } == 0 {
         return Ok(true);
     }
     if target.metadata()?.len() > 0 {
