@@ -40,6 +40,7 @@ async def test_damage_of_what_is_kept_here_is_found(
     """Content that an agent keeps and that its disk has damaged is found, as all is read again
     little by little, once a day; it is set aside, and had again from the cluster."""
     monkeypatch.setattr("dfs.cache.scrub.CONTENT_SCRUB_PASS_S_MIN", 0)
+    monkeypatch.setattr("dfs.cache.scrub._START_S", 0)
     monkeypatch.setattr("dfs.cache.scrub.SCRUB_INTERVAL_MS", 1)
     monkeypatch.setattr("dfs.cache.scrub.CONTENT_SCRUB_BYTES", 10_000)
     async with Rig(tmp_path) as rig:
@@ -93,6 +94,7 @@ async def test_a_pass_reads_each_to_its_end_and_leaves_alone_what_went(tmp_path:
     all_data = b"1", large, b"2", b"3", b"4"
     paths = {data: Path(objects.add(digest(data), data)) for data in all_data}
     scrub = Scrub(objects)
+    assert not scrub.due, "there is more urgent work at a start"
     paths[b"3"].unlink()
     paths[b"4"].unlink()
     paths[b"4"].mkdir()

@@ -17,8 +17,10 @@ from ..limits import CONTENT_SCRUB_BYTES, CONTENT_SCRUB_PASS_S_MIN, SCRUB_INTERV
 from .objects import Objects
 
 log = logging.getLogger(__name__)
-_SMALL_BYTES: Final = 4 << 10
-"""What a small object counts: an open and a close."""
+_SMALL_BYTES: Final = 64 << 10
+"""What a small object counts: to open and close it takes as long as to read so many bytes."""
+_START_S: Final = 600
+"""After a start there is more urgent work, such as to catch up."""
 
 
 class Scrub:
@@ -29,7 +31,8 @@ class Scrub:
         self._left: deque[bytes] = deque()
         self._at, self._hash = 0, hashlib.sha256()
         """How far the first of them was read, and what of it was."""
-        self._begun_s = self._turn_s = -math.inf
+        self._begun_s = time.monotonic() - CONTENT_SCRUB_PASS_S_MIN + _START_S
+        self._turn_s = -math.inf
 
     @property
     def due(self) -> bool:
