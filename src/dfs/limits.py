@@ -81,7 +81,7 @@ HANDSHAKE_MS_MAX: Final = 3_000
 CALLS_WAITING_MAX: Final = 8_192
 """Unary calls inside one node, and so many streamed ones; more are refused, not buffered."""
 LARGE_CALLS_WAITING_MAX: Final = 16
-"""Moves, copies and transactions inside a node, of which one is proposed: they share its memory."""
+"""Moves, copies and transactions inside a node, one proposed at a time: bounds their memory."""
 CALL_BYTES_WAITING_MAX: Final = 128 << 20
 """Of the bodies of those calls: eight of the largest puts."""
 APPLY_LAG_ENTRIES_MAX: Final = 100_000
@@ -446,7 +446,7 @@ JOINED_LOOK_MS: Final = 10
 QUARANTINE_KEPT: Final = 2
 """Damaged states that are kept for people to look at: each takes as much space as a state."""
 HEALS_MAX: Final = 3
-"""Damaged states within HEAL_WINDOW_S that a node fills again; with more it stops: why are they?"""
+"""Damaged states within HEAL_WINDOW_S that a node fills again; with one more it stops for good."""
 HEAL_WINDOW_S: Final = 24 * 3_600
 """A disk that damages one state in a day may be kept an eye on; three are no accident."""
 ALONE_MS_MAX: Final = 300

@@ -6,11 +6,16 @@ import array
 import asyncio
 import fcntl
 import hashlib
+import os
+import subprocess
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+
+import pytest
 
 from dfs.cache.agent import Agent, Options
 from dfs.cache.asking import SOCKET, ask
@@ -20,6 +25,17 @@ from dfs.client.values import Kind
 
 WAIT_S = 20.0
 T = TypeVar("T")
+
+
+@contextmanager
+def small_file_system(point: Path, size: int) -> Iterator[Path]:
+    """A file system of so many bytes, mounted there."""
+    if os.geteuid():
+        pytest.skip("only root may mount a tmpfs")
+    point.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "dfs-test", point], check=True)
+    yield point
+    subprocess.run(["umount", "-l", point], check=True)
 
 
 async def wait_until(

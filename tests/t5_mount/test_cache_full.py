@@ -7,7 +7,6 @@ import contextlib
 import errno
 import io
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from dfs.cache.twin.tree import MemoryPart
 from dfs.limits import AGENT_DATA_BYTES_MAX, INLINE_BYTES_MAX
 
-from .cache_rig import Rig, wait_until
+from .cache_rig import Rig, small_file_system, wait_until
 from .mount_rig import fails_with
 
 DISK = 12 << 20
@@ -29,13 +28,8 @@ FREE = 100_000
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A small file system."""
-    if os.geteuid():
-        pytest.skip("only root may mount a tmpfs")
-    point = tmp_path / "disk"
-    point.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "dfs-test", point], check=True)
-    yield point
-    subprocess.run(["umount", "-l", point], check=True)
+    with small_file_system(tmp_path / "disk", DISK) as point:
+        yield point
 
 
 @pytest.fixture

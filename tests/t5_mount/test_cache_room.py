@@ -7,7 +7,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from dfs.cache.room import Disk, NoRoom, Room
 from dfs.limits import AGENT_DATA_BYTES_MAX, OBJECT_USED_S, QUARANTINED_MAX
 from dfs.sizes import FreeSpace
 
-from .cache_rig import Rig, wait_until
+from .cache_rig import Rig, small_file_system, wait_until
 
 LARGE = AGENT_DATA_BYTES_MAX + 1
 """Is fetched when it is wanted."""
@@ -52,13 +51,8 @@ class Scales:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MiB."""
-    if os.geteuid():
-        pytest.skip("only root may mount a tmpfs")
-    point = tmp_path / "disk"
-    point.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "dfs-test", point], check=True)
-    yield point
-    subprocess.run(["umount", "-l", point], check=True)
+    with small_file_system(tmp_path / "disk", 8 << 20) as point:
+        yield point
 
 
 async def test_the_cache_is_never_larger_than_its_limit(

@@ -233,18 +233,24 @@ def test_a_part_of_another_size_is_refused(tmp_path: Path) -> None:
             rig.tree.part("f", 1, -1, 9, CHUNK)
 
 
-@pytest.mark.allow_logs(DIED)
-def test_killed_agents_are_not_noticed_by_who_reads_what_is_on_its_way(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    """When an agent is killed, who has a large file open that is not whole yet, or waits for a part
-    of it, goes on with the next one, without an error."""
+def on_its_way(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Site, bytes]:
+    """A mount with agents that are replaced, where a file is on its way; and what it will have."""
     site = Site(tmp_path)
     request.addfinalizer(lambda: unmount_all(site.point))
     request.addfinalizer(site.supervisor.stop)
     data = os.urandom(3 << 20)
     (site.objects / ".coming").write_bytes(data)
     site.supervisor.start()
+    return site, data
+
+
+@pytest.mark.allow_logs(DIED)
+def test_killed_agents_are_not_noticed_by_who_reads_what_is_on_its_way(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """When an agent is killed, who has a large file open that is not whole yet, or waits for a part
+    of it, goes on with the next one, without an error."""
+    site, data = on_its_way(tmp_path, request)
     with (site.point / "coming").open("rb", buffering=0) as file:
         assert file.read(100) == data[:100]
         late = Background(lambda: os.pread(file.fileno(), 100, 2 << 20))
@@ -262,12 +268,7 @@ def test_killed_agents_are_not_noticed_by_who_reads_what_is_on_its_way(
 def test_the_next_agent_goes_on_with_what_was_replaced_on_its_way(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    site = Site(tmp_path)
-    request.addfinalizer(lambda: unmount_all(site.point))
-    request.addfinalizer(site.supervisor.stop)
-    data = os.urandom(3 << 20)
-    (site.objects / ".coming").write_bytes(data)
-    site.supervisor.start()
+    site, data = on_its_way(tmp_path, request)
     with (site.point / "coming").open("rb", buffering=0) as file:
         assert file.read(100) == data[:100]
         late = Background(lambda: os.pread(file.fileno(), 100, 2 << 20))
