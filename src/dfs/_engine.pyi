@@ -381,6 +381,10 @@ def digest_chunks(
 
 # (leader's time, key in `n`): an entry that is a plain Put.
 PlainPut = tuple[int, bytes]
+# (key in `n`, revision to replace, bytes of content, their SHA-256, begin and end of the PutRequest
+# in the entry): a regular put of a transaction, which names content, a key as plain as that of a
+# plain Put, and at most the revision to replace, mode, mtime and owner.
+PartPut = tuple[bytes, int | None, int, bytes, int, int]
 # (value in `n`, key in `h`, value, key in `i` or None, to be added to the state hash modulo 2^128,
 # to be added to the bytes of content): a new version of a file, as `dfs.store.layout` has it.
 PackedFile = tuple[bytes, bytes, bytes, bytes | None, int, int]
@@ -393,6 +397,23 @@ def plain_head(body: bytes, writer: bytes, data_bytes_max: int) -> bytes | None:
 def plain_puts(entries: list[Entry], data_bytes_max: int) -> list[PlainPut | None]:
     """Decodes those entries that are such a Put; None for all others, which have to be decoded in
     full."""
+
+def put_digests(
+    body: bytes, data_bytes_max: int, mode_max: int, owner_max: int
+) -> bytes | None:
+    """The SHA-256 of each content, one behind the other, of a TransactionRequest of nothing but
+    regular puts that keep these bounds; None for all others. Hashes without the interpreter lock.
+    """
+
+def split_transaction(
+    payload: bytes, data_bytes_max: int, mode_max: int, owner_max: int
+) -> (
+    tuple[int, str, str, bytes, list[PartPut | tuple[bytes, bytes]]] | None
+):
+    """(leader's time, node, principal, request id, operations) of an entry, whose format is known,
+    that is a transaction. What is no regular put, or none that keeps these bounds, is (encoded
+    Operation, SHA-256 of its content if it is a put). None: it is another entry, or an unusual one,
+    which has to be decoded in full."""
 
 def chain_entries(chain: bytes, entries: list[Entry]) -> bytes:
     """The hash chain behind the entries: XXH3-128 of the chain before, index u64 and payload."""
@@ -409,6 +430,21 @@ def pack_put(
 ) -> PackedFile | None:
     """Packs what a plain Put stores under `store_key`, a key in `n`, in place of the value `old`.
     None: that is damaged or a directory, or the entry is no plain Put."""
+
+def pack_part(
+    payload: bytes,
+    put: PartPut,
+    old: bytes | None,
+    revision: int,
+    sub: int,
+    time_ns: int,
+    mode: int,
+    node: str,
+    principal: str,
+    request_id: bytes,
+    inline_bytes_max: int,
+) -> PackedFile | None:
+    """The same for a regular put of the transaction in `payload`. `mode`: if it names none."""
 
 def pack_file(
     store_key: bytes,

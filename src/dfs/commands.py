@@ -13,9 +13,9 @@ same rules for the state machine, which must not trust what another version let 
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
-from dfs._engine import plain_head
+from dfs._engine import plain_head, put_digests
 from dfs.errors import DfsError, InvalidArgument, TooLarge
 from dfs.limits import (
     INLINE_BYTES_MAX,
@@ -84,8 +84,9 @@ def plain_put_head(body: bytes, node: str, principal: str) -> bytes | None:
 def put_head(request: PutRequest, size: int, node: str, principal: str) -> bytes:
     """Head of a Put. `size`: bytes of the body as sent, which need not be as we would encode it."""
     check_key(request.key)
-    check_put(request)
-    digest = hashlib.sha256(request.data).digest()
+    data = request.data
+    check_put(request, len(data))
+    digest = hashlib.sha256(data).digest()
     return _head(PUT, size, node, principal, digest, format_of(request.metadata))
 
 
@@ -133,6 +134,17 @@ def transaction_head(
     return _head(TRANSACTION, size, node, principal, digests, 3 if loses else 1)
 
 
+def regular_transaction_head(body: bytes, node: str, principal: str) -> bytes | None:
+    """Head of a Transaction of nothing but regular puts, as most are, from the encoded request;
+    None for all others, bad ones among them."""
+    if len(body) > TRANSACTION_BYTES_MAX:
+        return None
+    digests = put_digests(body, VALUE_BYTES_MAX, MODE_MAX, OWNER_MAX)
+    if digests is None or len(digests) > TRANSACTION_OPERATIONS_MAX * SHA256_BYTES:
+        return None
+    return _head(TRANSACTION, len(body), node, principal, digests)
+
+
 def check_operations(request: TransactionRequest, size: int) -> None:
     """Rules of a Transaction of so many bytes and of each of its operations."""
     if size > TRANSACTION_BYTES_MAX:
@@ -146,7 +158,8 @@ def check_operations(request: TransactionRequest, size: int) -> None:
         try:
             _check_operation(operation)
         except DfsError as refusal:
-            raise refused_in(operation, number, refusal) from None
+            name = operation.WhichOneof("operation")
+            raise refused_in(name, getattr(operation, name), number, refusal) from None
 
 
 def _check_operation(operation: Operation) -> None:
@@ -157,7 +170,7 @@ def _check_operation(operation: Operation) -> None:
         return
     check_key(request.key)
     if name == "put":
-        check_put(request)
+        check_put(request, len(request.data))
     elif name == "put_content":
         check_put_content(request)
     elif name == "make_dir":
@@ -189,9 +202,8 @@ def stamp(time_ns: int) -> bytes:
     return STAMP_TAG + time_ns.to_bytes(8, "little")
 
 
-def check_put(request: PutRequest) -> None:
-    """Rules of a Put besides its key."""
-    size = len(request.data)
+def check_put(request: PutRequest, size: int) -> None:
+    """Rules of a Put of so many bytes of content besides its key."""
     if size > VALUE_BYTES_MAX:
         raise TooLarge(
             f"{request.key}: the value has {size:,} bytes,"
@@ -267,10 +279,9 @@ def check_transaction(request: TransactionRequest) -> None:
             )
 
 
-def refused_in(operation: Operation, number: int, refusal: DfsError) -> DfsError:
-    """Why a whole transaction is refused: because of one operation of it."""
-    name = operation.WhichOneof("operation") or ""
-    request = getattr(operation, name)
+def refused_in(name: str, request: Any, number: int, refusal: DfsError) -> DfsError:
+    """Why a whole transaction is refused: because of one operation of it. `name`: of its field in
+    Operation, `request`: what that holds."""
     key = request.source if name in ("move", "copy") else request.key
     said = "put" if name == "put_content" else name
     return type(refusal)(

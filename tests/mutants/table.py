@@ -244,6 +244,10 @@ MUTANTS: Final = (
         "    found = old.revision if old else 0\n", "    found = expected\n", KILLS,
     ),
     Mutant(
+        "condition-of-a-part-ignored", "src/dfs/store/transaction.py",
+        "    if old is not None or base:\n", "    if old is not None:\n", STORE,
+    ),
+    Mutant(
         "hash-forgets-deletions", "src/dfs/store/batch.py",
         "        self.meta.keys -= 1\n        self._uncount(old)\n",
         "        self.meta.keys -= 1\n", STORE,

@@ -250,6 +250,15 @@ def test_rules_are_those_of_apply_too(writer, parts, words):
     assert (changes, writer.store.keys) == ([], 0)
 
 
+def test_more_operations_than_are_allowed_are_refused_in_apply_too(writer):
+    request = TransactionRequest(
+        operations=[operation("put", "a")] * (TRANSACTION_OPERATIONS_MAX + 1)
+    )
+    payload = raw(request, sha256=bytes(32 * len(request.operations)))
+    [result], changes = writer.store.apply([(1, payload, True)], b"id", b"")
+    assert (type(result), changes) == (TooLarge, [])
+
+
 def test_an_operation_of_a_newer_version_stops_the_node(writer):
     unknown = Operation.FromString(b"\xa2\x06\x00")
     request = TransactionRequest(operations=[Operation(put=PutRequest(key="a")), unknown])

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 const FORMAT: &[u8] = &[0x08, 1];
-const SHA256_BYTES: usize = 32;
+pub(super) const SHA256_BYTES: usize = 32;
 /// Tag of the operation Put in an entry.
 const PUT_TAG: u64 = 16 << 3 | 2;
 const SHA256_TAG: u8 = 0x2a;
@@ -26,7 +26,7 @@ pub struct PlainPut<'a> {
 }
 
 /// Text that has not been seen before.
-fn text<'a>(into: &mut Option<&'a str>, bytes: &'a [u8]) -> Option<()> {
+pub(super) fn text<'a>(into: &mut Option<&'a str>, bytes: &'a [u8]) -> Option<()> {
     match into.replace(std::str::from_utf8(bytes).ok()?) {
         None => Some(()),
         Some(_) => None,
@@ -35,7 +35,7 @@ fn text<'a>(into: &mut Option<&'a str>, bytes: &'a [u8]) -> Option<()> {
 
 /// The key is one that breaks no rule of src/dfs/paths.py at first sight; of others that has to
 /// judge.
-fn plain_key(key: &str) -> bool {
+pub(super) fn plain_key(key: &str) -> bool {
     let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b' ');
     let component =
         |c: &str| !c.is_empty() && !c.starts_with(['.', ' ']) && c.bytes().all(|b| plain(&b));

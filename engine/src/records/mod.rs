@@ -8,6 +8,7 @@ pub mod events;
 pub mod file;
 pub mod gets;
 pub mod lists;
+pub mod parts;
 #[cfg(feature = "python")]
 pub mod seam;
 

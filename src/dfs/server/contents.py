@@ -319,7 +319,8 @@ class Contents:
         try:
             await self._spread_named(operation.put_content)
         except DfsError as refusal:
-            raise refused_in(operation, number, refusal) from None
+            name, request = "put_content", operation.put_content
+            raise refused_in(name, request, number, refusal) from None
 
     # ---- Download --------------------------------------------------------------------------------
 

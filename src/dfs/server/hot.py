@@ -159,6 +159,9 @@ def _writes(node: str) -> dict[int, Callable[[bytes], bytes]]:
         return commands.copy_head(parse(CopyRequest, body), len(body), node, principal)
 
     def transaction(body: bytes) -> bytes:
+        head = commands.regular_transaction_head(body, node, principal)
+        if head is not None:
+            return head
         request = parse(TransactionRequest, body)
         return commands.transaction_head(request, len(body), node, principal)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from sortedcontainers import SortedDict
 
-from dfs._engine import pack_file, pack_put
+from dfs._engine import pack_file, pack_part, pack_put
 from dfs.errors import DataLoss, Internal
 from dfs.kv import KeyValue
 from dfs.limits import (
@@ -62,7 +62,7 @@ from dfs.store.layout import (
 )
 
 if TYPE_CHECKING:
-    from dfs._engine import PackedFile
+    from dfs._engine import PackedFile, PartPut
     from dfs.proto.internal.log_pb2 import Entry
 
 _HASH_MODULUS: Final = 1 << 128
@@ -274,6 +274,18 @@ class Batch:
         packed = pack_put(
             payload, store_key, old, index, self.sub, self.meta.time_ns, mode,
             SMALL_VALUE_BYTES_MAX,
+        )  # fmt: skip
+        self._take(store_key, old, packed)
+
+    def store_part(
+        self, index: int, put: PartPut, payload: bytes, mode: int, writer: Entry, request_id: bytes
+    ) -> None:
+        """The same for a regular put of the transaction that an entry holds."""
+        store_key = put[0]
+        old = self.value(store_key)
+        packed = pack_part(
+            payload, put, old, index, self.sub, self.meta.time_ns, mode, writer.node,
+            writer.principal, request_id, SMALL_VALUE_BYTES_MAX,
         )  # fmt: skip
         self._take(store_key, old, packed)
 

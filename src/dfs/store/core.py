@@ -28,7 +28,7 @@ from dfs.store.batch import Batch
 from dfs.store.encode import done_answer, get_answer, stat_answer
 from dfs.store.layout import META_KEY, STORE_END, Meta, Stored, unpack_meta
 from dfs.store.listing import Listing
-from dfs.store.operations import parse, put_plain, run
+from dfs.store.operations import put_plain, read, run
 from dfs.store.past import PastListing
 from dfs.store.read import (
     View,
@@ -103,7 +103,7 @@ class Store:
         plain = plain_puts(entries, VALUE_BYTES_MAX)
         batch.meta.chain = chain_entries(batch.meta.chain, entries)
         commands = [
-            put or (parse(payload) if payload else None)
+            put or (read(payload) if payload else None)
             for put, (_, payload, _) in zip(plain, entries, strict=True)
         ]
         batch.load(_needs(commands))

@@ -6,7 +6,8 @@ the entry, so every member refuses alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from google.protobuf.message import DecodeError
@@ -14,14 +15,22 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from xxhash import xxh3_64_intdigest
 
 from dfs import commands
+from dfs._engine import split_transaction
 from dfs.errors import (
     InvalidArgument,
     NotADirectory,
     NotEmpty,
     NotFound,
     RequestTooOld,
+    TooLarge,
 )
-from dfs.limits import DELETE_KEYS_MAX, VALUE_BYTES_MAX
+from dfs.limits import (
+    DELETE_KEYS_MAX,
+    MODE_MAX,
+    OWNER_MAX,
+    TRANSACTION_OPERATIONS_MAX,
+    VALUE_BYTES_MAX,
+)
 from dfs.paths import check_key
 from dfs.proto.dfs_pb2 import DIRECTORY, FILE, SYMLINK, Operation, Record, TransactionRequest
 from dfs.proto.internal.log_pb2 import Entry
@@ -42,8 +51,12 @@ from dfs.store.moving import copy, move
 from dfs.store.transaction import transaction
 from dfs.store.tree import (
     DIRECTORY_MODE,
+    FILE_MODE,
+    SYMLINK_MODE,
     Command,
     Outcome,
+    Part,
+    base_of,
     check_base,
     contents,
     count_in_parent,
@@ -59,11 +72,16 @@ from dfs.store.tree import (
 if TYPE_CHECKING:
     from dfs._engine import PlainPut
 
-FILE_MODE: Final = 0o644
-SYMLINK_MODE: Final = 0o777
-"""What a key gets whose writer names no mode."""
-
 _SHA256_BYTES = 32
+
+Operate = Callable[[Batch, int, Command], Outcome]
+"""Does at an index what a command says."""
+
+
+def read(payload: bytes) -> Command:
+    """Decodes an entry that is to be applied. As `parse`, but in a transaction the regular puts,
+    which most are, stay as they stand in the entry."""
+    return _split(payload) or parse(payload)
 
 
 def parse(payload: bytes) -> Command:
@@ -76,30 +94,78 @@ def parse(payload: bytes) -> Command:
         name = entry.WhichOneof("operation")
         if name is None:
             _refuse_operation(entry, "a log entry")
-        command = _command(name, entry, getattr(entry, name))
-        if command.number == commands.SET_FLOOR or not command.request.request_id:
+        command = _command(name, entry, getattr(entry, name), entry.sha256)
+        if command.number == commands.SET_FLOOR:
             return command
-        request_id = command.request.request_id
-        commands.check_request_id(request_id)
-        return command._replace(run=_once, needs=(*command.needs, REQUEST + request_id))
-    except InvalidArgument as refusal:
+        commands.check_request_id(command.request.request_id)
+        return _identified(command)
+    except (InvalidArgument, TooLarge) as refusal:
         return Command(_refused, 0, Entry(), refusal, b"", ())
 
 
-def _command(name: str, entry: Entry, request: Any) -> Command:
-    """Of one operation, without regard to its request id."""
+def _identified(command: Command) -> Command:
+    """The command, which is not done twice if its request has an id."""
+    request_id = command.request.request_id
+    if not request_id:
+        return command
+    return command._replace(
+        run=partial(_once, command.run), needs=(*command.needs, REQUEST + request_id)
+    )
+
+
+def _command(name: str, entry: Entry, request: Any, sha256: bytes) -> Command:
+    """Of one operation, without regard to its request id. `sha256`: of the content of a Put."""
     number, operation = _OPERATIONS[name]
     if number == commands.SET_FLOOR:
         return Command(operation, number, entry, request, b"", ())
     if number == commands.TRANSACTION:
-        parts = _parts(entry, request)
-        needs = tuple(key for part in parts for key in part.needs)
-        return Command(operation, number, entry, request, b"", needs, parts)
+        return _transaction(entry, request, _parts(entry, request))
     key = request.source if number in (commands.MOVE, commands.COPY) else request.key
     if "\0" in key:
         check_key(key)  # It would look like another key: in paths a NUL stands for '/'.
     path = path_of(key)
-    return Command(operation, number, entry, request, path, (CURRENT + path,))
+    return Command(operation, number, entry, request, path, (CURRENT + path,), sha256)
+
+
+def _transaction(
+    entry: Entry, request: TransactionRequest, parts: Sequence[Part], payload: bytes = b""
+) -> Command:
+    needs: list[bytes] = []
+    for part in parts:
+        needs += part.needs if isinstance(part, Command) else part[:1]
+    number, operation = _OPERATIONS["transaction"]
+    return Command(
+        operation, number, entry, request, b"", tuple(needs), b"", tuple(parts), payload
+    )
+
+
+def _split(payload: bytes) -> Command | None:
+    """A transaction whose regular puts are not decoded; None if `parse` has to judge it."""
+    if payload[:2] not in commands.FORMAT_PREFIXES:
+        return None
+    found = split_transaction(payload, VALUE_BYTES_MAX, MODE_MAX, OWNER_MAX)
+    if found is None or len(found[-1]) > TRANSACTION_OPERATIONS_MAX:
+        return None
+    time_ns, node, principal, request_id, operations = found
+    entry = Entry(time_ns=time_ns, node=node, principal=principal)
+    parts: list[Part] = []
+    try:
+        for operation in operations:
+            if len(operation) != 2:
+                parts.append(operation)
+                continue
+            encoded, sha256 = operation
+            decoded = Operation.FromString(encoded)
+            name = decoded.WhichOneof("operation") or ""
+            request = getattr(decoded, name)
+            if request.request_id:
+                return None
+            request.request_id = request_id
+            parts.append(_command(name, entry, request, sha256))
+    except (DecodeError, InvalidArgument):
+        return None
+    request = TransactionRequest(request_id=request_id)
+    return _identified(_transaction(entry, request, parts, payload))
 
 
 def _parts(entry: Entry, request: TransactionRequest) -> tuple[Command, ...]:
@@ -109,18 +175,17 @@ def _parts(entry: Entry, request: TransactionRequest) -> tuple[Command, ...]:
         if operation.WhichOneof("operation") is None:
             _refuse_operation(operation, "a transaction in a log entry")
     commands.check_transaction(request)
-    parts, begin = [], 0
+    parts, begin, digests = [], 0, entry.sha256
     for number, operation in enumerate(request.operations):
         name = operation.WhichOneof("operation") or ""
         part, sha256 = getattr(operation, name), b""
         part.request_id = request.request_id
         if name == "put":
-            begin, sha256 = begin + _SHA256_BYTES, entry.sha256[begin : begin + _SHA256_BYTES]
-        one = Entry(node=entry.node, principal=entry.principal, sha256=sha256)
+            begin, sha256 = begin + _SHA256_BYTES, digests[begin : begin + _SHA256_BYTES]
         try:
-            parts.append(_command(name, one, part))
+            parts.append(_command(name, entry, part, sha256))
         except InvalidArgument as refusal:
-            raise commands.refused_in(operation, number, refusal) from None
+            raise commands.refused_in(name, part, number, refusal) from None
     return tuple(parts)
 
 
@@ -150,14 +215,12 @@ def put_plain(batch: Batch, index: int, put: PlainPut, payload: bytes) -> Outcom
 def _put(batch: Batch, index: int, command: Command) -> Outcome:
     entry, request, path = command.entry, command.request, command.path
     data = request.data
-    size = len(data)
     described = request.HasField("metadata")
-    if described or size > VALUE_BYTES_MAX:
-        commands.check_put(request)
-    sha256 = entry.sha256
-    if len(sha256) != _SHA256_BYTES:
+    if described or len(data) > VALUE_BYTES_MAX:
+        commands.check_put(request, len(data))
+    if len(command.sha256) != _SHA256_BYTES:
         raise InvalidArgument(f"{request.key}: the log entry has no digest of the value")
-    old = leaf_before(batch, request, path)
+    old = leaf_before(batch, request.key, path, base_of(request))
     if old is None:
         make_parents(batch, index, entry, path)
     mode, mtime_ns, tail = FILE_MODE, batch.meta.time_ns, b""
@@ -168,8 +231,8 @@ def _put(batch: Batch, index: int, command: Command) -> Outcome:
         own(owned, metadata)
         tail = owned.SerializeToString(deterministic=True)
     batch.store_file(
-        index, path, mode, mtime_ns, entry.node, entry.principal, sha256, request.request_id, tail,
-        data,
+        index, path, mode, mtime_ns, entry.node, entry.principal, command.sha256,
+        request.request_id, tail, data,
     )  # fmt: skip
     return index, 0
 
@@ -177,7 +240,7 @@ def _put(batch: Batch, index: int, command: Command) -> Outcome:
 def _put_content(batch: Batch, index: int, command: Command) -> Outcome:
     entry, request, path = command.entry, command.request, command.path
     commands.check_put_content(request)
-    old = leaf_before(batch, request, path)
+    old = leaf_before(batch, request.key, path, base_of(request))
     if old is None:
         make_parents(batch, index, entry, path)
     batch.name_content(request.sha256, request.size, request.chunk_bytes, request.digests)
@@ -193,7 +256,7 @@ def _put_content(batch: Batch, index: int, command: Command) -> Outcome:
 def _symlink(batch: Batch, index: int, command: Command) -> Outcome:
     entry, request, path = command.entry, command.request, command.path
     commands.check_symlink(request)
-    old = leaf_before(batch, request, path)
+    old = leaf_before(batch, request.key, path, base_of(request))
     if old is None:
         make_parents(batch, index, entry, path)
     record = Record(kind=SYMLINK, target=request.target, request_id=request.request_id)
@@ -267,7 +330,7 @@ def _refused(_batch: Batch, _index: int, command: Command) -> Outcome:
     raise command.request
 
 
-_OPERATIONS: Final[dict[str, tuple[int, Callable[[Batch, int, Command], Outcome]]]] = {
+_OPERATIONS: Final[dict[str, tuple[int, Operate]]] = {
     "put": (commands.PUT, _put),
     "delete": (commands.DELETE, _delete),
     "make_dir": (commands.MAKE_DIR, _make_dir),
@@ -283,11 +346,10 @@ _OPERATIONS: Final[dict[str, tuple[int, Callable[[Batch, int, Command], Outcome]
 # ---- requests ------------------------------------------------------------------------------------
 
 
-def _once(batch: Batch, index: int, command: Command) -> Outcome:
-    """Runs a command whose request has an id, unless it was run before."""
+def _once(operation: Operate, batch: Batch, index: int, command: Command) -> Outcome:
+    """Does what a request with an id asks for, unless it was done before."""
     request_id = command.request.request_id
-    number, operation = _OPERATIONS[command.entry.WhichOneof("operation")]
-    fingerprint = _fingerprint(number, command)
+    fingerprint = _fingerprint(command)
     done = _done_before(batch, request_id, fingerprint)
     if done is not None:
         return done
@@ -298,17 +360,20 @@ def _once(batch: Batch, index: int, command: Command) -> Outcome:
     return outcome
 
 
-def _fingerprint(number: int, command: Command) -> int:
+def _fingerprint(part: Part) -> int:
     """Of what is asked: the operation, the key and the content, or the other key."""
-    if command.parts:
-        each = (_fingerprint(part.number, part).to_bytes(8, "little") for part in command.parts)
+    if not isinstance(part, Command):
+        store_key, _, _, content, _, _ = part
+        return xxh3_64_intdigest(b"%d\0%b\0\0%b" % (commands.PUT, store_key[1:], content))
+    number, request = part.number, part.request
+    if part.parts:
+        each = (_fingerprint(one).to_bytes(8, "little") for one in part.parts)
         return xxh3_64_intdigest(b"%d\0%b" % (number, b"".join(each)))
-    request = command.request
     named = number in (commands.SYMLINK, commands.MOVE, commands.COPY)
-    content = request.target.encode() if named else command.entry.sha256
+    content = request.target.encode() if named else part.sha256
     if number == commands.PUT_CONTENT:
         content = request.sha256
-    return xxh3_64_intdigest(b"%d\0%b\0\0%b" % (number, command.path, content))
+    return xxh3_64_intdigest(b"%d\0%b\0\0%b" % (number, part.path, content))
 
 
 def _done_before(batch: Batch, request_id: bytes, fingerprint: int) -> Outcome | None:

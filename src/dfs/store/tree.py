@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Union
 
 from dfs.errors import Conflict, DataLoss, IsADirectory, NotADirectory, TooLarge
 from dfs.paths import check_key
@@ -29,8 +29,13 @@ from dfs.store.layout import (
     unpack_version,
 )
 
+if TYPE_CHECKING:
+    from dfs._engine import PartPut
+
 DIRECTORY_MODE: Final = 0o755
-"""What a directory gets whose writer names no mode."""
+FILE_MODE: Final = 0o644
+SYMLINK_MODE: Final = 0o777
+"""What a key gets whose writer names no mode."""
 
 Outcome = tuple[int, int]
 """What the answer says: the revision, and how many keys were deleted, moved or copied."""
@@ -49,21 +54,32 @@ class Command(NamedTuple):
     """Of the request's key, as in store keys; of the source where there is one."""
     needs: tuple[bytes, ...]
     """Store keys that running it surely looks at."""
-    parts: tuple[Command, ...] = ()
+    sha256: bytes = b""
+    """Of the content of a Put, as the entry has it."""
+    parts: tuple[Part, ...] = ()
     """Of a transaction."""
+    payload: bytes = b""
+    """The entry that holds those parts that are not decoded."""
 
 
-def leaf_before(
-    batch: Batch, request: PutRequest | PutContentRequest | SymlinkRequest, path: bytes
-) -> Version | None:
+Part = Union[Command, "PartPut"]
+"""One operation of a transaction; PartPut: a regular put, as it stands in the entry."""
+
+
+def base_of(request: PutRequest | PutContentRequest | SymlinkRequest) -> int | None:
+    """The revision that the key must have, if the request says so."""
+    return request.base_revision if request.HasField("base_revision") else None
+
+
+def leaf_before(batch: Batch, key: str, path: bytes, base: int | None) -> Version | None:
     """The version that a file or symlink is to replace. Refuses a directory and a conflict."""
     old = batch.version(path)
     if old is None:
-        check_key(request.key)
+        check_key(key)
     elif old.kind == DIRECTORY:
-        raise IsADirectory(f"{request.key} is a directory", other=request.key)
-    if request.HasField("base_revision"):
-        check_base(request.key, request.base_revision, old)
+        raise IsADirectory(f"{key} is a directory", other=key)
+    if base is not None:
+        check_base(key, base, old)
     return old
 
 
