@@ -1,7 +1,7 @@
 //! The functions of `records` for Python; see src/dfs/_engine.pyi.
 use super::entry::{chained, plain_head, plain_put};
-use super::events::{Change, put_event};
-use super::file::{Current, Event, File, KIND_DIRECTORY, Packed};
+use super::events::{Answer, Change};
+use super::file::{Current, Event, File, KIND_DIRECTORY, Packed, place_of};
 use super::gets::{
     changed_answer, content_answer, content_key, get_answer, get_request, plain_get,
 };
@@ -328,44 +328,77 @@ fn content_answers<'py>(
     })
 }
 
+fn written<'py>(py: Python<'py>, answer: &Answer<'_>) -> PyResult<Bound<'py, PyBytes>> {
+    PyBytes::new_with(py, answer.bytes(), |out| {
+        answer.write(out);
+        Ok(())
+    })
+}
+
+/// Records of history as the events of an answer: see the stub.
+#[pyfunction]
+fn encode_stored<'py>(
+    py: Python<'py>,
+    number: u64,
+    events: Vec<(PyBackedBytes, PyBackedBytes)>,
+    data_bytes_max: u64,
+    mut bytes_max: u64,
+    rest: &[u8],
+) -> PyResult<Bound<'py, PyBytes>> {
+    let mut answer = Answer::default();
+    for (key, value) in &events {
+        let (Some((revision, sub)), Some(event)) = (place_of(key), Event::read(value)) else {
+            return Err(PyValueError::new_err("a record of history is cut short"));
+        };
+        let change = Change {
+            revision,
+            sub,
+            deleted: event.deleted,
+            path: event.path,
+            record: event.record,
+            previous: event.previous,
+        };
+        let most = data_bytes_max.min(bytes_max);
+        let fits = |content: &&[u8]| most > 0 && content.len() as u64 <= most;
+        let content = event.content().filter(fits);
+        bytes_max -= content.map_or(0, |c| c.len() as u64);
+        answer.put_event(number, &change, content);
+    }
+    answer.put(rest);
+    written(py, &answer)
+}
+
 /// (revision, sub, deleted, key, record, content, previous)
-type Changed = (
+type Changed<'py> = (
     u64,
     u32,
     bool,
     PyBackedStr,
     PyBackedBytes,
-    Option<PyBackedBytes>,
+    Bound<'py, PyAny>,
     u64,
 );
 
-/// Changes as the events of an answer: see the stub.
+/// Changes as the events of an answer, without content: see the stub.
 #[pyfunction]
 fn encode_events<'py>(
     py: Python<'py>,
     number: u64,
-    changes: Vec<Changed>,
-    data_bytes_max: u64,
-    mut bytes_max: u64,
+    changes: Vec<Changed<'py>>,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let mut out = Vec::new();
-    for (revision, sub, deleted, key, record, data, previous) in &changes {
+    let mut answer = Answer::default();
+    for (revision, sub, deleted, key, record, _, previous) in &changes {
         let change = Change {
             revision: *revision,
             sub: *sub,
             deleted: *deleted,
-            key,
+            path: key.as_bytes(),
             record,
-            data: data.as_deref(),
             previous: *previous,
         };
-        let most = data_bytes_max.min(bytes_max);
-        let Some(taken) = put_event(&mut out, number, &change, most) else {
-            return Err(PyValueError::new_err("a record is cut short"));
-        };
-        bytes_max -= taken.min(bytes_max);
+        answer.put_event(number, &change, None);
     }
-    Ok(PyBytes::new(py, &out))
+    written(py, &answer)
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -379,6 +412,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(list_items, m)?)?;
     m.add_function(wrap_pyfunction!(content_keys, m)?)?;
     m.add_function(wrap_pyfunction!(content_answers, m)?)?;
+    m.add_function(wrap_pyfunction!(encode_stored, m)?)?;
     m.add_function(wrap_pyfunction!(encode_events, m)?)?;
     m.add_function(wrap_pyfunction!(pack_file, m)?)
 }
