@@ -76,11 +76,12 @@ class Group:
 
     def put(self, changes: Sequence[Stored]) -> None:
         """Sends the changes of a turn, or sees to it that they are sent soon."""
+        timed = bool(self._pending)
         self._pending.put(changes)
         pause = self._not_before - self._loop.time()
         if pause <= 0 or self._pending.bytes > STREAM_CHUNK_BYTES_MAX:
             self._send_all()
-        else:
+        elif not timed:
             self._wake_after(pause)
 
     def _send_all(self) -> None:
