@@ -24,7 +24,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Final
 
 from ..errors import DataLoss
@@ -109,13 +109,12 @@ class Objects:
         for i in range(256):
             directory = os.path.join(root, f"{i:02x}")
             os.makedirs(directory, mode=0o700, exist_ok=True)
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    stat = entry.stat(follow_symlinks=False)
-                    if len(entry.name) != 64 or stat.st_mode & 0o777 == _UNFINISHED:
-                        os.unlink(entry.path)
-                        continue
-                    found.append((stat.st_mtime_ns, bytes.fromhex(entry.name), stat.st_size))
+            # By its descriptor: to look at each file takes a third less than by a whole path.
+            at = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                found += _objects_in(at)
+            finally:
+                os.close(at)
         return found
 
     def _scan_parts(self) -> None:
@@ -409,6 +408,17 @@ class Objects:
         names = sorted(os.listdir(self.quarantine), key=lambda name: name.rpartition(".")[2])
         for name in names[:-QUARANTINED_MAX]:
             os.unlink(os.path.join(self.quarantine, name))
+
+
+def _objects_in(at: int) -> Iterator[tuple[int, bytes, int]]:
+    """Those of one directory, see `Objects._scan`."""
+    with os.scandir(at) as entries:
+        for entry in entries:
+            stat = entry.stat(follow_symlinks=False)
+            if len(entry.name) != 64 or stat.st_mode & 0o777 == _UNFINISHED:
+                os.unlink(entry.name, dir_fd=at)
+            else:
+                yield stat.st_mtime_ns, bytes.fromhex(entry.name), stat.st_size
 
 
 def _create(path: str, flags: int, mode: int) -> int:
