@@ -43,7 +43,8 @@ PYO3_FILES = {
     "engine/src/seam/lying.rs",
     "engine/src/seam/turn.rs",
     "engine/src/mount/seam.rs",
-    "engine/src/records/seam.rs",
+    "engine/src/records/seam/mod.rs",
+    "engine/src/records/seam/parts.rs",
 }
 
 

@@ -510,15 +510,24 @@ def changed_gets(
     """The requests, as `plain_gets` knows them, for the keys that these records of `h` (key, value)
     are about, with their answers if those are files with so little content."""
 
+def encode_stored(
+    number: int,
+    events: Sequence[tuple[bytes, bytes]],
+    data_bytes_max: int,
+    bytes_max: int,
+    rest: bytes,
+) -> bytes:
+    """Records of `h` (key, value) as the events of a message, in its field `number`, and the `rest`
+    of it behind them. With content of files up to `data_bytes_max` bytes when that is not 0, as
+    long as no more than `bytes_max` of it comes along in all. Checksums are not looked at. Raises
+    ValueError when a record is cut short."""
+
 def encode_events(
     number: int,
     changes: Sequence[tuple[int, int, bool, str, bytes, bytes | None, int]],
-    data_bytes_max: int,
-    bytes_max: int,
 ) -> bytes:
-    """Changes (`dfs.store.Change`) as the events of a message, in its field `number`. With content
-    of files up to `data_bytes_max` bytes when that is not 0, as long as no more than `bytes_max` of
-    it comes along in all. Raises ValueError when a record is none."""
+    """Changes (`dfs.store.Change`) as the events of a message, in its field `number`, without
+    content."""
 
 @final
 class Part:

@@ -98,7 +98,7 @@ WATCHES_MAX: Final = 4_096
 WATCH_EVENTS_MAX: Final = 10_000
 """Queued for one watcher that catches up; more is read from history again, never kept in memory."""
 WATCH_BYTES_MAX: Final = 8 << 20
-"""As WATCH_EVENTS_MAX, for large content."""
+"""As WATCH_EVENTS_MAX, for large content, whether it is told or not."""
 WATCH_PACE_MS: Final = 5
 """Between two messages of changes to live watchers: what happens meanwhile is one message, and much
 cheaper. The first change after a quiet time does not wait."""
@@ -400,7 +400,7 @@ HASH_MARKS_MAX: Final = 1_024
 HASH_MARKS_SENT_MAX: Final = 512
 """Of those, in one answer to another member."""
 WATCH_SCAN_MAX: Final = 10_000
-"""Changes of history looked at for one answer of a watch that catches up."""
+"""Changes of history looked at for one answer of a watch that catches up; WATCH_BYTES_MAX held."""
 HISTORY_ITEMS_MAX: Final = 500
 """Changes in one answer of a history: without content, some 100 KiB."""
 HISTORY_SCAN_MAX: Final = 10_000

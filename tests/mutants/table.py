@@ -294,8 +294,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "watchers-skip-deletions", "src/dfs/node/watch/watcher.py",
-        "            concerns = self._wanted.key in above(change.key)\n",
-        "            concerns = self._wanted.key in above(change.key) and not change.deleted\n",
+        "            if concerns:\n                found.append(change)\n",
+        "            if concerns and not change[1][8] & 1:\n                found.append(change)\n",
         KILLS,
     ),
     # ---- files -----------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ import dfs.store.operations
 import dfs.store.read
 import dfs.store.tree
 from dfs import errors
-from dfs.store.layout import META_KEY
+from dfs.store.layout import META_KEY, revision_of
 
 from .callers import WRITES
 from .scenario import kind_of, run
@@ -163,9 +163,10 @@ def answers_that_were_kept_stay_as_they_were() -> AbstractContextManager[Any]:
 # ---- watches -------------------------------------------------------------------------------------
 @mutant
 def a_full_queue_drops_a_change() -> AbstractContextManager[Any]:
-    def wrong(self: Any, change: Any) -> None:
-        if not self.behind and len(self._queue) < dfs.node.watch.watcher.WATCH_EVENTS_MAX:
-            self._queue.append(self.wanted.seen(change))
+    def wrong(self: Any, changes: Any) -> None:
+        if not self.behind:
+            room = dfs.node.watch.watcher.WATCH_EVENTS_MAX - len(self._queue)
+            self._queue.put(changes[:room])
 
     return patch.object(dfs.node.watch.watcher.Watcher, "put", wrong)
 
@@ -188,12 +189,12 @@ def a_watch_resumes_one_revision_too_late() -> AbstractContextManager[Any]:
 def a_piece_of_history_ends_inside_a_revision() -> AbstractContextManager[Any]:
     def wrong(self: Any, after: int) -> list[Any]:
         found: list[Any] = []
-        for change in self._view.changes(after):
+        for change in self._view.events(after):
             if len(found) >= dfs.node.watch.watcher.WATCH_SCAN_MAX:
-                self.exhausted, self.read_until = False, found[-1].revision
+                self.exhausted, self.read_until = False, revision_of(found[-1])
                 break
             found.append(change)
-        return [c for c in found if self._wanted.key in dfs.node.watch.watcher.above(c.key)]
+        return list(filter(self._wanted.concerns, found))
 
     return patch.object(dfs.node.watch.watcher.History, "next_changes", wrong)
 

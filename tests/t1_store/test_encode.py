@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 from xxhash import xxh3_128_digest
 
 from dfs import commands
-from dfs._engine import chain_entries, encode_events, pack_file, pack_put, plain_puts
+from dfs._engine import (
+    chain_entries,
+    encode_events,
+    encode_stored,
+    pack_file,
+    pack_put,
+    plain_puts,
+)
+from dfs.errors import DataLoss
 from dfs.limits import OWNER_MAX, SMALL_VALUE_BYTES_MAX, VALUE_BYTES_MAX
 from dfs.paths import check_key
 from dfs.proto.dfs_pb2 import (
@@ -26,7 +34,7 @@ from dfs.proto.dfs_pb2 import (
     Xattr,
 )
 from dfs.proto.internal.log_pb2 import Entry
-from dfs.store import Change, encode, layout
+from dfs.store import encode, layout
 
 U64 = st.one_of(st.integers(0, 1 << 22), st.integers(0, (1 << 63) - 1))
 EDGES = [127, 128, 16_383, 16_384, (1 << 28) - 1, 1 << 28]
@@ -229,44 +237,93 @@ def test_answers(revision, deleted, data):
     assert encode.stat_answer(encoded) == StatResponse(record=record).SerializeToString()
 
 
+KEYS = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=200)
+
+
 @st.composite
-def changes(draw):
-    """A change of a key of any kind, with its content where it is not elsewhere."""
+def stored_changes(draw):
+    """Records of history: changes of keys of any kind, some of them to large contents."""
     kind = draw(st.sampled_from([FILE, FILE, DIRECTORY, SYMLINK]))
-    data = draw(st.none() | st.binary(max_size=40) | st.just(b"x" * 20_000))
-    size = len(data) if data is not None else draw(NUMBER)
+    large = draw(st.booleans()) and kind == FILE
+    data = draw(st.binary(max_size=40) | st.just(b"x" * 20_000))
+    deleted = draw(st.booleans())
+    flags = layout.DELETED * deleted | layout.LARGE_EVENT * large
     record = Record(
-        kind=kind, revision=draw(NUMBER), size=size, sha256=draw(st.binary(max_size=32)),
+        kind=kind, revision=draw(NUMBER), size=len(data), sha256=draw(st.binary(max_size=32)),
         mtime_ns=draw(st.integers(-1, 1)), target=draw(st.text(max_size=9)),
     )
-    return Change(
-        draw(NUMBER), draw(st.integers(0, 300)), draw(st.booleans()),
-        draw(st.text(min_size=1, max_size=200)), record.SerializeToString(), data,
-        draw(st.just(0) | NUMBER),
+    body = layout.pack_event(
+        flags, draw(st.integers(0, 300)), draw(st.just(0) | NUMBER), draw(NUMBER), b"",
+        layout.path_of(draw(KEYS)), record.SerializeToString(),
+        data if kind == FILE and not large and not deleted else b"",
+    )  # fmt: skip
+    store_key = layout.history_key(draw(NUMBER), draw(st.integers(0, 300)))
+    return store_key, layout.seal(store_key, body)
+
+
+def event_message(change):
+    """Without content."""
+    return Event(
+        type=Event.DELETE if change.deleted else Event.PUT, key=change.key,
+        record=Record.FromString(change.record), revision=change.revision,
+        previous_revision=change.previous, sub=change.sub,
     )
 
 
-@given(st.lists(changes()), st.sampled_from([0, 1, 30, 30_000]), st.sampled_from([0, 60, 90_000]))
-def test_events(found, data_bytes_max, bytes_max):
+@given(
+    st.lists(stored_changes()), st.sampled_from([0, 1, 30, 30_000]),
+    st.sampled_from([0, 60, 90_000]), st.integers(0, 9),
+)
+def test_events_with_content(found, data_bytes_max, bytes_max, revision):
     events, left = [], bytes_max
-    for change in found:
-        record = Record.FromString(change.record)
-        events.append(event := Event(
-            type=Event.DELETE if change.deleted else Event.PUT, key=change.key, record=record,
-            revision=change.revision, previous_revision=change.previous, sub=change.sub,
-        ))
+    for change in map(layout.change_of, found):
+        events.append(event := event_message(change))
         most = min(data_bytes_max, left)
-        is_file = record.kind == FILE and not change.deleted and change.data is not None
-        if is_file and record.size <= most and most:
+        is_file = event.record.kind == FILE and not change.deleted and change.data is not None
+        if is_file and len(change.data) <= most and most:
             event.data, event.has_data = change.data, True
             left -= len(change.data)
-    for kind in (WatchResponse, HistoryResponse):
-        number = kind.EVENTS_FIELD_NUMBER
-        encoded = encode_events(number, found, data_bytes_max, bytes_max)
-        assert encoded == kind(events=events).SerializeToString()
+    rest = WatchResponse(revision=revision).SerializeToString()
+    number = WatchResponse.EVENTS_FIELD_NUMBER
+    encoded = encode_stored(number, found, data_bytes_max, bytes_max, rest)
+    assert encoded == WatchResponse(events=events, revision=revision).SerializeToString()
 
 
-def test_events_of_what_is_no_record_are_refused():
-    change = Change(1, 0, False, "k", b"\x0a\x05", b"data", 0)
-    with pytest.raises(ValueError, match="cut short"):
-        encode_events(3, [change], 9, 9)
+@given(st.lists(stored_changes()))
+def test_events_without_content(found):
+    changes = [layout.change_of(stored) for stored in found]
+    encoded = encode_events(HistoryResponse.EVENTS_FIELD_NUMBER, changes)
+    events = map(event_message, changes)
+    assert encoded == HistoryResponse(events=events).SerializeToString()
+
+
+def test_events_that_are_cut_short_are_refused():
+    store_key = layout.history_key(5, 1)
+    value = layout.seal(store_key, layout.pack_event(0, 0, 0, 0, b"", b"k", b"record", b""))
+    for length in range(len(value)):
+        with pytest.raises(ValueError, match="cut short"):
+            encode_stored(3, [(store_key, value[:length])], 9, 9, b"")
+    for length in range(len(store_key)):
+        with pytest.raises(ValueError, match="cut short"):
+            encode_stored(3, [(store_key[:length], value)], 9, 9, b"")
+
+
+@given(stored_changes(), st.sampled_from([0, 1, 30, 30_000]))
+def test_what_is_looked_up_in_a_stored_change(stored, data_bytes_max):
+    change = layout.change_of(stored)
+    assert layout.revision_of(stored) == change.revision
+    assert layout.changed_key(stored) == change.key
+    data = change.data or b""
+    told = len(data) if len(data) <= data_bytes_max else 0
+    expected = len(change.key.encode()) + len(change.record) + told
+    assert layout.told_bytes(stored, data_bytes_max) == expected
+    assert layout.checked(stored) == stored
+
+
+@given(stored_changes(), st.data())
+def test_a_stored_change_that_is_damaged_is_noticed(stored, data):
+    store_key, value = stored
+    at = data.draw(st.integers(0, len(value) - 1))
+    damaged = value[:at] + bytes((value[at] ^ data.draw(st.integers(1, 255)),)) + value[at + 1 :]
+    with pytest.raises(DataLoss, match="checksum"):
+        layout.checked((store_key, damaged))

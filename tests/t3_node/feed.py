@@ -9,12 +9,21 @@ from dfs.kv import MemoryKV
 from dfs.node import Mailboxes, Wanted
 from dfs.node.watch import Watches
 from dfs.proto import dfs_pb2 as pb
-from dfs.store import Store
+from dfs.store import Store, change_of
 
 
-def pickled(update, _data_bytes_max):
+def read(update, data_bytes_max):
+    """An update with its changes as they are told."""
+    changes = map(change_of, update.changes)
+    return update._replace(changes=[
+        change if len(change.data) <= data_bytes_max else change._replace(data=None)
+        for change in changes
+    ])  # fmt: skip
+
+
+def pickled(update, data_bytes_max):
     """A message."""
-    return pickle.dumps(update)
+    return pickle.dumps(read(update, data_bytes_max))
 
 
 class Feed:

@@ -1,14 +1,19 @@
 """Watchers that are slow, late or overtaken by the floor, without any network."""
 
 import asyncio
+from itertools import chain, pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dfs.errors import Overloaded, Unavailable
 from dfs.kv import MemoryKV
 from dfs.limits import STREAM_CHUNK_BYTES_MAX, WATCH_EVENTS_MAX
+from dfs.node.watch.watcher import Queue
 from dfs.proto import dfs_pb2 as pb
-from dfs.store import Store
+from dfs.store import Store, revision_of, told_bytes
+from dfs.store.layout import history_key, pack_event, seal
 
 from .feed import Feed, collect
 
@@ -100,6 +105,56 @@ async def test_history_pieces_end_between_revisions(monkeypatch):
         assert await collect(updates, last) == list(range(2, last + 1))
         live = feed.put("live")
         assert await collect(updates, live) == [live]
+
+
+async def test_history_pieces_hold_no_more_content_than_a_queue(monkeypatch):
+    """Also where content is not told."""
+    monkeypatch.setattr("dfs.node.watch.watcher.WATCH_BYTES_MAX", 10_000)
+    feed = Feed()
+    last = [feed.put(f"k{n}", data=bytes(4_000)) for n in range(9)][-1]
+    async with feed.follow(after=1) as updates:
+        told = []
+        while len(told) < 9:
+            changes = (await anext(updates)).changes
+            assert len(changes) <= 2
+            told += [change.revision for change in changes]
+    assert told == list(range(last - 8, last + 1))
+
+
+def stored(revision, sub, data):
+    """A change as the store has it."""
+    store_key = history_key(revision, sub)
+    return store_key, seal(store_key, pack_event(0, 0, 0, 0, b"", b"k", b"record", data))
+
+
+SIZES = st.integers(0, 40)
+
+
+@given(st.lists(st.lists(SIZES, min_size=1, max_size=3), max_size=12), st.integers(0, 40), SIZES)
+def test_pieces_of_a_queue_are_whole_revisions(revisions, data_bytes_max, skipped):
+    changes = [
+        stored(revision, sub, bytes(size))
+        for revision, sizes in enumerate(revisions, 1) for sub, size in enumerate(sizes)
+    ]  # fmt: skip
+    queue = Queue(data_bytes_max)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("dfs.node.watch.watcher.STREAM_CHUNK_BYTES_MAX", 150)
+        for revision in range(1, len(revisions) + 1):
+            queue.put([c for c in changes if revision_of(c) == revision])
+        queue.skip(skipped)
+        pieces = []
+        while queue:
+            pieces.append(queue.take())
+    assert queue.bytes == 0
+    assert [*chain(*pieces)] == [c for c in changes if revision_of(c) > skipped]
+    for piece, following in pairwise(pieces):
+        last, first = revision_of(piece[-1]), revision_of(following[0])
+        assert last < first, "a revision is in one piece"
+        with_next = [*piece, following[0]]
+        assert sum(told_bytes(c, data_bytes_max) for c in with_next) > 150, "it was full"
+    for piece in pieces:
+        before_last = [c for c in piece if revision_of(c) < revision_of(piece[-1])]
+        assert sum(told_bytes(c, data_bytes_max) for c in before_last) <= 150
 
 
 async def test_history_without_anything_of_interest_still_tells_progress(monkeypatch):

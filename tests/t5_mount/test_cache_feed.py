@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import hashlib
 import os
 import random
 from pathlib import Path
@@ -15,12 +14,11 @@ import pytest
 from dfs.cache.feeder import Feeder
 from dfs.cache.fetcher import Wanted, changed_since
 from dfs.cache.ignore import Ignore
-from dfs.cache.objects import Objects
 from dfs.cache.problems import Problems
 from dfs.cache.twin import MemoryNode, MemoryTree
 from dfs.cache.twin.tree import encoded
 from dfs.client.values import Event, Kind, Told
-from dfs.errors import DataLoss, DeadlineExceeded, DfsError
+from dfs.errors import DeadlineExceeded, DfsError
 from dfs.limits import AGENT_DATA_BYTES_MAX, FEED_ITEMS_MAX, TRANSACTION_CHANGES_MAX
 
 from .cache_rig import Rig, wait_until
@@ -418,39 +416,6 @@ async def test_the_mount_is_served_when_the_tree_is_complete_and_adopted_after_a
         await wait_until("the agent ends", rig.ended)
     finally:
         await rig.stop()
-
-
-def test_objects_refuse_content_with_another_hash(tmp_path: Path) -> None:
-    objects = Objects(str(tmp_path))
-    objects.open()
-    with pytest.raises(DataLoss, match="has another"):
-        objects.add(b"\x01" * 32, b"data")
-    assert len(objects) == 1
-    (tmp_path / "objects" / "00" / "7.tmp").write_bytes(b"of a crash")
-    Objects(str(tmp_path)).open()
-    assert os.listdir(tmp_path / "objects" / "00") == []
-    assert not (tmp_path / "former").exists()
-
-
-@pytest.mark.allow_logs("cached object is damaged")
-@pytest.mark.parametrize("damaged", [b"", b"dat", b"data and more"])
-def test_an_object_of_another_length_is_never_used(tmp_path: Path, damaged: bytes) -> None:
-    sha256 = hashlib.sha256(b"data").digest()
-    objects = Objects(str(tmp_path))
-    objects.open()
-    path = Path(objects.add(sha256, b"data"))
-    for use in (lambda o: o.backing(sha256, 4), lambda o: o.add(sha256, b"data")):
-        path.chmod(0o600)
-        path.write_bytes(damaged)
-        objects = Objects(str(tmp_path))
-        objects.open()
-        assert use(objects) in (None, str(path))
-        assert objects.add(sha256, b"data") == objects.backing(sha256, 4) == str(path)
-        assert path.read_bytes() == b"data"
-        assert objects.verify(sha256) == str(path)
-        assert objects.bytes == 4
-    quarantined = [p.read_bytes() for p in (tmp_path / "quarantine").iterdir()]
-    assert quarantined == [damaged] * 2
 
 
 @pytest.mark.parametrize(("path", "ignored"), [

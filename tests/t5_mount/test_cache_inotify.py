@@ -52,6 +52,28 @@ async def test_two_directories_are_told_apart(tmp_path: Path) -> None:
         assert [numbers[event.watch] for event in await watches.read()] == ["two", "one"]
 
 
+async def test_what_happens_to_a_file_with_nothing_in_between_is_one_event(tmp_path: Path) -> None:
+    mask = MASK | inotify.MODIFY | inotify.CLOSE_WRITE | inotify.ATTRIB
+    with Inotify() as watches:
+        watch = watches.add(str(tmp_path), mask)
+        for name in ("a", "b"):
+            (tmp_path / name).write_bytes(b"data")
+        (tmp_path / "b").chmod(0o600)
+        (tmp_path / "b").unlink()
+        (tmp_path / "b").write_bytes(b"data")
+        (tmp_path / "directory").mkdir()
+        (tmp_path / "directory").chmod(0o700)
+        written = inotify.CREATE | inotify.MODIFY | inotify.CLOSE_WRITE
+        assert list(await watches.read()) == [
+            Event(watch, written, "a"),
+            Event(watch, written | inotify.ATTRIB, "b"),
+            Event(watch, inotify.DELETE, "b"),
+            Event(watch, written, "b"),
+            Event(watch, inotify.CREATE | inotify.ISDIR, "directory"),
+            Event(watch, inotify.ATTRIB | inotify.ISDIR, "directory"),
+        ]
+
+
 def test_an_overflow_has_no_watch_and_no_name() -> None:
     read = inotify._HEAD.pack(-1, inotify.OVERFLOW, 0, 0)
     assert list(events_of(read)) == [Event(-1, inotify.OVERFLOW, "")]

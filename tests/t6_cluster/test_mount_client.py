@@ -251,13 +251,19 @@ def test_what_keeps_a_mount_from_being_made_is_one_sentence(point: Path, tmp_pat
     assert run(mount, nobody, point, "-f", "-o", "rw", cwd=tmp_path).returncode == 0
 
 
+@pytest.fixture
+def fuse_for_everybody() -> Iterator[None]:
+    """/dev/fuse as udev makes it; where there is no udev root alone may use it."""
+    mode = FUSE.stat().st_mode & 0o777
+    FUSE.chmod(0o666)
+    yield
+    FUSE.chmod(mode)
+
+
 @pytest.mark.skipif(
     shutil.which("fusermount3") is None, reason="needs fusermount3 (package fuse3)"
 )
-@pytest.mark.skipif(
-    not FUSE.exists() or FUSE.stat().st_mode & 0o006 != 0o006,
-    reason="/dev/fuse is not for everybody (chmod 666 /dev/fuse, as udev does)",
-)
+@pytest.mark.usefixtures("fuse_for_everybody")
 def test_a_user_without_privileges_mounts_with_fusermount3(tmp_path: Path) -> None:
     """A user without privileges mounts on a directory of theirs with fusermount3: an agent that
     dies is replaced as everywhere, reads never go past the agent, `fusermount3 -u` ends it."""

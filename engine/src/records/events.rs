@@ -1,7 +1,6 @@
 //! Changes, from what history keeps of them to the events of a WatchResponse or HistoryResponse.
 //! Pure. Tests in Python compare with the generated code.
-use super::{put_bytes, put_varint};
-use crate::protobuf::{Value, field};
+use super::put_varint;
 
 const KEY_TAG: u8 = 0x12;
 const RECORD_TAG: u8 = 0x1a;
@@ -12,56 +11,84 @@ const SUB_TAG: u8 = 0x40;
 const DELETED: [u8; 2] = [0x08, 1];
 const HAS_DATA: [u8; 2] = [0x38, 1];
 
-/// A change of one key: as `dfs.store.Change`.
+/// A change of one key, without content.
 pub struct Change<'a> {
     pub revision: u64,
     pub sub: u32,
     pub deleted: bool,
-    pub key: &'a str,
+    /// The key, with '/' or, as the store has it, with NUL in its place.
+    pub path: &'a [u8],
     pub record: &'a [u8],
-    pub data: Option<&'a [u8]>,
     pub previous: u64,
 }
 
-/// Adds the event as field `number` of an answer. `data_bytes_max`: content of files up to here;
-/// 0 = none. Returns how much content came along; `None`: the record is none.
-pub fn put_event(
-    out: &mut Vec<u8>,
-    number: u64,
-    change: &Change<'_>,
-    data_bytes_max: u64,
-) -> Option<u64> {
-    let data = match change.data {
-        Some(data) if data_bytes_max > 0 && !change.deleted => {
-            let (kind, size) = kind_and_size(change.record)?;
-            (kind == 0 && size <= data_bytes_max).then_some(data)
+/// An answer under way. Contents are most of it, and are copied once: when its length is known.
+#[derive(Default)]
+pub struct Answer<'a> {
+    /// All but the contents.
+    rest: Vec<u8>,
+    /// Each with its place in `rest`, ascending.
+    contents: Vec<(usize, &'a [u8])>,
+    content_bytes: usize,
+}
+
+impl<'a> Answer<'a> {
+    /// Adds the event as field `number`, with this content if it is to come along.
+    pub fn put_event(&mut self, number: u64, change: &Change<'_>, content: Option<&'a [u8]>) {
+        let data = content.unwrap_or(b"");
+        let mut event = Vec::with_capacity(change.path.len() + change.record.len() + 48);
+        if change.deleted {
+            event.extend_from_slice(&DELETED);
         }
-        _ => None,
-    };
-    let content = data.unwrap_or(b"");
-    let mut event = Vec::with_capacity(change.key.len() + change.record.len() + 48);
-    if change.deleted {
-        event.extend_from_slice(&DELETED);
+        put_length(&mut event, KEY_TAG, change.path);
+        let key = change.path.iter().map(|b| if *b == 0 { b'/' } else { *b });
+        event.extend(key);
+        put_length(&mut event, RECORD_TAG, change.record);
+        event.extend_from_slice(change.record);
+        put_number(&mut event, REVISION_TAG, change.revision);
+        put_number(&mut event, PREVIOUS_TAG, change.previous);
+        put_length(&mut event, DATA_TAG, data);
+        let before = event.len();
+        if content.is_some() {
+            event.extend_from_slice(&HAS_DATA);
+        }
+        put_number(&mut event, SUB_TAG, change.sub.into());
+        put_varint(&mut self.rest, number << 3 | 2);
+        put_varint(&mut self.rest, (event.len() + data.len()) as u64);
+        self.contents.push((self.rest.len() + before, data));
+        self.content_bytes += data.len();
+        self.rest.extend_from_slice(&event);
     }
-    put_bytes(&mut event, KEY_TAG, change.key.as_bytes());
-    put_bytes(&mut event, RECORD_TAG, change.record);
-    put_number(&mut event, REVISION_TAG, change.revision);
-    put_number(&mut event, PREVIOUS_TAG, change.previous);
-    let mut behind = Vec::with_capacity(8);
-    if data.is_some() {
-        behind.extend_from_slice(&HAS_DATA);
+
+    /// Adds fields that are encoded already.
+    pub fn put(&mut self, fields: &[u8]) {
+        self.rest.extend_from_slice(fields);
     }
-    put_number(&mut behind, SUB_TAG, change.sub.into());
-    if !content.is_empty() {
-        event.push(DATA_TAG);
-        put_varint(&mut event, content.len() as u64);
+
+    pub fn bytes(&self) -> usize {
+        self.rest.len() + self.content_bytes
     }
-    put_varint(out, number << 3 | 2);
-    put_varint(out, (event.len() + content.len() + behind.len()) as u64);
-    for part in [&event, content, &behind] {
-        out.extend_from_slice(part);
+
+    /// `out`: as long as `bytes` says.
+    pub fn write(&self, mut out: &mut [u8]) {
+        let mut add = |part: &[u8]| {
+            let (place, behind) = std::mem::take(&mut out).split_at_mut(part.len());
+            place.copy_from_slice(part);
+            out = behind;
+        };
+        let mut done = 0;
+        for (place, content) in &self.contents {
+            add(&self.rest[done..*place]);
+            add(content);
+            done = *place;
+        }
+        add(&self.rest[done..]);
     }
-    Some(content.len() as u64)
+}
+
+/// The head of a field that holds these bytes; nothing if there are none.
+fn put_length(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
+    put_number(out, tag, bytes.len() as u64);
 }
 
 fn put_number(out: &mut Vec<u8>, tag: u8, number: u64) {
@@ -69,17 +96,4 @@ fn put_number(out: &mut Vec<u8>, tag: u8, number: u64) {
         out.push(tag);
         put_varint(out, number);
     }
-}
-
-/// Of an encoded record.
-fn kind_and_size(mut record: &[u8]) -> Option<(u64, u64)> {
-    let (mut kind, mut size) = (0, 0);
-    while !record.is_empty() {
-        match field(&mut record)? {
-            (1, Value::Varint(number)) => kind = number,
-            (5, Value::Varint(number)) => size = number,
-            _ => {}
-        }
-    }
-    Some((kind, size))
 }

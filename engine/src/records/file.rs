@@ -236,17 +236,20 @@ pub struct Event<'a> {
     pub deleted: bool,
     /// Its content is a file of its own, of which nothing is known here.
     pub large: bool,
+    /// Revision that it replaced.
+    pub previous: u64,
     pub path: &'a [u8],
     pub record: &'a [u8],
     pub data: &'a [u8],
 }
 
-impl Event<'_> {
+impl<'a> Event<'a> {
     /// Takes a value of `h` apart; its checksum is not looked at.
-    pub fn read(value: &[u8]) -> Option<Event<'_>> {
+    pub fn read(value: &'a [u8]) -> Option<Event<'a>> {
         let (head, rest) = value
             .get(CHECKSUM_BYTES..)?
             .split_first_chunk::<EVENT_HEAD_BYTES>()?;
+        let previous = u64::from_le_bytes(*head[5..].first_chunk()?);
         let path_length = u16::from_le_bytes([head[37], head[38]]);
         let record_length = u32::from_le_bytes([head[39], head[40], head[41], head[42]]);
         let (path, rest) = rest.split_at_checked(path_length.into())?;
@@ -254,10 +257,17 @@ impl Event<'_> {
         Some(Event {
             deleted: head[0] & DELETED != 0,
             large: head[0] & LARGE_EVENT != 0,
+            previous,
             path,
             record,
             data,
         })
+    }
+
+    /// What is in the file that it has made, if that stands here.
+    pub fn content(&self) -> Option<&'a [u8]> {
+        let stands_here = !self.deleted && !self.large && self.is_file();
+        stands_here.then_some(self.data)
     }
 
     /// Its record has no kind, which stands for the kind of files.
@@ -269,6 +279,13 @@ impl Event<'_> {
 /// The key of an event in `h`.
 pub fn event_key(revision: u64, sub: u32) -> Vec<u8> {
     [b"h", &revision.to_be_bytes()[..], &sub.to_be_bytes()].concat()
+}
+
+/// The revision and the number in it of an event, out of that key.
+pub fn place_of(event_key: &[u8]) -> Option<(u64, u32)> {
+    let (revision, sub) = event_key.get(1..)?.split_first_chunk()?;
+    let sub = sub.try_into().ok()?;
+    Some((u64::from_be_bytes(*revision), u32::from_be_bytes(sub)))
 }
 
 pub fn checksum_of(key: &[u8], body: &[u8]) -> [u8; CHECKSUM_BYTES] {

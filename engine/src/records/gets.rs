@@ -59,9 +59,8 @@ pub fn content_answer(store_key: &[u8], content_key: &[u8], value: &[u8]) -> Opt
 
 /// The GetResponse for the file that an event has made, if its content is small.
 pub fn changed_answer(event: &Event<'_>, data_bytes_max: usize) -> Option<Vec<u8>> {
-    let whole = !event.deleted && !event.large && event.is_file();
-    let small = whole && event.data.len() <= data_bytes_max;
-    small.then(|| answer(event.record, event.data))
+    let small = event.content().filter(|c| c.len() <= data_bytes_max);
+    small.map(|content| answer(event.record, content))
 }
 
 fn answer(record: &[u8], data: &[u8]) -> Vec<u8> {

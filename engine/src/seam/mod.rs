@@ -20,6 +20,7 @@ use pyo3::exceptions::{
     PyBlockingIOError, PyConnectionError, PyException, PyOSError, PyTimeoutError, PyValueError,
 };
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use std::collections::HashMap;
 use std::io;
@@ -260,8 +261,9 @@ impl Engine {
         self.node.barrier(ticket, min_revision, ms(timeout_ms));
     }
 
-    fn send(&self, py: Python<'_>, calls: Vec<u64>, message: &[u8]) -> Vec<(u64, i64)> {
-        let message = Bytes::copy_from_slice(message);
+    /// The message is not copied: Python frees it when the wire has let go of it.
+    fn send(&self, py: Python<'_>, calls: Vec<u64>, message: PyBackedBytes) -> Vec<(u64, i64)> {
+        let message = Bytes::from_owner(message);
         let streams = &self.node.shared.queue.streams;
         if calls.len() > RECEIVERS_AT_ONCE {
             py.detach(|| streams.send(&calls, &message))

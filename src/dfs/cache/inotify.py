@@ -29,6 +29,8 @@ DONT_FOLLOW: Final = 0x2000000
 EXCL_UNLINK: Final = 0x4000000
 ISDIR: Final = 0x40000000
 
+_ONE: Final = CREATE | MODIFY | ATTRIB | CLOSE_WRITE
+"""Of a file that is there: how it came to be what it is now."""
 _HEAD: Final = struct.Struct("iIII")
 """Watch, mask, cookie, bytes of the name with the NULs that fill it up."""
 _READ_BYTES: Final = 16 << 10
@@ -37,7 +39,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Event(NamedTuple):
-    """Something happened in a watched directory, or to it."""
+    """Something happened in a watched directory, or to it; or to one file there, all of `_ONE` that
+    happened to it without anything else in between."""
 
     watch: int
     mask: int
@@ -47,13 +50,24 @@ class Event(NamedTuple):
 
 def events_of(read: bytes) -> Iterator[Event]:
     """The events that one read(2) gave."""
-    at = 0
+    at, whose, happened = 0, (0, b""), 0
     while at < len(read):
         watch, mask, _, length = _HEAD.unpack_from(read, at)
         at += _HEAD.size
-        name = read[at : at + length].rstrip(b"\0")
+        name = read[at : at + length]
         at += length
-        yield Event(watch, mask, os.fsdecode(name))
+        if whose == (watch, name) and not (happened | mask) & ~_ONE:
+            happened |= mask
+            continue
+        if happened:
+            yield _event(whose, happened)
+        whose, happened = (watch, name), mask
+    if happened:
+        yield _event(whose, happened)
+
+
+def _event(whose: tuple[int, bytes], mask: int) -> Event:
+    return Event(whose[0], mask, os.fsdecode(whose[1].rstrip(b"\0")))
 
 
 class Inotify:

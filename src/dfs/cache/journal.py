@@ -276,20 +276,13 @@ class Journal:
             "INSERT OR REPLACE INTO drops VALUES (?,?,?,?,?,?,?,?,?,?,?)",
             [(path, *_columns(row)) for path, row, _ in changes if row],
         )
-        database.executemany(
-            "DELETE FROM drops WHERE path=?", [(path,) for path, row, _ in changes if not row]
-        )
+        _delete(database, "drops", [path for path, row, _ in changes if not row])
+        _delete(database, "pending", [path for path, _, base in changes if base is None])
         database.executemany(
             "INSERT OR REPLACE INTO pending VALUES (?,?)",
             [(path, base) for path, _, base in changes if base is not None],
         )
-        database.executemany(
-            "DELETE FROM pending WHERE path=?",
-            [(path,) for path, _, base in changes if base is None],
-        )
-        database.executemany(
-            "DELETE FROM described WHERE path=?", [(path,) for path, _, _ in changes]
-        )
+        _delete(database, "described", [path for path, _, _ in changes])
         database.executemany("INSERT INTO described VALUES (?,?,?)", [
             (path, encoded(row.uid, row.gid, row.xattrs), row.left_out)
             for path, row, _ in changes
@@ -309,6 +302,12 @@ class Journal:
         finally:
             self._database = None
             database.close()
+
+
+def _delete(database: sqlite3.Connection, table: str, paths: list[str]) -> None:
+    """Most have no row there, and mostly nothing has one."""
+    if paths and database.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone():
+        database.executemany(f"DELETE FROM {table} WHERE path=?", [(path,) for path in paths])
 
 
 def _write_marks(database: sqlite3.Connection, changes: MarkChanges) -> None:

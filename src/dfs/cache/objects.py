@@ -1,6 +1,7 @@
 """Content on this machine, by its SHA-256: `<state>/objects/ab/<sha256>`.
 
-A file here is immutable (0444) and appears only by rename, complete and verified. It is not
+A file here is immutable, verified and complete once its mode says so (0444); nobody is told of it
+before. What an agent was writing when it died (0200) is removed at the next start. It is not
 flushed to disk: after a crash of the machine it may be damaged. So at the first start after a boot
 all files are moved to `<state>/former/`; each is verified before it is used, and moves back then.
 A file in its place is trusted for the rest of the boot, but for its length: whoever asks for it
@@ -23,7 +24,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Final
 
 from ..errors import DataLoss
@@ -32,6 +33,9 @@ from ..limits import OBJECT_KEEP_S, OBJECT_USED_S, QUARANTINED_MAX
 log = logging.getLogger(__name__)
 EMPTY: Final = hashlib.sha256(b"").digest()
 BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
+_WHOLE: Final = 0o444
+_UNFINISHED: Final = 0o200
+"""Modes of an object's file."""
 
 
 class Objects:
@@ -99,18 +103,18 @@ class Objects:
 
     @staticmethod
     def _scan(root: str) -> list[tuple[int, bytes, int]]:
-        """(mtime, SHA-256, size) of the objects below `root`; makes its directories."""
+        """(mtime, SHA-256, size) of the objects below `root`; makes its directories, removes what
+        is unfinished."""
         found: list[tuple[int, bytes, int]] = []
         for i in range(256):
             directory = os.path.join(root, f"{i:02x}")
             os.makedirs(directory, mode=0o700, exist_ok=True)
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    if len(entry.name) != 64:
-                        os.unlink(entry.path)
-                        continue
-                    stat = entry.stat(follow_symlinks=False)
-                    found.append((stat.st_mtime_ns, bytes.fromhex(entry.name), stat.st_size))
+            # By its descriptor: to look at each file takes a third less than by a whole path.
+            at = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                found += _objects_in(at)
+            finally:
+                os.close(at)
         return found
 
     def _scan_parts(self) -> None:
@@ -173,20 +177,27 @@ class Objects:
         here = self.backing(sha256, len(data))
         if here is not None:
             return here
-        path = self.path(sha256)
-        temporary = f"{path[:-64]}{next(self._temporary)}.tmp"
-        fd = _create(temporary, os.O_WRONLY | os.O_EXCL, 0o444)
+        path, beside = self.path(sha256), ""
+        flags = os.O_WRONLY | os.O_EXCL
+        try:
+            fd = _create(path, flags, _UNFINISHED)
+        except FileExistsError:  # Another thread makes it just now, or somebody gave up half way.
+            beside = f"{path[:-64]}{next(self._temporary)}.tmp"
+            fd = _create(beside, flags, _UNFINISHED)
         try:
             view = memoryview(data)
             while view:
                 view = view[os.write(fd, view) :]
+            os.fchmod(fd, _WHOLE)
         except BaseException:
-            os.unlink(temporary)
+            # Not by its name: by now that may be the other thread's, which is whole.
+            os.ftruncate(fd, 0)
             raise
         finally:
             os.close(fd)
         with self._lock:
-            os.rename(temporary, path)
+            if beside:
+                os.rename(beside, path)
             self._leave_former(sha256)
             self._count(sha256, len(data))
             self._verified.add(sha256)
@@ -220,7 +231,7 @@ class Objects:
                 self._parts[sha256] = False
                 self._count(sha256, _on_disk(where))
                 return None
-            os.chmod(where, 0o444)
+            os.chmod(where, _WHOLE)
             path = self.path(sha256)
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             os.rename(where, path)
@@ -397,6 +408,17 @@ class Objects:
         names = sorted(os.listdir(self.quarantine), key=lambda name: name.rpartition(".")[2])
         for name in names[:-QUARANTINED_MAX]:
             os.unlink(os.path.join(self.quarantine, name))
+
+
+def _objects_in(at: int) -> Iterator[tuple[int, bytes, int]]:
+    """Those of one directory, see `Objects._scan`."""
+    with os.scandir(at) as entries:
+        for entry in entries:
+            stat = entry.stat(follow_symlinks=False)
+            if len(entry.name) != 64 or stat.st_mode & 0o777 == _UNFINISHED:
+                os.unlink(entry.name, dir_fd=at)
+            else:
+                yield stat.st_mtime_ns, bytes.fromhex(entry.name), stat.st_size
 
 
 def _create(path: str, flags: int, mode: int) -> int:

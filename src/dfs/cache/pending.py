@@ -2,13 +2,13 @@
 
 A fresh file goes at once. One that is written again and again waits a quiet time that doubles, so
 that it does not fill history with its intermediate states; one that a writer holds open is looked
-at again, ever less often (its close is reported anyway). Pure but for the clock; event loop only.
+at again, ever less often (its close is reported anyway). Pure but for the event loop, by whose
+clock and timers it goes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 from collections import deque
 from collections.abc import Sequence
@@ -68,6 +68,7 @@ class Drop:
     request_id: bytes = b""
     """Of the attempt to store it, and of those that repeat it unchanged."""
     request_id_s: float = 0.0
+    """Since when it has that id; not known of an attempt with others."""
     request: object = None
     """What it asks for: when that changes, it is another request. None: it went with others."""
     attempts: tuple[bytes, ...] = ()
@@ -76,7 +77,7 @@ class Drop:
     def begin_request(self, request_id: bytes, request: object = None) -> None:
         """It is asked for something else than before, or once more, or with others."""
         self.end_request()
-        self.request_id, self.request_id_s, self.request = request_id, now_s(), request
+        self.request_id, self.request = request_id, request
 
     def end_request(self) -> None:
         """What is asked for next gets an id of its own."""
@@ -97,12 +98,10 @@ class Pending:
     def __init__(self) -> None:
         self.drops: dict[str, Drop] = {}
         self._ready: deque[Drop] = deque()
-        self._timers: list[tuple[float, int, Drop]] = []
-        self._sequence = 0
         self._rhythms: dict[str, _Rhythm] = {}
         """Taken lately, oldest first."""
-        self._wake = asyncio.Event()
         self._idle: deque[asyncio.Future[None]] = deque()
+        self._loop = asyncio.get_running_loop()
 
     def __len__(self) -> int:
         return len(self.drops)
@@ -110,7 +109,7 @@ class Pending:
     def changed(self, path: str, why: int) -> Drop:
         """Something happened to `path`; it gets or keeps a turn."""
         drop = self.drops.get(path)
-        now = now_s()
+        now = self._loop.time()
         if drop is None:
             drop = self.drops[path] = Drop(path, why, now + self._quiet_s(path, why, now))
             self._queue(drop, now)
@@ -137,7 +136,7 @@ class Pending:
         it. They are running from here until `done`, `later` or `back`."""
         found: list[Drop] = []
         while True:
-            now = now_s()
+            now = self._loop.time()
             while self._ready and len(found) < count:
                 drop = self._ready.popleft()
                 mine = self.drops.get(drop.path) is drop and not drop.running
@@ -146,7 +145,7 @@ class Pending:
                     found.append(drop)
             if found:
                 return found
-            waiting = asyncio.get_running_loop().create_future()
+            waiting = self._loop.create_future()
             self._idle.append(waiting)
             await waiting
 
@@ -154,7 +153,7 @@ class Pending:
         """Dealt with; if it changed meanwhile it gets another turn."""
         drop.running = False
         drop.turns += 1
-        now = now_s()
+        now = self._loop.time()
         rhythm = self._rhythms.pop(drop.path, None) or _Rhythm()
         rhythm.taken = now
         self._rhythms[drop.path] = rhythm
@@ -172,7 +171,7 @@ class Pending:
         """Its turn comes again at the monotonic time `due`."""
         drop.running = False
         drop.due = due
-        self._queue(drop, now_s())
+        self._queue(drop, self._loop.time())
 
     def back(self, drops: Sequence[Drop]) -> None:
         """These were not looked at: their turn comes next."""
@@ -185,31 +184,19 @@ class Pending:
         """A writer has it open."""
         drop.busy_ms = min(max(2 * drop.busy_ms, LEASE_RETRY_MS), LEASE_RETRY_MS_MAX)
         wait_ms = LEASE_RETRY_MS if drop.again else drop.busy_ms
-        self.later(drop, now_s() + wait_ms / 1000)
-
-    async def tick(self) -> None:
-        """Gives drops their turn when their time has come; for ever."""
-        while True:
-            now = now_s()
-            while self._timers and self._timers[0][0] <= now:
-                drop = heapq.heappop(self._timers)[2]
-                if self.drops.get(drop.path) is drop and not drop.running:
-                    self._turn(drop)
-            timeout = self._timers[0][0] - now if self._timers else None
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+        self.later(drop, self._loop.time() + wait_ms / 1000)
 
     def _queue(self, drop: Drop, now: float) -> None:
         if drop.due <= now:
             self._turn(drop)
             return
-        self._sequence += 1
-        heapq.heappush(self._timers, (drop.due, self._sequence, drop))
-        self._wake.set()
+        self._loop.call_at(drop.due, self._is_due, drop, drop.due)
+
+    def _is_due(self, drop: Drop, due: float) -> None:
+        """The time has come for which its turn was set, unless another one was set since."""
+        if self.drops.get(drop.path) is drop and not drop.running and drop.due == due:
+            drop.due = 0.0
+            self._turn(drop)
 
     def _turn(self, drop: Drop) -> None:
         self._ready.append(drop)
@@ -235,6 +222,8 @@ class Pending:
             del self._rhythms[path]
             return 0.0
         rhythm.quiet_ms = min(max(2 * rhythm.quiet_ms, DROP_QUIET_MS), DROP_QUIET_MS_MAX)
+        if why & HINT:
+            return DROP_SETTLE_MS / 1000  # As if it had been told of that before.
         return rhythm.quiet_ms / 1000
 
     def _forget_old_rhythms(self, now: float) -> None:

@@ -64,6 +64,7 @@ class Storing:
         )
         if request != drop.request or now_s() - drop.request_id_s > REQUEST_ID_AGE_S:
             drop.begin_request(self._new_id(), request)
+            drop.request_id_s = now_s()
         if taken.kind is Kind.SYMLINK:
             return await client.symlink(
                 path, taken.target, mtime_ns=taken.mtime_ns, uid=taken.uid, gid=taken.gid,

@@ -236,20 +236,16 @@ def _take_file(root: int, path: str, bytes_max: int) -> Taken:
         if not stat.S_ISREG(before.st_mode):
             raise Busy
         leased = _lease(fd)
-        try:
-            if not leased:
-                _must_be_quiet(before)
-            if before.st_size > bytes_max:
-                raise Big
-            data = _read(fd, before.st_size)
-            sha256 = hashlib.sha256(data).digest()
-            attributes = attributes_of(fd)
-            after = os.fstat(fd)
-        finally:
-            if leased:
-                fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        if not leased:
+            _must_be_quiet(before)
+        if before.st_size > bytes_max:
+            raise Big
+        data = _read(fd, before.st_size)
+        sha256 = hashlib.sha256(data).digest()
+        attributes = attributes_of(fd)
+        after = os.fstat(fd)
     finally:
-        os.close(fd)
+        os.close(fd)  # And with it the lease.
     if signature_of(before) != signature_of(after) or len(data) != before.st_size:
         raise Busy
     taken = _taken(Kind.FILE, after, data, sha256, attributes=attributes)

@@ -174,7 +174,6 @@ class Uploader:
         try:
             await self._feeder.ready.wait()
             async with asyncio.TaskGroup() as group:
-                group.create_task(self.pending.tick())
                 for _ in range(DROP_BATCHES):
                     group.create_task(self._work(group))
         finally:
@@ -185,13 +184,15 @@ class Uploader:
         while True:
             drops = await self.pending.next(DROPS_TOGETHER_MAX)
             await self._pause()
-            drops = [drop for drop in drops if self._has_key(drop)]
-            if not drops:
-                continue
+            for drop in drops:
+                if drop.base is None:
+                    drop.base = self._base(drop.path)
             found = await self.reader.take([drop.path for drop in drops], INLINE_BYTES_MAX)
             self.pending.back(drops[len(found) :])
             wanted: Wanted = []
             for drop, one in zip(drops, found, strict=False):
+                if not self._has_key(drop):
+                    continue
                 if isinstance(one, Big):
                     group.create_task(self._large(drop))  # bounded: by what is pending
                 else:
@@ -215,15 +216,13 @@ class Uploader:
                 await self._alone(drop, taken)
 
     def _has_key(self, drop: Drop) -> bool:
-        """Whether its name can be a key. It gets its base."""
+        """Whether its name can be a key; it is refused if not."""
         try:
             check_name(drop.path)
             check_key(drop.path)
         except (Skip, DfsError) as error:
             self._failed(drop, error)
             return False
-        if drop.base is None:
-            drop.base = self._base(drop.path)
         return True
 
     def _to_store(self, drop: Drop, found: Found) -> Wanted:
@@ -246,7 +245,9 @@ class Uploader:
         path = drop.path
         if not taken.leased:
             self._problems.set("(leases)", _NO_LEASES)
-        seen = self.committed(path)
+        seen, row = self.committed(path), self._journal.rows.get(path)
+        if seen is None and row is None:
+            return False
         missed = self._touched_unseen(drop, seen, taken)
         touched = missed or bool(drop.why & TOUCHED)
         if seen is not None and _equal(seen, taken, touched):
@@ -254,7 +255,6 @@ class Uploader:
             self._done(drop, taken, seen.revision)
             _follow_on(drop, seen.revision)
             return True
-        row = self._journal.rows.get(path)
         looked_at = drop.why == MOVED | SCANNED or taken.kind is Kind.DIRECTORY
         if looked_at and row is not None and _as_before(row, seen, taken, missed):
             # Not a new drop, only one whose signature proved nothing; of a directory any change of

@@ -12,7 +12,6 @@ import asyncio
 import errno
 import logging
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -178,12 +177,14 @@ class Watcher:
             return
         if mask & inotify.ISDIR and mask & _NEW:
             self._submit(path)
-        for bit, why in _WHY:
-            if mask & bit:
-                # A directory is complete by itself.
-                why = MOVED if mask & inotify.ISDIR and why == HINT else why
-                self._uploader.changed(path, why)
-                return
+        why = 0
+        for bits, meaning in _WHY:
+            if mask & bits:
+                why |= meaning
+        if mask & inotify.ISDIR and why == HINT:
+            why = MOVED  # A directory is complete by itself.
+        if why:
+            self._uploader.changed(path, why)
 
     def _forget(self, directory: str) -> None:
         """A directory was removed or moved away, or is ignored from now on: its watches would tell
@@ -302,14 +303,12 @@ class Watcher:
             if directory in self._unread:
                 self._unread.discard(directory)
                 self._tell(self._problems.clear, directory or "(cache)")
-            for name, found in entries:
-                path = f"{directory}/{name}" if directory else name
-                is_directory = stat.S_ISDIR(found.st_mode)
+            for path, is_directory, found in entries:
                 if self._excludes(path, is_directory):
                     continue
                 if is_directory:
                     stack.append(path)
-                yield path, not self._unchanged(path, found)
+                yield path, found is None or not self._unchanged(path, found)
 
     def _unreadable(self, directory: str, error: OSError) -> None:
         """One directory must not stop a scan; what concerns all of them does. Raises OSError."""
@@ -320,8 +319,9 @@ class Watcher:
         self._tell(self._problems.set, directory or "(cache)",
                    f"{what}may not be read ({error.strerror}); what is in it is not stored")
 
-    def _list(self, directory: str) -> list[tuple[str, os.stat_result]]:
-        """Watches a directory, then reads it. Goes through no symbolic link."""
+    def _list(self, directory: str) -> list[tuple[str, bool, os.stat_result | None]]:
+        """Watches a directory, then reads it: (path, is a directory, what stat(2) says if the
+        journal knows it). Goes through no symbolic link."""
         self._add_watch(directory)
         fd = open_beneath(self._root, directory or ".", os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -330,10 +330,15 @@ class Watcher:
                 for entry in entries:
                     if self._stopping:
                         break
-                    if self._foreign(f"{directory}/{entry.name}" if directory else entry.name):
+                    path = f"{directory}/{entry.name}" if directory else entry.name
+                    if self._foreign(path):
                         continue  # Not even a look: a mount may not be served yet.
                     try:
-                        found.append((entry.name, entry.stat(follow_symlinks=False)))
+                        known = path in self._journal.rows
+                        found.append((
+                            path, entry.is_dir(follow_symlinks=False),
+                            entry.stat(follow_symlinks=False) if known else None,
+                        ))
                     except FileNotFoundError:
                         continue  # Removed meanwhile.
             return found
@@ -341,8 +346,6 @@ class Watcher:
             os.close(fd)
 
     def _unchanged(self, path: str, found: os.stat_result) -> bool:
-        if path not in self._journal.rows:
-            return False
         try:
             look = look_of(found)
             if self._journal.unchanged(path, look):

@@ -31,6 +31,16 @@ class Message(Protocol):
         ...
 
 
+class Encoded(NamedTuple):
+    """A message that was encoded before."""
+
+    encoded: bytes
+
+    def SerializeToString(self) -> bytes:
+        """The encoded message."""
+        return self.encoded
+
+
 class Call(NamedTuple, Generic[R]):
     """One unary call."""
 
@@ -90,11 +100,11 @@ def metadata(
     """What a writer says of a key besides its content; None where that is nothing."""
     if mode is mtime_ns is uid is gid is None and not xattrs:
         return None
-    ordered = sorted((name.encode(), value) for name, value in (xattrs or {}).items())
-    return pb.Metadata(
-        mode=mode, mtime_ns=mtime_ns, uid=uid, gid=gid,
-        xattrs=[pb.Xattr(name=name.decode(), value=value) for name, value in ordered],
-    )
+    described = pb.Metadata(mode=mode, mtime_ns=mtime_ns, uid=uid, gid=gid)
+    if xattrs:
+        ordered = sorted((name.encode(), value) for name, value in xattrs.items())
+        described.xattrs.extend(pb.Xattr(name=n.decode(), value=value) for n, value in ordered)
+    return described
 
 
 def directory_metadata(
@@ -190,10 +200,13 @@ def copy(
     ), pb.CopyResponse.FromString)
 
 
-def transaction(request: pb.TransactionRequest) -> Call[int]:
-    """Several changes as one. Raises TooLarge before anything is sent."""
-    check_transaction(len(request.operations), request.ByteSize())
-    return _write("Transaction", request, pb.TransactionResponse.FromString)
+def transaction(operations: int, encoded: bytes, request_id: bytes) -> Call[int]:
+    """Several changes as one: so many operations. Raises TooLarge before anything is sent."""
+    check_transaction(operations, len(encoded))
+    return Call(
+        FILES + "Transaction", Encoded(encoded), pb.TransactionResponse.FromString,
+        revision_of, revision_of, True, True, request_id,
+    )
 
 
 def check_transaction(operations: int, size: int) -> None:

@@ -95,15 +95,19 @@ class Changes:
         return sources.uploads(contents, bare, progress, keep)
 
     def call(self, request_id: bytes) -> Call[int]:
-        """The transaction. Contents are put into their place at once: each copy counts."""
-        request = pb.TransactionRequest(request_id=calls.checked_id(request_id))
+        """The transaction. Each operation is encoded by itself, into memory that the next one uses
+        again: of messages one behind the other protobuf reads one that has all of it."""
+        head = pb.TransactionRequest(request_id=calls.checked_id(request_id))
+        encoded = [calls.encode(head)]
         for part in self._operations:
+            request = pb.TransactionRequest()
             operation = request.operations.add()
             if isinstance(part, Content):
                 part.fill(operation)
             else:
                 operation.MergeFrom(part)
-        return calls.transaction(request)
+            encoded.append(calls.encode(request))
+        return calls.transaction(len(self._operations), b"".join(encoded), request_id)
 
 
 class Transaction(Changes):

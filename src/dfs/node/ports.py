@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
 from ..errors import DfsError
-from ..store import Change, Stored
+from ..store import Stored
 
 Failure = tuple[int, str, bytes]
 """(gRPC code, sentence, encoded details); opaque here."""
@@ -31,7 +31,7 @@ class Update(NamedTuple):
 
     revision: int
     """All changes up to here have been told."""
-    changes: list[Change] = []
+    changes: list[Stored] = []
     items: bytes = b""
     """Of the snapshot, encoded."""
     snapshot_end: bool = False

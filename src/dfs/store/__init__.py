@@ -5,7 +5,16 @@ key/value port. What it needs of the world (time, writer, request id) stands in 
 """
 
 from dfs.store.core import Store
-from dfs.store.layout import Change, Content, Stored, UnknownEntry, change_of
+from dfs.store.layout import (
+    Change,
+    Content,
+    Stored,
+    UnknownEntry,
+    change_of,
+    changed_key,
+    revision_of,
+    told_bytes,
+)
 from dfs.store.listing import Listing
 from dfs.store.past import PastListing
 from dfs.store.read import LargeContent, View
@@ -21,4 +30,7 @@ __all__ = [
     "UnknownEntry",
     "View",
     "change_of",
+    "changed_key",
+    "revision_of",
+    "told_bytes",
 ]

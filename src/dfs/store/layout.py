@@ -50,6 +50,8 @@ STORE_END: Final = b"\xff"
 CHECKSUM_BYTES: Final = 8
 _VERSION = Struct("<BBIQQQQ16sI")
 _EVENT = Struct("<BIQQ16sHI")
+_EVENT_LENGTHS = Struct("<HI")
+"""Of path and record: the end of that."""
 _REQUEST = Struct("<QQQ")
 _CONTENT = Struct("<QQQ")
 _META = Struct("<HQQQQIQQQ16s16sI")
@@ -62,6 +64,7 @@ PATH_END: Final = b"\0\0"
 _SHOWN_BYTES_MAX = 64
 """Of a key that is none, in messages."""
 _RECORD_START = CHECKSUM_BYTES + _VERSION.size
+_EVENT_START = CHECKSUM_BYTES + _EVENT.size
 
 INLINE: Final = 1
 IMPLICIT: Final = 2
@@ -333,6 +336,35 @@ def change_of(stored: Stored) -> Change:
     """Reads it again. Raises DataLoss."""
     store_key, value = stored
     return unpack_event(store_key, value).change(*place_of(store_key))
+
+
+def checked(stored: Stored) -> Stored:
+    """The same, as it was read from the disk. Raises DataLoss."""
+    unseal(*stored)
+    return stored
+
+
+def revision_of(stored: Stored) -> int:
+    """The revision of a change. Neither here nor below is the checksum looked at."""
+    return place_of(stored[0])[0]
+
+
+def changed_key(stored: Stored) -> str:
+    """The key that a change is about."""
+    value = stored[1]
+    path_bytes, _ = _EVENT_LENGTHS.unpack_from(value, _EVENT_START - _EVENT_LENGTHS.size)
+    return key_of(value[_EVENT_START : _EVENT_START + path_bytes])
+
+
+def told_bytes(stored: Stored, data_bytes_max: int) -> int:
+    """What of a change is told, with content up to so many bytes."""
+    value = stored[1]
+    path_bytes, record_bytes = _EVENT_LENGTHS.unpack_from(
+        value, _EVENT_START - _EVENT_LENGTHS.size
+    )
+    bare: int = path_bytes + record_bytes
+    data_bytes = len(value) - _EVENT_START - bare
+    return bare + (data_bytes if data_bytes <= data_bytes_max else 0)
 
 
 # ---- requests ------------------------------------------------------------------------------------

@@ -34,8 +34,10 @@ from dfs.store.layout import (
     Content,
     Event,
     Meta,
+    Stored,
     Version,
     change_of,
+    checked,
     described,
     history_key,
     index_key,
@@ -161,13 +163,20 @@ class View:
     def changes(self, after_revision: int) -> Iterator[Change]:
         """All changes with revision > `after_revision`, ascending. Raises OutOfRange when some of
         them are below the floor."""
+        return map(change_of, self._events(after_revision))
+
+    def events(self, after_revision: int) -> Iterator[Stored]:
+        """The same as they are stored."""
+        return map(checked, self._events(after_revision))
+
+    def _events(self, after_revision: int) -> Iterator[Stored]:
         if after_revision + 1 < self.floor:
             raise OutOfRange(
                 f"the changes after revision {after_revision} are no longer retained: history"
                 f" starts at {self.floor}",
                 floor=str(self.floor),
             )
-        return _changes(self.source, after_revision + 1)
+        return self.source.scan(history_key(after_revision + 1, 0), _behind(HISTORY))
 
     def revision_at(self, time_ns: int) -> int:
         """The last revision that was not committed after a time, ns since 1970: that of a change,
@@ -378,11 +387,6 @@ def _children(source: Reads, begin: bytes, end: bytes) -> Iterator[Found]:
 def _items(source: Reads, found: Iterator[Found], data_bytes_max: int) -> Iterator[Item]:
     for each in found:
         yield listed(source, each, data_bytes_max)
-
-
-def _changes(source: Reads, first: int) -> Iterator[Change]:
-    for store_key, value in source.scan(history_key(first, 0), _behind(HISTORY)):
-        yield change_of((store_key, value))
 
 
 def _first_change(source: Reads, revision: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import BinaryIO, NamedTuple
 
-from ...client.calls import Xattrs
+from ...client.calls import Xattrs, encode
 from ...client.transaction import AsyncTransaction, Changes
 from ...client.values import Event, Item, Kind, Stat, Told, Update, event_of
 from ...contents import INCOMING, path_in
@@ -155,8 +155,8 @@ class MemoryNode(MemoryContents, MemoryPast):
         """See `dfs.AsyncClient.transaction`; of puts and links."""
 
         async def commit(changes: Changes) -> int:
-            request = changes.call(request_id or bytes(REQUEST_ID_BYTES)).request
-            assert isinstance(request, pb.TransactionRequest)
+            call = changes.call(request_id or bytes(REQUEST_ID_BYTES))
+            request = pb.TransactionRequest.FromString(encode(call.request))
             self.transactions.append(len(changes))
             return await self._write([_change(one) for one in request.operations], request_id)
 

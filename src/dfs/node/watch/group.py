@@ -1,14 +1,13 @@
 """Live watchers that want the same: what they are told is encoded once and sent to all."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from ...limits import STREAM_CHUNK_BYTES_MAX, WATCH_PACE_MS
-from ...store import Change
+from ...store import Stored, revision_of
 from ..ports import Update
 from ..streams import Post
-from .watcher import Wanted, Watcher, next_piece, size_of
+from .watcher import Queue, Wanted, Watcher
 
 Encode = Callable[[Update, int], bytes]
 """(what is told, content up to so many bytes) → message."""
@@ -40,8 +39,7 @@ class Group:
         """Of those, they that were told more than the group when they joined."""
         self._told = 0
         """All changes up to here were sent to all that are not ahead."""
-        self._pending: deque[Change] = deque()  # sent once they are STREAM_CHUNK_BYTES_MAX
-        self._pending_bytes = 0
+        self._pending = Queue(wanted.data_bytes_max)  # sent once it is STREAM_CHUNK_BYTES_MAX
         self._not_before = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -76,18 +74,14 @@ class Group:
             watcher.error = error
             self.leave(watcher)
 
-    def put(self, change: Change) -> None:
-        """Takes a change; call `news` behind the last one of a turn."""
-        change = self._wanted.seen(change)
-        self._pending.append(change)
-        self._pending_bytes += size_of(change)
-
-    def news(self) -> None:
-        """Sends what was put, or sees to it that it is sent soon."""
+    def put(self, changes: Sequence[Stored]) -> None:
+        """Sends the changes of a turn, or sees to it that they are sent soon."""
+        timed = bool(self._pending)
+        self._pending.put(changes)
         pause = self._not_before - self._loop.time()
-        if pause <= 0 or self._pending_bytes > STREAM_CHUNK_BYTES_MAX:
+        if pause <= 0 or self._pending.bytes > STREAM_CHUNK_BYTES_MAX:
             self._send_all()
-        else:
+        elif not timed:
             self._wake_after(pause)
 
     def _send_all(self) -> None:
@@ -97,20 +91,19 @@ class Group:
         try:
             self._check()
             while self._members:
-                piece = next_piece(self._pending)
-                until = piece[-1].revision if self._pending else self._complete_until()
+                piece = self._pending.take()
+                until = revision_of(piece[-1]) if self._pending else self._complete_until()
                 self._send(Update(until, piece))
                 if not self._pending:
                     break
         except Exception as error:  # boundary: each of the watches ends with it
             self.dismiss(error)
         self._pending.clear()
-        self._pending_bytes = 0
         if self._members:
             self._wake_after(self._wanted.progress_s)
 
     def _send(self, update: Update) -> None:
-        first = update.changes[0].revision if update.changes else update.revision + 1
+        first = revision_of(update.changes[0]) if update.changes else update.revision + 1
         apart: dict[int, list[int]] = {}
         for call, watcher in self._ahead.items():
             if watcher.told >= first:
@@ -120,7 +113,7 @@ class Group:
         self._tell([call for call in self._members if call not in others], update)
         for told, calls in apart.items():
             # Without a rest it is a mark of progress, for which the timer begins anew.
-            rest = [change for change in update.changes if change.revision > told]
+            rest = [change for change in update.changes if revision_of(change) > told]
             self._tell(calls, Update(max(told, update.revision), rest))
         self._ahead = {c: w for c, w in self._ahead.items() if w.told > update.revision}
 
@@ -146,4 +139,3 @@ class Group:
             self._timer.cancel()
             self._timer = None
         self._pending.clear()
-        self._pending_bytes = 0

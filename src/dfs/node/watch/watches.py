@@ -5,7 +5,7 @@ from contextlib import closing
 
 from ...errors import OutOfRange, Overloaded, Unavailable
 from ...limits import WATCHES_MAX
-from ...store import Listing, Stored, View, change_of
+from ...store import Listing, Stored, View, changed_key
 from ..ports import Update
 from ..streams import Caller, Post
 from ..tasks import in_thread
@@ -44,17 +44,22 @@ class Watches:
         self._complete_until, events = turn
         if not self._count:
             return
-        concerned: dict[Group, None] = {}
-        for change in map(change_of, events):
-            for key in above(change.key):
-                for watcher in self._alone.get(key, ()):
-                    watcher.put(change)
-                if groups := self._groups.get(key):
-                    for group in groups.values():
-                        group.put(change)
-                        concerned[group] = None
-        for group in concerned:
-            group.news()
+        for key, changes in self._picked(events).items():
+            for watcher in self._alone.get(key, ()):
+                watcher.put(changes)
+            for group in self._groups.get(key, {}).values():
+                group.put(changes)
+
+    def _picked(self, events: list[Stored]) -> dict[str, list[Stored]]:
+        """The changes that concern each key that is watched."""
+        if not (any(self._alone) or any(self._groups)):  # the whole tree is, and nothing else
+            return {"": events} if events else {}
+        picked: dict[str, list[Stored]] = {}
+        for change in events:
+            for key in above(changed_key(change)):
+                if key in self._alone or key in self._groups:
+                    picked.setdefault(key, []).append(change)
+        return picked
 
     def end(self) -> None:
         """The node stops: every watch ends with Unavailable, and no new one begins."""

@@ -1,17 +1,18 @@
 //! The functions of `records` for Python; see src/dfs/_engine.pyi.
+mod parts;
+
 use super::entry::{chained, plain_head, plain_put};
-use super::events::{Change, put_event};
-use super::file::{Current, Event, File, KIND_DIRECTORY, Packed};
+use super::events::{Answer, Change};
+use super::file::{Current, Event, File, KIND_DIRECTORY, Packed, place_of};
 use super::gets::{
     changed_answer, content_answer, content_key, get_answer, get_request, plain_get,
 };
 use super::lists::{Items, Taken, Wanted};
-use super::parts::{self, Parts, RegularPut, Rules};
 use super::{current_key, key_of};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
-use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyList};
 
 /// The leader's time and the store key.
 type Plain<'py> = (u64, Bound<'py, PyBytes>);
@@ -53,76 +54,6 @@ fn plain_puts<'py>(
         }));
     }
     Ok(out)
-}
-
-/// Key in `n`, revision to replace, bytes of content, their digest, and where the request begins
-/// and ends in the entry.
-type PartPut<'py> = (
-    Bound<'py, PyBytes>,
-    Option<u64>,
-    usize,
-    Bound<'py, PyBytes>,
-    usize,
-    usize,
-);
-#[pyfunction]
-fn put_digests<'py>(
-    py: Python<'py>,
-    body: &[u8],
-    data_bytes_max: usize,
-    mode_max: u32,
-    owner_max: u32,
-) -> Option<Bound<'py, PyBytes>> {
-    let rules = Rules::new(data_bytes_max, mode_max, owner_max);
-    let digests = py.detach(|| parts::put_digests(body, &rules));
-    digests.map(|digests| PyBytes::new(py, &digests))
-}
-
-type Split<'py> = (
-    u64,
-    Bound<'py, PyString>,
-    Bound<'py, PyString>,
-    Bound<'py, PyBytes>,
-    Vec<Bound<'py, PyTuple>>,
-);
-
-#[pyfunction]
-fn split_transaction<'py>(
-    py: Python<'py>,
-    payload: &[u8],
-    data_bytes_max: usize,
-    mode_max: u32,
-    owner_max: u32,
-) -> PyResult<Option<Split<'py>>> {
-    let rules = Rules::new(data_bytes_max, mode_max, owner_max);
-    let Some(entry) = Parts::read(payload, &rules) else {
-        return Ok(None);
-    };
-    let mut parts = Vec::with_capacity(entry.parts.len());
-    for part in entry.parts {
-        let sha256 = PyBytes::new(py, part.sha256);
-        let Some(put) = part.put else {
-            parts.push((PyBytes::new(py, part.encoded), sha256).into_pyobject(py)?);
-            continue;
-        };
-        let begin = part.encoded.as_ptr().addr() - payload.as_ptr().addr();
-        let part: PartPut = (
-            PyBytes::new(py, &put.store_key()),
-            put.base,
-            put.data.len(),
-            sha256,
-            begin,
-            begin + part.encoded.len(),
-        );
-        parts.push(part.into_pyobject(py)?);
-    }
-    Ok(Some((
-        entry.time_ns,
-        PyString::new(py, entry.node),
-        PyString::new(py, entry.principal),
-        PyBytes::new(py, entry.request_id),
-        parts,
-    )))
 }
 
 #[pyfunction]
@@ -192,42 +123,6 @@ fn pack_put<'py>(
         sha256: put.sha256,
         request_id: b"",
         tail: b"",
-        data: put.data,
-        inline: put.data.len() <= inline_bytes_max,
-    };
-    pieces(py, &file, old)
-}
-
-#[pyfunction]
-#[allow(clippy::too_many_arguments)]
-fn pack_part<'py>(
-    py: Python<'py>,
-    payload: &[u8],
-    put: PartPut<'py>,
-    old: Option<&[u8]>,
-    revision: u64,
-    sub: u32,
-    time_ns: u64,
-    mode: u32,
-    node: &str,
-    principal: &str,
-    request_id: &[u8],
-    inline_bytes_max: usize,
-) -> Option<Pieces<'py>> {
-    let (store_key, _, _, sha256, begin, end) = put;
-    let put = RegularPut::read(payload.get(begin..end)?, &Rules::NONE)?;
-    let file = File {
-        revision,
-        sub,
-        key: store_key.as_bytes(),
-        time_ns,
-        mode: put.mode.unwrap_or(mode),
-        mtime_ns: put.mtime_ns.unwrap_or(time_ns as i64),
-        node,
-        principal,
-        sha256: sha256.as_bytes(),
-        request_id,
-        tail: &put.tail(),
         data: put.data,
         inline: put.data.len() <= inline_bytes_max,
     };
@@ -435,60 +330,92 @@ fn content_answers<'py>(
     })
 }
 
+fn written<'py>(py: Python<'py>, answer: &Answer<'_>) -> PyResult<Bound<'py, PyBytes>> {
+    PyBytes::new_with(py, answer.bytes(), |out| {
+        answer.write(out);
+        Ok(())
+    })
+}
+
+/// Records of history as the events of an answer: see the stub.
+#[pyfunction]
+fn encode_stored<'py>(
+    py: Python<'py>,
+    number: u64,
+    events: Vec<(PyBackedBytes, PyBackedBytes)>,
+    data_bytes_max: u64,
+    mut bytes_max: u64,
+    rest: &[u8],
+) -> PyResult<Bound<'py, PyBytes>> {
+    let mut answer = Answer::default();
+    for (key, value) in &events {
+        let (Some((revision, sub)), Some(event)) = (place_of(key), Event::read(value)) else {
+            return Err(PyValueError::new_err("a record of history is cut short"));
+        };
+        let change = Change {
+            revision,
+            sub,
+            deleted: event.deleted,
+            path: event.path,
+            record: event.record,
+            previous: event.previous,
+        };
+        let most = data_bytes_max.min(bytes_max);
+        let fits = |content: &&[u8]| most > 0 && content.len() as u64 <= most;
+        let content = event.content().filter(fits);
+        bytes_max -= content.map_or(0, |c| c.len() as u64);
+        answer.put_event(number, &change, content);
+    }
+    answer.put(rest);
+    written(py, &answer)
+}
+
 /// (revision, sub, deleted, key, record, content, previous)
-type Changed = (
+type Changed<'py> = (
     u64,
     u32,
     bool,
     PyBackedStr,
     PyBackedBytes,
-    Option<PyBackedBytes>,
+    Bound<'py, PyAny>,
     u64,
 );
 
-/// Changes as the events of an answer: see the stub.
+/// Changes as the events of an answer, without content: see the stub.
 #[pyfunction]
 fn encode_events<'py>(
     py: Python<'py>,
     number: u64,
-    changes: Vec<Changed>,
-    data_bytes_max: u64,
-    mut bytes_max: u64,
+    changes: Vec<Changed<'py>>,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let mut out = Vec::new();
-    for (revision, sub, deleted, key, record, data, previous) in &changes {
+    let mut answer = Answer::default();
+    for (revision, sub, deleted, key, record, _, previous) in &changes {
         let change = Change {
             revision: *revision,
             sub: *sub,
             deleted: *deleted,
-            key,
+            path: key.as_bytes(),
             record,
-            data: data.as_deref(),
             previous: *previous,
         };
-        let most = data_bytes_max.min(bytes_max);
-        let Some(taken) = put_event(&mut out, number, &change, most) else {
-            return Err(PyValueError::new_err("a record is cut short"));
-        };
-        bytes_max -= taken.min(bytes_max);
+        answer.put_event(number, &change, None);
     }
-    Ok(PyBytes::new(py, &out))
+    written(py, &answer)
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    parts::register(m)?;
     m.add_function(wrap_pyfunction!(head, m)?)?;
     m.add_function(wrap_pyfunction!(plain_puts, m)?)?;
     m.add_function(wrap_pyfunction!(chain_entries, m)?)?;
     m.add_function(wrap_pyfunction!(pack_put, m)?)?;
-    m.add_function(wrap_pyfunction!(put_digests, m)?)?;
-    m.add_function(wrap_pyfunction!(split_transaction, m)?)?;
-    m.add_function(wrap_pyfunction!(pack_part, m)?)?;
     m.add_function(wrap_pyfunction!(plain_gets, m)?)?;
     m.add_function(wrap_pyfunction!(changed_gets, m)?)?;
     m.add_function(wrap_pyfunction!(get_answers, m)?)?;
     m.add_function(wrap_pyfunction!(list_items, m)?)?;
     m.add_function(wrap_pyfunction!(content_keys, m)?)?;
     m.add_function(wrap_pyfunction!(content_answers, m)?)?;
+    m.add_function(wrap_pyfunction!(encode_stored, m)?)?;
     m.add_function(wrap_pyfunction!(encode_events, m)?)?;
     m.add_function(wrap_pyfunction!(pack_file, m)?)
 }
