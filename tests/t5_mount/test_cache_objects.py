@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -39,7 +40,7 @@ def test_an_object_that_was_not_finished_is_none(
         with pytest.raises(OSError, match="no space"):
             objects.add(sha256, b"data")
     assert sha256 not in objects
-    assert path.stat().st_size == 0
+    assert not path.exists()
     assert Path(objects.add(sha256, b"data")).read_bytes() == b"data"
     path.unlink()
     path.write_bytes(b"da")
@@ -50,8 +51,9 @@ def test_an_object_that_was_not_finished_is_none(
     assert not path.exists()
 
 
+@pytest.mark.parametrize("fails", [False, True])
 def test_two_threads_store_one_content_at_the_same_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     sha256 = hashlib.sha256(b"data").digest()
     objects = Objects(str(tmp_path))
@@ -63,11 +65,15 @@ def test_two_threads_store_one_content_at_the_same_time(
         written = os.write(fd, data[:2])
         other.start()
         other.join()
+        if fails:
+            raise OSError(errno.EIO, "broken")
         return written
 
     monkeypatch.setattr(os, "write", half_way)
-    path = Path(objects.add(sha256, b"data"))
+    with pytest.raises(OSError, match="broken") if fails else contextlib.nullcontext():
+        objects.add(sha256, b"data")
     assert other.ident is not None, "it began in between"
+    path = Path(objects.path(sha256))
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"data", 0o444)
     assert objects.backing(sha256, 4) == str(path)
     assert objects.bytes == 4

@@ -177,31 +177,36 @@ class Objects:
         here = self.backing(sha256, len(data))
         if here is not None:
             return here
-        path, beside = self.path(sha256), ""
+        path = made = self.path(sha256)
         flags = os.O_WRONLY | os.O_EXCL
         try:
-            fd = _create(path, flags, _UNFINISHED)
-        except FileExistsError:  # Another thread makes it just now, or somebody gave up half way.
-            beside = f"{path[:-64]}{next(self._temporary)}.tmp"
-            fd = _create(beside, flags, _UNFINISHED)
+            fd = _create(made, flags, _UNFINISHED)
+        except FileExistsError:  # Another thread makes it just now.
+            made = f"{path[:-64]}{next(self._temporary)}.tmp"
+            fd = _create(made, flags, _UNFINISHED)
         try:
             view = memoryview(data)
             while view:
                 view = view[os.write(fd, view) :]
             os.fchmod(fd, _WHOLE)
         except BaseException:
-            # Not by its name: by now that may be the other thread's, which is whole.
-            os.ftruncate(fd, 0)
+            self._unmake(made, fd)
             raise
         finally:
             os.close(fd)
         with self._lock:
-            if beside:
-                os.rename(beside, path)
+            if made != path:
+                os.rename(made, path)
             self._leave_former(sha256)
             self._count(sha256, len(data))
             self._verified.add(sha256)
         return path
+
+    def _unmake(self, path: str, fd: int) -> None:
+        """Removes a file that stays unfinished, unless another thread has put a whole one there."""
+        with self._lock, contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(fd)):
+                os.unlink(path)
 
     def begin_part(self, sha256: bytes, size: int) -> int:
         """Opens the file into which chunks of the object come, until `end_part`; its descriptor.
