@@ -298,7 +298,7 @@ def check_revision(revision: int, floor: int, applied: int) -> None:
 
 def _refuse_kind(key: str, kind: int, record: bytes) -> None:
     if kind == DIRECTORY:
-        raise IsADirectory(f"{key} is a directory", other=key)
+        raise IsADirectory(f"{key} is a directory: it has no content, list it instead", other=key)
     target = Record.FromString(record).target
     raise FailedPrecondition(
         f"{key} is a symlink to {target}: links are never followed here, read the target itself"

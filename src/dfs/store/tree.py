@@ -77,7 +77,9 @@ def leaf_before(batch: Batch, key: str, path: bytes, base: int | None) -> Versio
     if old is None:
         check_key(key)
     elif old.kind == DIRECTORY:
-        raise IsADirectory(f"{key} is a directory", other=key)
+        raise IsADirectory(
+            f"{key} is a directory: name a key in it, or delete it first", other=key
+        )
     if base is not None:
         check_base(key, base, old)
     return old

@@ -221,7 +221,7 @@ class MemoryNode(MemoryContents, MemoryPast):
                 raise NotADirectory(f"{parent} is a file")
         was_directory = self._above[key] > 0 or (old is not None and old.kind is Kind.DIRECTORY)
         if was_directory and stat.kind is not Kind.DIRECTORY:
-            raise IsADirectory(f"{key} is a directory")
+            raise IsADirectory(f"{key} is a directory: name a key in it, or delete it first")
         if stat.kind is Kind.DIRECTORY and old is not None and old.kind is not Kind.DIRECTORY:
             raise NotADirectory(f"{key} is a file")
         stat = stat._replace(revision=self.revision, time_ns=time.time_ns())
