@@ -6,8 +6,8 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 const FORMAT: &[u8] = &[0x08, 1];
 pub(super) const SHA256_BYTES: usize = 32;
-/// Tag of the operation Put in an entry.
-const PUT_TAG: u64 = 16 << 3 | 2;
+/// Number of the operation Put in an entry.
+const PUT: u64 = 16;
 const SHA256_TAG: u8 = 0x2a;
 /// Up to here it is cheaper to hash a copy of everything in one piece.
 const CHAIN_COPY_BYTES_MAX: usize = 8 << 10;
@@ -23,6 +23,42 @@ pub struct PlainPut<'a> {
     pub sha256: &'a [u8],
     pub key: &'a str,
     pub data: &'a [u8],
+}
+
+/// What stands in an entry behind its format.
+pub(super) struct Entry<'a> {
+    pub time_ns: u64,
+    pub node: &'a str,
+    pub principal: &'a str,
+    /// One digest, several, or none.
+    pub sha256: &'a [u8],
+    /// The request, encoded.
+    pub body: &'a [u8],
+}
+
+impl<'a> Entry<'a> {
+    /// `None`: it has another operation than that with this number, or is unusual.
+    pub fn read(mut rest: &'a [u8], operation: u64) -> Option<Entry<'a>> {
+        let (mut time_ns, mut node, mut principal) = (None, None, None);
+        let (mut sha256, mut body) = (None, None);
+        while !rest.is_empty() {
+            match field(&mut rest)? {
+                (2, Value::Fixed64(time)) if time_ns.is_none() => time_ns = Some(time),
+                (3, Value::Bytes(bytes)) => text(&mut node, bytes)?,
+                (4, Value::Bytes(bytes)) => text(&mut principal, bytes)?,
+                (5, Value::Bytes(bytes)) if sha256.is_none() => sha256 = Some(bytes),
+                (n, Value::Bytes(bytes)) if n == operation && body.is_none() => body = Some(bytes),
+                _ => return None,
+            }
+        }
+        Some(Entry {
+            time_ns: time_ns?,
+            node: node.unwrap_or(""),
+            principal: principal.unwrap_or(""),
+            sha256: sha256.unwrap_or(b""),
+            body: body?,
+        })
+    }
 }
 
 /// Text that has not been seen before.
@@ -65,32 +101,20 @@ pub fn plain_head(body: &[u8], writer: &[u8], data_bytes_max: usize) -> Option<V
     head.extend_from_slice(writer);
     head.extend_from_slice(&[SHA256_TAG, SHA256_BYTES as u8]);
     head.extend_from_slice(&Sha256::digest(data));
-    put_varint(&mut head, PUT_TAG);
+    put_varint(&mut head, PUT << 3 | 2);
     put_varint(&mut head, body.len() as u64);
     Some(head)
 }
 
 /// Reads an entry that is a plain Put. `None` as above.
 pub fn plain_put(payload: &[u8], data_bytes_max: usize) -> Option<PlainPut<'_>> {
-    let mut rest = payload.strip_prefix(FORMAT)?;
-    let (mut time_ns, mut node, mut principal) = (None, None, None);
-    let (mut sha256, mut body) = (None, None);
-    while !rest.is_empty() {
-        match field(&mut rest)? {
-            (2, Value::Fixed64(time)) if time_ns.is_none() => time_ns = Some(time),
-            (3, Value::Bytes(bytes)) => text(&mut node, bytes)?,
-            (4, Value::Bytes(bytes)) => text(&mut principal, bytes)?,
-            (5, Value::Bytes(bytes)) if sha256.is_none() => sha256 = Some(bytes),
-            (16, Value::Bytes(bytes)) if body.is_none() => body = Some(bytes),
-            _ => return None,
-        }
-    }
-    let (key, data) = plain_request(body?, data_bytes_max)?;
+    let entry = Entry::read(payload.strip_prefix(FORMAT)?, PUT)?;
+    let (key, data) = plain_request(entry.body, data_bytes_max)?;
     Some(PlainPut {
-        time_ns: time_ns?,
-        node: node.unwrap_or(""),
-        principal: principal.unwrap_or(""),
-        sha256: sha256.filter(|s| s.len() == SHA256_BYTES)?,
+        time_ns: entry.time_ns,
+        node: entry.node,
+        principal: entry.principal,
+        sha256: Some(entry.sha256).filter(|s| s.len() == SHA256_BYTES)?,
         key,
         data,
     })

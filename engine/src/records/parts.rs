@@ -1,5 +1,5 @@
 //! The entry of a transaction, taken apart: its regular puts, and all else as it is encoded.
-use super::entry::{SHA256_BYTES, plain_key, text};
+use super::entry::{Entry, SHA256_BYTES, plain_key, text};
 use super::{current_key, put_varint};
 use crate::protobuf::{Value, field};
 use sha2::{Digest, Sha256};
@@ -7,6 +7,8 @@ use sha2::{Digest, Sha256};
 /// Of the format, at the begin of an entry.
 const FORMAT_BYTES: usize = 2;
 const REQUEST_ID_BYTES: usize = 16;
+/// Number of the operation in an entry.
+const TRANSACTION: u64 = 24;
 /// Tags in a Record.
 const UID_TAG: u64 = 17 << 3;
 const GID_TAG: u64 = 18 << 3;
@@ -138,29 +140,17 @@ impl<'a> Parts<'a> {
     /// Reads an entry whose format is known. `None`: it is none of a transaction in the usual
     /// form, in which each operation is one of those that are known here and each put has a digest.
     pub fn read(payload: &'a [u8], rules: &Rules) -> Option<Parts<'a>> {
-        let mut rest = payload.get(FORMAT_BYTES..)?;
-        let (mut time_ns, mut node, mut principal) = (None, None, None);
-        let (mut digests, mut body) = (None, None);
-        while !rest.is_empty() {
-            match field(&mut rest)? {
-                (2, Value::Fixed64(time)) if time_ns.is_none() => time_ns = Some(time),
-                (3, Value::Bytes(bytes)) => text(&mut node, bytes)?,
-                (4, Value::Bytes(bytes)) => text(&mut principal, bytes)?,
-                (5, Value::Bytes(bytes)) if digests.is_none() => digests = Some(bytes),
-                (24, Value::Bytes(bytes)) if body.is_none() => body = Some(bytes),
-                _ => return None,
-            }
-        }
-        let mut digests = digests.unwrap_or(b"").chunks(SHA256_BYTES);
+        let entry = Entry::read(payload.get(FORMAT_BYTES..)?, TRANSACTION)?;
+        let mut digests = entry.sha256.chunks(SHA256_BYTES);
         let digest = || digests.next().filter(|d| d.len() == SHA256_BYTES);
-        let (request_id, parts) = operations(body?, rules, digest)?;
+        let (request_id, parts) = operations(entry.body, rules, digest)?;
         if digests.next().is_some() {
             return None;
         }
         Some(Parts {
-            time_ns: time_ns?,
-            node: node.unwrap_or(""),
-            principal: principal.unwrap_or(""),
+            time_ns: entry.time_ns,
+            node: entry.node,
+            principal: entry.principal,
             request_id,
             parts,
         })
@@ -171,11 +161,13 @@ impl<'a> Parts<'a> {
 /// else than regular puts, or is unusual.
 pub fn put_digests(body: &[u8], rules: &Rules) -> Option<Vec<u8>> {
     let (_, parts) = operations(body, rules, || Some(b""))?;
-    let mut digests = Vec::with_capacity(parts.len() * SHA256_BYTES);
-    for part in parts {
-        digests.extend_from_slice(&Sha256::digest(part.put?.data));
-    }
-    Some(digests)
+    // All are looked at before the first is hashed: of the others the general way hashes each.
+    let puts: Vec<_> = parts
+        .into_iter()
+        .map(|part| part.put)
+        .collect::<Option<_>>()?;
+    let digests = puts.iter().map(|put| Sha256::digest(put.data));
+    Some(digests.flatten().collect())
 }
 
 /// Request id and operations of a TransactionRequest; each put takes the next `digest`.

@@ -65,6 +65,7 @@ _SHOWN_BYTES_MAX = 64
 """Of a key that is none, in messages."""
 _RECORD_START = CHECKSUM_BYTES + _VERSION.size
 _EVENT_START = CHECKSUM_BYTES + _EVENT.size
+_EVENT_LENGTHS_AT = _EVENT_START - _EVENT_LENGTHS.size
 
 INLINE: Final = 1
 IMPLICIT: Final = 2
@@ -352,16 +353,14 @@ def revision_of(stored: Stored) -> int:
 def changed_key(stored: Stored) -> str:
     """The key that a change is about."""
     value = stored[1]
-    path_bytes, _ = _EVENT_LENGTHS.unpack_from(value, _EVENT_START - _EVENT_LENGTHS.size)
+    path_bytes, _ = _EVENT_LENGTHS.unpack_from(value, _EVENT_LENGTHS_AT)
     return key_of(value[_EVENT_START : _EVENT_START + path_bytes])
 
 
 def told_bytes(stored: Stored, data_bytes_max: int) -> int:
     """What of a change is told, with content up to so many bytes."""
     value = stored[1]
-    path_bytes, record_bytes = _EVENT_LENGTHS.unpack_from(
-        value, _EVENT_START - _EVENT_LENGTHS.size
-    )
+    path_bytes, record_bytes = _EVENT_LENGTHS.unpack_from(value, _EVENT_LENGTHS_AT)
     bare: int = path_bytes + record_bytes
     data_bytes = len(value) - _EVENT_START - bare
     return bare + (data_bytes if data_bytes <= data_bytes_max else 0)
