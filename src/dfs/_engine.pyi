@@ -480,6 +480,7 @@ def list_items(
     at: int,
     recursive: bool,
     data_bytes_max: int,
+    data_after: int,
     items_max: int,
     bytes_max: int,
     first: bool,
@@ -491,7 +492,8 @@ def list_items(
     for a record: `items_max`, `bytes_max`, but with `first` one item may be larger. `unusual`: it
     ends at a record that somebody else has to look at, because it is damaged or its content, which
     is wanted, does not stand there. Not `recursive`: what is below an item is passed over; `beyond`
-    is where to go on when the records end there. `data_bytes_max`: as in a ListRequest."""
+    is where to go on when the records end there. `data_bytes_max`: as in a ListRequest, but
+    of revisions greater than `data_after` only."""
 
 def content_keys(
     gets: list[tuple[int, bytes]], values: list[bytes | None], data_bytes_max: int

@@ -161,6 +161,21 @@ def test_a_list_that_shows_a_directory_itself_begins_with_it(tree, key):
     assert listing.revision == tree.store.applied
 
 
+@pytest.mark.parametrize("key", ["", "flat", "flat/large"])
+def test_content_of_later_revisions_only_both_ways(tree, key):
+    for data_after in (0, 1, tree.store.applied // 2, tree.store.applied - 1, tree.store.applied):
+        wanted = key, True, "", 1 << 20, data_after
+        with tree.store.view() as view:
+            expected = [encoded(item).SerializeToString() for item in view.list(*wanted)]
+        listing = tree.store.listing(key, True, "", 0, 1 << 20, data_after=data_after)
+        found = [ListResponse.FromString(answer).items for answer in answers(listing)]
+        items = [item for part in found for item in part]
+        assert [item.SerializeToString() for item in items] == expected
+        for item in items:
+            small_file = not item.record.kind
+            assert item.has_data == (small_file and item.record.revision > data_after)
+
+
 @given(st.lists(OPERATIONS, max_size=40), st.lists(WANTED, min_size=1, max_size=10), st.data())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_tree_listed_in_any_way(monkeypatch, operations, lists, data):

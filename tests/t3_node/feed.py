@@ -46,8 +46,8 @@ class Feed:
     def _set_watched(self, watched):
         self.watched = watched
 
-    def _listing(self, key, data_bytes_max):
-        return self.store.listing(key, True, "", 0, data_bytes_max, itself=True)
+    def _listing(self, key, data_bytes_max, data_after):
+        return self.store.listing(key, True, "", 0, data_bytes_max, True, data_after)
 
     async def _applied(self, revision):
         assert revision <= self.store.applied

@@ -72,6 +72,26 @@ def test_a_snapshot_that_breaks_is_begun_anew(client: dfs.Client, nodes: list[No
     assert nodes[1].count("Watch") == 1
 
 
+def test_content_of_later_revisions_is_asked_for_with_the_snapshot_alone(
+    client: dfs.Client, nodes: list[Node]
+) -> None:
+    client.put("a", b"")
+    nodes[0].fail = failing("Watch part", dfs.Unavailable("stopping"))
+    with client.watch(snapshot=True, data_bytes_max=9, data_after_revision=7) as watch:
+        while not next(watch).snapshot_end:
+            pass
+        nodes[1].fail = failing("Watch part", dfs.Unavailable("stopping"))
+        client.put("a", b"")
+        assert revisions(watch, 2) == [2]
+    asked = [r for node in nodes for name, r in node.calls if name == "Watch"]
+    assert [(r.snapshot, r.data_bytes_max, r.data_after_revision) for r in asked if r.snapshot] == [
+        (True, 9, 7), (True, 9, 7)
+    ]
+    assert {r.data_after_revision for r in asked if not r.snapshot} == {0}
+    with pytest.raises(dfs.InvalidArgument, match="data_after_revision is -1"):
+        client.watch(snapshot=True, data_bytes_max=9, data_after_revision=-1)
+
+
 def test_a_gap_is_raised(client: dfs.Client, tree: Tree) -> None:
     for _ in range(5):
         client.put("a", b"")

@@ -5,6 +5,7 @@ import asyncio
 import grpc
 import pytest
 
+from dfs.limits import SMALL_VALUE_BYTES_MAX
 from dfs.proto import dfs_pb2 as pb
 
 from .conftest import refused
@@ -73,6 +74,45 @@ async def test_snapshot_first_then_what_follows(api):
     found, told = await events(call, 1)
     assert (found[0].key, told) == ("b", revision)
     call.cancel()
+
+
+async def test_a_snapshot_with_content_of_later_revisions_only(api):
+    """A snapshot for a watch that names `data_after_revision` has every item, and content only of
+    those that have changed since that revision."""
+    small, larger = b"small", b"l" * (SMALL_VALUE_BYTES_MAX + 1)  # which stands elsewhere
+    for key in ("kept", "old", "kept2", "old2"):
+        await put(api, key, larger if "2" in key else small)
+    after = api.applied()
+    await put(api, "old", b"new")
+    await put(api, "old2", larger + b"!")
+    await api.files.MakeDir(pb.MakeDirRequest(key="d"))
+    request = pb.WatchRequest(snapshot=True, data_bytes_max=1 << 20, data_after_revision=after)
+    call = api.files.Watch(request)
+    items = []
+    while not (answer := await call.read()).snapshot_end:
+        items += answer.items
+    assert {i.key: i.data if i.has_data else None for i in items} == {
+        "kept": None, "kept2": None, "old": b"new", "old2": larger + b"!", "d": None
+    }
+    await put(api, "kept", b"again")
+    assert [(e.key, e.data) for e in (await events(call, 1))[0]] == [("kept", b"again")]
+    call.cancel()
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"data_bytes_max": 9}, "set snapshot, or leave it out"),
+        ({"data_bytes_max": 9, "after_revision": 1}, "set snapshot, or leave it out"),
+        ({"snapshot": True}, "set data_bytes_max, or leave it out"),
+    ],
+)
+async def test_content_of_later_revisions_is_for_a_snapshot_with_content(api, fields, why):
+    await put(api, "a")
+    call = api.files.Watch(pb.WatchRequest(data_after_revision=1, **fields))
+    found = await refused(call.read())
+    assert found.code == Code.INVALID_ARGUMENT
+    assert found.text.endswith(why)
 
 
 @pytest.mark.parametrize(

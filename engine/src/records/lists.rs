@@ -17,6 +17,8 @@ pub struct Wanted {
     pub recursive: bool,
     /// Content of files up to here; 0 = none.
     pub data_bytes_max: u64,
+    /// And of greater revisions than this only.
+    pub data_after: u64,
     pub items_max: usize,
     /// Of keys, records and content.
     pub bytes_max: usize,
@@ -74,7 +76,8 @@ impl Items {
             return Taken::Unusual;
         };
         let most = self.wanted.data_bytes_max;
-        let has_data = most > 0 && current.kind == KIND_FILE && current.size <= most;
+        let small = most > 0 && current.kind == KIND_FILE && current.size <= most;
+        let has_data = small && current.revision > self.wanted.data_after;
         if has_data && !current.inline {
             return Taken::Unusual;
         }
@@ -149,6 +152,7 @@ mod tests {
         Wanted {
             recursive: true,
             data_bytes_max: 10,
+            data_after: 0,
             items_max: 9,
             bytes_max: 1 << 20,
             first: true,
@@ -168,6 +172,26 @@ mod tests {
         let head = [0x0a, expected.len() as u8];
         assert_eq!(items.encoded, [&head[..], &expected].concat());
         assert_eq!((items.count(), items.bytes), (1, 5 + record.len()));
+    }
+
+    #[test]
+    fn content_that_the_caller_has_is_left_out_wherever_it_is() {
+        let value = stored(b"nx", b"vv", true);
+        let revision = Current::read(b"nx", &value).unwrap().revision;
+        let after = |data_after, value: &[u8]| {
+            let mut items = Items::new(Wanted {
+                data_after,
+                ..wanted()
+            });
+            let taken = items.push(b"nx", value);
+            (taken, items.encoded.ends_with(&HAS_DATA))
+        };
+        assert!(revision > 0);
+        assert_eq!(after(revision - 1, &value), (Taken::Yes, true));
+        assert_eq!(after(revision, &value), (Taken::Yes, false));
+        let elsewhere = stored(b"nx", b"vv", false);
+        assert_eq!(after(revision - 1, &elsewhere), (Taken::Unusual, false));
+        assert_eq!(after(revision, &elsewhere), (Taken::Yes, false));
     }
 
     #[test]

@@ -116,7 +116,8 @@ class Client(Protocol):
 
     def watch_encoded(
         self, key: str = "", *, after_revision: int = 0, snapshot: bool = False,
-        data_bytes_max: int = 0, on_lost: Callable[[DfsError], None] | None = None,
+        data_bytes_max: int = 0, data_after_revision: int = 0,
+        on_lost: Callable[[DfsError], None] | None = None,
     ) -> AsyncIterator[Told]:
         """The same, for the engine."""
         ...

@@ -229,9 +229,8 @@ class AsyncClient(AsyncTransfers):
             key, recursive, data_bytes_max, after, limit, revision, local,
             self._session.least(local, min_revision),
         )
-        async for answer in self._stream(
-            streams.LIST, request, pb.ListResponse.FromString, timeout
-        ):
+        answers = self._stream(streams.LIST, request, pb.ListResponse.FromString, timeout)
+        async for answer in answers:
             self._answered(self._session.current(), answer.revision)
             for part in streams.items_of(answer):
                 yield part
@@ -258,28 +257,29 @@ class AsyncClient(AsyncTransfers):
         request = streams.history_request(
             key, limit, before_revision, local, self._session.least(local, min_revision)
         )
-        async for answer in self._stream(
-            streams.HISTORY, request, pb.HistoryResponse.FromString, timeout
-        ):
+        answers = self._stream(streams.HISTORY, request, pb.HistoryResponse.FromString, timeout)
+        async for answer in answers:
             for part in streams.events_of(answer):
                 yield part
 
     async def watch(
         self, key: str = "", *, after_revision: int = 0, snapshot: bool = False,
-        data_bytes_max: int = 0, on_lost: Lost | None = None,
+        data_bytes_max: int = 0, data_after_revision: int = 0, on_lost: Lost | None = None,
     ) -> AsyncIterator[Update]:
         """See `Client.watch`. Leave it with `aclose` or by cancelling the task."""
-        watching = Watching(key, after_revision, snapshot, data_bytes_max, self._session.chance)
+        asked = key, after_revision, snapshot, data_bytes_max, data_after_revision
+        watching = Watching(*asked, self._session.chance)
         async with contextlib.aclosing(self._watch(watching, on_lost)) as answers:
             async for answer, _ in answers:
                 yield watching.take(answer)
 
     async def watch_encoded(
         self, key: str = "", *, after_revision: int = 0, snapshot: bool = False,
-        data_bytes_max: int = 0, on_lost: Lost | None = None,
+        data_bytes_max: int = 0, data_after_revision: int = 0, on_lost: Lost | None = None,
     ) -> AsyncIterator[Told]:
         """As `watch`, for whoever has the answers read by the engine."""
-        watching = Watching(key, after_revision, snapshot, data_bytes_max, self._session.chance)
+        asked = key, after_revision, snapshot, data_bytes_max, data_after_revision
+        watching = Watching(*asked, self._session.chance)
         async with contextlib.aclosing(self._watch(watching, on_lost)) as answers:
             async for answer, encoded in answers:
                 yield watching.told(answer, encoded)

@@ -115,10 +115,14 @@ class Watching:
 
     def __init__(
         self, key: str, after_revision: int, snapshot: bool, data_bytes_max: int,
-        chance: random.Random,
+        data_after_revision: int, chance: random.Random,
     ) -> None:
-        _not_negative(after_revision=after_revision, data_bytes_max=data_bytes_max)
+        _not_negative(
+            after_revision=after_revision, data_bytes_max=data_bytes_max,
+            data_after_revision=data_after_revision,
+        )
         self._key, self._data_bytes_max = text(key), data_bytes_max
+        self._data_after = data_after_revision
         self._after = 0 if snapshot else after_revision
         self._snapshot = snapshot
         self._begin = snapshot
@@ -132,6 +136,7 @@ class Watching:
         return pb.WatchRequest(
             key=self._key, after_revision=self._after, snapshot=self._snapshot,
             data_bytes_max=self._data_bytes_max, progress_ms=WATCH_PROGRESS_MS,
+            data_after_revision=self._data_after,
         )
 
     def take(self, answer: pb.WatchResponse) -> Update:
@@ -155,7 +160,7 @@ class Watching:
         self._begin = False
         if snapshot and not answer.snapshot_end:
             return Told(encoded, after, 0, True, begin, False, 0)
-        self._snapshot = False
+        self._snapshot, self._data_after = False, 0
         last = answer.events[-1].revision if answer.events else 0
         self._after = max(after, answer.revision, last)
         return Told(

@@ -280,19 +280,17 @@ class Client(Transfers):
 
     def watch(
         self, key: str = "", *, after_revision: int = 0, snapshot: bool = False,
-        data_bytes_max: int = 0, on_lost: Lost | None = None,
+        data_bytes_max: int = 0, data_after_revision: int = 0, on_lost: Lost | None = None,
     ) -> Watch:
         """The changes of a key and of what is below it, each once and in order, without end.
 
-        Begins after `after_revision` (0: now), or with the present state where `snapshot` says so.
+        Begins after `after_revision` (0: now), or with the present state where `snapshot` says so:
+        then with content, up to `data_bytes_max`, of revisions after `data_after_revision` only.
         A lost node is replaced by another, as long as it takes; `on_lost` is told each time. Raises
         OutOfRange when the changes wanted are not retained any more. See `Update`.
         """
-        return Watch(
-            self,
-            Watching(key, after_revision, snapshot, data_bytes_max, self._session.chance),
-            on_lost,
-        )
+        asked = key, after_revision, snapshot, data_bytes_max, data_after_revision
+        return Watch(self, Watching(*asked, self._session.chance), on_lost)
 
     # ---- cluster ---------------------------------------------------------------------------------
     def status(

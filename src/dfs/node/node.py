@@ -201,9 +201,9 @@ class Node:
         self._check()
         return self._store.view()
 
-    def _listing(self, key: str, data_bytes_max: int) -> Listing:
+    def _listing(self, key: str, data_bytes_max: int, data_after: int) -> Listing:
         self._check()
-        return self._store.listing(key, True, "", 0, data_bytes_max, itself=True)
+        return self._store.listing(key, True, "", 0, data_bytes_max, True, data_after)
 
     async def list_answers(
         self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int,
@@ -250,10 +250,12 @@ class Node:
                     yield piece, b""
         yield b"", saving.sha256
 
-    async def watch(self, caller: Caller, wanted: Wanted, after: int, snapshot: bool) -> None:
+    async def watch(
+        self, caller: Caller, wanted: Wanted, after: int, snapshot: bool, data_after: int
+    ) -> None:
         """Tells a caller every change exactly once, until it is cancelled, or a gap."""
         with self._noticing():
-            await self._watches.follow(caller, wanted, after, snapshot)
+            await self._watches.follow(caller, wanted, after, snapshot, data_after)
 
     # ---- the cluster -----------------------------------------------------------------------------
 

@@ -462,18 +462,20 @@ class ListResponse(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
-    __slots__ = ("key", "after_revision", "snapshot", "data_bytes_max", "progress_ms")
+    __slots__ = ("key", "after_revision", "snapshot", "data_bytes_max", "progress_ms", "data_after_revision")
     KEY_FIELD_NUMBER: _ClassVar[int]
     AFTER_REVISION_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     DATA_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_MS_FIELD_NUMBER: _ClassVar[int]
+    DATA_AFTER_REVISION_FIELD_NUMBER: _ClassVar[int]
     key: str
     after_revision: int
     snapshot: bool
     data_bytes_max: int
     progress_ms: int
-    def __init__(self, key: _Optional[str] = ..., after_revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., data_bytes_max: _Optional[int] = ..., progress_ms: _Optional[int] = ...) -> None: ...
+    data_after_revision: int
+    def __init__(self, key: _Optional[str] = ..., after_revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., data_bytes_max: _Optional[int] = ..., progress_ms: _Optional[int] = ..., data_after_revision: _Optional[int] = ...) -> None: ...
 
 class Event(_message.Message):
     __slots__ = ("type", "key", "record", "revision", "previous_revision", "data", "has_data", "sub")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 from google.protobuf.message import Message
 
+from ..errors import InvalidArgument
 from ..limits import WATCH_PROGRESS_MS, WATCH_PROGRESS_MS_MIN
 from ..node import Caller, Contents, Failure, Result, Streaming, Wanted
 from ..paths import check_key
@@ -45,7 +46,9 @@ class Files(Protocol):
     ) -> AsyncGenerator[tuple[int, list[Change]], None]:
         """Yields (floor, changes)."""
 
-    async def watch(self, caller: Caller, wanted: Wanted, after: int, snapshot: bool) -> None:
+    async def watch(
+        self, caller: Caller, wanted: Wanted, after: int, snapshot: bool, data_after: int
+    ) -> None:
         """Tells the caller of changes until it is cancelled, or a gap."""
 
 
@@ -92,9 +95,12 @@ class Streams:
 
     async def _watch(self, request: WatchRequest, caller: Caller) -> None:
         """Streams changes in revision order, each exactly once."""
+        _check_data_after(request)
         progress_ms = max(request.progress_ms or WATCH_PROGRESS_MS, WATCH_PROGRESS_MS_MIN)
         wanted = Wanted(request.key, request.data_bytes_max, progress_ms / 1000)
-        await self._node.watch(caller, wanted, request.after_revision, request.snapshot)
+        await self._node.watch(
+            caller, wanted, request.after_revision, request.snapshot, request.data_after_revision
+        )
 
     async def _history(self, request: HistoryRequest, caller: Caller) -> None:
         """Streams the retained changes of a key or subtree, newest first."""
@@ -102,6 +108,20 @@ class Streams:
         async with aclosing(found) as pieces:
             async for floor, changes in pieces:
                 await caller.write(history_answer(floor, changes), pinned=True)
+
+
+def _check_data_after(request: WatchRequest) -> None:
+    """Raises InvalidArgument."""
+    if request.data_after_revision and not request.snapshot:
+        raise InvalidArgument(
+            "data_after_revision is for the items of a snapshot, and none is asked for: set"
+            " snapshot, or leave it out"
+        )
+    if request.data_after_revision and not request.data_bytes_max:
+        raise InvalidArgument(
+            "data_after_revision says of which items content is sent, and data_bytes_max 0 says of"
+            " none: set data_bytes_max, or leave it out"
+        )
 
 
 def _natively(stream: Stream) -> Streaming:

@@ -127,13 +127,15 @@ class Store:
 
     def listing(
         self, key: str, recursive: bool, after: str, limit: int, data_bytes_max: int,
-        itself: bool = False,
+        itself: bool = False, data_after: int = 0,
     ) -> Listing:  # fmt: skip
         """A list of the state as of now; close it. See Listing."""
         source = self._kv.snapshot(list_range(key, recursive, after))
         try:
             revision = View(source).revision
-            return Listing(source, revision, key, recursive, after, limit, data_bytes_max, itself)
+            return Listing(
+                source, revision, key, recursive, after, limit, data_bytes_max, itself, data_after
+            )
         except BaseException:
             source.close()
             raise

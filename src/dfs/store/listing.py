@@ -32,14 +32,15 @@ class Listing:
 
     def __init__(
         self, source: Snapshot, revision: int, key: str, recursive: bool, after: str, limit: int,
-        data_bytes_max: int, itself: bool = False,
+        data_bytes_max: int, itself: bool = False, data_after: int = 0,
     ) -> None:  # fmt: skip
         """Takes over `source`, the state at `revision`, whose walk is best `list_range`. `limit`:
         at most so many items, 0 = all. `itself`: a directory comes before what is in it, and a
         list of nothing is empty. The rest, and what is raised, as in `View.list`."""
         self.revision = revision
         self._source = source
-        self._recursive, self._data_bytes_max = recursive, data_bytes_max
+        self._recursive = recursive
+        self._data_bytes_max, self._data_after = data_bytes_max, data_after
         self._left = limit or sys.maxsize
         self._begin, self._end = list_range(key, recursive, after)
         """What has not been fetched, unless `_last`."""
@@ -135,7 +136,7 @@ class Listing:
     def _take_usual(self, piece: Piece) -> bool:
         """The same up to a record that has to be looked at alone; whether it has come to one."""
         encoded, self._at, count, size, unusual, beyond = list_items(
-            self._records, self._at, self._recursive, self._data_bytes_max,
+            self._records, self._at, self._recursive, self._data_bytes_max, self._data_after,
             piece.items_max, piece.bytes_max, not piece.count,
         )  # fmt: skip
         piece.add(encoded, count, size)
@@ -151,11 +152,12 @@ class Listing:
         version = unpack_version(store_key, value)
         path = store_key[len(CURRENT) :]
         size = len(path) + version.record_bytes
-        if shows_data(version, self._data_bytes_max):
+        data_wanted = self._data_bytes_max, self._data_after
+        if shows_data(version, *data_wanted):
             size += version.size
         if piece.count and size > piece.bytes_max:
             return False
-        item = listed(self._source, (path, version, value), self._data_bytes_max)
+        item = listed(self._source, (path, version, value), *data_wanted)
         piece.add(list_item(*item), 1, size)
         self._at += 1
         return True

@@ -200,21 +200,24 @@ class View:
         return low
 
     def list(
-        self, key: str = "", recursive: bool = False, after: str = "", data_bytes_max: int = 0
-    ) -> Iterator[Item]:
+        self, key: str = "", recursive: bool = False, after: str = "", data_bytes_max: int = 0,
+        data_after: int = 0,
+    ) -> Iterator[Item]:  # fmt: skip
         """(key, encoded Record, content or None) in key order, behind the key `after`.
 
         `key`: "" = the whole tree, a directory (its children, or with `recursive` its subtree,
         without itself), else that one key. Content of files of up to `data_bytes_max` bytes when
-        that is not 0. Raises NotFound, InvalidArgument (`after` is elsewhere), DataLoss.
+        that is not 0, and of revisions greater than `data_after` only. Raises NotFound,
+        InvalidArgument (`after` is elsewhere), DataLoss.
         """
+        data_wanted = data_bytes_max, data_after
         begin, end = list_range(key, recursive, after)
         head = list_head(self.source, key)
         if head is not None and head[1].kind != DIRECTORY:
-            return _items(self.source, iter([] if after else [head]), data_bytes_max)
+            return _items(self.source, iter([] if after else [head]), data_wanted)
         check_after(key, recursive, after)
         return _items(
-            self.source, live_below(self.source, begin, end, recursive), data_bytes_max
+            self.source, live_below(self.source, begin, end, recursive), data_wanted
         )
 
     def close(self) -> None:
@@ -344,11 +347,11 @@ def check_after(key: str, recursive: bool, after: str) -> None:
             raise InvalidArgument(f"cannot go on behind {after}: this list never shows it")
 
 
-def listed(source: Reads, found: Found, data_bytes_max: int) -> Item:
-    """What a list shows of one key."""
+def listed(source: Reads, found: Found, data_bytes_max: int, data_after: int = 0) -> Item:
+    """What a list shows of one key, with content as `shows_data` says."""
     path, version, value = found
     data = None
-    if shows_data(version, data_bytes_max):
+    if shows_data(version, data_bytes_max, data_after):
         if version.flags & INLINE:
             data = inline_data_of(version, value)
         else:
@@ -356,9 +359,11 @@ def listed(source: Reads, found: Found, data_bytes_max: int) -> Item:
     return key_of(path), record_of(version, value), data
 
 
-def shows_data(version: Version, data_bytes_max: int) -> bool:
-    """Whether a list with content up to so many bytes shows that of this key."""
-    return version.kind == FILE and not version.large and version.size <= data_bytes_max > 0
+def shows_data(version: Version, data_bytes_max: int, data_after: int) -> bool:
+    """Whether a list with content up to so many bytes, of greater revisions only, has that of this
+    key."""
+    small = version.kind == FILE and not version.large and version.size <= data_bytes_max > 0
+    return small and version.revision > data_after
 
 
 def live_below(source: Reads, begin: bytes, end: bytes, recursive: bool) -> Iterator[Found]:
@@ -384,9 +389,11 @@ def _children(source: Reads, begin: bytes, end: bytes) -> Iterator[Found]:
                 break
 
 
-def _items(source: Reads, found: Iterator[Found], data_bytes_max: int) -> Iterator[Item]:
+def _items(
+    source: Reads, found: Iterator[Found], data_wanted: tuple[int, int]
+) -> Iterator[Item]:
     for each in found:
-        yield listed(source, each, data_bytes_max)
+        yield listed(source, each, *data_wanted)
 
 
 def _first_change(source: Reads, revision: int) -> tuple[int, int]:

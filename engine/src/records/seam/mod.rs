@@ -257,6 +257,7 @@ fn list_items<'py>(
     at: usize,
     recursive: bool,
     data_bytes_max: u64,
+    data_after: u64,
     items_max: usize,
     bytes_max: usize,
     first: bool,
@@ -264,6 +265,7 @@ fn list_items<'py>(
     let mut items = Items::new(Wanted {
         recursive,
         data_bytes_max,
+        data_after,
         items_max,
         bytes_max,
         first,

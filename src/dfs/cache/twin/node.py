@@ -344,14 +344,18 @@ class MemoryNode(MemoryContents, MemoryPast):
 
     async def watch_encoded(
         self, key: str = "", *, after_revision: int = 0, snapshot: bool = False,
-        data_bytes_max: int = 0, on_lost: Callable[[DfsError], None] | None = None,
+        data_bytes_max: int = 0, data_after_revision: int = 0,
+        on_lost: Callable[[DfsError], None] | None = None,
     ) -> AsyncIterator[Told]:
         """See `dfs.AsyncClient.watch_encoded`."""
         self._must_be_up()
         self.calls.append(("snapshot" if snapshot else "watch", key))
         if snapshot:
             items = [
-                Item(k, s, self._content(k, s, data_bytes_max)) for k, s in self.records.items()
+                Item(k, s, self._content(
+                    k, s, data_bytes_max if s.revision > data_after_revision else -1
+                ))
+                for k, s in self.records.items()
             ]
             revision = after_revision = self.revision
             yield Told(encoded(items[::2]), 0, 0, True, True, False, 0)

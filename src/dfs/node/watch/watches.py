@@ -19,15 +19,16 @@ class Watches:
     def __init__(
         self,
         pin: Callable[[], View],
-        listing: Callable[[str, int], Listing],
+        listing: Callable[[str, int, int], Listing],
         wait_for: Callable[[int], Awaitable[None]],
         on_watched: Callable[[bool], None],
         encode: Encode,
         check: Callable[[], None],
     ) -> None:
         """`pin`: makes a view. `listing`: of a key and all below it, with content up to so many
-        bytes. `wait_for`: that a revision is applied here. `on_watched`: whether
-        changes are wanted at all. `check`: raises what all watches have to end with, if so."""
+        bytes, of greater revisions than that. `wait_for`: that a revision is applied here.
+        `on_watched`: whether changes are wanted at all. `check`: raises what all watches have to
+        end with, if so."""
         self._pin, self._listing = pin, listing
         self._wait_for, self._on_watched = wait_for, on_watched
         self._encode, self._check_node = encode, check
@@ -75,10 +76,13 @@ class Watches:
             for group in groups.values():
                 group.dismiss()
 
-    async def follow(self, caller: Caller, wanted: Wanted, after: int, snapshot: bool) -> None:
+    async def follow(
+        self, caller: Caller, wanted: Wanted, after: int, snapshot: bool, data_after: int = 0
+    ) -> None:
         """Tells a caller all that it wants until it goes, which is a cancellation, or gets a gap.
 
-        `after`: 0 = from now on. With `snapshot`: first all items, then the changes since.
+        `after`: 0 = from now on. With `snapshot`: first all items, with content of those that have
+        a greater revision than `data_after`, then the changes since.
         """
         watcher = self._add(Watcher(caller, wanted))
         try:
@@ -87,7 +91,7 @@ class Watches:
                 # what comes from then on.
                 await self._wait_for(1)
             if snapshot:
-                await self._tell_snapshot(watcher)
+                await self._tell_snapshot(watcher, data_after)
             elif after:
                 await self._wait_for(after)
                 watcher.told = after
@@ -116,10 +120,10 @@ class Watches:
         message = self._encode(update, watcher.wanted.data_bytes_max)
         await watcher.caller.write(message, pinned)
 
-    async def _tell_snapshot(self, watcher: Watcher) -> None:
+    async def _tell_snapshot(self, watcher: Watcher, data_after: int) -> None:
         wanted = watcher.wanted
         watcher.collect()
-        with closing(self._listing(wanted.key, wanted.data_bytes_max)) as listing:
+        with closing(self._listing(wanted.key, wanted.data_bytes_max, data_after)) as listing:
             watcher.told = listing.revision
             while items := await in_thread(listing.items):
                 await self._tell(watcher, Update(listing.revision, items=items), pinned=True)
