@@ -65,9 +65,8 @@ DEADLINE_MS_MAX: Final = 30_000
 STREAMS_PER_CONNECTION_MAX: Final = 1_024
 """Calls of one connection at once; callers that want more open another."""
 STREAM_BYTES: Final = 1 << 20
-"""Of a streamed answer, sent but not yet taken by its caller, before its maker waits: one piece of
-STREAM_CHUNK_BYTES_MAX is on its way while the next is made. Where many callers do not read, each
-gets less."""
+"""Of a streamed answer, sent but not yet taken by its caller, before its maker waits: one piece is
+on its way while the next is made. Where many callers do not read, each gets less."""
 PINNED_WAIT_MS: Final = 60_000
 """For a caller to take something of a list, a history, a backup or the snapshot of a watch. The
 state that it shows is frozen meanwhile: what is overwritten stays in memory and on disk. So long a
@@ -184,8 +183,7 @@ STORE_MEMTABLE_BYTES: Final = 16 << 20
 """Written to disk when full; two may exist. Larger ones are slower: they miss processor caches."""
 STORE_BLOB_BYTES_MIN: Final = 4_096
 """Stored values from here on stand beside the tables, so that merging does not copy them: events of
-history, which go as they came, and hardly any current record, as few have a symlink's target of
-some 3,900 bytes or many extended attributes."""
+history, and hardly any current record: few have a very long target or many extended attributes."""
 STORE_BLOB_GARBAGE_MAX: Final = 0.5
 """So much garbage in those files, and the oldest are emptied by copying what is left in them."""
 STORE_BLOB_GARBAGE_MIN: Final = 0.25
@@ -291,6 +289,8 @@ SIGNATURE_RACY_NS: Final = 20_000_000
 """A change so soon after another may have the same time stamp: such a signature proves nothing."""
 AGENT_DATA_BYTES_MAX: Final = 64 << 10
 """Content up to here travels with the change itself; larger content is fetched when wanted."""
+AGENT_AHEAD_BYTES_MAX: Final = 32 << 20
+"""Content that comes with the first snapshot: files for a second, in which nobody reads."""
 AGENT_RETRY_MS: Final = 50
 """First pause of the agent when it does not reach its node."""
 AGENT_RETRY_MS_MAX: Final = 2_000

@@ -42,7 +42,7 @@ from .control import Control, Operation, Request, Tell
 from .deletes import DELETING, Deletes
 from .feeder import Feeder
 from .fetcher import Fetcher
-from .journal import DELETE, Journal
+from .journal import DELETE, KEPT, Journal
 from .keeping import KEEPING, Keeping, Places
 from .large import Large
 from .objects import Objects
@@ -185,6 +185,7 @@ class Agent:
         lock = self._lock_state()
         try:
             self.journal.open()
+            self.feeder.kept_until = self.journal.marks[KEPT].get("", 0)
             for path, text in self.journal.left_out():
                 self.problems.set(path, text)
             self.large.open()
@@ -201,6 +202,7 @@ class Agent:
             if self.room is not None:
                 self.room.close()
             try:
+                self.journal.mark(KEPT, "", self.feeder.kept_until)
                 self.journal.close()
             finally:
                 os.close(lock)
@@ -319,6 +321,7 @@ class Agent:
     async def _write_journal(self) -> None:
         """Whoever ends this waits for it: the file is closed next, and the changes would be lost.
         Raises OSError."""
+        self.journal.mark(KEPT, "", self.feeder.kept_until)
         changes, marks = self.journal.collect(), self.journal.collect_marks()
 
         def write() -> None:

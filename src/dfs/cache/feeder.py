@@ -1,9 +1,11 @@
 """The committed tree in memory, and what the mount is told of it.
 
 One stream: first a snapshot, then every change. Small content travels with a change and is on disk,
-verified, before the mount shows the file. A stream that breaks goes on where it was; a gap is
-closed by a new snapshot, of which only the differences are applied. Runs on the event loop; content
-is written in a thread, and what is told of single entries is read by the engine.
+verified, before the mount shows the file. The first snapshot brings that of what changed since an
+agent was here last (`kept_until`), but no more than readers should wait for. A stream that breaks
+goes on where it was; a gap is closed by a new snapshot, of which only the differences are applied.
+Runs on the event loop; content is written in a thread, and what is told of single entries is read
+by the engine.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from typing import Final
 
 from ..client.values import Told
 from ..errors import DataLoss, DfsError, OutOfRange
 from ..limits import (
+    AGENT_AHEAD_BYTES_MAX,
     AGENT_DATA_BYTES_MAX,
     AGENT_RETRY_MS,
     AGENT_RETRY_MS_MAX,
@@ -31,6 +35,12 @@ from .problems import Problems
 from .room import Content, Room
 
 log = logging.getLogger(__name__)
+_BLOCK: Final = 4 << 10
+"""Bytes that the smallest file takes on a disk."""
+
+
+class _Enough(Exception):
+    """The first snapshot has brought as much content as one should wait for."""
 
 
 class Feeder:
@@ -43,6 +53,12 @@ class Feeder:
         self.known = Known(tree)
         """Every file, symlink and explicit directory of the tree at `revision`."""
         self.revision = 0
+        self.kept_until = 0
+        """Small content up to this revision came here once; a first snapshot brings that of greater
+        ones. Set it to what the last agent had. It is a hint and no more: what could not be kept,
+        went since or was lost in a power cut is fetched behind the snapshot or when it is read, and
+        so is all content where this is a revision of another cluster. What comes a second time is
+        left as it is."""
         self.live = False
         """Changes arrive; otherwise `known` may be old."""
         self.lost_s = time.time()
@@ -67,6 +83,10 @@ class Feeder:
         self._objects, self._tree = objects, tree
         self._incoming: list[bytes] = []
         """Of a snapshot that closes a gap: what came so far. It is shown when it is complete."""
+        self._bare = False
+        """Snapshots are to come without content, which is fetched behind them."""
+        self._ahead_bytes = 0
+        """Of content that came with the first snapshot, a small one counted as its file."""
         self._outage = False
         self._moved = asyncio.Event()
         """Set when `revision` grows; there is a new one each time."""
@@ -81,6 +101,8 @@ class Feeder:
                 try:
                     await self._follow(snapshot)
                     snapshot = False
+                    continue
+                except _Enough:
                     continue
                 except OutOfRange as error:
                     # The node may only have stopped queueing for us: its history may still reach.
@@ -145,10 +167,11 @@ class Feeder:
             await asyncio.gather(reader, return_exceptions=True)
 
     async def _read(self, queue: asyncio.Queue[Told | Exception], snapshot: bool) -> None:
+        data_bytes_max, data_after = self._content_wanted(snapshot)
         try:
             async with aclosing(self._client.watch_encoded(
                 "", after_revision=self.revision, snapshot=snapshot, on_lost=self._lost,
-                data_bytes_max=self._data_bytes_max(snapshot),
+                data_bytes_max=data_bytes_max, data_after_revision=data_after,
             )) as news:  # type: ignore[type-var]  # An async generator, typed as less.
                 async for told in news:
                     await queue.put(told)
@@ -157,11 +180,12 @@ class Feeder:
             error = caught
         await queue.put(error)
 
-    def _data_bytes_max(self, snapshot: bool) -> int:
-        """A snapshot need not carry the content that the last run of the agent left here."""
-        if self._objects is None or (snapshot and len(self._objects) > 1):
-            return 0
-        return AGENT_DATA_BYTES_MAX
+    def _content_wanted(self, snapshot: bool) -> tuple[int, int]:
+        """Content up to so many bytes is to come along, in a snapshot of greater revisions only."""
+        if self._objects is None or (snapshot and self._bare):
+            return 0, 0
+        emptied = len(self._objects) <= 1  # Whoever did that wants it anew.
+        return AGENT_DATA_BYTES_MAX, 0 if emptied or not snapshot else self.kept_until
 
     def _lost(self, error: Exception) -> None:
         self._set_live(False)
@@ -219,10 +243,15 @@ class Feeder:
                 await asyncio.sleep(0)
         if told.snapshot_end:
             self._complete(told.revision)
+        elif self._ahead_bytes > AGENT_AHEAD_BYTES_MAX and not self._bare:
+            self._bare = True
+            raise _Enough
 
     def _move(self, revision: int) -> None:
         if revision > self.revision:
             self.revision = revision
+            if self._objects is not None:
+                self.kept_until = revision
             moved, self._moved = self._moved, asyncio.Event()
             moved.set()
 
@@ -243,6 +272,7 @@ class Feeder:
                     self._objects.retire(sha256)
         if not self.ready.is_set():
             log.info("the tree is here: %d entries, revision %d", len(self.known), self.revision)
+        self._bare = True
         self.ready.set()
         self.resynced.set()
 
@@ -253,6 +283,10 @@ class Feeder:
         places: list[tuple[bytes, str]] = []
         if (objects := self._objects) is not None:
             contents = self._tree.contents(answers)
+            if not self.ready.is_set():
+                self._ahead_bytes += sum(
+                    max(len(data), _BLOCK) for _, _, data in contents if data is not None
+                )
             await self._store(objects, contents, not snapshot)
             for sha256, size, _ in contents:
                 if (place := objects.backing(sha256, size)) is not None:

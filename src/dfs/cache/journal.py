@@ -3,8 +3,9 @@
 One row for each drop that was stored: its signature then, its hash, the revision that holds it. A
 scan compares with it and reads only what differs. A second table keeps, for drops that could not be
 stored yet, the revision that they replace: a conflict is noticed even after a restart. A third one
-holds marks: what the user wants of a path. A fourth one says more of the few drops with an owner or
-extended attributes that are carried, or with some that could not be.
+holds marks: what the user wants of a path, and up to where content has come here. A fourth one says
+more of the few drops with an owner or extended attributes that are carried, or with some that could
+not be.
 
 All of it is in memory; changes are collected and written now and then. Losing the last ones is
 harmless: such a drop is read again and found to be equal to what is committed.
@@ -45,7 +46,9 @@ DELETE: Final = "delete"
 """A mark: it was removed from the cache directory; its value is the revision that goes."""
 MARKED: Final = "marker"
 """Marks: what tells the marker file of the cache directory from another one."""
-MARKS: Final = (PIN, DELETE, MARKED)
+KEPT: Final = "kept"
+"""A mark of the root: up to which revision content has come here, see `Feeder.kept_until`."""
+MARKS: Final = (PIN, DELETE, MARKED, KEPT)
 
 
 class Row(NamedTuple):
