@@ -183,8 +183,10 @@ async def _serve(
     stop: asyncio.Event,
     beside: Beside,
 ) -> None:
-    await beside.begin(companion, running)
     node = running.node
+    if running.identity.cluster and await _first(_caught_up(node), stop, node.failed):
+        return
+    await beside.begin(companion, running)
     if await _first(node.become_member(), stop, node.failed):
         return
     if await _first(_ready(node), stop, node.failed):
@@ -327,6 +329,13 @@ async def _led(node: Node) -> None:
         async with asyncio.timeout(ELECTION_MS_MAX / 1000):
             while not node.led():  # noqa: ASYNC110 - as below
                 await asyncio.sleep(LED_INTERVAL_MS / 1000)
+
+
+async def _caught_up(node: Node) -> None:
+    """Returns when a mount would show no less than before a restart, or should not wait for it."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(ELECTION_MS_MAX / 1000):
+            await _ready(node)
 
 
 async def _ready(node: Node) -> None:

@@ -137,29 +137,10 @@ def _check_creatable(path: Path, name: str) -> None:
         check_device()
 
 
-@asynccontextmanager
-async def running(
+def supervisor(
     plan: Plan, endpoints: Sequence[str], unmounted: Callable[[], None] | None = None
-) -> AsyncIterator[None]:
-    """An agent for as long as the block lasts. `unmounted`: see MountSupervisor. Raises
-    Misconfigured."""
-    for path in (plan.cache, plan.mount):
-        if path is not None:
-            _make(path)
-    supervisor = await _mounted(plan, endpoints, unmounted)
-    try:
-        async with _cache_only(plan if supervisor is None else None, endpoints):
-            yield
-    finally:
-        if supervisor is not None:
-            await asyncio.to_thread(supervisor.stop)
-
-
-async def _mounted(
-    plan: Plan, endpoints: Sequence[str], unmounted: Callable[[], None] | None
 ) -> MountSupervisor | None:
-    """Mounts. That it is forbidden may show only now: then only a mount that was asked for is worth
-    stopping for."""
+    """For `running`; None where nothing is to be mounted. `unmounted`: see MountSupervisor."""
     if plan.mount is None:
         return None
     from ..mount import MountSupervisor
@@ -167,17 +148,37 @@ async def _mounted(
     def argv(fd: int, adopt: bool) -> list[str]:
         return plan.argv(endpoints, fd, adopt)
 
-    supervisor = MountSupervisor(
-        argv, str(plan.mount), env=environment(), unmounted=unmounted
-    )
+    return MountSupervisor(argv, str(plan.mount), env=environment(), unmounted=unmounted)
+
+
+@asynccontextmanager
+async def running(
+    plan: Plan, endpoints: Sequence[str], supervisor: MountSupervisor | None
+) -> AsyncIterator[None]:
+    """An agent for as long as the block lasts. Raises Misconfigured."""
+    for path in (plan.cache, plan.mount):
+        if path is not None:
+            _make(path)
+    mounted = supervisor is not None and await _mounted(plan, supervisor)
+    try:
+        async with _cache_only(None if mounted else plan, endpoints):
+            yield
+    finally:
+        if supervisor is not None:
+            await asyncio.to_thread(supervisor.stop)
+
+
+async def _mounted(plan: Plan, supervisor: MountSupervisor) -> bool:
+    """Mounts. That it is forbidden may show only now: then only a mount that was asked for is worth
+    stopping for."""
     try:
         await asyncio.to_thread(supervisor.start)
     except Misconfigured as error:
         if plan.mount_asked:
             raise
         log.warning("no mount: %s", error.text)
-        return None
-    return supervisor
+        return False
+    return True
 
 
 def _make(path: Path) -> None:

@@ -73,7 +73,8 @@ async def _run(
         output.note(f"{plan.mount} was unmounted")
         loop.call_soon_threadsafe(stop.set)
 
-    async with agents.running(plan, endpoints, unmounted):
+    supervisor = agents.supervisor(plan, endpoints, unmounted)
+    async with agents.running(plan, endpoints, supervisor):
         if plan.mount is not None and not await _served(plan.mount, stop, served_s):
             return
         output.note(f"serving {' and '.join(places)} from {', '.join(endpoints)}")

@@ -13,6 +13,7 @@ from typing import Final
 from .. import serve as node
 from ..config import EVERYWHERE, Settings, join_address, split_address
 from ..contents import DIRECTORY
+from ..identity import SOCKET
 from ..limits import GRPC_PORT
 from . import agents, output, parsing
 
@@ -32,6 +33,9 @@ def serve(args: argparse.Namespace) -> None:
     for line in plan.notes:
         output.note(line)
 
+    endpoints = [f"unix:{(settings.data / SOCKET).absolute()}"]
+    supervisor = agents.supervisor(plan, endpoints)
+
     def report(running: node.Running) -> None:
         if plan.cache is None and plan.mount is None:
             running.node.report_agent({"mount_mode": "off", "problems": plan.notes})
@@ -39,14 +43,21 @@ def serve(args: argparse.Namespace) -> None:
     @asynccontextmanager
     async def companion(running: node.Running) -> AsyncIterator[None]:
         report(running)
-        async with agents.running(plan, [f"unix:{running.socket.absolute()}"]):
+        async with agents.running(plan, endpoints, supervisor):
             yield
 
     def announce(running: node.Running) -> None:
         report(running)  # one that was opened anew does not know it
         ready(settings, plan, running)
 
-    asyncio.run(node.run(settings, companion, announce))
+    if supervisor is None:
+        asyncio.run(node.run(settings, companion, announce))
+        return
+    supervisor.load()  # Beside all that the node has to do before it can be asked.
+    try:
+        asyncio.run(node.run(settings, companion, announce))
+    finally:
+        supervisor.stop()
 
 
 def start_logging(level: str) -> None:

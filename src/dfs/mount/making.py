@@ -109,13 +109,14 @@ def _forbidden() -> Misconfigured:
     )
 
 
-def make_mount(mountpoint: str, allow_other: bool) -> tuple[str, int]:
-    """Mounts; returns the real path and the descriptor. Raises Misconfigured."""
+def make_mount(mountpoint: str, allow_other: bool, device: int = -1) -> tuple[str, int]:
+    """Mounts; returns the real path and the descriptor: `device`, if that is one that `open_device`
+    gave and it can be used. Raises Misconfigured."""
     path = check_mountpoint(mountpoint)
     check_device()
     options = f"max_read={MAX_READ},default_permissions" + (",allow_other" if allow_other else "")
     try:
-        return path, _mount(path, options)
+        return path, _mount(path, options, device)
     except OSError as error:
         if error.errno not in FORBIDDEN:
             raise Misconfigured(f"{path} cannot be mounted on ({error.strerror})") from error
@@ -124,14 +125,15 @@ def make_mount(mountpoint: str, allow_other: bool) -> tuple[str, int]:
     return path, _mount_by(helper, path, options)
 
 
-def _mount(path: str, options: str) -> int:
+def _mount(path: str, options: str, device: int) -> int:
     """Raises OSError."""
-    fd = fuse_open()
+    fd = fuse_open() if device < 0 else device
     try:
         users = f"user_id={os.getuid()},group_id={os.getgid()}"
         fuse_mount(fd, path, f"{users},{options}", identity())
     except OSError:
-        os.close(fd)
+        if fd != device:
+            os.close(fd)
         raise
     return fd
 

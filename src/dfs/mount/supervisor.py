@@ -23,7 +23,8 @@ from ..limits import (
     AGENT_STOP_MS_MAX,
     AGENT_WATCH_MS,
 )
-from .making import make_mount, unmount
+from ..privileges import may_administrate
+from .making import make_mount, open_device, unmount
 from .points import MOUNTINFO, half_dead, identity, mounts, top_mount
 
 log = logging.getLogger(__name__)
@@ -83,9 +84,25 @@ class MountSupervisor:
         self._leaving: list[subprocess.Popen[bytes]] = []
 
     # ---- for callers -----------------------------------------------------------------------------
+    def load(self) -> None:
+        """Has the first agent load its programs, which is most of its start, while what it needs is
+        still being made: its turn comes with `start`. Where that cannot be, `start` does it all."""
+        if not may_administrate():
+            return  # fusermount3 brings a descriptor, when it mounts.
+        try:
+            self._fd = open_device()
+        except Misconfigured:
+            return  # `start` says so.
+        self._table = _new_table()
+        self._stand_by(adopt=False)
+
     def start(self) -> None:
         """Mounts and starts the first agent. Raises Misconfigured with nothing changed."""
-        self._mount()
+        try:
+            self._mount()
+        except Misconfigured:
+            self._let_go()
+            raise
         self._wake, self._wake_end = os.pipe()
         self._thread = threading.Thread(target=self._run, name="dfs-mount", daemon=True)
         self._thread.start()
@@ -101,6 +118,7 @@ class MountSupervisor:
         self._stopping.set()
         thread, self._thread = self._thread, None
         if thread is None:
+            self._let_go()
             return
         os.close(self._wake_end)
         thread.join(2 * (AGENT_STOP_MS_MAX + AGENT_KILL_MS_MAX) / 1000)
@@ -136,7 +154,7 @@ class MountSupervisor:
 
     def _start_agent(self, adopt: bool) -> bool:
         self._standby_due_s = time.monotonic() + AGENT_STABLE_MS / 1000
-        if adopt and self._take_standby():
+        if self._take_standby():
             return True
         self._end_standby()
         try:
@@ -167,8 +185,11 @@ class MountSupervisor:
             return
         self._end_standby()
         self._standby_due_s = now_s + AGENT_RESTART_MS_MAX / 1000
+        self._stand_by(adopt=True)
+
+    def _stand_by(self, adopt: bool) -> None:
         try:
-            self._standby = self._spawn(True, {STANDBY_VARIABLE: "1"})
+            self._standby = self._spawn(adopt, {STANDBY_VARIABLE: "1"})
         except OSError as error:  # The next agent is started when it is needed, and says so aloud.
             log.info("no agent stands by for %s: %s", self.mountpoint, error)
             return
@@ -270,8 +291,10 @@ class MountSupervisor:
         return any(m.point == self.mountpoint and m.source == identity() for m in mounts())
 
     def _mount(self) -> None:
-        self.mountpoint, self._fd = make_mount(self.mountpoint, self._allow_other)
-        self._table = os.memfd_create("dfs-open-files", os.MFD_CLOEXEC)
+        self.mountpoint, fd = make_mount(self.mountpoint, self._allow_other, self._fd)
+        if fd != self._fd:
+            self._let_go()
+            self._fd, self._table = fd, _new_table()
         self._note(mounted=True)
 
     def _end(self) -> None:
@@ -305,14 +328,24 @@ class MountSupervisor:
                 log.error("%s cannot be unmounted: something was mounted on it", self.mountpoint)
         except OSError as error:
             log.error("%s cannot be unmounted: %s", self.mountpoint, error.strerror)
-        os.close(self._fd)
-        os.close(self._table)
-        self._fd = self._table = -1
+        self._let_go()
         self._note(mounted=False)
+
+    def _let_go(self) -> None:
+        """Of the descriptors, and of who stands by with them."""
+        self._end_standby()
+        if self._fd >= 0:
+            os.close(self._fd)
+            os.close(self._table)
+        self._fd = self._table = -1
 
     def _note(self, **changes: object) -> None:
         with self._lock:
             self._state = self._state._replace(**changes)  # type: ignore[arg-type]
+
+
+def _new_table() -> int:
+    return os.memfd_create("dfs-open-files", os.MFD_CLOEXEC)
 
 
 def ended(fd: int) -> bool:
