@@ -5,6 +5,7 @@
 //! connection, so that neither waits behind entries.
 use super::codec::*;
 use super::hello::{self, Frames, Purpose, frame, read_frame};
+use super::peers::pause;
 use super::riding::Riding;
 use super::shared::Shared;
 use super::snapshot::Snapshot;
@@ -36,9 +37,6 @@ pub const TRANSFER: u8 = 4;
 pub const CONFIRM: u8 = 5;
 
 const DIAL_LIMIT: Duration = Duration::from_secs(1);
-/// Pause after a failed dial; doubles up to the second. openraft calls again at once.
-const PAUSE_MS_MIN: u64 = 20;
-const PAUSE_MS_MAX: u64 = 640;
 /// Written together at most.
 const BURST_BYTES_MAX: usize = 1 << 20;
 /// What a peer takes at least: the deadline of an answer grows with the bytes before it.
@@ -305,12 +303,13 @@ impl Client {
     where
         S: Stream<Item = AppendRequest> + OptionalSend + Unpin + 'static,
     {
+        let voice = self.shared.peers.voice(self.target);
+        let heard = voice.notified(); // also while it is dialled
         let frames = match self.dial(Purpose::Append, DIAL_LIMIT).await {
             Ok(frames) => frames,
             Err(e) => {
                 // openraft's own backoff sits in `requests`, which has not been polled.
-                let pause = PAUSE_MS_MIN << self.failed_dials.min(5);
-                tokio::time::sleep(Duration::from_millis(pause.min(PAUSE_MS_MAX))).await;
+                pause(self.failed_dials, heard).await;
                 self.failed_dials += 1;
                 return Err(unreachable(e));
             }

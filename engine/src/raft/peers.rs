@@ -2,14 +2,20 @@
 use super::hello::Frames;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Idle control connections kept for each peer: heartbeats and, at once, a round of reads for each
 /// node that asks this leader.
 const IDLE_MAX: usize = 8;
 /// Connections to a peer that are made also when nobody waits for them any more.
 const DIALS_MAX: usize = 2;
+
+/// After a failed dial; doubles up to the second. openraft calls again at once.
+const PAUSE_MS_MIN: u64 = 20;
+const PAUSE_MS_MAX: u64 = 640;
 
 struct Peer {
     heard: Option<Instant>,
@@ -21,6 +27,8 @@ struct Peer {
     pace: Duration,
     /// Raised to make the append session begin anew.
     session: watch::Sender<u64>,
+    /// Told each time that the peer is heard.
+    voice: Arc<Notify>,
 }
 
 impl Default for Peer {
@@ -32,6 +40,7 @@ impl Default for Peer {
             dials: 0,
             pace: Duration::ZERO,
             session: watch::channel(0).0,
+            voice: Arc::default(),
         }
     }
 }
@@ -59,7 +68,13 @@ impl Peers {
         self.with(id, |p| {
             p.heard = Some(Instant::now());
             p.error = None;
+            p.voice.notify_waiters();
         });
+    }
+
+    /// For who waits for the peer to be heard.
+    pub fn voice(&self, id: u64) -> Arc<Notify> {
+        self.with(id, |p| p.voice.clone())
     }
 
     pub fn failed(&self, id: u64, text: String) {
@@ -127,5 +142,41 @@ impl Peers {
     /// Forgets everything, idle connections included.
     pub fn clear(&self) {
         self.peers.lock().clear();
+    }
+}
+
+/// Returns when a peer is to be dialled again after so many failed dials: soon where it is `heard`
+/// (see `Peers::voice`), as it may have been started again and lack what it has missed.
+pub async fn pause(failed_dials: u32, heard: impl Future<Output = ()>) {
+    let pause_ms = (PAUSE_MS_MIN << failed_dials.min(5)).min(PAUSE_MS_MAX);
+    // Who is heard all the time and yet cannot be dialled is not dialled all the time.
+    tokio::time::sleep(Duration::from_millis(PAUSE_MS_MIN)).await;
+    let left = Duration::from_millis(pause_ms - PAUSE_MS_MIN);
+    let _ = tokio::time::timeout(left, heard).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Peers, pause};
+    use std::future::pending;
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_is_dialled_after_ever_longer_pauses_and_when_it_is_heard() {
+        let now = tokio::time::Instant::now;
+        for (failed_dials, pause_ms) in [(0, 20), (1, 40), (4, 320), (5, 640), (40, 640)] {
+            let begun = now();
+            pause(failed_dials, pending()).await;
+            let took_ms = begun.elapsed().as_millis();
+            assert!((pause_ms..pause_ms + 5).contains(&took_ms), "{took_ms}");
+        }
+        let peers = Peers::default();
+        let (voice, another) = (peers.voice(1), peers.voice(2));
+        let (heard, not_heard, begun) = (voice.notified(), another.notified(), now());
+        peers.heard(1); // before anybody waits
+        pause(5, heard).await;
+        assert!(begun.elapsed() < Duration::from_millis(25));
+        pause(5, not_heard).await;
+        assert!(begun.elapsed() >= Duration::from_millis(660));
     }
 }
