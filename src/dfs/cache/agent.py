@@ -27,12 +27,7 @@ from typing import Any, Final
 
 from ..client import AsyncClient
 from ..errors import DfsError, FailedPrecondition, Misconfigured
-from ..limits import (
-    DELETE_DELAY_S,
-    FETCH_MS_MAX,
-    REPORT_INTERVAL_MS,
-    SPACE_INTERVAL_MS,
-)
+from ..limits import DELETE_DELAY_S, FETCH_MS_MAX, REPORT_INTERVAL_MS, SPACE_INTERVAL_MS
 from ..places import real_place
 from ..privileges import may_administrate
 from ..proto import dfs_pb2 as pb
