@@ -257,7 +257,7 @@ class Agent:
     async def _mount(self, tree: Tree) -> None:
         """Serves the mount from the moment the tree is known; returns when the kernel ends it."""
         await self.feeder.ready.wait()
-        tree.set_free(await self._free_here())
+        tree.set_free(self._free())  # Not in a thread: who uses the mount would wait for it.
         if self.options.fuse_fd >= 0:
             begin = tree.adopt if self.options.adopt else tree.serve
             begin(self.options.fuse_fd, self.options.fuse_table)
@@ -286,11 +286,11 @@ class Agent:
             self.feeder.majority(2 * sum(answering) > len(answering) or not answering)
         except DfsError:
             known = []  # The stream of changes says aloud that the node is away.
-        tree.set_free(min(known) if known else await self._free_here())
+        tree.set_free(min(known) if known else await asyncio.to_thread(self._free))
 
-    async def _free_here(self) -> int:
+    def _free(self) -> int:
         try:
-            figures = await asyncio.to_thread(os.statvfs, self.options.state)
+            figures = os.statvfs(self.options.state)
         except OSError:
             return 0  # Where the directory is gone nothing can be kept; the journal says so aloud.
         return figures.f_bavail * figures.f_frsize

@@ -267,14 +267,18 @@ class Feeder:
         self._note(self._tree.end_snapshot())
         self._move(revision)
         if self._objects is not None:
-            for sha256 in self._objects.all():
-                if sha256 not in self.needed:
-                    self._objects.retire(sha256)
+            # Afterwards: who waits for a first snapshot does not wait for this.
+            asyncio.get_running_loop().call_soon(self._retire_unneeded, self._objects)
         if not self.ready.is_set():
             log.info("the tree is here: %d entries, revision %d", len(self.known), self.revision)
         self._bare = True
         self.ready.set()
         self.resynced.set()
+
+    def _retire_unneeded(self, objects: Objects) -> None:
+        for sha256 in objects.all():
+            if sha256 not in self.needed:
+                objects.retire(sha256)
 
     # ---- what is shown ---------------------------------------------------------------------------
     async def _show(self, answers: Sequence[tuple[bytes, int]], snapshot: bool) -> None:
