@@ -230,6 +230,10 @@ class Settings:
         "The mount has extended attributes: those stored, and what is known; ls -l gets slower.",
         "false", _boolean, NODE, AGENT,
     ))
+    no_open: bool = field(metadata=_said(
+        "Small files of the mount open several times as fast, large ones are read slower, there "
+        "is no .dfs.", "false", _boolean, NODE, AGENT,
+    ))
     owner: str = field(metadata=_said(
         f"{IGNORE}: files of the mount belong to whoever mounts; {NUMERIC}: uid and gid go with a "
         "drop, and the mount shows them.", IGNORE, _owner, NODE, AGENT,

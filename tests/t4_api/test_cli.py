@@ -16,7 +16,7 @@ import pytest
 import dfs
 from dfs import Client, FailedPrecondition
 from dfs.cli import output
-from dfs.cli.cluster import show_plan
+from dfs.cli.cluster import mounted, show_plan
 from dfs.cli.shared import troubles
 from dfs.proto import dfs_pb2 as pb
 
@@ -306,6 +306,14 @@ def test_a_plan_is_shown_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
         "then  node1, node2 leads, node4 learner       2          0      0",
         "warning: beware",
     ]
+
+
+@pytest.mark.parametrize(
+    ("mount", "mode", "said"),
+    [("/m", "no-open", "/m (no-open)"), ("/m", "off: no root", "-"), ("", "", "-")],
+)
+def test_the_table_says_how_files_are_read(mount: str, mode: str, said: str) -> None:
+    assert mounted(pb.AgentStatus(mount=mount, mount_mode=mode)) == said
 
 
 def test_what_is_wrong_with_a_cluster_is_said_below_the_table() -> None:

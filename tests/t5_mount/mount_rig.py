@@ -30,6 +30,8 @@ HERE = Path(__file__).parent
 SRC = HERE.parent.parent / "src"
 UNOWNED = (NOBODY, NOBODY)
 """uid and gid of what names none."""
+ROW = 512
+"""As in `engine/src/mount/table.rs`."""
 
 
 def why_no_mounts() -> str:
@@ -63,7 +65,7 @@ def fails_with(number: int) -> Iterator[None]:
 class Rig:
     """`put` and `delete` change the tree; `at` is a path on the mount."""
 
-    def __init__(self, folder: Path, **options: int) -> None:
+    def __init__(self, folder: Path, table: int = -1, **options: int) -> None:
         self.objects, self.point = folder / "objects", folder / "mount"
         self.objects.mkdir()
         self.point.mkdir()
@@ -78,7 +80,7 @@ class Rig:
             "user_id=0,group_id=0,default_permissions,allow_other,max_read=1048576",
             identity(),
         )
-        self.tree.serve(self.fd)
+        self.tree.serve(self.fd, table)
 
     def at(self, path: str) -> Path:
         """Where the mount shows a key."""
@@ -145,6 +147,12 @@ def mounted(folder: Path, **options: int) -> Iterator[Rig]:
         yield rig
     finally:
         rig.close()
+
+
+def rows(table: int) -> int:
+    """How many rows of a table of open files are in use."""
+    data = os.pread(table, os.fstat(table).st_size, 0)
+    return sum(any(data[at : at + 8]) for at in range(0, len(data), ROW))
 
 
 def unmount_all(point: Path) -> None:

@@ -13,15 +13,13 @@ import pytest
 
 from dfs._engine import Tree
 
-from .mount_rig import UNOWNED, Rig, fails_with, mounted, needs_fuse, wait_until
+from .mount_rig import UNOWNED, Rig, fails_with, mounted, needs_fuse, rows, wait_until
 from .telling import digest_of, show
 
 pytestmark = needs_fuse
 
 READY_MAX = 16_384
 """As in `engine/src/mount/ready.rs`."""
-ROW = 512
-"""As in `engine/src/mount/table.rs`."""
 
 
 @pytest.fixture
@@ -154,12 +152,6 @@ def test_a_ready_file_gives_way_to_another_of_its_name(rig: Rig) -> None:
     assert rig.at("f").read_bytes() == b"correct"
     closed(rig.tree, ready=1)
     assert not in_use(rig.objects / "quarantine")
-
-
-def rows(table: int) -> int:
-    """How many rows of the table are in use."""
-    data = os.pread(table, os.fstat(table).st_size, 0)
-    return sum(any(data[at : at + 8]) for at in range(0, len(data), ROW))
 
 
 def test_what_was_ready_for_one_process_the_next_one_lets_go(rig: Rig) -> None:

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from .mount_rig import UNOWNED, Background, Rig, mounted, needs_fuse, python, wait_until
+from dfs._engine import Tree
+
+from .mount_rig import UNOWNED, Background, Rig, mounted, needs_fuse, python, rows, wait_until
 from .telling import digest_of
 from .version_reader import FILES, content
 
@@ -135,3 +137,46 @@ def test_a_directory_that_was_removed_is_empty_for_who_stands_in_it(tmp_path: Pa
         assert os.read(file, 9) == b"two"
         os.close(file)
         os.close(standing)
+
+
+def test_without_opens_who_reads_what_was_replaced_goes_on_with_the_next_agents(
+    tmp_path: Path,
+) -> None:
+    """Whether it was replaced before the agent died or after; until the kernel has forgotten it,
+    and no longer."""
+    table, contents = os.memfd_create("open-files"), [os.urandom(300_000) for _ in "abc"]
+    before, after, untouched = contents
+    with mounted(tmp_path, table=table, no_open=1) as rig:
+        for name, data in zip(["before", "after", "untouched"], contents, strict=True):
+            rig.put(name, data)
+        files = [os.open(rig.at(name), os.O_RDONLY) for name in ("before", "after")]
+        for file in files:
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+            assert os.read(file, 10) in {before[:10], after[:10]}
+        rig.put("before", b"new")
+        assert rows(table) == 1
+
+        def next_agent(*told: tuple[str, int, bytes]) -> None:
+            rig.tree.close()
+            rig.tree = Tree({"no_open": 1})
+            rig.apply([
+                (name, 0, len(data), 0o644, 10**18, *UNOWNED, version, rig.store(version, data))
+                for name, version, data in told
+            ], [], flush=False)
+            rig.tree.adopt(rig.fd, table)
+
+        next_agent(("before", 4, b"new"), ("after", 2, after), ("untouched", 3, untouched))
+        assert os.pread(files[0], 100_000, 50_000) == before[50_000:150_000]
+        rig.put("after", b"newer")
+        rig.put("untouched", b"newest")
+        wait_until(lambda: digest_of("untouched", 3) in rig.left | set(rig.tree.left()))
+        assert os.pread(files[1], 100_000, 50_000) == after[50_000:150_000]
+        assert rows(table) == 2
+        next_agent(("before", 4, b"new"), ("after", 5, b"newer"), ("untouched", 6, b"newest"))
+        for file, data in zip(files, contents, strict=False):
+            assert os.pread(file, len(data), 0) == data
+        assert rig.at("after").read_bytes() == b"newer"
+        for file in files:
+            os.close(file)
+        wait_until(lambda: rows(table) == rig.tree.stats()["open"] == 0)
+    os.close(table)

@@ -229,6 +229,38 @@ def test_mount_8_mounts_and_unmounts_by_the_helper(
     assert f"{point} was unmounted" in (tmp_path / "state/mount.log").read_text()
 
 
+def test_with_no_open_what_is_open_is_read_on_when_the_agent_is_killed(
+    cluster: Cluster, point: Path, tmp_path: Path
+) -> None:
+    """With `-no-open`, too, a file that is open keeps its version when its agent is killed, be it
+    replaced before that or once the next one is there."""
+    client, old, new = cluster.nodes[0].client(), os.urandom(300_000), os.urandom(200_000)
+    for key in ("before", "after"):
+        client.put(key, old)
+    options = f"no_open,state={tmp_path / 'state'}"
+    done = run(helper(tmp_path), servers(cluster), point, "-o", options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    top = top_mount(str(point))
+    assert top is not None
+    pid = owner(top.source)
+    assert not (point / ".dfs").exists()
+    with (point / "before").open("rb", 0) as before, (point / "after").open("rb", 0) as after:
+        for file in (before, after):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            assert file.read(10) == old[:10]
+        client.put("before", new)
+        wait_until("it is replaced", lambda: (point / "before").stat().st_size == len(new))
+        os.kill(agent_of(pid), signal.SIGKILL)
+        assert not (point / "asked of the next one").exists()
+        client.put("after", new)
+        wait_until("it is, too", lambda: (point / "after").stat().st_size == len(new))
+        for file in (before, after):
+            assert os.pread(file.fileno(), len(old), 0) == old
+            assert (point / Path(file.name).name).read_bytes() == new
+    subprocess.run(["umount", point], check=True)
+    wait_until("the process has ended", lambda: not Path(f"/proc/{pid}").exists())
+
+
 def test_what_keeps_a_mount_from_being_made_is_one_sentence(point: Path, tmp_path: Path) -> None:
     """When no server answers, or a directory or an option is wrong, nothing is mounted: the helper
     ends with one sentence and a code that is not 0."""

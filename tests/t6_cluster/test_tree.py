@@ -100,8 +100,9 @@ def test_owners_and_attributes_of_a_dropped_tree_are_shown_elsewhere(tmp_path: P
     for key in ("dir0/sub0/file0", "large"):
         os.setxattr(source / key, "user.comment", key.encode())
         os.setxattr(source / key, "user.empty", b"")
-    places = [replace(place, options=("-owner", "numeric", "-xattr")) for place in on_loopback(2)]
-    places += on_loopback(1)
+    options = ("-owner", "numeric", "-xattr")
+    one, two, three = on_loopback(3)
+    places = [replace(one, options=options), replace(two, options=(*options, "-no-open")), three]
     expected = owned(source)
     with Cluster(tmp_path, 3, mounts=True, places=places) as cluster:
         first, second, third = cluster.nodes

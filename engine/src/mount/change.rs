@@ -118,9 +118,29 @@ impl Tree {
         let mut notices = Notices::default();
         for id in self.children.keys() {
             self.nodes[id].mtime_ns.store(now_ns, Relaxed);
-            notices.directories.insert(*id);
+            notices.inodes.insert(*id);
         }
         notices
+    }
+
+    /// Where nobody says what is open: any file may be, since a former process. The kernel counts
+    /// as knowing each until it says otherwise, for which it is asked when that is replaced; of
+    /// those that were replaced before, by `notices`.
+    pub fn assume_known(&self, notices: &mut Notices) {
+        for node in self.nodes.values().filter(|node| node.kind == Kind::File) {
+            node.assumed.store(true, Relaxed);
+            node.lookups.store(1, Relaxed);
+            if node.is_orphan() {
+                notices.inodes.insert(node.id);
+            }
+        }
+    }
+
+    /// The kernel does not know this id, but from an answer that it has not seen yet, perhaps. True
+    /// when `reap` should be called for it.
+    pub fn unknown(&self, id: u64) -> bool {
+        let assumed = |node: &&Arc<Node>| node.assumed.swap(false, Relaxed);
+        self.nodes.get(&id).filter(assumed).is_some() && self.forget(id, 1)
     }
 
     fn insert(
@@ -144,6 +164,7 @@ impl Tree {
             gid: upsert.gid.into(),
             mtime_ns: upsert.mtime_ns.into(),
             lookups: 0.into(),
+            assumed: false.into(),
             orphan: false.into(),
             past: false,
             explicit: true.into(),
@@ -340,6 +361,9 @@ impl Tree {
     fn retire(&mut self, node: &Arc<Node>, batch: &mut Batch) {
         node.orphan.store(true, Relaxed);
         batch.retired.push(node.id);
+        if node.assumed.load(Relaxed) {
+            batch.notices.inodes.insert(node.id);
+        }
         if !node.known()
             && self
                 .nodes
@@ -396,7 +420,7 @@ impl Tree {
         directory
             .mtime_ns
             .store(batch.now_ns.max(before.saturating_add(1)), Relaxed);
-        batch.notices.directories.insert(directory.id);
+        batch.notices.inodes.insert(directory.id);
         true
     }
 }

@@ -52,6 +52,8 @@ pub struct Node {
     pub mtime_ns: AtomicI64,
     /// How often the kernel has been told this id, less what it has forgotten.
     pub lookups: AtomicU64,
+    /// One of `lookups` is for what a former process may have told.
+    pub assumed: AtomicBool,
     /// No longer in the tree, or of the past and in no listing that is here; kept while the kernel
     /// knows it.
     pub orphan: AtomicBool,

@@ -20,7 +20,8 @@ pub enum Notice {
         child: u64,
         name: Box<[u8]>,
     },
-    /// The directory's attributes, and so its cached listing, are out of date.
+    /// The attributes of the inode are out of date, and so the cached listing of a directory. Of a
+    /// file it only asks whether the kernel holds it.
     Attributes(u64),
     /// Every name is out of date.
     Epoch,
@@ -28,16 +29,16 @@ pub enum Notice {
     Resend,
 }
 
-/// The notices of one batch of changes: names in order, each directory once.
+/// The notices of one batch of changes: names in order, each inode once.
 #[derive(Default)]
 pub struct Notices {
     pub names: Vec<Notice>,
-    pub directories: HashSet<u64>,
+    pub inodes: HashSet<u64>,
 }
 
 impl Notices {
     pub fn count(&self) -> usize {
-        self.names.len() + self.directories.len()
+        self.names.len() + self.inodes.len()
     }
 }
 
@@ -95,7 +96,7 @@ impl Queue {
         state.waiting.extend(notices.names);
         state
             .waiting
-            .extend(notices.directories.into_iter().map(Notice::Attributes));
+            .extend(notices.inodes.into_iter().map(Notice::Attributes));
         if state.names > NOTICES_MAX && state.epochs {
             state.collapse();
         }
@@ -156,7 +157,7 @@ impl Notice {
 }
 
 impl State {
-    /// One epoch change instead of all names; directories stay, each once.
+    /// One epoch change instead of all names; inodes stay, each once.
     fn collapse(&mut self) {
         let mut seen = HashSet::new();
         self.waiting.retain(|notice| match notice {

@@ -15,6 +15,10 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+/// So many files that were replaced are kept as open where nobody says which are: each has a row of
+/// the table, 2 MiB in all, and a descriptor once it is read.
+pub const HELD_MAX: usize = 4_096;
+
 /// Why content cannot be had.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Trouble {
@@ -38,8 +42,8 @@ enum Source {
 pub struct Pin {
     opens: u32,
     served: Opened,
-    /// Through the page cache: where from. None for empty files, and for content that was not here
-    /// at a take-over.
+    /// Through the page cache: where from. None for empty files, for content that was not here at a
+    /// take-over, and while nobody has read what is only held.
     source: Option<Source>,
     /// What the kernel reads by itself, if that may stay ready when it is closed.
     pub(super) local: Option<Local>,
@@ -138,6 +142,24 @@ impl Pins {
         pin.slot = state.table.lock().add(pin.row(node.id), node, path);
         state.pins.insert(node.id, pin);
         Ok(served)
+    }
+
+    /// Counts a file as open once, until `release`: its content stays to be had, here and by the
+    /// next process. Not beyond `HELD_MAX`.
+    pub fn hold(&self, node: &Node, path: &str) {
+        let mut state = self.0.lock();
+        if state.pins.len() >= HELD_MAX || state.pins.contains_key(&node.id) {
+            return;
+        }
+        let mut pin = Pin {
+            opens: 1,
+            served: Opened::Cached,
+            source: None,
+            local: None,
+            slot: 0,
+        };
+        pin.slot = state.table.lock().add(pin.row(node.id), node, path);
+        state.pins.insert(node.id, pin);
     }
 
     /// One open file of the node is closed.

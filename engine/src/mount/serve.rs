@@ -263,8 +263,19 @@ impl Session {
 
     pub(super) fn forget(&self, id: u64, count: u64) {
         let gone = self.tree.read().forget(id, count);
-        if gone {
-            self.tree.write().reap(id);
+        self.drop_if(gone, id);
+    }
+
+    /// Drops a node that the kernel has ceased to know, if nothing else has it.
+    pub(super) fn drop_if(&self, gone: bool, id: u64) {
+        if !gone {
+            return;
+        }
+        self.tree.write().reap(id);
+        if self.options.no_open
+            && let Some(device) = self.device.read().clone()
+        {
+            self.pins.release(id, &device);
         }
     }
 
@@ -293,6 +304,9 @@ impl Session {
 
     fn read(&self, call: &mut Call<'_>, node: &Arc<Node>, range: (u64, u32), if_absent: IfAbsent) {
         self.counters.reads.fetch_add(1, Relaxed);
+        if self.options.no_open {
+            self.remember(node);
+        }
         let (offset, size) = range;
         let length = (size as usize).min(TRANSFER);
         match call

@@ -8,13 +8,13 @@
 //!
 //! Callers' threads change the tree, fulfil misses and answer questions. Locks are taken one at a
 //! time, except that under any may be taken: those of `Kept`, the table, and a node's `place`, in
-//! this order.
+//! this order; and under the tree's that of the open files.
 use super::answers::Answers;
 use super::change::{Batch, Upsert};
 use super::content::Digest;
 use super::device::Device;
 use super::misses::{Misses, Question, Wanted};
-use super::node::Node;
+use super::node::{Kind, Node};
 use super::notice::{Notice, Notices, Queue};
 use super::part::Part;
 use super::pins::{Pin, Pins};
@@ -136,8 +136,22 @@ impl Session {
         shown.deleted |= batch.deleted;
         shown.refused.extend(batch.refused);
         self.notices.push(batch.notices);
+        if self.options.no_open {
+            self.hold(&batch.retired);
+        }
         let retired = batch.retired.into_iter();
         self.let_go(|ready| retired.filter_map(|id| ready.take(id)).collect());
+    }
+
+    /// Where nobody says what is open: a file that was replaced counts as open until the kernel has
+    /// forgotten it.
+    fn hold(&self, retired: &[u64]) {
+        let tree = self.tree.read();
+        let files = retired.iter().filter_map(|id| tree.get(*id));
+        for file in files.filter(|node| node.kind == Kind::File) {
+            let path = tree.of_content(file).unwrap_or_default();
+            self.pins.hold(file, &path);
+        }
     }
 
     /// Some closed files are not to be ready any longer: `which` takes them out.
@@ -177,7 +191,14 @@ impl Session {
         }
         // Whether the former process negotiated it is not known: the first open finds out.
         self.passthrough.store(self.options.passthrough, Relaxed);
-        let notices = self.tree.write().adopt(open.into_iter(), now_ns());
+        let notices = {
+            let mut tree = self.tree.write();
+            let mut notices = tree.adopt(open.into_iter(), now_ns());
+            if self.options.no_open {
+                tree.assume_known(&mut notices);
+            }
+            notices
+        };
         let mut message = Message::default();
         device.resend()?;
         if device.send(message.notice(&Notice::Epoch).sealed()).is_ok() {
@@ -218,7 +239,13 @@ impl Session {
         let mut message = Message::default();
         while let Some(notice) = self.notices.next() {
             // ENOENT: the kernel does not hold it, which is as good. ENODEV: unmounted.
-            let _ = device.send(message.notice(&notice).sealed());
+            let sent = device.send(message.notice(&notice).sealed());
+            if let (Notice::Attributes(id), Err(error)) = (notice, sent)
+                && error.raw_os_error() == Some(libc::ENOENT)
+            {
+                let gone = self.tree.read().unknown(id);
+                self.drop_if(gone, id);
+            }
             self.notices.delivered();
         }
     }

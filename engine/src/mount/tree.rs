@@ -112,6 +112,7 @@ impl Tree {
             .fetch_update(Relaxed, Relaxed, less)
             .unwrap_or(0);
         if before <= count {
+            node.assumed.store(false, Relaxed);
             self.kept.note(node);
         }
         before <= count && node.is_orphan()
@@ -332,6 +333,7 @@ pub(super) fn new(
         gid: NOBODY.into(),
         mtime_ns: mtime_ns.into(),
         lookups: 0.into(),
+        assumed: false.into(),
         orphan: false.into(),
         past: false,
         explicit: false.into(),

@@ -353,6 +353,8 @@ class Agent:
             return "off: nothing is mounted"
         if not self.feeder.ready.is_set():
             return "off: waiting for the tree"
+        if self.options.no_open:
+            return "no-open"
         return "passthrough" if self.tree.stats().get("passthrough") else "read"
 
     async def _report(self) -> None:

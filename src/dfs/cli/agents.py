@@ -52,6 +52,7 @@ class Plan(NamedTuple):
     notes: list[str]
     """One line for each thing that is missing, with its remedy."""
     xattr: bool = False
+    no_open: bool = False
     owners: bool = False
 
     def argv(self, endpoints: Sequence[str], fd: int = -1, adopt: bool = False) -> list[str]:
@@ -71,6 +72,7 @@ class Plan(NamedTuple):
         if self.mount is not None and fd >= 0:
             words += ["--mount", str(self.mount.absolute()), "--fuse-fd", str(fd)]
             words += ["--xattr"] if self.xattr else []
+            words += ["--no-open"] if self.no_open else []
         return [*words, "--adopt"] if adopt else words
 
 
@@ -99,7 +101,7 @@ def plan(loaded: Loaded) -> Plan:
         chosen["cache"], chosen["mount"], loaded.given("mount"), settings.state, None, settings.id,
         settings.cache_size, settings.cache_free,
         settings.delete_delay if settings.propagate_deletes else None, notes, settings.xattr,
-        settings.owner == NUMERIC,
+        settings.no_open, settings.owner == NUMERIC,
     )
 
 

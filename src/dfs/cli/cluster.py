@@ -75,10 +75,10 @@ def _contact(node: pb.NodeStatus) -> str:
 
 
 def mounted(agent: pb.AgentStatus) -> str:
-    """Where the tree is shown, in a word or two."""
+    """Where the tree is shown, and how files are read there."""
     if not agent.mount or agent.mount_mode.startswith("off"):
         return "-"
-    return agent.mount
+    return f"{agent.mount} ({agent.mount_mode})"
 
 
 def node_json(node: pb.NodeStatus) -> dict[str, Any]:

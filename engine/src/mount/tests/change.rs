@@ -50,7 +50,7 @@ fn an_unknown_tree_causes_no_notices_but_for_the_root() {
     let mut tree = Tree::new(0);
     let batch = upsert(&mut tree, "a/b/c", Kind::File, 1);
     assert!(batch.notices.names.is_empty());
-    assert_eq!(batch.notices.directories, [ROOT].into());
+    assert_eq!(batch.notices.inodes, [ROOT].into());
     assert_eq!(tree.totals().entries, 3);
 }
 
@@ -173,7 +173,7 @@ fn the_kernel_is_told_of_a_directory_with_another_owner() {
         (change.uid, change.gid) = (uid, gid);
         change.mtime_ns = tree.find("d").unwrap().mtime_ns.load(Relaxed);
         let batch = apply(&mut tree, |tree, batch| tree.upsert(&change, batch));
-        assert_eq!(batch.notices.directories.contains(&id), told);
+        assert_eq!(batch.notices.inodes.contains(&id), told);
     }
 }
 
@@ -184,7 +184,7 @@ fn after_a_take_over_everything_is_told() {
     let (directory, open) = (tree.find("d").unwrap().id, tree.find("d/a").unwrap().id);
     let notices = tree.adopt([open, 999].into_iter(), 2_000);
     assert_eq!(notices.names, []);
-    assert_eq!(notices.directories, [ROOT, directory].into());
+    assert_eq!(notices.inodes, [ROOT, directory].into());
     assert_eq!(
         upsert(&mut tree, "d/new", Kind::File, 2).notices.names,
         [entry(directory, "new")]
@@ -199,6 +199,41 @@ fn after_a_take_over_everything_is_told() {
         [replaced]
     );
     assert!(tree.get(open).is_some(), "an open file stays readable");
+}
+
+#[test]
+fn what_the_kernel_may_know_since_a_former_process_stays_until_it_says_otherwise() {
+    let mut tree = Tree::new(0);
+    let names = ["forgotten", "unknown", "known", "told"];
+    let ids = names.map(|name| {
+        upsert(&mut tree, name, Kind::File, 1);
+        tree.find(name).unwrap().id
+    });
+    let mut notices = Notices::default();
+    tree.assume_known(&mut notices);
+    assert_eq!(notices.count(), 0, "it is asked when they are replaced");
+    let [forgotten, unknown, known, told] = ids;
+    assert!(!tree.forget(forgotten, 3), "it is in the tree");
+    tree.lookup(ROOT, b"told").unwrap();
+    for (name, id, asked) in [
+        ("forgotten", forgotten, false),
+        ("unknown", unknown, true),
+        ("known", known, true),
+        ("told", told, true),
+    ] {
+        let batch = upsert(&mut tree, name, Kind::File, 2);
+        assert_eq!(batch.notices.inodes.contains(&id), asked, "{name}");
+        assert_eq!(tree.get(id).is_some(), asked, "{name}");
+    }
+    assert!(tree.unknown(unknown));
+    tree.reap(unknown);
+    assert!(tree.get(unknown).is_none());
+    assert!(!tree.unknown(told), "an answer may be on its way");
+    assert!(tree.forget(known, 2) && tree.forget(told, 1));
+
+    let mut notices = Notices::default();
+    tree.assume_known(&mut notices);
+    assert_eq!(notices.inodes, [known, told].into(), "replaced already");
 }
 
 // ---- at random, beside two models ---------------------------------------------------------------
@@ -311,7 +346,7 @@ impl Kernel {
                 other => panic!("unexpected {other:?}"),
             }
         }
-        for id in &notices.directories {
+        for id in &notices.inodes {
             let time = tree.get(*id).map(|node| node.mtime_ns.load(Relaxed));
             if self
                 .listings

@@ -9,7 +9,7 @@ fn names(count: u64) -> Notices {
     };
     Notices {
         names: (0..count).map(name).collect(),
-        directories: [1].into(),
+        inodes: [1].into(),
     }
 }
 

@@ -117,6 +117,25 @@ fn empty_files_need_no_content() {
 }
 
 #[test]
+fn what_is_held_is_counted_once_and_not_beyond_the_bound() {
+    let (dir, device, pins) = (tempfile::tempdir().unwrap(), device(), Pins::default());
+    let held = node(&dir, 1, 5, Some(b"hello"));
+    for _ in 0..2 {
+        pins.hold(&held, "f");
+    }
+    let mut buffer = [0; 5];
+    assert_eq!(pins.read(&held, 0, &mut buffer), Ok(5));
+    std::fs::remove_file(dir.path().join("1")).unwrap();
+    assert_eq!(pins.read(&held, 0, &mut buffer), Ok(5), "it stays open");
+    for version in 2..HELD_MAX as u64 + 2 {
+        pins.hold(&node(&dir, version, 1, None), "f");
+    }
+    assert_eq!(pins.counts()[0], ("open", HELD_MAX as u64));
+    pins.release(held.id, &device);
+    assert_eq!(pins.counts()[0], ("open", HELD_MAX as u64 - 1));
+}
+
+#[test]
 fn the_next_process_serves_open_files_the_same_way() {
     let (dir, device) = (tempfile::tempdir().unwrap(), device());
     let (cached, direct) = (
