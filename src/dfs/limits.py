@@ -260,10 +260,10 @@ DELETES_MAX: Final = 64
 """Deletions of one agent under way at once: they share log writes."""
 UPLOADS_BIG_MAX: Final = 2
 """Drops larger than INLINE_BYTES_MAX at once: each is copied, which keeps a disk busy."""
-DROPS_TOGETHER_MAX: Final = 128
+DROPS_TOGETHER_MAX: Final = 256
 """Drops that go as one log entry: its fixed cost is little then, applying it takes milliseconds."""
-DROPS_TOGETHER_BYTES_MAX: Final = 512 << 10
-"""Content of such drops, and one more: an entry is hardly longer than that of one large drop."""
+DROPS_TOGETHER_BYTES_MAX: Final = 1 << 20
+"""Content of such drops, and one more: an entry is hardly longer than those of two large drops."""
 DROP_BATCHES: Final = 3
 """Of them, one is read, one is on its way to the node, one is being committed."""
 DROP_ATTEMPTS_MAX: Final = 8

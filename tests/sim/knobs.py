@@ -43,7 +43,7 @@ _BOUNDS: Final[tuple[tuple[str, tuple[ModuleType, ...], tuple[int, ...]], ...]] 
     ("TURN_ANSWER_BYTES_MAX", (dfs.node.hot,), (0, 32 * MIB)),
     ("PINNED_WAIT_MS", (dfs.node.streams,), (300, 60_000)),
     ("DROP_BATCHES", (dfs.cache.uploader,), (1, 2, 3)),
-    ("DROPS_TOGETHER_MAX", (dfs.cache.uploader,), (1, 2, 128)),
+    ("DROPS_TOGETHER_MAX", (dfs.cache.uploader,), (1, 2, 256)),
 )
 PRUNED_AT_ONCE: Final = (1, 3, 512)
 

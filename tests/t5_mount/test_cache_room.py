@@ -274,7 +274,13 @@ async def test_a_disk_that_fails_is_said_and_survived(tmp_path: Path) -> None:
 def test_an_object_that_is_opened_all_the_time_is_not_touched_all_the_time(tmp_path: Path) -> None:
     objects = Objects(str(tmp_path))
     objects.open()
+    objects.note_used([])
     path, now = objects.add(hashlib.sha256(b"x").digest(), b"x"), int(time.time())
+    os.utime(path, (0, 0))
+    objects.note_used([hashlib.sha256(b"x").digest()])
+    assert os.stat(path).st_mtime == 0  # It was written just now: nobody looks.
+    objects = Objects(str(tmp_path))
+    objects.open()
     for age, touched in ((OBJECT_USED_S - 10, False), (OBJECT_USED_S + 1, True), (-100, True)):
         os.utime(path, (now - age, now - age))
         objects.note_used([hashlib.sha256(b"x").digest()])
@@ -287,8 +293,9 @@ async def test_what_was_opened_last_stays_over_a_restart(tmp_path: Path) -> None
         for i in range(4):
             await rig.node.put(f"f{i}", content(i))
         await rig.shown("f3", content(3))
-        for i in range(4):
-            os.utime(rig.object(content(i)), (i, i))
+    for i in range(4):
+        os.utime(rig.object(content(i)), (i, i))
+    async with rig:
         assert await rig.read("f0") == content(0)
         await wait_until("it is noted", lambda: rig.object(content(0)).stat().st_mtime > 3)
     rig.options["cache_bytes_max"] = 21_000

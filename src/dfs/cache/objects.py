@@ -58,6 +58,9 @@ class Objects:
         """Verified, and about to be removed."""
         self._parts: dict[bytes, bool] = {}
         """What stands in `arriving`, and whether more of it comes just now."""
+        self._fresh: set[bytes] = set()
+        """Written lately, as their times say; since `_fresh_s`, of the wall clock."""
+        self._fresh_s = 0.0
         self._retired: deque[tuple[float, bytes]] = deque()
         self._temporary = itertools.count()
         self.elsewhere: Callable[[bytes, int], str | None] = lambda _sha256, _size: None
@@ -200,6 +203,7 @@ class Objects:
             self._leave_former(sha256)
             self._count(sha256, len(data))
             self._verified.add(sha256)
+            self._fresh.add(sha256)
         return path
 
     def _unmake(self, path: str, fd: int) -> None:
@@ -314,8 +318,12 @@ class Objects:
         """Marks these as used now, also for the next start, which goes by their times: to
         OBJECT_USED_S. Blocks."""
         now = time.time()
+        if not 0 <= now - self._fresh_s < OBJECT_USED_S:
+            self._fresh, self._fresh_s = set(), now
         for sha256 in used:
             self.touch(sha256)
+            if sha256 in self._fresh:
+                continue
             where = self._where(sha256)
             with contextlib.suppress(OSError):  # Only the order of evictions depends on it.
                 if not 0 <= now - os.stat(where).st_mtime < OBJECT_USED_S:

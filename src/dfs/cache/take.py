@@ -80,13 +80,17 @@ class Taken(NamedTuple):
     """Of a large file, whose `data` is empty."""
     copy: Path | None = None
     """Where a large file was copied to."""
-    uid: int | None = None
-    """None: the owner is not carried."""
-    gid: int | None = None
     xattrs: Attributes = ()
     left_out: str = ""
     """Why it goes without extended attributes that it has, and what to do; "" = it has no others.
     """
+    uid: int | None = None
+    """None: the owner is not carried. It stands behind all else."""
+    gid: int | None = None
+
+    def without_owner(self) -> Taken:
+        """The same, with an owner that is not carried."""
+        return Taken(*self[:-2])  # `_replace` takes some microseconds, and each drop comes by here.
 
 
 class Busy(Exception):
@@ -185,7 +189,7 @@ def _taken(
     racy = time.time_ns() - max(found.st_ctime_ns, found.st_mtime_ns) < SIGNATURE_RACY_NS
     return Taken(
         kind, data, sha256, target, stat.S_IMODE(found.st_mode), found.st_mtime_ns,
-        signature_of(found), racy, True, None, None, found.st_uid, found.st_gid, *attributes,
+        signature_of(found), racy, True, None, None, *attributes, found.st_uid, found.st_gid,
     )
 
 

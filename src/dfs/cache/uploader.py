@@ -229,7 +229,7 @@ class Uploader:
         """The drop, if it has to be stored; else it is dealt with by this."""
         try:
             if isinstance(found, Taken) and not self._owners:
-                found = found._replace(uid=None, gid=None)
+                found = found.without_owner()
             if isinstance(found, Exception):
                 self._failed(drop, found)
             elif found is None or self._is_known(drop, found):
@@ -406,7 +406,7 @@ class Uploader:
             self._end(drop, 0.0)
             return
         mine = bool(winner.request_id) and winner.request_id in drop.attempts
-        equal = _equal(winner, taken if mine else taken._replace(uid=None, gid=None), mine)
+        equal = _equal(winner, taken if mine else taken.without_owner(), mine)
         if mine and not equal:
             # No conflict: an earlier attempt of ours, with what the file held then.
             drop.base = winner.revision
@@ -477,7 +477,7 @@ def _as_before(row: Row, seen: Stat | Row | None, taken: Taken, touched: bool) -
     if row.uid is None and taken.uid is not None:
         if seen is not None and seen.revision == row.revision:
             return False
-        taken = taken._replace(uid=None, gid=None)
+        taken = taken.without_owner()
     return _equal(row, taken, touched)
 
 
