@@ -261,7 +261,7 @@ async def test_damage_that_any_reader_finds_ends_the_service(cluster, reader):
             return [piece async for piece in node.backup(True)]
         if reader == "watch":
             caller = Caller(1, Mailboxes())
-            return await node.watch(caller, Wanted("", 0, 1.0), 1, False)
+            return await node.watch(caller, Wanted("", 0, 1.0), 1, False, 0)
         return await asyncio.to_thread(one.engine.snapshot, 5_000)
 
     with pytest.raises(Exception, match="the checksum of"):
