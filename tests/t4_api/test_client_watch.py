@@ -80,7 +80,7 @@ def test_content_of_later_revisions_is_asked_for_with_the_snapshot_alone(
     with client.watch(snapshot=True, data_bytes_max=9, data_after_revision=7) as watch:
         while not next(watch).snapshot_end:
             pass
-        nodes[1].fail = failing("Watch part", dfs.Unavailable("stopping"))
+        nodes[1].stop()
         client.put("a", b"")
         assert revisions(watch, 2) == [2]
     asked = [r for node in nodes for name, r in node.calls if name == "Watch"]
