@@ -151,15 +151,13 @@ impl Pins {
         if state.pins.len() >= HELD_MAX || state.pins.contains_key(&node.id) {
             return;
         }
-        let mut pin = Pin {
+        let row = Row {
+            node: node.id,
+            backing: 0,
             opens: 1,
-            served: Opened::Cached,
-            source: None,
-            local: None,
-            slot: 0,
         };
-        pin.slot = state.table.lock().add(pin.row(node.id), node, path);
-        state.pins.insert(node.id, pin);
+        let slot = state.table.lock().add(row, node, path);
+        state.pins.insert(node.id, Pin::left(slot, row));
     }
 
     /// One open file of the node is closed.
@@ -283,7 +281,7 @@ impl State {
 }
 
 impl Pin {
-    /// What a former process has left.
+    /// What a row says: one that a former process has left, or one of what is held.
     pub fn left(slot: u32, row: Row) -> Pin {
         Pin {
             opens: row.opens,

@@ -44,7 +44,8 @@ const CLOSE_WAIT: Duration = Duration::from_secs(3);
 pub struct Options {
     /// Let the kernel read local files itself, where it and our privileges allow it.
     pub passthrough: bool,
-    /// Never be asked to open: fastest for small files, but nothing pins an open one.
+    /// Never be asked to open: fastest for small files. Which are open nobody knows then, so what
+    /// is replaced is held (`hold`).
     pub no_open: bool,
     /// A reader waits at most this long for a file that is not here.
     pub deadline: Duration,
