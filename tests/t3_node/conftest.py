@@ -100,6 +100,19 @@ class Member:
         """What the wire does with a unary call; only with an engine in memory."""
         return await asyncio.wrap_future(self.engine.call(method, body, timeout_ms))
 
+    async def differ(self) -> None:
+        """A bit of its state hash flips. The hot thread does it, between two batches: what another
+        thread changes while a batch is applied is overwritten with that."""
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def flip() -> None:
+            self.store._meta.state_hash ^= 1
+            loop.call_soon_threadsafe(done.set)
+
+        self.node._hot._jobs.append(flip)
+        self.engine.wake()
+        await done.wait()
+
     def role(self) -> str:
         return self.engine.status()["role"]
 
