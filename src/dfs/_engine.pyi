@@ -379,6 +379,13 @@ def digest_chunks(
     ValueError (the file ends before one of them does, a number beyond the content, `chunk_bytes`
     is 0)."""
 
+def store_objects(root: str, contents: Sequence[tuple[bytes, bytes]]) -> list[bool]:
+    """Makes `<root>/ab/<SHA-256 in hex>` of each (SHA-256, content), as `dfs.cache.objects` has
+    them: 0200 until all of it is there, then 0444. Whether it was made, for each: not if the
+    content has another SHA-256, or its file is there already or cannot be written; an empty one is
+    left then, 0200. Nothing is synced. Blocks without the interpreter lock. Raises ValueError (what
+    is no SHA-256)."""
+
 # (leader's time, key in `n`): an entry that is a plain Put.
 PlainPut = tuple[int, bytes]
 # (key in `n`, revision to replace, bytes of content, their SHA-256, begin and end of the PutRequest

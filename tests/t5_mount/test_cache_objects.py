@@ -51,6 +51,30 @@ def test_an_object_that_was_not_finished_is_none(
     assert not path.exists()
 
 
+def test_many_are_stored_in_one_go_but_those_of_which_one_has_to_know_why(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path))
+    objects.open()
+    data = [b"%d" % n for n in range(4)]
+    good, here, hidden, odd = ((hashlib.sha256(one).digest(), one) for one in data)
+    wrong = (b"\x01" * 32, b"data")
+    for content in (here, hidden):
+        objects.add(*content)
+    objects.hide(hidden[0])
+    (tmp_path / "objects" / odd[0].hex()[:2]).rmdir()  # Somebody tidied up.
+    given = [good, here, wrong, hidden, odd, good]
+    assert objects.add_together(given) == [here, wrong, hidden, odd, good]
+    assert objects.bytes == 3
+    assert objects.backing(good[0], 1) == objects.path(good[0])
+    for content in (here, hidden, odd, good):
+        assert Path(objects.add(*content)).read_bytes() == content[1]
+    with pytest.raises(DataLoss):
+        objects.add(*wrong)
+    assert objects.bytes == 4
+    again = Objects(str(tmp_path))
+    again.open()
+    assert again.bytes == 4
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_two_threads_store_one_content_at_the_same_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool

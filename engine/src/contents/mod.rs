@@ -4,6 +4,7 @@
 //! that processors have for it.
 pub mod copy;
 pub mod sha256;
+pub mod small;
 
 use sha2::{Digest as _, Sha256};
 use std::fs::File;

@@ -95,6 +95,22 @@ impl Hasher {
     }
 }
 
+/// Of each input by itself, two at a time.
+pub fn digests(inputs: &[&[u8]]) -> Vec<Digest> {
+    let mut found = Vec::with_capacity(inputs.len());
+    for pair in inputs.chunks(2) {
+        let (mut one, mut other) = (Hasher::default(), Hasher::default());
+        if let [first, second] = *pair {
+            Hasher::update_both([&mut one, &mut other], [first, second]);
+            found.extend([one.finish(), other.finish()]);
+        } else {
+            one.update(pair[0]);
+            found.push(one.finish());
+        }
+    }
+    found
+}
+
 /// Takes whole blocks, as many of each input, into their states.
 fn compress<const N: usize>(states: [&mut State; N], inputs: [&[u8]; N]) {
     #[cfg(target_arch = "x86_64")]
@@ -259,6 +275,16 @@ mod tests {
             assert_eq!(at, (first, second));
             assert_eq!(a.finish(), right(&one[..first]));
             assert_eq!(b.finish(), right(&other[..second]));
+        }
+    }
+
+    #[test]
+    fn any_number_of_inputs_is_hashed() {
+        let data = bytes(1_000, 17);
+        let inputs = [&data[..500], &data[500..], &data[..64], &[], &data[1..]];
+        for n in 0..=inputs.len() {
+            let expected: Vec<Digest> = inputs[..n].iter().map(|input| right(input)).collect();
+            assert_eq!(digests(&inputs[..n]), expected);
         }
     }
 

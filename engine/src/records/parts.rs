@@ -1,8 +1,8 @@
 //! The entry of a transaction, taken apart: its regular puts, and all else as it is encoded.
 use super::entry::{Entry, SHA256_BYTES, plain_key, text};
 use super::{current_key, put_varint};
+use crate::contents::sha256::digests;
 use crate::protobuf::{Value, field};
-use sha2::{Digest, Sha256};
 
 /// Of the format, at the begin of an entry.
 const FORMAT_BYTES: usize = 2;
@@ -166,8 +166,8 @@ pub fn put_digests(body: &[u8], rules: &Rules) -> Option<Vec<u8>> {
         .into_iter()
         .map(|part| part.put)
         .collect::<Option<_>>()?;
-    let digests = puts.iter().map(|put| Sha256::digest(put.data));
-    Some(digests.flatten().collect())
+    let data: Vec<&[u8]> = puts.iter().map(|put| put.data).collect();
+    Some(digests(&data).concat())
 }
 
 /// Request id and operations of a TransactionRequest; each put takes the next `digest`.
@@ -218,6 +218,7 @@ fn part<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sha2::{Digest, Sha256};
 
     const RULES: Rules = Rules {
         data_bytes_max: 4,

@@ -1,16 +1,17 @@
 //! For Python: chunks of contents from other members, copies and digests; see _engine.pyi.
 use super::peer_error;
-use crate::contents::{self, Digest, Layout, copy};
+use crate::contents::{self, Digest, Layout, copy, small};
 use crate::raft::chunks::fetch::{self, Fault};
 use crate::raft::chunks::{CHUNKS_WANTED_MAX, Order, TRANSFERS_MAX};
 use crate::raft::node::Node;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 use std::fs::File;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What went wrong with a file of here.
@@ -27,6 +28,12 @@ fn file_error(e: &io::Error, path: Option<&Path>) -> PyErr {
             }
         }
     }
+}
+
+fn digest_of(bytes: &[u8]) -> PyResult<Digest> {
+    bytes
+        .try_into()
+        .map_err(|_| PyValueError::new_err("a content is named by 32 bytes"))
 }
 
 /// A descriptor of Python's, for as long as it is used here: Python may close its own.
@@ -55,9 +62,7 @@ impl Wanted {
         unfinished: bool,
     ) -> PyResult<Wanted> {
         let refused = |e: io::Error| PyValueError::new_err(e.to_string());
-        let content: Digest = content
-            .try_into()
-            .map_err(|_| PyValueError::new_err("a content is named by 32 bytes"))?;
+        let content = digest_of(content)?;
         let layout = Layout::new(size, chunk_bytes).map_err(refused)?;
         let (numbers, digests) = wanted.into_iter().unzip();
         let order = Order::new(content, layout, numbers).map_err(refused)?;
@@ -114,9 +119,23 @@ fn digest_chunks<'py>(
     Ok(digests.iter().map(|d| PyBytes::new(py, d)).collect())
 }
 
+#[pyfunction]
+fn store_objects(
+    py: Python<'_>,
+    root: PathBuf,
+    contents: Vec<(PyBackedBytes, PyBackedBytes)>,
+) -> PyResult<Vec<bool>> {
+    let contents = contents
+        .iter()
+        .map(|(digest, data)| Ok((digest_of(digest)?, &**data)))
+        .collect::<PyResult<Vec<_>>>()?;
+    Ok(py.detach(|| small::store(&root, &contents)))
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("CHUNKS_WANTED_MAX", CHUNKS_WANTED_MAX)?;
     m.add("TRANSFERS_MAX", TRANSFERS_MAX)?;
     m.add_function(wrap_pyfunction!(copy_and_hash, m)?)?;
-    m.add_function(wrap_pyfunction!(digest_chunks, m)?)
+    m.add_function(wrap_pyfunction!(digest_chunks, m)?)?;
+    m.add_function(wrap_pyfunction!(store_objects, m)?)
 }

@@ -29,10 +29,10 @@ from ..limits import (
     FEED_UPDATES_MAX,
 )
 from .known import Known, Needed
-from .objects import Objects
+from .objects import Content, Objects
 from .ports import Client, Outcome, Tree
 from .problems import Problems
-from .room import Content, Room
+from .room import Room
 
 log = logging.getLogger(__name__)
 _BLOCK: Final = 4 << 10
@@ -322,7 +322,10 @@ class Feeder:
                 await loop.run_in_executor(self._pool, self._write, objects, kept)
 
     def _write(self, objects: Objects, contents: Sequence[Content]) -> None:
-        for sha256, data in contents:
+        left = objects.add_together(contents)
+        if len(left) < len(contents):
+            self._problems.clear("(objects)")
+        for sha256, data in left:
             try:
                 objects.add(sha256, data)
                 self._problems.clear("(objects)")

@@ -297,7 +297,9 @@ class Fetcher:
             if event.data is not None and self._stat(wanted) is not None:
                 contents.append((event.stat.sha256, event.data))
         async with self._room.ahead(contents, False) as kept:
-            await self._thread(lambda: [self._objects.add(*content) for content in kept])
+            await self._thread(
+                lambda: [self._objects.add(*left) for left in self._objects.add_together(kept)]
+            )
         self._feeder.place([(sha256, len(data)) for sha256, data in contents])
 
     def _verify(self, part: Sequence[tuple[str, Version]]) -> None:

@@ -24,9 +24,10 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Final
 
+from .._engine import store_objects
 from ..errors import DataLoss
 from ..limits import OBJECT_KEEP_S, OBJECT_USED_S, QUARANTINED_MAX
 
@@ -36,6 +37,8 @@ BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 _WHOLE: Final = 0o444
 _UNFINISHED: Final = 0o200
 """Modes of an object's file."""
+Content = tuple[bytes, bytes]
+"""(SHA-256, data)"""
 
 
 class Objects:
@@ -200,11 +203,25 @@ class Objects:
         with self._lock:
             if made != path:
                 os.rename(made, path)
-            self._leave_former(sha256)
-            self._count(sha256, len(data))
-            self._verified.add(sha256)
-            self._fresh.add(sha256)
+            self._is_new(sha256, len(data))
         return path
+
+    def add_together(self, contents: Sequence[Content]) -> list[Content]:
+        """Stores many in one go; those that it did not, as they are here already or for a reason
+        that `add` will say. Blocks."""
+        stored = store_objects(self.root, contents)
+        with self._lock:
+            for (sha256, data), made in zip(contents, stored, strict=True):
+                if made:
+                    self._is_new(sha256, len(data))
+        return [content for content, made in zip(contents, stored, strict=True) if not made]
+
+    def _is_new(self, sha256: bytes, size: int) -> None:
+        """Its file has just been written, all of it verified."""
+        self._leave_former(sha256)
+        self._count(sha256, size)
+        self._verified.add(sha256)
+        self._fresh.add(sha256)
 
     def _unmake(self, path: str, fd: int) -> None:
         """Removes a file that stays unfinished, unless another thread has put a whole one there."""

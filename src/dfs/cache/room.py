@@ -23,14 +23,12 @@ from typing import Final, NamedTuple
 
 from ..limits import FILL_GRACE_MS, REFUSAL_SHOWN_S, ROOM_LOW_MS, ROOM_RETRY_MS, ROOM_WAIT_MS
 from ..sizes import NOTHING_FREE, FreeSpace, size_text
-from .objects import EMPTY, Objects
+from .objects import EMPTY, Content, Objects
 from .problems import Problems
 from .scrub import Scrub
 
 _SHARE: Final = 10
 """After a look at everything that was in vain the next one waits so many times as long."""
-Content = tuple[bytes, bytes]
-"""(SHA-256, data)"""
 
 
 class Disk(NamedTuple):
