@@ -66,6 +66,27 @@ def test_files_that_are_ready_take_no_descriptor(rig: Rig) -> None:
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
+def test_who_opens_what_it_looks_up_finds_the_next_file_ready(rig: Rig) -> None:
+    """And who only looks does not have files made ready for nothing."""
+    for number in range(60):
+        rig.put(f"f{number}", b"%d" % number)
+    for number in range(20):
+        assert rig.at(f"f{number}").read_bytes() == b"%d" % number
+    closed(rig.tree, ready=20)
+    assert rig.at("f20").stat().st_size == 2
+    wait_until(lambda: rig.tree.stats()["ready"] == 21)
+    version = rig.put("f20", b"another")
+    closed(rig.tree, ready=20)
+    assert rig.at("f20").read_bytes() == b"another"
+    (rig.objects / str(version)).unlink()
+    with fails_with(errno.ETIMEDOUT):
+        rig.at("f20").read_bytes()
+    for number in range(21, 60):
+        assert rig.at(f"f{number}").exists()
+    assert rig.tree.stats()["ready"] < 25
+    assert rig.tree.stats()["opens"] == 21
+
+
 @pytest.mark.parametrize("options", [{"passthrough": 0}, {"no_open": 1}], ids=["cached", "no_open"])
 def test_none_is_ready_where_the_kernel_does_not_read_by_itself(
     tmp_path: Path, options: dict[str, int]

@@ -1,11 +1,14 @@
 //! System calls on /dev/fuse and on mount points.
 use super::abi::{IOCTL_BACKING_CLOSE, IOCTL_BACKING_OPEN};
+use super::eager::{Eager, LOOK, TAKEN};
 use super::notice::Notice;
 use super::reply::Message;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::thread::yield_now;
+use std::time::Instant;
 
 /// A connection to the kernel. Readers must use one thread; anybody may write.
 pub struct Device(File);
@@ -44,21 +47,60 @@ impl Device {
     }
 
     /// Waits for the next request, or for `stop` to become readable.
-    pub fn receive(&self, buffer: &mut [u8], stop: BorrowedFd<'_>) -> io::Result<Received> {
+    pub fn receive(
+        &self,
+        buffer: &mut [u8],
+        eager: &mut Eager,
+        stop: BorrowedFd<'_>,
+    ) -> io::Result<Received> {
+        if let Some(received) = self.look(buffer)? {
+            return Ok(received);
+        }
+        let since = Instant::now();
+        let mut found = match eager.looks() {
+            true => self.look_again(buffer, since)?,
+            false => None,
+        };
+        loop {
+            if let Some(received) = found {
+                eager.waited(since.elapsed());
+                return Ok(received);
+            }
+            if self.wait(stop)? {
+                return Ok(Received::Stop);
+            }
+            found = self.look(buffer)?;
+        }
+    }
+
+    /// Looks for a while, unless somebody else wants this core.
+    fn look_again(&self, buffer: &mut [u8], since: Instant) -> io::Result<Option<Received>> {
+        let mut before = since;
+        loop {
+            yield_now();
+            if let Some(received) = self.look(buffer)? {
+                return Ok(Some(received));
+            }
+            let now = Instant::now();
+            if now - before > TAKEN || now - since > LOOK {
+                return Ok(None);
+            }
+            before = now;
+        }
+    }
+
+    /// None: there is no request.
+    fn look(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
         loop {
             match (&self.0).read(buffer) {
-                Ok(0) => return Ok(Received::Ended),
-                Ok(length) => return Ok(Received::Message(length)),
+                Ok(0) => return Ok(Some(Received::Ended)),
+                Ok(length) => return Ok(Some(Received::Message(length))),
                 Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => {
-                        if self.wait(stop)? {
-                            return Ok(Received::Stop);
-                        }
-                    }
+                    Some(libc::EAGAIN) => return Ok(None),
                     // ENOENT: the request was given up while we took it.
                     Some(libc::EINTR | libc::ENOENT) => {}
                     Some(libc::ENODEV | libc::EPERM | libc::ECONNABORTED | libc::ECONNRESET) => {
-                        return Ok(Received::Ended);
+                        return Ok(Some(Received::Ended));
                     }
                     _ => return Err(error),
                 },

@@ -19,7 +19,9 @@
 //! | table.rs     | open files and more, written where it outlives the process    | a file |
 //! | pins.rs      | open files: content of one version to the end                | files |
 //! | ready.rs     | small files that were closed, for the next open              | files |
+//! | ahead.rs     | whether a file that is looked up will be opened next         | yes  |
 //! | device.rs    | system calls: /dev/fuse, mount, umount                       | no   |
+//! | eager.rs     | whether to look for the next request before sleeping         | yes  |
 //! | threads.rs   | named threads that never are waited for without end          | no   |
 //! | session.rs   | all of it together: one mount                                | no   |
 //! | told.rs      | contents and changes that a node tells of                    | no   |
@@ -27,12 +29,14 @@
 //! | ask.rs       | parks questions, delivers answers                            | no   |
 //! | seam.rs      | the classes and functions that Python sees                   | no   |
 pub mod abi;
+pub mod ahead;
 pub mod answers;
 mod ask;
 pub mod change;
 pub mod committed;
 pub mod content;
 pub mod device;
+pub mod eager;
 pub mod feed;
 #[cfg(test)]
 #[path = "tests/kernel.rs"]

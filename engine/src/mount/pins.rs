@@ -144,6 +144,19 @@ impl Pins {
         Ok(served)
     }
 
+    /// Has a small file ready, as one that was closed, unless it is open or ready.
+    pub fn make_ready(&self, node: &Arc<Node>, path: &str, device: &Device) -> Result<(), Trouble> {
+        let state = self.0.lock();
+        let known = state.pins.contains_key(&node.id) || state.ready.has(node.id);
+        if known || state.forbidden || node.size == 0 || !Local::may_stay(node) {
+            return Ok(());
+        }
+        drop(state);
+        self.open(node, path, device, true)?;
+        self.release(node.id, device);
+        Ok(())
+    }
+
     /// Counts a file as open once, until `release`: its content stays to be had, here and by the
     /// next process. Not beyond `HELD_MAX`.
     pub fn hold(&self, node: &Node, path: &str) {

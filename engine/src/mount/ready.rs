@@ -27,12 +27,16 @@ pub struct Local {
 impl Local {
     /// None: not one to stay ready. Nobody tells of content of the past that is to be removed.
     pub fn of(node: &Arc<Node>, file: &File) -> Option<Local> {
-        let small = node.size <= READY_BYTES_MAX && !node.past;
-        let found = small.then(|| file.metadata().ok()).flatten()?;
+        let found = Local::may_stay(node).then(|| file.metadata().ok());
+        let found = found.flatten()?;
         Some(Local {
             node: node.clone(),
             inode: inode(&found),
         })
+    }
+
+    pub fn may_stay(node: &Node) -> bool {
+        node.size <= READY_BYTES_MAX && !node.past
     }
 
     /// The node is shown, and its content.
@@ -66,6 +70,10 @@ pub struct Ready {
 impl Ready {
     pub fn count(&self) -> usize {
         self.files.len()
+    }
+
+    pub fn has(&self, id: u64) -> bool {
+        self.files.contains_key(&id)
     }
 
     /// Takes a file that was closed. Returns the one that is not to be ready any longer, if any:

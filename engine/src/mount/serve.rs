@@ -1,6 +1,7 @@
 //! Answers the kernel's requests, one after the other; only misses are answered later.
 use super::abi::{MAJOR, MINOR, MINOR_EPOCH, MINOR_MIN, TRANSFER, cap};
 use super::device::{Device, Received};
+use super::eager::Eager;
 use super::misses::{Waiter, Want};
 use super::node::{Kind, NOBODY, Node};
 use super::past;
@@ -72,8 +73,9 @@ impl Session {
     pub(super) fn answer_requests(&self, device: &Device, stop: BorrowedFd<'_>) {
         let mut buffer = vec![0; TRANSFER + 4096];
         let mut message = Message::default();
+        let mut eager = Eager::default();
         loop {
-            match device.receive(&mut buffer, stop) {
+            match device.receive(&mut buffer, &mut eager, stop) {
                 Ok(Received::Message(length)) => {
                     if self.answer(device, &buffer[..length], &mut message) == Next::End {
                         return;
@@ -254,10 +256,10 @@ impl Session {
             .as_deref()
             .map_or(self.ttl(), |node| self.ttl_of(node));
         call.ok().entry(attr.as_ref(), ttl);
-        if !call.send()
-            && let Some(node) = found
-        {
-            self.forget(node.id, 1); // The kernel has not learned it.
+        match (call.send(), found) {
+            (true, Some(node)) => self.foresee(call.device, &node),
+            (false, Some(node)) => self.forget(node.id, 1), // The kernel has not learned it.
+            (_, None) => {}
         }
     }
 
@@ -288,6 +290,7 @@ impl Session {
         }
         let path = self.tree.read().of_content(node).unwrap_or_default();
         let passthrough = self.passthrough.load(Relaxed);
+        self.ahead.opened(node.id);
         match self.pins.open(node, &path, call.device, passthrough) {
             Ok(opened) => {
                 self.counters.opens.fetch_add(1, Relaxed);

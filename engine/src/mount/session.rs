@@ -9,6 +9,7 @@
 //! Callers' threads change the tree, fulfil misses and answer questions. Locks are taken one at a
 //! time, except that under any may be taken: those of `Kept`, the table, and a node's `place`, in
 //! this order; and under the tree's that of the open files.
+use super::ahead::Ahead;
 use super::answers::Answers;
 use super::change::{Batch, Upsert};
 use super::content::Digest;
@@ -17,7 +18,7 @@ use super::misses::{Misses, Question, Wanted};
 use super::node::{Kind, Node};
 use super::notice::{Notice, Notices, Queue};
 use super::part::Part;
-use super::pins::{Pin, Pins};
+use super::pins::{Pin, Pins, Trouble};
 use super::ready::Ready;
 use super::reply::Message;
 use super::table::{Left, Table};
@@ -94,6 +95,7 @@ pub struct Session {
     pub(super) answers: Answers,
     pub(super) notices: Queue,
     pub(super) pins: Pins,
+    pub(super) ahead: Ahead,
     pub(super) counters: Counters,
     pub(super) recent: Mutex<VecDeque<Arc<Node>>>,
     /// Bytes that may still be stored, as far as is known.
@@ -116,6 +118,7 @@ impl Session {
             answers: Answers::new(now_ns() as u64),
             notices: Queue::default(),
             pins: Pins::default(),
+            ahead: Ahead::default(),
             counters: Counters::default(),
             recent: Mutex::default(),
             free: 0.into(),
@@ -367,6 +370,19 @@ impl Session {
             recent.pop_front();
         }
         recent.push_back(node.clone());
+    }
+
+    /// A name was told: its file is made ready if it will be opened next.
+    pub(super) fn foresee(&self, device: &Device, node: &Arc<Node>) {
+        if node.kind != Kind::File || !self.passthrough.load(Relaxed) {
+            return;
+        }
+        if self.ahead.looked_up(node.id) {
+            let path = self.tree.read().of_content(node).unwrap_or_default();
+            if self.pins.make_ready(node, &path, device) == Err(Trouble::Damaged) {
+                self.counters.damaged.fetch_add(1, Relaxed);
+            }
+        }
     }
 
     /// False before the start, and when the kernel has ended the connection.
