@@ -223,7 +223,7 @@ def _found(
         if manifest is not None:
             names[number] = manifest.sha256
             read += manifest.size
-    asked_s, here = time.monotonic(), keep(list(names.values()))
+    asked_s, here = time.monotonic(), keep(list(names.values())) if names else frozenset()
     found = {number: asked_s for number, name in names.items() if name in here}
     for number in found:
         contents[number].found()

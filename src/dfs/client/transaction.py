@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
+from typing import Final
 
 from ..limits import INLINE_BYTES_MAX
 from ..proto import dfs_pb2 as pb
@@ -11,6 +12,9 @@ from . import calls, sources
 from .calls import Call, Xattrs
 from .sending import Keep, Progress, Sending
 from .sources import Content, Source
+
+_LIGHT_BYTES_MAX: Final = 2 * INLINE_BYTES_MAX
+"""Of contents that travel along without more ado: to encode them takes a millisecond."""
 
 
 class Changes:
@@ -82,8 +86,8 @@ class Changes:
     @property
     def light(self) -> bool:
         """All of it is here and small: nothing is read or uploaded before `call`."""
-        contents = [part for part in self._operations if isinstance(part, Content)]
-        return sum(map(Content.weight, contents)) <= INLINE_BYTES_MAX
+        weights = [part.weight() for part in self._operations if isinstance(part, Content)]
+        return max(weights, default=0) <= INLINE_BYTES_MAX and sum(weights) <= _LIGHT_BYTES_MAX
 
     def uploads(
         self, request_id: bytes, progress: Progress | None, keep: Keep
