@@ -183,6 +183,15 @@ MUTANTS: Final = (
         "        batch.retired.push(node.id);\n", "        let _ = batch;\n", READY,
     ),
     Mutant(
+        "what-comes-along-is-not-verified", "engine/src/contents/small.rs",
+        "found == *digest && make", "found.len() == digest.len() && make",
+        ("tests/t2_engine/test_small_objects.py",),
+    ),
+    Mutant(
+        "each-file-that-is-looked-up-is-made-ready", "engine/src/mount/ahead.rs",
+        "        right >= RIGHT_MIN", "        right <= RIGHT_MAX", READY,
+    ),
+    Mutant(
         "ready-files-are-not-compared", "engine/src/mount/ready.rs",
         "inode(found) == self.inode && found.len() == self.node.size", "found.ino() > 0", READY,
     ),
