@@ -383,8 +383,7 @@ def store_objects(root: str, contents: Sequence[tuple[bytes, bytes]]) -> list[bo
     """Makes `<root>/ab/<SHA-256 in hex>` of each (SHA-256, content), as `dfs.cache.objects` has
     them: 0200 until all of it is there, then 0444. Whether it was made, for each: not if the
     content has another SHA-256, or its file is there already or cannot be written; an empty one is
-    left then, 0200. Nothing is synced. Blocks without the interpreter lock. Raises ValueError (what
-    is no SHA-256)."""
+    left then, 0200. Nothing is synced. Blocks without the interpreter lock."""
 
 # (leader's time, key in `n`): an entry that is a plain Put.
 PlainPut = tuple[int, bytes]

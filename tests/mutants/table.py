@@ -184,7 +184,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "what-comes-along-is-not-verified", "engine/src/contents/small.rs",
-        "found == *digest && make", "found.len() == digest.len() && make",
+        "found == **digest && make", "found.len() == digest.len() && make",
         ("tests/t2_engine/test_small_objects.py",),
     ),
     Mutant(

@@ -87,7 +87,8 @@ def test_a_directory_that_is_gone_is_no_reason_to_stop(root: Path) -> None:
     assert store_objects(str(root / "nowhere"), [one]) == [False]
 
 
-def test_what_is_no_digest_is_refused(root: Path) -> None:
-    with pytest.raises(ValueError, match="named by 32 bytes"):
-        store_objects(str(root), [content(10), (b"\x01" * 31, b"x")])
-    assert found(root) == {}
+def test_what_is_named_by_no_digest_is_left_alone(root: Path) -> None:
+    good = content(10)
+    contents = [(b"\x01" * 31, b"x"), good, (b"", b""), (good[0] + b"\0", good[1])]
+    assert store_objects(str(root), contents) == [False, True, False, False]
+    assert found(root) == {good[0]: (good[1], 0o444)}

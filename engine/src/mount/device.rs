@@ -1,6 +1,6 @@
 //! System calls on /dev/fuse and on mount points.
 use super::abi::{IOCTL_BACKING_CLOSE, IOCTL_BACKING_OPEN};
-use super::eager::{Eager, LOOK, TAKEN};
+use super::eager::{Eager, LOOK};
 use super::notice::Notice;
 use super::reply::Message;
 use std::ffi::CString;
@@ -73,19 +73,14 @@ impl Device {
         }
     }
 
-    /// Looks for a while, unless somebody else wants this core.
+    /// Looks for a while. Whoever else wants this core has it before each look.
     fn look_again(&self, buffer: &mut [u8], since: Instant) -> io::Result<Option<Received>> {
-        let mut before = since;
         loop {
             yield_now();
-            if let Some(received) = self.look(buffer)? {
-                return Ok(Some(received));
+            let received = self.look(buffer)?;
+            if received.is_some() || since.elapsed() > LOOK {
+                return Ok(received);
             }
-            let now = Instant::now();
-            if now - before > TAKEN || now - since > LOOK {
-                return Ok(None);
-            }
-            before = now;
         }
     }
 

@@ -9,8 +9,6 @@ use std::time::Duration;
 
 /// So long it looks before it sleeps.
 pub const LOOK: Duration = Duration::from_micros(100);
-/// To let others have the core for a moment takes so long only if one of them takes it.
-pub const TAKEN: Duration = Duration::from_micros(100);
 /// Waits of a trial.
 const TRIED: u32 = 32;
 /// Waits until the next trial.

@@ -144,16 +144,35 @@ impl Pins {
         Ok(served)
     }
 
-    /// Has a small file ready, as one that was closed, unless it is open or ready.
+    /// A small file that is neither open nor ready, which the kernel may read itself.
+    pub fn may_be_made_ready(&self, node: &Node) -> bool {
+        self.0.lock().may_be_made_ready(node)
+    }
+
+    /// Has such a file ready, as one that was closed, if all of it is here and the kernel agrees.
     pub fn make_ready(&self, node: &Arc<Node>, path: &str, device: &Device) -> Result<(), Trouble> {
-        let state = self.0.lock();
-        let known = state.pins.contains_key(&node.id) || state.ready.has(node.id);
-        if known || state.forbidden || node.size == 0 || !Local::may_stay(node) {
-            return Ok(());
+        let mut guard = self.0.lock();
+        let state = &mut *guard;
+        if !state.may_be_made_ready(node) {
+            return Ok(()); // Another thread has opened it meanwhile.
         }
-        drop(state);
-        self.open(node, path, device, true)?;
-        self.release(node.id, device);
+        let Source::Whole(file) = Source::of(node)? else {
+            return Ok(());
+        };
+        let Some(backing) = state.backing(&file, device) else {
+            return Ok(());
+        };
+        let mut pin = Pin {
+            opens: 0,
+            served: Opened::Passthrough(backing),
+            source: None,
+            local: Local::of(node, &file),
+            slot: 0,
+        };
+        pin.slot = state.table.lock().add(pin.row(node.id), node, path);
+        if let Some(pin) = state.ready.put(node.id, pin) {
+            pin.end(&state.table, device);
+        }
         Ok(())
     }
 
@@ -275,6 +294,12 @@ impl Pins {
 }
 
 impl State {
+    fn may_be_made_ready(&self, node: &Node) -> bool {
+        let known = self.pins.contains_key(&node.id) || self.ready.has(node.id);
+        // Where it was refused for one file it is for others: on a file system stacked too high.
+        !known && self.refused == 0 && node.size > 0 && Local::may_stay(node)
+    }
+
     /// Asks the kernel to read the file itself. None: it will not (no privilege, an old kernel, a
     /// file system stacked too high).
     fn backing(&mut self, file: &File, device: &Device) -> Option<u32> {

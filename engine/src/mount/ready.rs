@@ -1,4 +1,5 @@
-//! Small files that were closed, and that the kernel is still ready to read by itself.
+//! Small files that were closed, or looked up to be opened next, and that the kernel is ready to
+//! read by itself.
 //!
 //! To get it ready costs more than all else that an open does: a file to open, its backing to
 //! register, and later both to close. So what was closed stays ready, until its version is no

@@ -74,7 +74,8 @@ impl Session {
         let mut buffer = vec![0; TRANSFER + 4096];
         let mut message = Message::default();
         let mut eager = Eager::default();
-        loop {
+        // Also told here: who asks quickly leaves no wait in which `stop` would be noticed.
+        while !self.threads.stopped() {
             match device.receive(&mut buffer, &mut eager, stop) {
                 Ok(Received::Message(length)) => {
                     if self.answer(device, &buffer[..length], &mut message) == Next::End {

@@ -377,7 +377,7 @@ impl Session {
         if node.kind != Kind::File || !self.passthrough.load(Relaxed) {
             return;
         }
-        if self.ahead.looked_up(node.id) {
+        if self.ahead.looked_up(node.id) && self.pins.may_be_made_ready(node) {
             let path = self.tree.read().of_content(node).unwrap_or_default();
             if self.pins.make_ready(node, &path, device) == Err(Trouble::Damaged) {
                 self.counters.damaged.fetch_add(1, Relaxed);

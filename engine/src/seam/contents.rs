@@ -30,12 +30,6 @@ fn file_error(e: &io::Error, path: Option<&Path>) -> PyErr {
     }
 }
 
-fn digest_of(bytes: &[u8]) -> PyResult<Digest> {
-    bytes
-        .try_into()
-        .map_err(|_| PyValueError::new_err("a content is named by 32 bytes"))
-}
-
 /// A descriptor of Python's, for as long as it is used here: Python may close its own.
 fn file_of(fd: RawFd) -> PyResult<File> {
     // SAFETY: fcntl copies a descriptor, if it is one; it touches no memory.
@@ -62,7 +56,9 @@ impl Wanted {
         unfinished: bool,
     ) -> PyResult<Wanted> {
         let refused = |e: io::Error| PyValueError::new_err(e.to_string());
-        let content = digest_of(content)?;
+        let content: Digest = content
+            .try_into()
+            .map_err(|_| PyValueError::new_err("a content is named by 32 bytes"))?;
         let layout = Layout::new(size, chunk_bytes).map_err(refused)?;
         let (numbers, digests) = wanted.into_iter().unzip();
         let order = Order::new(content, layout, numbers).map_err(refused)?;
@@ -124,12 +120,9 @@ fn store_objects(
     py: Python<'_>,
     root: PathBuf,
     contents: Vec<(PyBackedBytes, PyBackedBytes)>,
-) -> PyResult<Vec<bool>> {
-    let contents = contents
-        .iter()
-        .map(|(digest, data)| Ok((digest_of(digest)?, &**data)))
-        .collect::<PyResult<Vec<_>>>()?;
-    Ok(py.detach(|| small::store(&root, &contents)))
+) -> Vec<bool> {
+    let contents: Vec<(&[u8], &[u8])> = contents.iter().map(|(d, data)| (&**d, &**data)).collect();
+    py.detach(|| small::store(&root, &contents))
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

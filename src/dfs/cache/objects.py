@@ -210,9 +210,9 @@ class Objects:
         """Stores many in one go; those that it did not, as they are here already or for a reason
         that `add` will say. Blocks."""
         stored = store_objects(self.root, contents)
-        with self._lock:
-            for (sha256, data), made in zip(contents, stored, strict=True):
-                if made:
+        for (sha256, data), made in zip(contents, stored, strict=True):
+            if made:
+                with self._lock:  # One by one: who asks where another is waits for no unlink.
                     self._is_new(sha256, len(data))
         return [content for content, made in zip(contents, stored, strict=True) if not made]
 

@@ -15,6 +15,8 @@ from .sources import Content, Source
 
 _LIGHT_BYTES_MAX: Final = 2 * INLINE_BYTES_MAX
 """Of contents that travel along without more ado: to encode them takes a millisecond."""
+_LIGHT_OPERATIONS_MAX: Final = 1_000
+"""With keys and metadata, none of which is long, they are far from TRANSACTION_BYTES_MAX."""
 
 
 class Changes:
@@ -86,6 +88,8 @@ class Changes:
     @property
     def light(self) -> bool:
         """All of it is here and small: nothing is read or uploaded before `call`."""
+        if len(self._operations) > _LIGHT_OPERATIONS_MAX:
+            return False
         weights = [part.weight() for part in self._operations if isinstance(part, Content)]
         return max(weights, default=0) <= INLINE_BYTES_MAX and sum(weights) <= _LIGHT_BYTES_MAX
 

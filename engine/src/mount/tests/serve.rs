@@ -6,7 +6,8 @@ use super::super::kernel::{Kernel, WAIT, any, read_body, word};
 use super::super::part::Part;
 use super::super::session::Come;
 use super::*;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixDatagram;
 use std::thread;
 
 #[test]
@@ -336,6 +337,27 @@ fn closing_answers_who_waits_and_a_session_serves_once() {
             .is_err()
     );
     assert_eq!(kernel.session.next_misses(1, WAIT), []);
+}
+
+#[test]
+fn who_was_told_to_stop_takes_no_request_however_many_there_are() {
+    let kernel = Kernel::new(any);
+    kernel.session.threads.stop();
+    let (socket, end) = UnixDatagram::pair().unwrap();
+    for _ in 0..9 {
+        socket.send(b"a request").unwrap();
+    }
+    let device = Device::duplicate(end.as_raw_fd()).unwrap();
+    let (stop, _) = std::io::pipe().unwrap();
+    kernel.session.answer_requests(&device, stop.as_fd());
+    let mut buffer = [0; 16];
+    for _ in 0..9 {
+        assert_eq!(
+            end.recv(&mut buffer).unwrap(),
+            9,
+            "the next process gets it"
+        );
+    }
 }
 
 #[test]
