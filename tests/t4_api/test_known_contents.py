@@ -305,11 +305,7 @@ async def test_a_node_that_cannot_say_what_it_has_is_sent_all(api, sent, monkeyp
     assert (await download(api, key="f"))[1] == data
 
 
-@pytest.mark.parametrize("kind", ["sync", "async"])
-@pytest.mark.parametrize("parts", [[2], [700_000] * 3, [INLINE_BYTES_MAX] * 4])
-async def test_where_all_travels_along_the_node_is_asked_nothing(
-    api, sent, monkeypatch, kind, parts
-):
+async def test_where_all_travels_along_the_node_is_asked_nothing(api, sent, monkeypatch):
     if api.host == "tls":
         pytest.skip("the client speaks no TLS yet")
 
@@ -317,24 +313,24 @@ async def test_where_all_travels_along_the_node_is_asked_nothing(
         raise AssertionError("the node was asked")
 
     monkeypatch.setattr("dfs.client.calls.keep_contents", asked)
-    contents = {f"f{number}": some(number, size) for number, size in enumerate(parts)}
-    if kind == "async":
+    for parts in ([2], [700_000] * 3, [INLINE_BYTES_MAX] * 4):
+        contents = {f"f{number}": some(number, size) for number, size in enumerate(parts)}
         async with (
             dfs.AsyncClient(api.address, learn=False) as client, client.transaction() as changes,
         ):  # fmt: skip
             for key, data in contents.items():
                 changes.put(key, data)
-    else:
 
-        def commit() -> None:
+        def commit(contents=contents) -> None:
             with dfs.Client(api.address, learn=False) as client, client.transaction() as changes:
                 for key, data in contents.items():
-                    changes.put(key, io.BytesIO(data))
+                    changes.put(f"of a file/{key}", io.BytesIO(data))
 
         await asyncio.to_thread(commit)
+        for key, data in contents.items():
+            assert (await download(api, key=key))[1] == data
+            assert (await download(api, key=f"of a file/{key}"))[1] == data
     assert not sent
-    for key, data in contents.items():
-        assert (await download(api, key=key))[1] == data
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES_MIN, SIZE])
