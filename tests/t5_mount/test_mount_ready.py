@@ -78,6 +78,7 @@ def test_who_opens_what_it_looks_up_finds_the_next_file_ready(rig: Rig) -> None:
     version = rig.put("f20", b"another")
     closed(rig.tree, ready=20)
     assert rig.at("f20").read_bytes() == b"another"
+    closed(rig.tree, ready=21)
     (rig.objects / str(version)).unlink()
     with fails_with(errno.ETIMEDOUT):
         rig.at("f20").read_bytes()

@@ -16,6 +16,15 @@ use std::os::unix::fs::FileExt;
 /// A SHA-256.
 pub type Digest = [u8; 32];
 
+/// As digests and ids are written.
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let halves = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    halves
+        .map(|half| char::from(DIGITS[usize::from(half)]))
+        .collect()
+}
+
 /// Read, hashed and written at a time: it fits into a processor's second cache, so that memory is
 /// passed over once.
 pub const PIECE_BYTES: usize = 256 << 10;

@@ -1,11 +1,11 @@
 //! Small contents that become files, many in one go: for each alone, what Python does around the
 //! system calls costs half as much as they do.
-use super::Digest;
 use super::sha256::digests;
+use super::{Digest, hex};
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Modes of an object's file, as `dfs.cache.objects` has them.
 const UNFINISHED: u32 = 0o200;
@@ -24,7 +24,8 @@ pub fn store(root: &Path, contents: &[(&[u8], &[u8])]) -> Vec<bool> {
 
 /// Of a file that could not be written an empty one is left: at its path may be another by now.
 fn make(root: &Path, digest: &Digest, data: &[u8]) -> io::Result<()> {
-    let path = path_of(root, digest);
+    let name = hex(digest);
+    let path = root.join(&name[..2]).join(name);
     let file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -35,17 +36,6 @@ fn make(root: &Path, digest: &Digest, data: &[u8]) -> io::Result<()> {
         file.set_len(0)?;
     }
     written
-}
-
-/// `<root>/ab/<digest in hex>`
-fn path_of(root: &Path, digest: &Digest) -> PathBuf {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let name: String = digest
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .map(|half| char::from(HEX[usize::from(half)]))
-        .collect();
-    root.join(&name[..2]).join(name)
 }
 
 fn fill(mut file: &File, data: &[u8]) -> io::Result<()> {

@@ -162,14 +162,14 @@ impl Pins {
         let Some(backing) = state.backing(&file, device) else {
             return Ok(());
         };
-        let mut pin = Pin {
+        let row = Row {
+            node: node.id,
+            backing,
             opens: 0,
-            served: Opened::Passthrough(backing),
-            source: None,
-            local: Local::of(node, &file),
-            slot: 0,
         };
-        pin.slot = state.table.lock().add(pin.row(node.id), node, path);
+        let slot = state.table.lock().add(row, node, path);
+        let mut pin = Pin::left(slot, row);
+        pin.local = Local::of(node, &file);
         if let Some(pin) = state.ready.put(node.id, pin) {
             pin.end(&state.table, device);
         }
@@ -319,7 +319,7 @@ impl State {
 }
 
 impl Pin {
-    /// What a row says: one that a former process has left, or one of what is held.
+    /// What a row says: one that a former process has left, or one of what is held or made ready.
     pub fn left(slot: u32, row: Row) -> Pin {
         Pin {
             opens: row.opens,

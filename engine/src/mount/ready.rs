@@ -63,7 +63,7 @@ fn inode(of: &Metadata) -> (u64, u64) {
 pub struct Ready {
     /// By node, each with its turn.
     files: HashMap<u64, (u64, Pin)>,
-    /// Their nodes by turn, in the order in which they were closed.
+    /// Their nodes by turn, in the order in which they came.
     turns: BTreeMap<u64, u64>,
     next: u64,
 }
@@ -77,8 +77,8 @@ impl Ready {
         self.files.contains_key(&id)
     }
 
-    /// Takes a file that was closed. Returns the one that is not to be ready any longer, if any:
-    /// the one that was closed first, or itself.
+    /// Takes a file that nobody has open. Returns the one that is not to be ready any longer, if
+    /// any: the one that came first, or itself.
     pub fn put(&mut self, id: u64, pin: Pin) -> Option<Pin> {
         if !pin.local.as_ref().is_some_and(Local::is_shown) {
             return Some(pin);

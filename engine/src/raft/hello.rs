@@ -3,6 +3,7 @@
 //! Frames are a u32 length and that many bytes. A mismatch is answered with a sentence and closed.
 use super::codec::*;
 use super::shared::Shared;
+use crate::contents::hex;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -101,7 +102,7 @@ impl Hello {
 
 /// 16 bytes as a UUID is written.
 pub fn uuid(bytes: &[u8]) -> String {
-    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    let hex = hex(bytes);
     match hex.len() {
         32 => [
             &hex[..8],

@@ -9,6 +9,7 @@
 //! appears by write, fsync, rename, fsync of the directory.
 use super::codec::*;
 use super::types::*;
+use crate::contents::hex;
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::{Mutex, MutexGuard};
 use sha2::{Digest, Sha256};
@@ -172,8 +173,7 @@ impl Snapshots {
 
     /// Where a transfer with this digest is kept while it is under way.
     pub fn part_path(&self, sha256: &[u8; 32]) -> PathBuf {
-        let hex: String = sha256.iter().map(|b| format!("{b:02x}")).collect();
-        self.dir.join(hex + PART_SUFFIX)
+        self.dir.join(hex(sha256) + PART_SUFFIX)
     }
 
     fn final_path(&self, id: &Option<LogId>) -> PathBuf {

@@ -187,7 +187,7 @@ class Objects:
         flags = os.O_WRONLY | os.O_EXCL
         try:
             fd = _create(made, flags, _UNFINISHED)
-        except FileExistsError:  # Another thread makes it just now.
+        except FileExistsError:  # Another thread makes it just now, or could not finish it.
             made = f"{path[:-64]}{next(self._temporary)}.tmp"
             fd = _create(made, flags, _UNFINISHED)
         try:

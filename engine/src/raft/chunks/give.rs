@@ -2,7 +2,8 @@
 use super::super::hello::{self, Frames, closed, framed, reason};
 use super::super::shared::Shared;
 use super::super::transfer::{moving, stall};
-use super::{BYTES, BYTES_MAX, GONE, Line, ORDER_BYTES_MAX, Order, TRANSFERS_MAX, head, hex};
+use super::{BYTES, BYTES_MAX, GONE, Line, ORDER_BYTES_MAX, Order, TRANSFERS_MAX, head};
+use crate::contents::hex;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;

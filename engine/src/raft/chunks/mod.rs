@@ -117,10 +117,6 @@ impl Order {
     }
 }
 
-fn hex(content: &Digest) -> String {
-    content.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 /// A connection whose thread waits itself.
 struct Line<'a> {
     shared: &'a Shared,
