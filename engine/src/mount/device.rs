@@ -1,5 +1,6 @@
 //! System calls on /dev/fuse and on mount points.
 use super::abi::{IOCTL_BACKING_CLOSE, IOCTL_BACKING_OPEN};
+use super::cores::Cores;
 use super::eager::{Eager, LOOK};
 use super::notice::Notice;
 use super::reply::Message;
@@ -31,6 +32,13 @@ pub enum Received {
     Ended,
 }
 
+/// How the one thread that reads waits.
+#[derive(Default)]
+pub struct Waits {
+    eager: Eager,
+    cores: Cores,
+}
+
 impl Device {
     /// Takes a copy of the descriptor; the caller keeps its own. Reads no longer block on either.
     pub fn duplicate(fd: RawFd) -> io::Result<Device> {
@@ -50,22 +58,26 @@ impl Device {
     pub fn receive(
         &self,
         buffer: &mut [u8],
-        eager: &mut Eager,
+        waits: &mut Waits,
         stop: BorrowedFd<'_>,
     ) -> io::Result<Received> {
         if let Some(received) = self.look(buffer)? {
             return Ok(received);
         }
         let since = Instant::now();
-        let mut found = match eager.looks() {
+        let looks = waits.eager.looks();
+        waits.cores.keep_awake(looks);
+        let mut found = match looks {
             true => self.look_again(buffer, since)?,
             false => None,
         };
         loop {
             if let Some(received) = found {
-                eager.waited(since.elapsed());
+                waits.eager.waited(since.elapsed());
                 return Ok(received);
             }
+            // Who sleeps keeps nobody awake.
+            waits.cores.keep_awake(false);
             if self.wait(stop)? {
                 return Ok(Received::Stop);
             }
@@ -193,5 +205,28 @@ fn check(result: i32) -> io::Result<i32> {
         Err(io::Error::last_os_error())
     } else {
         Ok(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixDatagram;
+
+    #[test]
+    fn cores_are_kept_awake_while_it_looks_and_not_while_it_sleeps() {
+        let asked = tempfile::NamedTempFile::new().unwrap();
+        let mut waits = Waits {
+            eager: Eager::looking(),
+            cores: Cores::asked_at(asked.path()),
+        };
+        let (_kernel, end) = UnixDatagram::pair().unwrap();
+        let device = Device::duplicate(end.as_raw_fd()).unwrap();
+        let (stop, signal) = io::pipe().unwrap();
+        drop(signal);
+        let received = device.receive(&mut [0; 16], &mut waits, stop.as_fd());
+        assert_eq!(received.unwrap(), Received::Stop);
+        let written = std::fs::read(asked.path()).unwrap();
+        assert_eq!(written, [[0; 4], i32::MAX.to_ne_bytes()].concat());
     }
 }

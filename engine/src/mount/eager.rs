@@ -4,15 +4,18 @@
 //! where the core of whoever asks is another one, and this one halts when it is idle; nearly
 //! nothing where both share a core. Who goes through many small files asks again a few microseconds
 //! after each answer. So it is tried out: some waits asleep, some awake, and what was quicker for
-//! the many that follow. Where requests come seldom it sleeps.
+//! the many that follow. Where requests come seldom it sleeps. Who asks has to wake up as well, for
+//! each answer: while this thread looks the other cores are kept from halting, too (`cores.rs`).
 use std::time::Duration;
 
 /// So long it looks before it sleeps.
 pub const LOOK: Duration = Duration::from_micros(100);
 /// Waits of a trial.
 const TRIED: u32 = 32;
-/// Waits until the next trial.
+/// Waits until the next trial, where it looks.
 const KEPT: u32 = 8_192;
+/// And where it sleeps: soon, as it may have slept well only because both shared a core.
+const KEPT_ASLEEP: u32 = 1_024;
 /// Above this mean of a trial, looking would mostly be in vain.
 const SELDOM: Duration = Duration::from_micros(200);
 /// What a longer wait counts for.
@@ -43,6 +46,12 @@ impl Default for Eager {
 }
 
 impl Eager {
+    /// One that looks from the start.
+    #[cfg(test)]
+    pub fn looking() -> Eager {
+        Eager::in_phase(Phase::Looks)
+    }
+
     fn in_phase(phase: Phase) -> Eager {
         Eager {
             phase,
@@ -73,7 +82,8 @@ impl Eager {
                 false => Phase::Sleeps,
             },
             Phase::Looks if self.vain > VAIN_MAX => Phase::TriesSleep,
-            Phase::Looks | Phase::Sleeps if self.waits == KEPT => Phase::TriesSleep,
+            Phase::Looks if self.waits == KEPT => Phase::TriesSleep,
+            Phase::Sleeps if self.waits == KEPT_ASLEEP => Phase::TriesSleep,
             _ => return,
         };
         *self = Eager::in_phase(next);
@@ -109,7 +119,8 @@ mod tests {
         );
         // Now another wants the core.
         assert_eq!(looked(&mut eager, TRIED, us(14), us(30)), 0);
-        assert_eq!(looked(&mut eager, TRIED + KEPT, us(14), us(30)), TRIED);
+        let kept = TRIED + KEPT_ASLEEP;
+        assert_eq!(looked(&mut eager, kept, us(14), us(30)), TRIED);
         // And goes.
         assert_eq!(looked(&mut eager, TRIED, us(45), us(10)), 0);
         assert_eq!(
@@ -121,9 +132,10 @@ mod tests {
     #[test]
     fn a_little_quicker_is_not_enough() {
         let mut eager = Eager::default();
-        let all = 2 * TRIED + KEPT;
-        assert_eq!(looked(&mut eager, all, us(40), us(30)), TRIED);
-        assert_eq!(looked(&mut eager, all, us(40), us(29)), TRIED + KEPT);
+        let asleep = 2 * TRIED + KEPT_ASLEEP;
+        assert_eq!(looked(&mut eager, asleep, us(40), us(30)), TRIED);
+        let awake = TRIED + KEPT;
+        assert_eq!(looked(&mut eager, TRIED + awake, us(40), us(29)), awake);
     }
 
     #[test]

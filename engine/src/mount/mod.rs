@@ -22,6 +22,7 @@
 //! | ahead.rs     | whether a file that is looked up will be opened next         | yes  |
 //! | device.rs    | system calls: /dev/fuse, mount, umount                       | no   |
 //! | eager.rs     | whether to look for the next request before sleeping         | yes  |
+//! | cores.rs     | asks that idle cores do not halt                             | no   |
 //! | threads.rs   | named threads that never are waited for without end          | no   |
 //! | session.rs   | all of it together: one mount                                | no   |
 //! | told.rs      | contents and changes that a node tells of                    | no   |
@@ -35,6 +36,7 @@ mod ask;
 pub mod change;
 pub mod committed;
 pub mod content;
+pub mod cores;
 pub mod device;
 pub mod eager;
 pub mod feed;

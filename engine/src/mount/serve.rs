@@ -1,7 +1,6 @@
 //! Answers the kernel's requests, one after the other; only misses are answered later.
 use super::abi::{MAJOR, MINOR, MINOR_EPOCH, MINOR_MIN, TRANSFER, cap};
-use super::device::{Device, Received};
-use super::eager::Eager;
+use super::device::{Device, Received, Waits};
 use super::misses::{Waiter, Want};
 use super::node::{Kind, NOBODY, Node};
 use super::past;
@@ -73,10 +72,10 @@ impl Session {
     pub(super) fn answer_requests(&self, device: &Device, stop: BorrowedFd<'_>) {
         let mut buffer = vec![0; TRANSFER + 4096];
         let mut message = Message::default();
-        let mut eager = Eager::default();
+        let mut waits = Waits::default();
         // Also told here: who asks quickly leaves no wait in which `stop` would be noticed.
         while !self.threads.stopped() {
-            match device.receive(&mut buffer, &mut eager, stop) {
+            match device.receive(&mut buffer, &mut waits, stop) {
                 Ok(Received::Message(length)) => {
                     if self.answer(device, &buffer[..length], &mut message) == Next::End {
                         return;
