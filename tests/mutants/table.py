@@ -56,6 +56,16 @@ MUTANTS: Final = (
         "        let _ = vote;\n        Ok::<(), io::Error>(())",
         ("rust", "only_the_vote_that_was_saved_last_is_confirmed"),
     ),
+    Mutant(  # a disk that hung, here: the next leader ends, too
+        "what-has-arrived-counts-as-installed", "engine/src/raft/machine.rs",
+        ".filter(|s| s.meta.last_log_id <= self.last)", ".filter(|s| s.meta.last_log_id.is_some())",
+        ("rust", "a_snapshot_that_has_arrived_is_no_state_of_here_before_it_is_installed"),
+    ),
+    Mutant(  # kept awake for as long as the mount is there
+        "sleepers-keep-cores-awake", "engine/src/mount/device.rs",
+        "            waits.cores.keep_awake(false);\n", "",
+        ("rust", "cores_are_kept_awake_while_it_looks_and_not_while_it_sleeps"),
+    ),
     Mutant(  # etcd 14370
         "acknowledged-before-sync", "engine/src/raft/log/mod.rs",
         "            self.flush(log, last, Told::Raft(callback))",

@@ -229,12 +229,13 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     /// The engine makes snapshots itself (a failed build must not stop the node) and then triggers
-    /// openraft, which finds the finished one here.
+    /// openraft, which finds the finished one here. One that has arrived and is yet to be installed
+    /// is none of ours: openraft would count it as installed, and not install it.
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
         if !force {
-            return self
-                .snapshots
-                .current()
+            let current = self.snapshots.current();
+            return current
+                .filter(|s| s.meta.last_log_id <= self.last)
                 .map(|s| Builder::Ready(Box::new(s)));
         }
         Some(self.get_snapshot_builder().await)
@@ -278,5 +279,47 @@ impl RaftStateMachine<Types> for Machine {
             meta: s.meta.clone(),
             snapshot: s,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(index: u64) -> Option<LogId> {
+        let leader_id = LeaderId {
+            term: 1,
+            node_id: 1,
+        };
+        Some(LogId { leader_id, index })
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_that_has_arrived_is_no_state_of_here_before_it_is_installed() {
+        let dir = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(dir.path()).unwrap();
+        let mut machine = Machine::new(
+            Arc::new(Queue::new(0)),
+            Arc::default(),
+            snapshots.clone(),
+            id(5),
+            StoredMembership::default(),
+        );
+        let file = dir.path().join("arrived.part");
+        std::fs::write(&file, b"state").unwrap();
+        let meta = SnapshotMeta {
+            last_log_id: id(9),
+            last_membership: StoredMembership::default(),
+        };
+        snapshots.complete(&file, meta).unwrap();
+        assert_eq!(snapshots.current().unwrap().index(), 9);
+        assert!(machine.try_create_snapshot_builder(false).await.is_none());
+        machine.mark().unwrap();
+        assert!(machine.try_create_snapshot_builder(false).await.is_none());
+
+        machine.last = id(9); // installed
+        let mut builder = machine.try_create_snapshot_builder(false).await.unwrap();
+        let built = builder.build_snapshot().await.unwrap();
+        assert_eq!(built.meta.last_log_id, id(9));
     }
 }
