@@ -21,6 +21,7 @@ from dfs.limits import (
     INLINE_BYTES_MAX,
     MODE_MAX,
     OWNER_MAX,
+    PUT_MANY_OPERATIONS_MAX,
     REQUEST_ID_BYTES,
     SMALL_VALUE_BYTES_MAX,
     TRANSACTION_BYTES_MAX,
@@ -134,15 +135,34 @@ def transaction_head(
     return _head(TRANSACTION, size, node, principal, digests, 3 if loses else 1)
 
 
-def regular_transaction_head(body: bytes, node: str, principal: str) -> bytes | None:
+def regular_transaction_head(
+    body: bytes, node: str, principal: str, operations_max: int = TRANSACTION_OPERATIONS_MAX
+) -> bytes | None:
     """Head of a Transaction of nothing but regular puts, as most are, from the encoded request;
     None for all others, bad ones among them."""
     if len(body) > TRANSACTION_BYTES_MAX:
         return None
     digests = put_digests(body, VALUE_BYTES_MAX, MODE_MAX, OWNER_MAX)
-    if digests is None or len(digests) > TRANSACTION_OPERATIONS_MAX * SHA256_BYTES:
+    if digests is None or len(digests) > operations_max * SHA256_BYTES:
         return None
     return _head(TRANSACTION, len(body), node, principal, digests)
+
+
+def check_few_puts(request: TransactionRequest) -> None:
+    """What a PutMany may have less than a Transaction."""
+    count = len(request.operations)
+    if count > PUT_MANY_OPERATIONS_MAX:
+        raise TooLarge(
+            f"{count:,} puts are asked for at once, the limit is {PUT_MANY_OPERATIONS_MAX:,}"
+            " (PUT_MANY_OPERATIONS_MAX): make a Transaction of them, or several",
+            limit="PUT_MANY_OPERATIONS_MAX",
+        )
+    for number, operation in enumerate(request.operations):
+        name = operation.WhichOneof("operation")
+        if name not in ("put", None):
+            raise InvalidArgument(
+                f"operation {number} is a {name}: PutMany has only puts, a Transaction has all"
+            )
 
 
 def check_operations(request: TransactionRequest, size: int) -> None:

@@ -1,7 +1,6 @@
 """The bounds of the system, each with its reason; nothing elsewhere in Python invents a number.
 
-Those that only the engine knows stand in its sources, and what callers meet of them in
-engine/src/wire/limits.rs.
+The engine's own stand in its sources, what callers meet of them in engine/src/wire/limits.rs.
 """
 
 from typing import Final
@@ -42,10 +41,11 @@ COPY_KEYS_MAX: Final = 10_000
 COPY_BYTES_MAX: Final = 64 << 20
 """Content that one move or copy writes again: all other writes wait meanwhile, half a second."""
 ENTRY_RECORD_BYTES_MAX: Final = VALUE_BYTES_MAX
-"""Keys and records of all changes that one move or copy makes: watchers get them in one message.
-Only thousands of the longest names or link targets take more."""
+"""Keys and records of all changes that one move or copy makes: watchers get them in one message."""
 TRANSACTION_OPERATIONS_MAX: Final = 10_000
 """Changes that are asked for as one: a directory tree that is published; as DELETE_KEYS_MAX."""
+PUT_MANY_OPERATIONS_MAX: Final = 1_000
+"""Puts of one PutMany: to apply so many takes some 10 ms, in which all else waits."""
 TRANSACTION_BYTES_MAX: Final = VALUE_BYTES_MAX
 """All of them, without large contents: no log entry is larger than the largest Put."""
 TRANSACTION_CHANGES_MAX: Final = 2 * COPY_KEYS_MAX

@@ -27,7 +27,9 @@ TREE_DEEDS: Final = (
     "put", "put", "put", "mkdir", "symlink", "delete", "delete", "move", "copy",
 )  # fmt: skip
 """What is done to them."""
-WRITES: Final = frozenset(("Put", "Delete", "MakeDir", "Symlink", "Move", "Copy", "Transaction"))
+WRITES: Final = frozenset((
+    "Put", "Delete", "MakeDir", "Symlink", "Move", "Copy", "Transaction", "PutMany",
+))  # fmt: skip
 """Methods."""
 REFUSALS: Final = (
     errors.Conflict, errors.NotFound, errors.IsADirectory, errors.NotADirectory, errors.NotEmpty,

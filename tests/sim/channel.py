@@ -27,7 +27,7 @@ WRITES_WITH_ID: Final = {
     hot.PUT.number: pb.PutRequest, hot.DELETE.number: pb.DeleteRequest,
     hot.MAKE_DIR.number: pb.MakeDirRequest, hot.SYMLINK.number: pb.SymlinkRequest,
     hot.MOVE.number: pb.MoveRequest, hot.COPY.number: pb.CopyRequest,
-    hot.TRANSACTION.number: pb.TransactionRequest,
+    hot.TRANSACTION.number: pb.TransactionRequest, hot.PUT_MANY.number: pb.TransactionRequest,
 }
 REFUSED: Final = (
     14, "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:13000: Failed to "

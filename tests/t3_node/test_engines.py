@@ -63,7 +63,7 @@ def test_numbers_of_the_hot_methods_are_fixed():
     assert [m[:3] for m in METHODS] == [
         ("Put", 1, False), ("Get", 2, True), ("Stat", 3, True), ("Delete", 4, False),
         ("MakeDir", 5, False), ("Symlink", 6, False), ("List", 7, True), ("Watch", 8, False),
-        ("History", 9, True), ("Move", 20, False), ("Copy", 21, False),
+        ("History", 9, True), ("PutMany", 11, False), ("Move", 20, False), ("Copy", 21, False),
         ("Transaction", 22, False),
     ]
     assert [m.name for m in METHODS if m.large] == ["Move", "Copy", "Transaction"]

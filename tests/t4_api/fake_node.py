@@ -106,10 +106,16 @@ class Node(dfs_pb2_grpc.FileServiceServicer, dfs_pb2_grpc.ClusterServiceServicer
         return self.answer("Put", request, context, lambda: pb.PutResponse(
             revision=self.tree.put(request)))
 
+    def PutMany(self, request: pb.TransactionRequest, context: Any) -> Any:
+        return self._first("PutMany", request, context)
+
     def Transaction(self, request: pb.TransactionRequest, context: Any) -> Any:
+        return self._first("Transaction", request, context)
+
+    def _first(self, name: str, request: pb.TransactionRequest, context: Any) -> Any:
         put = request.operations[0].put
         one = pb.PutRequest(key=put.key, data=put.data, request_id=request.request_id)
-        return self.answer("Transaction", request, context, lambda: pb.TransactionResponse(
+        return self.answer(name, request, context, lambda: pb.TransactionResponse(
             revision=self.tree.put(one)))
 
     def _find(self, key: str) -> tuple[bytes, pb.Record]:

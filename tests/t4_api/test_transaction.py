@@ -16,6 +16,7 @@ from dfs.limits import (
     CHUNK_BYTES_MIN,
     INLINE_BYTES_MAX,
     LARGE_CALLS_WAITING_MAX,
+    PUT_MANY_OPERATIONS_MAX,
     TRANSACTION_BYTES_MAX,
     TRANSACTION_OPERATIONS_MAX,
 )
@@ -92,6 +93,44 @@ async def test_a_refusal_names_the_operation_and_nothing_is_stored(api):
         found = await refused(api.files.Transaction(request))
         assert (found.code, found.reason, found.metadata["operation"]) == (code, reason, "1")
         assert "nothing was changed, as operation 1" in found.text
+    assert api.running.store.state_hash == before
+
+
+async def test_put_many_is_a_transaction_of_few_puts(api):
+    """`PutMany` is a transaction of up to 1,000 puts and nothing else."""
+    request = pb.TransactionRequest(request_id=os.urandom(16), operations=[
+        put_of("a/b", b"1"), put_of("c", b"2", metadata=pb.Metadata(
+            mode=0o640, xattrs=[pb.Xattr(name="user.x", value=b"y")])),
+    ])  # fmt: skip
+    done = await api.files.PutMany(request)
+    assert (done.revision, done.changes) == (api.applied(), 3)
+    assert await api.files.PutMany(request) == done, "it is done once"
+    for key, data in (("a/b", b"1"), ("c", b"2")):
+        got = await api.files.Get(pb.GetRequest(key=key))
+        assert (got.data, got.record.revision) == (data, done.revision)
+    assert got.record.xattrs[0].value == b"y"
+    before = api.running.store.state_hash
+    delete = pb.Operation(delete=pb.DeleteRequest(key="c"))
+    for bad, code, text in (
+        ([put_of("d"), delete], Code.INVALID_ARGUMENT, "operation 1 is a delete: PutMany has only"),
+        ([put_of("d"), put_of("a")], Code.FAILED_PRECONDITION, "operation 1 of the transaction"),
+        ([put_of("d"), put_of("c", base_revision=1)], Code.FAILED_PRECONDITION, "put c, is"),
+        ([put_of("d"), put_of("a//b")], Code.INVALID_ARGUMENT, "operation 1 of the transaction"),
+        ([pb.Operation()], Code.INVALID_ARGUMENT, "operation 0 of the transaction is none"),
+        ([], Code.INVALID_ARGUMENT, "the transaction has no operation"),
+        ([put_of("a", bytes(TRANSACTION_BYTES_MAX))], Code.RESOURCE_EXHAUSTED,
+         "TRANSACTION_BYTES_MAX"),
+    ):  # fmt: skip
+        found = await refused(api.files.PutMany(pb.TransactionRequest(operations=bad)))
+        assert (found.code, text in found.text) == (code, True), found
+    for kind in (b"1", None):  # regular, and one that has to be decoded
+        metadata = None if kind else pb.Metadata(xattrs=[pb.Xattr(name="user.x", value=b"y")])
+        many = [put_of(f"k{n}", metadata=metadata) for n in range(PUT_MANY_OPERATIONS_MAX + 1)]
+        found = await refused(api.files.PutMany(pb.TransactionRequest(operations=many)))
+        assert found.metadata["limit"] == "PUT_MANY_OPERATIONS_MAX"
+        assert "make a Transaction of them" in found.text
+    found = await refused(api.raw("/dfs.FileService/PutMany", b"\x0a\xff\xff"))
+    assert found.text == "the request is not a well-formed message: TransactionRequest"
     assert api.running.store.state_hash == before
 
 
@@ -370,7 +409,7 @@ def test_a_transaction_is_repeated_with_its_id(client: dfs.Client, nodes: list[N
     lost = threading.Event()
 
     def lose(name: str, _request: object) -> None:
-        if name == "Transaction" and not lost.is_set():
+        if name == "PutMany" and not lost.is_set():
             lost.set()
             raise dfs.OutcomeUnknown("lost")
 
@@ -379,5 +418,23 @@ def test_a_transaction_is_repeated_with_its_id(client: dfs.Client, nodes: list[N
     with client.transaction() as changes:
         changes.put("a", b"1")
     ids = [request.request_id for node in nodes for name, request in node.calls
-           if name == "Transaction"]
+           if name == "PutMany"]
     assert (len(ids), len(set(ids)), changes.revision) == (2, 1, 1)
+
+
+@pytest.mark.parametrize(("others", "method"), [
+    (0, "PutMany"), (PUT_MANY_OPERATIONS_MAX - 1, "PutMany"),
+    (PUT_MANY_OPERATIONS_MAX, "Transaction"), ("symlink", "Transaction"),
+])  # fmt: skip
+def test_few_puts_go_as_such(
+    client: dfs.Client, nodes: list[Node], others: int | str, method: str
+) -> None:
+    with client.transaction() as changes:
+        changes.put("a", b"1")
+        if others == "symlink":
+            changes.symlink("b", "a")
+        else:
+            for number in range(int(others)):
+                changes.put(f"k{number}", b"")
+    assert changes.revision
+    assert [name for node in nodes for name, _ in node.calls] == [method]

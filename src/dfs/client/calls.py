@@ -12,7 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from ..errors import InvalidArgument, TooLarge
-from ..limits import REQUEST_ID_BYTES, TRANSACTION_BYTES_MAX, TRANSACTION_OPERATIONS_MAX
+from ..limits import (
+    PUT_MANY_OPERATIONS_MAX,
+    REQUEST_ID_BYTES,
+    TRANSACTION_BYTES_MAX,
+    TRANSACTION_OPERATIONS_MAX,
+)
 from ..proto import dfs_pb2 as pb
 from .values import Stat, stat_of
 
@@ -200,12 +205,15 @@ def copy(
     ), pb.CopyResponse.FromString)
 
 
-def transaction(operations: int, encoded: bytes, request_id: bytes) -> Call[int]:
+def transaction(
+    operations: int, only_puts: bool, encoded: bytes, request_id: bytes
+) -> Call[int]:
     """Several changes as one: so many operations. Raises TooLarge before anything is sent."""
     check_transaction(operations, len(encoded))
+    few_puts = only_puts and operations <= PUT_MANY_OPERATIONS_MAX
     return Call(
-        FILES + "Transaction", Encoded(encoded), pb.TransactionResponse.FromString,
-        revision_of, revision_of, True, True, request_id,
+        FILES + ("PutMany" if few_puts else "Transaction"), Encoded(encoded),
+        pb.TransactionResponse.FromString, revision_of, revision_of, True, True, request_id,
     )
 
 

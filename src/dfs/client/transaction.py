@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import Final
 
-from ..limits import INLINE_BYTES_MAX
+from ..limits import INLINE_BYTES_MAX, PUT_MANY_OPERATIONS_MAX
 from ..proto import dfs_pb2 as pb
 from . import calls, sources
 from .calls import Call, Xattrs
@@ -15,8 +15,6 @@ from .sources import Content, Source
 
 _LIGHT_BYTES_MAX: Final = 2 * INLINE_BYTES_MAX
 """Of contents that travel along without more ado: to encode them takes a millisecond."""
-_LIGHT_OPERATIONS_MAX: Final = 1_000
-"""With keys and metadata, none of which is long, they are far from TRANSACTION_BYTES_MAX."""
 
 
 class Changes:
@@ -88,7 +86,7 @@ class Changes:
     @property
     def light(self) -> bool:
         """All of it is here and small: nothing is read or uploaded before `call`."""
-        if len(self._operations) > _LIGHT_OPERATIONS_MAX:
+        if len(self._operations) > PUT_MANY_OPERATIONS_MAX:
             return False
         weights = [part.weight() for part in self._operations if isinstance(part, Content)]
         return max(weights, default=0) <= INLINE_BYTES_MAX and sum(weights) <= _LIGHT_BYTES_MAX
@@ -106,7 +104,7 @@ class Changes:
         """The transaction. Each operation is encoded by itself, into memory that the next one uses
         again: of messages one behind the other protobuf reads one that has all of it."""
         head = pb.TransactionRequest(request_id=calls.checked_id(request_id))
-        encoded = [calls.encode(head)]
+        encoded, only_puts = [calls.encode(head)], True
         for part in self._operations:
             request = pb.TransactionRequest()
             operation = request.operations.add()
@@ -114,8 +112,11 @@ class Changes:
                 part.fill(operation)
             else:
                 operation.MergeFrom(part)
+            only_puts = only_puts and operation.HasField("put")
             encoded.append(calls.encode(request))
-        return calls.transaction(len(self._operations), b"".join(encoded), request_id)
+        return calls.transaction(
+            len(self._operations), only_puts, b"".join(encoded), request_id
+        )
 
 
 class Transaction(Changes):

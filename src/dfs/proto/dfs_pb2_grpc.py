@@ -81,6 +81,11 @@ class FileServiceStub:
                 request_serializer=dfs_dot_proto_dot_dfs__pb2.TransactionRequest.SerializeToString,
                 response_deserializer=dfs_dot_proto_dot_dfs__pb2.TransactionResponse.FromString,
                 _registered_method=True)
+        self.PutMany = channel.unary_unary(
+                '/dfs.FileService/PutMany',
+                request_serializer=dfs_dot_proto_dot_dfs__pb2.TransactionRequest.SerializeToString,
+                response_deserializer=dfs_dot_proto_dot_dfs__pb2.TransactionResponse.FromString,
+                _registered_method=True)
         self.List = channel.unary_stream(
                 '/dfs.FileService/List',
                 request_serializer=dfs_dot_proto_dot_dfs__pb2.ListRequest.SerializeToString,
@@ -192,6 +197,14 @@ class FileServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutMany(self, request, context):
+        """A Transaction of up to 1,000 puts and nothing else. It does not wait for others, so it is as fast
+        as a Put.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def List(self, request, context):
         """Streams records in key order, all of one revision, in chunks bounded by bytes.
         """
@@ -295,6 +308,11 @@ def add_FileServiceServicer_to_server(servicer, server):
             ),
             'Transaction': grpc.unary_unary_rpc_method_handler(
                     servicer.Transaction,
+                    request_deserializer=dfs_dot_proto_dot_dfs__pb2.TransactionRequest.FromString,
+                    response_serializer=dfs_dot_proto_dot_dfs__pb2.TransactionResponse.SerializeToString,
+            ),
+            'PutMany': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutMany,
                     request_deserializer=dfs_dot_proto_dot_dfs__pb2.TransactionRequest.FromString,
                     response_serializer=dfs_dot_proto_dot_dfs__pb2.TransactionResponse.SerializeToString,
             ),
@@ -582,6 +600,33 @@ class FileService:
             request,
             target,
             '/dfs.FileService/Transaction',
+            dfs_dot_proto_dot_dfs__pb2.TransactionRequest.SerializeToString,
+            dfs_dot_proto_dot_dfs__pb2.TransactionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutMany(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dfs.FileService/PutMany',
             dfs_dot_proto_dot_dfs__pb2.TransactionRequest.SerializeToString,
             dfs_dot_proto_dot_dfs__pb2.TransactionResponse.FromString,
             options,

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from .. import commands, status
 from .._engine import changed_gets
 from ..errors import DfsError
-from ..limits import PLAIN_PUT_BYTES_MAX, SMALL_VALUE_BYTES_MAX
+from ..limits import PLAIN_PUT_BYTES_MAX, PUT_MANY_OPERATIONS_MAX, SMALL_VALUE_BYTES_MAX
 from ..node import Behind, Call, Codec, Failure, Refused, unexpected
 from ..paths import check_key
 from ..proto.dfs_pb2 import (
@@ -65,10 +65,13 @@ MOVE: Final = Method("Move", 20, False, large=True)
 COPY: Final = Method("Copy", 21, False, large=True)
 TRANSACTION: Final = Method("Transaction", 22, False, large=True)
 """As PUT_CONTENT, where it names contents."""
+PUT_MANY: Final = Method("PutMany", 11, False)
+"""A Transaction that is not large."""
 PUT_CONTENT: Final = Method("PutContent", 10, False)
 """Begins elsewhere, when the content is on a majority; only the entry is made here."""
 METHODS: Final = (
-    PUT, GET, STAT, DELETE, MAKE_DIR, SYMLINK, LIST, WATCH, HISTORY, MOVE, COPY, TRANSACTION,
+    PUT, GET, STAT, DELETE, MAKE_DIR, SYMLINK, LIST, WATCH, HISTORY, PUT_MANY, MOVE, COPY,
+    TRANSACTION,
 )  # fmt: skip
 NOBODY: Final = ""
 """The principal of all calls: nobody is authenticated yet."""
@@ -158,6 +161,14 @@ def _writes(node: str) -> dict[int, Callable[[bytes], bytes]]:
     def copy(body: bytes) -> bytes:
         return commands.copy_head(parse(CopyRequest, body), len(body), node, principal)
 
+    def put_many(body: bytes) -> bytes:
+        head = commands.regular_transaction_head(body, node, principal, PUT_MANY_OPERATIONS_MAX)
+        if head is not None:
+            return head
+        request = parse(TransactionRequest, body)
+        commands.check_few_puts(request)
+        return commands.transaction_head(request, len(body), node, principal)
+
     def transaction(body: bytes) -> bytes:
         head = commands.regular_transaction_head(body, node, principal)
         if head is not None:
@@ -171,6 +182,7 @@ def _writes(node: str) -> dict[int, Callable[[bytes], bytes]]:
         DELETE.number: delete,
         MAKE_DIR.number: make_dir,
         SYMLINK.number: symlink,
+        PUT_MANY.number: put_many,
         MOVE.number: move,
         COPY.number: copy,
         TRANSACTION.number: transaction,
