@@ -404,6 +404,9 @@ def plain_puts(entries: list[Entry], data_bytes_max: int) -> list[PlainPut | Non
     """Decodes those entries that are such a Put; None for all others, which have to be decoded in
     full."""
 
+def count_operations(body: bytes, most: int) -> int:
+    """How many operations a TransactionRequest has, up to so many, without decoding them."""
+
 def put_digests(
     body: bytes, data_bytes_max: int, mode_max: int, owner_max: int
 ) -> bytes | None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-from dfs._engine import plain_head, put_digests
+from dfs._engine import count_operations, plain_head, put_digests
 from dfs.errors import DfsError, InvalidArgument, TooLarge
 from dfs.limits import (
     INLINE_BYTES_MAX,
@@ -135,28 +135,29 @@ def transaction_head(
     return _head(TRANSACTION, size, node, principal, digests, 3 if loses else 1)
 
 
-def regular_transaction_head(
-    body: bytes, node: str, principal: str, operations_max: int = TRANSACTION_OPERATIONS_MAX
-) -> bytes | None:
+def regular_transaction_head(body: bytes, node: str, principal: str) -> bytes | None:
     """Head of a Transaction of nothing but regular puts, as most are, from the encoded request;
     None for all others, bad ones among them."""
     if len(body) > TRANSACTION_BYTES_MAX:
         return None
     digests = put_digests(body, VALUE_BYTES_MAX, MODE_MAX, OWNER_MAX)
-    if digests is None or len(digests) > operations_max * SHA256_BYTES:
+    if digests is None or len(digests) > TRANSACTION_OPERATIONS_MAX * SHA256_BYTES:
         return None
     return _head(TRANSACTION, len(body), node, principal, digests)
 
 
-def check_few_puts(request: TransactionRequest) -> None:
-    """What a PutMany may have less than a Transaction."""
-    count = len(request.operations)
-    if count > PUT_MANY_OPERATIONS_MAX:
+def check_few(body: bytes) -> None:
+    """A PutMany has not too many operations. Decodes none of them."""
+    if count_operations(body, PUT_MANY_OPERATIONS_MAX + 1) > PUT_MANY_OPERATIONS_MAX:
         raise TooLarge(
-            f"{count:,} puts are asked for at once, the limit is {PUT_MANY_OPERATIONS_MAX:,}"
+            f"more than {PUT_MANY_OPERATIONS_MAX:,} puts are asked for at once"
             " (PUT_MANY_OPERATIONS_MAX): make a Transaction of them, or several",
             limit="PUT_MANY_OPERATIONS_MAX",
         )
+
+
+def check_puts(request: TransactionRequest) -> None:
+    """A PutMany has puts alone."""
     for number, operation in enumerate(request.operations):
         name = operation.WhichOneof("operation")
         if name not in ("put", None):

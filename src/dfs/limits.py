@@ -78,9 +78,9 @@ CONNECTIONS_PER_ADDRESS_MAX: Final = 128
 HANDSHAKE_MS_MAX: Final = 3_000
 """A caller that says nothing after connecting is cut off."""
 CALLS_WAITING_MAX: Final = 8_192
-"""Unary calls inside one node, and so many streamed ones; more are refused, not buffered."""
+"""Unary calls in a node, a PutMany as its puts, and so many streams; more are refused."""
 LARGE_CALLS_WAITING_MAX: Final = 16
-"""Moves, copies and transactions inside a node, one proposed at a time: bounds their memory."""
+"""Moves, copies and Transactions inside a node, one proposed at a time: bounds their memory."""
 CALL_BYTES_WAITING_MAX: Final = 128 << 20
 """Of the bodies of those calls: eight of the largest puts."""
 APPLY_LAG_ENTRIES_MAX: Final = 100_000

@@ -132,6 +132,8 @@ async def test_put_many_is_a_transaction_of_few_puts(api):
     found = await refused(api.raw("/dfs.FileService/PutMany", b"\x0a\xff\xff"))
     assert found.text == "the request is not a well-formed message: TransactionRequest"
     assert api.running.store.state_hash == before
+    most = [put_of(f"k{n}") for n in range(PUT_MANY_OPERATIONS_MAX)]
+    assert (await api.files.PutMany(pb.TransactionRequest(operations=most))).changes == len(most)
 
 
 async def test_bounds_are_named(api):
@@ -438,3 +440,28 @@ def test_few_puts_go_as_such(
                 changes.put(f"k{number}", b"")
     assert changes.revision
     assert [name for node in nodes for name, _ in node.calls] == [method]
+
+
+async def test_nodes_of_an_older_version_get_the_general_method(
+    client: dfs.Client, nodes: list[Node]
+) -> None:
+    def fail(name: str, _request: object) -> None:
+        if name == "PutMany":
+            raise dfs.errors.Unimplemented("Method not found!")
+
+    for node in nodes:
+        node.fail = fail
+
+    def blocking() -> int:
+        with client.transaction() as changes:
+            changes.put("a", b"1")
+        return changes.revision
+
+    assert await asyncio.to_thread(blocking) == 1
+    async with dfs.AsyncClient(nodes[0].endpoint) as other:
+        async with other.transaction() as changes:
+            changes.put("b", b"1")
+        assert changes.revision == 2
+    calls = [(name, request.request_id) for node in nodes for name, request in node.calls]
+    assert sorted(name for name, _ in calls) == ["PutMany"] * 2 + ["Transaction"] * 2
+    assert len({request_id for _, request_id in calls}) == 2

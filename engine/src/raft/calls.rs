@@ -4,10 +4,13 @@ use super::queue::Guest;
 use super::reads::{self, Read, Reader};
 use super::shared::Shared;
 use crate::call::{Call, Handler};
-use crate::records::entry::plain_head;
+use crate::records::entry::{count_operations, plain_head};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// What a call counts for at most: more operations are refused by whoever looks at them.
+const WEIGHT_MAX: usize = 1_024;
 
 /// The node as the wire sees it.
 pub struct Calls(pub Arc<Shared>);
@@ -59,7 +62,11 @@ impl Shared {
             Some(_) => &self.gate_of_streams,
             None => &self.gate,
         };
-        let Some(pass) = gate.enter(call.body.len()) else {
+        let weight = match call.read {
+            true => 1,
+            false => count_operations(&call.body, WEIGHT_MAX).max(1),
+        };
+        let Some(pass) = gate.enter(weight, call.body.len()) else {
             let text = gate.full();
             return (call.answer)(Err(self.failure("overloaded").with(text)));
         };

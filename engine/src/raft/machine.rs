@@ -4,7 +4,7 @@ use super::progress::Progress;
 use super::queue::{Batch, Item, Queue, WorkHandle, WorkKind};
 use super::snapshot::{Snapshot, Snapshots};
 use super::types::*;
-use crate::records::entry::writes_subtrees;
+use crate::records::entry::operations;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 /// Bounds of one batch: what the store writes at once. It ends behind an entry that may write
 /// subtrees, too: of those one alone may be as much as can be written at once.
-const BATCH_ENTRIES_MAX: usize = 1_024;
+const BATCH_OPERATIONS_MAX: usize = 1_024;
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
 type Responder = openraft::storage::ApplyResponder<Types>;
@@ -35,6 +35,7 @@ struct Gathered {
     items: Vec<Item>,
     responders: Vec<Option<Responder>>,
     bytes: usize,
+    operations: usize,
     /// The last of them may write more than it holds.
     heavy: bool,
     membership: Bytes,
@@ -42,7 +43,7 @@ struct Gathered {
 
 impl Gathered {
     fn full(&self) -> bool {
-        self.heavy || self.items.len() >= BATCH_ENTRIES_MAX || self.bytes >= BATCH_BYTES_MAX
+        self.heavy || self.operations >= BATCH_OPERATIONS_MAX || self.bytes >= BATCH_BYTES_MAX
     }
 }
 
@@ -80,7 +81,9 @@ impl Machine {
             }
         };
         to.bytes += payload.len();
-        to.heavy = writes_subtrees(&payload);
+        let operations = operations(&payload);
+        to.heavy = operations.is_none();
+        to.operations += operations.unwrap_or(1);
         to.items.push((entry.log_id.index, payload, wanted));
         to.responders.push(responder);
     }

@@ -45,7 +45,8 @@ pub struct WorkHandle {
     pub finished: oneshot::Receiver<Reply>,
 }
 
-/// Counts calls inside the node by number and bytes; full = refuse.
+/// Counts calls inside the node by number and bytes; full = refuse. One with many operations counts
+/// as so many.
 pub struct Gate {
     calls: AtomicU64,
     bytes: AtomicU64,
@@ -63,17 +64,20 @@ impl Gate {
         })
     }
 
-    /// A place for a call of `bytes`; `None` when the node has enough to do.
-    pub fn enter(self: &Arc<Gate>, bytes: usize) -> Option<Pass> {
-        let bytes = bytes as u64;
-        let calls = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
+    /// A place for a call of `bytes`, which is as much work as so many; `None` when the node has
+    /// enough to do.
+    pub fn enter(self: &Arc<Gate>, weight: usize, bytes: usize) -> Option<Pass> {
+        let (weight, bytes) = (weight as u64, bytes as u64);
+        let calls = self.calls.fetch_add(weight, Ordering::Relaxed) + weight;
         let held = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let pass = Pass {
             gate: self.clone(),
+            weight,
             bytes,
         };
         // One call is always let in, however large.
-        (calls <= self.calls_max && (held <= self.bytes_max || calls == 1)).then_some(pass)
+        let alone = calls == weight;
+        (alone || calls <= self.calls_max && held <= self.bytes_max).then_some(pass)
     }
 
     pub fn calls(&self) -> u64 {
@@ -96,6 +100,7 @@ impl Gate {
 /// A call's place inside the node; given back when dropped.
 pub struct Pass {
     gate: Arc<Gate>,
+    weight: u64,
     bytes: u64,
 }
 
@@ -109,7 +114,7 @@ impl Pass {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.gate.calls.fetch_sub(1, Ordering::Relaxed);
+        self.gate.calls.fetch_sub(self.weight, Ordering::Relaxed);
         self.gate.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
@@ -462,5 +467,25 @@ impl Queue {
 impl Audience for Queue {
     fn news(&self, id: u64, room: bool) {
         self.put(|s| s.flow.push((id, room)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Gate;
+
+    #[test]
+    fn a_call_takes_as_many_places_as_it_has_operations() {
+        let gate = Gate::new(10, 100);
+        let one = gate.enter(1, 0);
+        let eight = gate.enter(8, 0);
+        assert!(one.is_some() && eight.is_some());
+        assert!(gate.enter(2, 0).is_none());
+        assert!(gate.enter(1, 0).is_some());
+        drop((one, eight));
+        assert_eq!(gate.calls(), 0);
+        let alone = gate.enter(11, 1_000);
+        assert!(alone.is_some(), "it is let in, however large");
+        assert!(gate.enter(1, 0).is_none());
     }
 }

@@ -139,7 +139,7 @@ mod tests {
             answer: Box::new(drop),
             outlet: Some(Arc::new(Patient)),
         };
-        let pass = gate.enter(call.body.len()).unwrap();
+        let pass = gate.enter(1, call.body.len()).unwrap();
         Guest { call, pass }
     }
 
@@ -147,7 +147,7 @@ mod tests {
     fn an_open_stream_keeps_its_place_but_not_its_request() {
         let queue = Arc::new(Queue::new(0));
         let gate = Gate::new(3, 100);
-        let whole = || gate.enter(100).is_some();
+        let whole = || gate.enter(1, 100).is_some();
         assert!(queue.streams.open(1, guest(&gate, false), queue.clone()));
         assert!(whole(), "its bytes are free");
         assert!(queue.streams.open(2, guest(&gate, true), queue.clone()));

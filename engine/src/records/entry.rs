@@ -120,35 +120,46 @@ pub fn plain_put(payload: &[u8], data_bytes_max: usize) -> Option<PlainPut<'_>> 
     })
 }
 
-/// The entry may write far more than it holds: it moves or copies, deletes a subtree, or is a
-/// transaction that does. Of what is no entry this is not said; applying it fails.
-pub fn writes_subtrees(payload: &[u8]) -> bool {
+/// How many operations an entry holds. `None`: it may write far more than it holds, as it moves or
+/// copies, deletes a subtree, or is a transaction that does. What is no entry is one operation, and
+/// applying it fails.
+pub fn operations(payload: &[u8]) -> Option<usize> {
     let mut rest = payload;
     while let Some((number, value)) = field(&mut rest) {
         match (number, value) {
-            (17, Value::Bytes(delete)) if is_recursive(delete) => return true,
-            (22 | 23, _) => return true,
-            (24, Value::Bytes(transaction)) => return has_subtrees(transaction),
+            (17, Value::Bytes(delete)) if is_recursive(delete) => return None,
+            (22 | 23, _) => return None,
+            (24, Value::Bytes(transaction)) => return operations_in(transaction),
             _ => {}
         }
     }
-    false
+    Some(1)
 }
 
-/// Whether a transaction deletes a subtree, moves or copies.
-fn has_subtrees(transaction: &[u8]) -> bool {
-    let mut rest = transaction;
+/// How many times field 1 is in a request, up to so many: operations of a transaction; of all other
+/// requests one, their key.
+pub fn count_operations(request: &[u8], most: usize) -> usize {
+    let mut rest = request;
+    std::iter::from_fn(|| field(&mut rest))
+        .filter(|(number, _)| *number == 1)
+        .take(most)
+        .count()
+}
+
+/// `None`: the transaction deletes a subtree, moves or copies.
+fn operations_in(transaction: &[u8]) -> Option<usize> {
+    let (mut rest, mut count) = (transaction, 0);
     while let Some((number, value)) = field(&mut rest) {
         let (1, Value::Bytes(mut operation)) = (number, value) else {
             continue;
         };
         match field(&mut operation) {
-            Some((2, Value::Bytes(delete))) if is_recursive(delete) => return true,
-            Some((5 | 6, _)) => return true,
-            _ => {}
+            Some((2, Value::Bytes(delete))) if is_recursive(delete) => return None,
+            Some((5 | 6, _)) => return None,
+            _ => count += 1,
         }
     }
-    false
+    Some(count.max(1))
 }
 
 fn is_recursive(delete: &[u8]) -> bool {
@@ -264,25 +275,31 @@ mod tests {
         let recursive = b"\x0a\x07\x12\x05\x0a\x01k\x10\x01";
         let moved = b"\x0a\x08\x2a\x06\x0a\x01k\x12\x01l";
         let copied = b"\x0a\x08\x32\x06\x0a\x01k\x12\x01l";
-        for (writes, number, body) in [
-            (false, 16, &b"\x0a\x01k\x12\x02vv"[..]),
-            (false, 17, b"\x0a\x01k"),
-            (false, 17, b"\x0a\x01k\x10\x00"),
-            (true, 17, b"\x0a\x01k\x10\x01"),
-            (false, 18, b"\x0a\x01k"),
-            (false, 19, b"\x0a\x01k\x12\x01l"),
-            (false, 21, b"\x0a\x01k"),
-            (true, 22, b"\x0a\x01k\x12\x01l"),
-            (true, 23, b"\x0a\x01k\x12\x01l"),
-            (false, 24, &[&put[..], &delete[..]].concat()),
-            (true, 24, &[&put[..], &recursive[..]].concat()),
-            (true, 24, &[&put[..], &moved[..]].concat()),
-            (true, 24, &[&copied[..], &put[..]].concat()),
+        for (found, number, body) in [
+            (Some(1), 16, &b"\x0a\x01k\x12\x02vv"[..]),
+            (Some(1), 17, b"\x0a\x01k"),
+            (Some(1), 17, b"\x0a\x01k\x10\x00"),
+            (None, 17, b"\x0a\x01k\x10\x01"),
+            (Some(1), 18, b"\x0a\x01k"),
+            (Some(1), 19, b"\x0a\x01k\x12\x01l"),
+            (Some(1), 21, b"\x0a\x01k"),
+            (None, 22, b"\x0a\x01k\x12\x01l"),
+            (None, 23, b"\x0a\x01k\x12\x01l"),
+            (Some(2), 24, &[&put[..], &delete[..]].concat()),
+            (None, 24, &[&put[..], &recursive[..]].concat()),
+            (None, 24, &[&put[..], &moved[..]].concat()),
+            (None, 24, &[&copied[..], &put[..]].concat()),
         ] {
             let payload = operation(number, body);
-            assert_eq!(writes_subtrees(&payload), writes, "{number} {body:?}");
+            assert_eq!(operations(&payload), found, "{number} {body:?}");
         }
-        assert!(!writes_subtrees(b""));
-        assert!(!writes_subtrees(b"\xff"));
+        assert_eq!(operations(b""), Some(1));
+        assert_eq!(operations(b"\xff"), Some(1));
+        let three = [&put[..], &delete[..], &put[..]].concat();
+        for (most, found) in [(0, 0), (2, 2), (3, 3), (9, 3)] {
+            assert_eq!(count_operations(&three, most), found);
+        }
+        assert_eq!(count_operations(b"\x0a\x01k\x12\x02vv", 9), 1, "a put");
+        assert_eq!(count_operations(b"\xff", 9), 0);
     }
 }

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import grpc
 import grpc.aio
 
-from ..errors import DfsError, Unavailable
+from ..errors import DfsError, Unavailable, Unimplemented
 from ..limits import CLIENT_LEARN_MS_MAX
 from ..proto import dfs_pb2 as pb
 from . import calls, streams
@@ -199,25 +199,24 @@ class AsyncClient(AsyncTransfers):
         progress: Progress | None = None,
     ) -> AsyncTransaction:
         """See `Client.transaction`; with `async with`. Files are read in a thread."""
-        return AsyncTransaction(
-            lambda changes: self._commit(changes, request_id, timeout, progress)
-        )
+        return AsyncTransaction(lambda c: self._commit(c, request_id, timeout, progress))
 
     async def _commit(
         self, changes: Changes, request_id: bytes | None, timeout: float | None,
         progress: Progress | None,
     ) -> int:  # fmt: skip
-        id_ = self._session.id_of(request_id)
-        if changes.light:
-            return await self._call(changes.call(id_), timeout)
-        begun_s, limit_s = _now_s(), timeout
-        with contextlib.closing(changes.uploads(id_, progress, self._keeper())) as uploads:
-            while sending := await asyncio.to_thread(next, uploads, None):
-                with naming(sending.key):
-                    await self._transfer(sending, self._send_once)
-                # The members are asked for all of them again, which takes less than the uploads.
-                limit_s = timeout or max(STALL_S, _now_s() - begun_s)
-        return await self._call(changes.call(id_), limit_s)
+        id_, begun_s, limit_s = self._session.id_of(request_id), _now_s(), timeout
+        if not changes.light:
+            with contextlib.closing(changes.uploads(id_, progress, self._keeper())) as uploads:
+                while sending := await asyncio.to_thread(next, uploads, None):
+                    with naming(sending.key):
+                        await self._transfer(sending, self._send_once)
+                    # The members are asked for all of them again: less than the uploads took.
+                    limit_s = timeout or max(STALL_S, _now_s() - begun_s)
+        try:
+            return await self._call(changes.call(id_), limit_s)
+        except Unimplemented:  # by a node of an older version
+            return await self._call(changes.call(id_, general=True), limit_s)
 
     async def list(
         self, key: str = "", *, recursive: bool = False, data_bytes_max: int = 0, after: str = "",

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from ..errors import DfsError
+from ..errors import DfsError, Unimplemented
 from ..limits import CLIENT_LEARN_MS_MAX
 from ..proto import dfs_pb2 as pb
 from . import calls, streams
@@ -217,17 +217,18 @@ class Client(Transfers):
         self, changes: Changes, request_id: bytes | None, timeout: float | None,
         progress: Progress | None,
     ) -> int:  # fmt: skip
-        id_ = self._session.id_of(request_id)
-        if changes.light:
-            return self._call(changes.call(id_), timeout)
-        begun_s, limit_s = time.monotonic(), timeout
-        with contextlib.closing(changes.uploads(id_, progress, self._keep)) as uploads:
-            for sending in uploads:
-                with naming(sending.key):
-                    self._transfer(sending, self._send_once)
-                # The members are asked for all of them again, which takes less than the uploads.
-                limit_s = timeout or max(STALL_S, time.monotonic() - begun_s)
-        return self._call(changes.call(id_), limit_s)
+        id_, begun_s, limit_s = self._session.id_of(request_id), time.monotonic(), timeout
+        if not changes.light:
+            with contextlib.closing(changes.uploads(id_, progress, self._keep)) as uploads:
+                for sending in uploads:
+                    with naming(sending.key):
+                        self._transfer(sending, self._send_once)
+                    # The members are asked for all of them again: less than the uploads took.
+                    limit_s = timeout or max(STALL_S, time.monotonic() - begun_s)
+        try:
+            return self._call(changes.call(id_), limit_s)
+        except Unimplemented:  # by a node of an older version
+            return self._call(changes.call(id_, general=True), limit_s)
 
     def list(
         self, key: str = "", *, recursive: bool = False, data_bytes_max: int = 0, after: str = "",

@@ -100,11 +100,12 @@ class Changes:
         bare = pb.TransactionRequest(operations=parts, request_id=calls.checked_id(request_id))
         return sources.uploads(contents, bare, progress, keep)
 
-    def call(self, request_id: bytes) -> Call[int]:
-        """The transaction. Each operation is encoded by itself, into memory that the next one uses
-        again: of messages one behind the other protobuf reads one that has all of it."""
+    def call(self, request_id: bytes, general: bool = False) -> Call[int]:
+        """The transaction; `general`: as nodes know it that know no PutMany. Each operation is
+        encoded by itself, into memory that the next one uses again: of messages one behind the
+        other protobuf reads one that has all of it."""
         head = pb.TransactionRequest(request_id=calls.checked_id(request_id))
-        encoded, only_puts = [calls.encode(head)], True
+        encoded, only_puts = [calls.encode(head)], not general
         for part in self._operations:
             request = pb.TransactionRequest()
             operation = request.operations.add()

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from .. import commands, status
 from .._engine import changed_gets
 from ..errors import DfsError
-from ..limits import PLAIN_PUT_BYTES_MAX, PUT_MANY_OPERATIONS_MAX, SMALL_VALUE_BYTES_MAX
+from ..limits import PLAIN_PUT_BYTES_MAX, SMALL_VALUE_BYTES_MAX
 from ..node import Behind, Call, Codec, Failure, Refused, unexpected
 from ..paths import check_key
 from ..proto.dfs_pb2 import (
@@ -162,11 +162,12 @@ def _writes(node: str) -> dict[int, Callable[[bytes], bytes]]:
         return commands.copy_head(parse(CopyRequest, body), len(body), node, principal)
 
     def put_many(body: bytes) -> bytes:
-        head = commands.regular_transaction_head(body, node, principal, PUT_MANY_OPERATIONS_MAX)
+        commands.check_few(body)
+        head = commands.regular_transaction_head(body, node, principal)
         if head is not None:
             return head
         request = parse(TransactionRequest, body)
-        commands.check_few_puts(request)
+        commands.check_puts(request)
         return commands.transaction_head(request, len(body), node, principal)
 
     def transaction(body: bytes) -> bytes:

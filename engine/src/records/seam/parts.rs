@@ -1,5 +1,6 @@
 //! The functions for transactions.
 use super::{Pieces, pieces};
+use crate::records::entry;
 use crate::records::file::File;
 use crate::records::parts::{self, Parts, RegularPut, Rules};
 use pyo3::prelude::*;
@@ -15,6 +16,11 @@ type PartPut<'py> = (
     usize,
     usize,
 );
+#[pyfunction]
+fn count_operations(body: &[u8], most: usize) -> usize {
+    entry::count_operations(body, most)
+}
+
 #[pyfunction]
 fn put_digests<'py>(
     py: Python<'py>,
@@ -112,6 +118,7 @@ fn pack_part<'py>(
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(count_operations, m)?)?;
     m.add_function(wrap_pyfunction!(put_digests, m)?)?;
     m.add_function(wrap_pyfunction!(split_transaction, m)?)?;
     m.add_function(wrap_pyfunction!(pack_part, m)?)
