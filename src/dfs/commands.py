@@ -161,9 +161,8 @@ def check_puts(request: TransactionRequest) -> None:
     for number, operation in enumerate(request.operations):
         name = operation.WhichOneof("operation")
         if name not in ("put", None):
-            raise InvalidArgument(
-                f"operation {number} is a {name}: PutMany has only puts, a Transaction has all"
-            )
+            refusal = InvalidArgument("PutMany has only puts, a Transaction has all")
+            raise refused_in(name, getattr(operation, name), number, refusal)
 
 
 def check_operations(request: TransactionRequest, size: int) -> None:

@@ -61,6 +61,11 @@ MUTANTS: Final = (
         ".filter(|s| s.meta.last_log_id <= self.last)", ".filter(|s| s.meta.last_log_id.is_some())",
         ("rust", "a_snapshot_that_has_arrived_is_no_state_of_here_before_it_is_installed"),
     ),
+    Mutant(  # the next one would remove the file that is being read
+        "installing-ends-with-its-sender", "engine/src/raft/transfer.rs",
+        "let _turn = turn;", "drop(turn);",
+        ("tests/t2_engine/test_late_snapshots.py",),
+    ),
     Mutant(  # kept awake for as long as the mount is there
         "sleepers-keep-cores-awake", "engine/src/mount/device.rs",
         "            waits.cores.keep_awake(false);\n", "",

@@ -112,7 +112,7 @@ async def test_put_many_is_a_transaction_of_few_puts(api):
     before = api.running.store.state_hash
     delete = pb.Operation(delete=pb.DeleteRequest(key="c"))
     for bad, code, text in (
-        ([put_of("d"), delete], Code.INVALID_ARGUMENT, "operation 1 is a delete: PutMany has only"),
+        ([put_of("d"), delete], Code.INVALID_ARGUMENT, "transaction, delete c, is refused"),
         ([put_of("d"), put_of("a")], Code.FAILED_PRECONDITION, "operation 1 of the transaction"),
         ([put_of("d"), put_of("c", base_revision=1)], Code.FAILED_PRECONDITION, "put c, is"),
         ([put_of("d"), put_of("a//b")], Code.INVALID_ARGUMENT, "operation 1 of the transaction"),

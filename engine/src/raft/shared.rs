@@ -79,8 +79,8 @@ pub struct Shared {
     pub proposals: mpsc::UnboundedSender<Proposal>,
     pub reads: mpsc::UnboundedSender<Read>,
     pub stopping: AtomicBool,
-    /// Held while a snapshot is received: one at a time.
-    pub receiving: tokio::sync::Mutex<()>,
+    /// Held while a snapshot is received and installed: one at a time.
+    pub receiving: Arc<tokio::sync::Mutex<()>>,
     /// Held while a snapshot is made: one at a time. The last attempt, if it failed.
     pub building: tokio::sync::Mutex<Option<FailedBuild>>,
     raft: OnceLock<Raft>,
@@ -132,7 +132,7 @@ impl Shared {
             proposals: parts.proposals,
             reads: parts.reads,
             stopping: AtomicBool::new(false),
-            receiving: tokio::sync::Mutex::new(()),
+            receiving: Arc::default(),
             building: tokio::sync::Mutex::default(),
             raft: OnceLock::new(),
             ready: watch::channel(false).0,

@@ -109,23 +109,6 @@ pub fn digest(path: &Path) -> io::Result<([u8; 32], u64)> {
 pub struct Snapshots {
     dir: Arc<PathBuf>,
     current: Arc<Mutex<Option<Snapshot>>>,
-    /// Files that are about to be installed: not swept, though a newer one is here.
-    pinned: Arc<Mutex<Vec<PathBuf>>>,
-}
-
-/// Keeps the file of a snapshot as long as it lives; see `Snapshots::pin`.
-pub struct Pin {
-    all: Snapshots,
-    path: PathBuf,
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        let mut pinned = self.all.pinned.lock();
-        if let Some(at) = pinned.iter().position(|p| *p == self.path) {
-            pinned.swap_remove(at);
-        }
-    }
 }
 
 impl Snapshots {
@@ -156,7 +139,6 @@ impl Snapshots {
         let all = Snapshots {
             dir: Arc::new(dir.into()),
             current: Arc::new(Mutex::new(newest)),
-            pinned: Arc::default(),
         };
         all.sweep(&all.current.lock())?;
         Ok(all)
@@ -181,17 +163,6 @@ impl Snapshots {
             (l.leader_id.term, l.leader_id.node_id, l.index)
         });
         self.dir.join(format!("snapshot-{term}-{node}-{index}"))
-    }
-
-    /// Keeps the file of the snapshot of `id`, once it is here, whatever comes after it: Python may
-    /// not have begun to read it when the next one arrives. It goes with a later sweep.
-    pub fn pin(&self, id: &Option<LogId>) -> Pin {
-        let path = self.final_path(id);
-        self.pinned.lock().push(path.clone());
-        Pin {
-            all: self.clone(),
-            path,
-        }
     }
 
     /// The current one, if it is a file and not older than `index`.
@@ -294,7 +265,6 @@ impl Snapshots {
     fn sweep(&self, current: &MutexGuard<Option<Snapshot>>) -> io::Result<()> {
         let current = current.as_ref().filter(|c| c.is_file());
         let keep = current.map(|c| &c.path);
-        let pinned = self.pinned.lock();
         for item in fs::read_dir(&*self.dir)? {
             let path = item?.path();
             let name = path.to_str().unwrap_or("");
@@ -304,7 +274,6 @@ impl Snapshots {
                         .strip_suffix(META_SUFFIX)
                         .is_some_and(|n| Path::new(n) == k)
             });
-            let current = current || pinned.contains(&path);
             if !current && !name.ends_with(PART_SUFFIX) && !name.contains(BUILDING) {
                 fs::remove_file(&path)?;
             }
@@ -425,20 +394,6 @@ mod tests {
         fs::write(&note, &fs::read(&note).unwrap()[..9]).unwrap();
         assert!(Snapshots::open(dir.path()).unwrap().current().is_none());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_file_that_is_about_to_be_installed_stays_when_the_next_one_comes() {
-        let dir = tempfile::tempdir().unwrap();
-        let all = Snapshots::open(dir.path()).unwrap();
-        let pin = all.pin(&meta(5).last_log_id);
-        let first = build(&all, 5);
-        let second = build(&all, 9);
-        assert_eq!(fs::read_to_string(&first.path).unwrap(), "state at 5");
-        assert_eq!(all.current().unwrap().index(), 9);
-        drop(pin);
-        build(&all, 11);
-        assert!(!first.path.exists() && !second.path.exists());
     }
 
     #[test]

@@ -201,16 +201,17 @@ pub async fn receive(shared: &Arc<Shared>, mut frames: Frames, raft: &Raft) -> i
     let vote = get_vote(&mut head)?;
     let mut offered = Snapshot::decode(PathBuf::new(), &mut head)?;
     offered.path = shared.snapshots.part_path(&offered.sha256);
-    let Ok(_turn) = shared.receiving.try_lock() else {
+    let Ok(turn) = shared.receiving.clone().try_lock_owned() else {
         return fail(&mut frames, "another snapshot is on its way here").await;
     };
     let result = match take_in(shared, &mut frames, &offered, limit).await {
         Ok(()) => {
-            working(
-                &mut frames,
-                install(shared.clone(), raft.clone(), vote, offered),
-            )
-            .await
+            let install = install(shared.clone(), raft.clone(), vote, offered);
+            let to_its_end = async move {
+                let _turn = turn; // also when the sender has gone: the file is in use until then
+                install.await
+            };
+            working(&mut frames, to_its_end).await
         }
         Err(e) => Err(e),
     };
@@ -293,31 +294,29 @@ fn verify(path: &Path, offered: &Snapshot) -> io::Result<()> {
     Ok(())
 }
 
-/// Verifies the file, makes it the current snapshot and hands it to Raft.
+/// Verifies the file, makes it the current snapshot and hands that to Raft. It may be another one:
+/// a newer file that arrived before its sender ceased to lead, and was not installed. That one is
+/// of committed entries as well, and brings this node at least as far.
 async fn install(
     shared: Arc<Shared>,
     raft: Raft,
     vote: Vote,
     offered: Snapshot,
 ) -> io::Result<Vote> {
-    let meta = offered.meta.clone();
-    let _needed = shared.snapshots.pin(&meta.last_log_id); // until it has been installed
-    let current = tokio::task::spawn_blocking(move || {
+    let adopt = move || {
         verify(&offered.path, &offered)?;
         shared.snapshots.adopt(offered)
-    })
-    .await
-    .map_err(io::Error::other)??;
-    if current.meta.last_log_id != meta.last_log_id {
-        return Err(bad("a newer snapshot is here already"));
+    };
+    let adopted = tokio::task::spawn_blocking(adopt).await;
+    let current = adopted.map_err(io::Error::other)??;
+    let led_by = |id: &LogId| id.leader_id <= vote.leader_id;
+    if !current.meta.last_log_id.as_ref().is_none_or(led_by) {
+        return Err(bad("the snapshot of a later leader is here"));
     }
     let snapshot = openraft::Snapshot {
-        meta,
+        meta: current.meta.clone(),
         snapshot: current,
     };
-    let response = raft
-        .install_full_snapshot(vote, snapshot)
-        .await
-        .map_err(io::Error::other)?;
-    Ok(response.vote)
+    let installed = raft.install_full_snapshot(vote, snapshot).await;
+    Ok(installed.map_err(io::Error::other)?.vote)
 }

@@ -161,21 +161,18 @@ def _writes(node: str) -> dict[int, Callable[[bytes], bytes]]:
     def copy(body: bytes) -> bytes:
         return commands.copy_head(parse(CopyRequest, body), len(body), node, principal)
 
-    def put_many(body: bytes) -> bytes:
-        commands.check_few(body)
+    def transaction(body: bytes, only_puts: bool = False) -> bytes:
         head = commands.regular_transaction_head(body, node, principal)
         if head is not None:
             return head
         request = parse(TransactionRequest, body)
-        commands.check_puts(request)
+        if only_puts:
+            commands.check_puts(request)
         return commands.transaction_head(request, len(body), node, principal)
 
-    def transaction(body: bytes) -> bytes:
-        head = commands.regular_transaction_head(body, node, principal)
-        if head is not None:
-            return head
-        request = parse(TransactionRequest, body)
-        return commands.transaction_head(request, len(body), node, principal)
+    def put_many(body: bytes) -> bytes:
+        commands.check_few(body)
+        return transaction(body, only_puts=True)
 
     return {
         PUT_CONTENT.number: put_content,
