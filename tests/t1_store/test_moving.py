@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from t1_store.building import START_NS, Writer, dump, entry
+from t1_store.building import START_NS, Writer, dump, entry, operation
+from t1_store.test_contents import named, prune
 from t1_store.test_replay import state_hash_of
 
 from dfs import commands
@@ -311,6 +312,40 @@ def test_one_move_or_copy_is_bounded(writer):
     writer.put("h/more", b"1")
     with pytest.raises(TooLarge, match=r"h has 67,108,865 bytes of content, .*COPY_BYTES_MAX"):
         writer.move("h", "heavy")
+
+
+def test_large_contents_do_not_count_as_content_that_is_written_again(writer):
+    """Their bytes stand beside the store, so a move or copy of any amount of them is short: it
+    names them once more, and lets go of none."""
+    sizes = {f"big/{n}": COPY_BYTES_MAX + n for n in range(3)}
+    contents = {}
+    for key, size in sizes.items():
+        writer.put_content(key, size, mode=0o600, sha256=bytes([size % 256]) * 32)
+        contents[writer.stat(key).sha256] = 1
+    writer.put("big/small", SMALL)
+    assert named(writer) == contents
+    before = {key[3:]: kept(writer.stat(key)) for key in writer.keys("big")}
+    figures = writer.store.keys, writer.store.bytes
+    assert figures[1] > 3 * COPY_BYTES_MAX
+    stored = sum(len(value) for _, value in dump(writer.kv))
+    revision, moved = writer.move("big", "new/place")
+    assert moved == len(sizes) + 2
+    assert {key[9:]: kept(writer.stat(key)) for key in writer.keys("new/place")} == before
+    assert named(writer) == dict.fromkeys(contents, 2)
+    assert writer.stat("big/1", at=revision - 1).size == sizes["big/1"]
+    assert writer.copy("new/place", "copy", recursive=True)[1] == moved
+    writer.transaction(
+        operation("copy", "copy", "again", recursive=True), operation("move", "again", "end")
+    )
+    assert named(writer) == dict.fromkeys(contents, 5)
+    assert sum(len(value) for _, value in dump(writer.kv)) < stored + (1 << 20)
+    assert writer.store.bytes == 3 * figures[1]
+    for key in ("new", "copy", "end"):
+        writer.delete(key, recursive=True)
+    assert named(writer) == dict.fromkeys(contents, 5)
+    prune(writer)
+    assert named(writer) == {}
+    assert writer.store.state_hash == state_hash_of(writer)
 
 
 def test_records_of_one_move_are_bounded(writer):

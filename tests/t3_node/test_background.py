@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from contextlib import suppress
 
 import pytest
 
@@ -150,6 +152,53 @@ async def test_what_the_scrub_repairs_comes_at_the_rate(cluster, clock, fetched)
         asked = clock.asked
         await wait_until(lambda n=asked: clock.asked > n or step.done())
     assert holds(two, manifest, some(3))
+
+
+def often(monkeypatch) -> None:
+    """Nodes look after their contents all the time, one pass of the scrub after the other."""
+    monkeypatch.setattr("dfs.node.node.CONTENT_CHECK_MS", 5)
+    monkeypatch.setattr("dfs.node.contents.scrub.CONTENT_SCRUB_PASS_S_MIN", 0)
+
+
+def digest_of(path) -> bytes:
+    """b"" while it is not there: a content that is healed goes for a moment."""
+    with suppress(FileNotFoundError):
+        return hashlib.sha256(path.read_bytes()).digest()
+    return b""
+
+
+def damage(path) -> None:
+    """The second chunk begins otherwise."""
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        file.seek(CHUNK_BYTES_MIN)
+        file.write(b"damaged")
+
+
+@pytest.mark.allow_logs("fetched again from other members")
+async def test_a_node_reads_its_contents_again_by_itself(cluster, monkeypatch):
+    """What is damaged in its data directory, and nobody asks for, is healed as it runs."""
+    often(monkeypatch)
+    members = await cluster.three()
+    manifest = await put_content(members[0], "f", some(7))
+    for member in members:
+        await wait_until(lambda m=member: holds(m, manifest, some(7)))
+    path = path_of(members[2], manifest)
+    damage(path)
+    await wait_until(lambda: digest_of(path) == manifest.sha256)
+    quarantine = members[2].node.contents.files.root / "quarantine"
+    assert [kept.name for kept in quarantine.iterdir()] == [f"{manifest.sha256.hex()}.1"]
+
+
+@pytest.mark.allow_logs("fetched again from other members")
+async def test_damage_that_nobody_can_heal_gets_into_the_status_by_itself(cluster, monkeypatch):
+    often(monkeypatch)
+    one = await cluster.start("node1")
+    manifest = await put_content(one, "f", some(8))
+    figures = one.node.contents.figures
+    assert figures()["contents_missing"] == 0
+    damage(path_of(one, manifest))
+    await wait_until(lambda: figures()["contents_missing"] == figures()["contents_lost"] == 1)
 
 
 @pytest.mark.allow_logs("1 large contents are held by no member")

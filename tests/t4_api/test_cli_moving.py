@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from dfs.limits import VALUE_BYTES_MAX
+from dfs.limits import INLINE_BYTES_MAX, TRANSACTION_OPERATIONS_MAX, VALUE_BYTES_MAX
 
 from .cli_rig import Cli, Served
 
@@ -85,6 +85,29 @@ def test_what_cannot_be_published(node: Served, cli: Cli, tmp_path: Path) -> Non
         assert failed.code == 2
         assert re.search(words, failed.err), failed.err
     assert cli("ls", "w").out == ""
+
+
+def test_a_directory_of_more_than_a_transaction_takes_is_not_published(
+    node: Served, cli: Cli, tmp_path: Path
+) -> None:
+    """Nothing of it is: the reason names the limit, and how much of it there is."""
+    top = tmp_path / "site"
+    top.mkdir()
+    (top / "large").write_bytes(bytes(INLINE_BYTES_MAX + 1))
+    for number in range(TRANSACTION_OPERATIONS_MAX - 1):
+        (top / str(number)).symlink_to("large")
+    before = cli("put", "w/kept", "-t", "old").out
+    failed = cli("put", "--atomic", "--delete", "w", top)
+    assert (failed.code, failed.out) == (1, "")
+    assert failed.err == (
+        "dfs: the transaction has 10,001 changes, the limit is 10,000"
+        " (TRANSACTION_OPERATIONS_MAX): make several of it\n"
+    )
+    assert cli("ls", "-r").out.split() == ["w/", "w/kept"]
+    assert cli("log", "-n", 1, "-o", "json").lines[0]["revision"] == int(before)
+    published = cli("put", "--atomic", "w", top)
+    assert published.code == 0, "as many as it takes"
+    assert len(cli("ls", "w", "-o", "json").lines) == TRANSACTION_OPERATIONS_MAX + 1
 
 
 def test_a_directory_of_any_size_is_published(node: Served, cli: Cli, tmp_path: Path) -> None:

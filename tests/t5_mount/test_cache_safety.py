@@ -35,6 +35,8 @@ class Cluster:
     def __init__(self, *applied: int | None) -> None:
         """Of each member; None = silent."""
         self.applied, self.error, self.there = list(applied), "", False
+        self.missing = [0] * len(applied)
+        """Large contents that each member lacks."""
         self.asked: list[str] = []
         """The keys whose record was wanted."""
 
@@ -42,8 +44,10 @@ class Cluster:
         if self.error:
             raise Unavailable(self.error)
         return pb.StatusResponse(nodes=[
-            pb.NodeStatus(role="follower" if a is not None else "", applied=a or 0)
-            for a in self.applied
+            pb.NodeStatus(
+                role="follower" if a is not None else "", applied=a or 0, contents_missing=missing
+            )
+            for a, missing in zip(self.applied, self.missing, strict=True)
         ])
 
     def stat(self, key: str, local: bool) -> Any:
@@ -97,6 +101,29 @@ async def test_what_is_stored_is_safe(
         found = json.loads(capsys.readouterr().out)
         assert (found["safe"], found["stored_on"], found["drops"]) == (False, 0, 2)
         assert await rig.dfs("status", "b") == 3
+
+
+async def test_a_member_that_lacks_large_contents_does_not_count(
+    tmp_path: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has applied the revision, and may not have the bytes that it names: which contents it
+    lacks is not said, so it may be that of the file."""
+    async with Rig(tmp_path) as rig:
+        rig.drop("a", b"1")
+        await rig.settled()
+        for missing, code, said in (
+            ([0, 0, 1], 0, "safe: stored on 2 of 3 members\n"),
+            ([0, 3, 1], 1, "NOT safe: stored on 1 of 3 members\n"),
+            ([1, 1, 1], 1, "NOT safe: stored on 0 of 3 members\n"),
+            ([0, 0, 0], 0, "safe: stored on 3 of 3 members\n"),
+        ):
+            cluster.missing = missing
+            assert await rig.dfs("status", "a") == code
+            assert capsys.readouterr().out.startswith(said)
+        cluster.missing = [1, 0, 1]
+        assert await rig.dfs("status", "a", "-o", "json") == 1
+        found = json.loads(capsys.readouterr().out)
+        assert (found["safe"], found["stored_on"], found["members"]) == (False, 1, 3)
 
 
 @pytest.mark.allow_logs("drops wait here")

@@ -205,14 +205,14 @@ impl Snapshots {
         })
     }
 
-    /// Removes a file that turned out to be damaged. The state in the store is not: it stays as the
-    /// mark that it is as well.
-    pub fn demote(&self, path: &Path) -> io::Result<()> {
+    /// Removes a file that turned out to be damaged. The state in the store is not: if it has
+    /// applied as much, it stays as the mark that it is as well.
+    pub fn demote(&self, path: &Path, applied: u64) -> io::Result<()> {
         let mut current = self.current.lock();
-        match current.as_mut().filter(|c| c.path == path) {
-            Some(file) => *file = Snapshot::mark(file.meta.clone()),
-            None => return Ok(()), // it has been replaced meanwhile
-        }
+        let Some(file) = current.take_if(|c| c.path == path) else {
+            return Ok(()); // it has been replaced meanwhile
+        };
+        *current = (file.index() <= applied).then(|| Snapshot::mark(file.meta));
         self.sweep(&current)
     }
 
@@ -381,11 +381,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let all = Snapshots::open(dir.path()).unwrap();
         let old = build(&all, 5);
-        all.demote(Path::new("another")).unwrap();
+        all.demote(Path::new("another"), 5).unwrap();
         assert!(all.file(5).is_some());
-        all.demote(&old.path).unwrap();
+        all.demote(&old.path, 5).unwrap();
         assert!(all.file(5).is_none());
         assert_eq!(all.current().unwrap().index(), 5);
+        let not_installed = build(&all, 6);
+        all.demote(&not_installed.path, 5).unwrap();
+        assert!(all.current().is_none());
         build(&all, 7);
         all.clear().unwrap();
         assert!(all.current().is_none());

@@ -66,7 +66,8 @@ pub async fn send(
     let sent = stream(&mut frames, file, get_u64(&mut answer)?, limit).await?;
     if sent != snapshot.sha256 {
         // The receiver keeps what it has for nothing: the next file has another digest.
-        shared.snapshots.demote(&snapshot.path)?;
+        let applied = shared.progress.applied();
+        shared.snapshots.demote(&snapshot.path, applied)?;
         return Err(bad(
             "the snapshot file was damaged on this disk; a new one is made",
         ));
