@@ -204,6 +204,7 @@ class Transfers:
         answers = method(messages())
         try:
             for number, answer in enumerate(answers):
+                self._session.contact = True
                 if number:
                     sending.take(answer)
                 else:
@@ -226,9 +227,11 @@ class Transfers:
         answers = method(getting.request())
         try:
             for answer in answers:
+                self._session.contact = True
                 getting.take(answer)
         except grpc.RpcError as error:
-            return fault_of(error, endpoint, False)
+            if not getting.done():
+                return fault_of(error, endpoint, False)
         finally:
             answers.cancel()
         if getting.done():
@@ -340,6 +343,7 @@ class AsyncTransfers:
             answer = await call.read()
             if answer is grpc.aio.EOF:
                 return _ended_early()
+            self._session.contact = True
             sending.begin(answer)
             answering = asyncio.ensure_future(_answers(call, sending))
             await _send_pieces(call, sending)
@@ -363,9 +367,11 @@ class AsyncTransfers:
         answers = method(getting.request())
         try:
             async for answer in answers:
+                self._session.contact = True
                 await asyncio.to_thread(getting.take, answer)
         except grpc.aio.AioRpcError as error:
-            return fault_of(error, endpoint, False)
+            if not getting.done():
+                return fault_of(error, endpoint, False)
         finally:
             answers.cancel()
         if getting.done():
