@@ -19,7 +19,13 @@ from typing import Final, NoReturn
 
 from ..client.values import Kind
 from ..errors import FailedPrecondition
-from ..limits import CACHE_RETRY_S, PROBLEMS_MAX, RESCAN_INTERVAL_S, SYNC_LOOK_MS
+from ..limits import (
+    CACHE_RETRY_S,
+    PROBLEMS_MAX,
+    RESCAN_INTERVAL_S,
+    SIGNATURE_RACY_NS,
+    SYNC_LOOK_MS,
+)
 from . import ignore, inotify
 from .ignore import Ignore
 from .inotify import Event, Inotify
@@ -273,7 +279,8 @@ class Watcher:
         if not top:
             self._full_scan_waits, self._unwatched = False, 0
             self._begun += 1
-        began = time.time_ns()
+        # What is made from now on may have a time of the timer tick before.
+        began = time.time_ns() - SIGNATURE_RACY_NS
         found: list[str] = []
         seen: set[str] = set()
         for path, changed in self._walk(top):
