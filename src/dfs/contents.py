@@ -1,6 +1,6 @@
 """Large contents on disk: one immutable file for each, by its SHA-256.
 
-    contents/ab/<sha256>        whole, verified, on disk; appears only by rename
+    contents/ab/<sha256>        whole, verified, sealed, on disk; appears only by rename
     contents/arriving/<sha256>  of its size, some chunks written: what is right in it is kept
     contents/incoming/<name>    handed over by programs of this machine, who know their digests
     contents/uploads/<name>     on its way from a caller; by its SHA-256 if that was announced
@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +27,10 @@ from ._engine import digest_chunks
 from .durable import sync_directory
 from .errors import DataLoss, FailedPrecondition, InvalidArgument
 from .limits import CONTENT_KEEP_S
-from .manifest import SHA256_BYTES, Manifest, chunk_bytes_of
+from .manifest import SHA256_BYTES, Manifest
+from .sealing import is_sealed, seal, unused_s, use
+
+log = logging.getLogger(__name__)
 
 DIRECTORY: Final = "contents"
 ARRIVING: Final = "arriving"
@@ -50,7 +53,8 @@ class Files:
         self._lock = threading.Lock()
 
     def open(self) -> None:
-        """Makes the directories and looks what is there. Blocks. Raises OSError."""
+        """Makes the directories and looks what is there; what has no seal (`dfs.sealing`) arrives,
+        as `doubt` says. Blocks. Raises OSError."""
         for directory in (self.root, self.arriving, self.incoming, self.uploads):
             directory.mkdir(mode=0o700, exist_ok=True)
         sync_directory(self.root)
@@ -59,8 +63,11 @@ class Files:
             with os.scandir(directory) as entries:
                 for entry in entries:
                     if len(entry.name) == 2 * SHA256_BYTES:
-                        size = entry.stat(follow_symlinks=False).st_size
-                        self.here[bytes.fromhex(entry.name)] = size
+                        sha256 = bytes.fromhex(entry.name)
+                        found = entry.stat(follow_symlinks=False)
+                        self.here[sha256] = found.st_size
+                        if not is_sealed(found):
+                            self.doubt(sha256)
 
     def _directories(self) -> Iterator[Path]:
         for number in range(256):
@@ -182,9 +189,9 @@ class Files:
         target = self.path(manifest.sha256)
         fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.fsync(fd)
             os.fchmod(fd, 0o444)
-            os.utime(fd)
+            seal(fd)
+            os.fsync(fd)
         except OSError:
             source.unlink()  # What was not written is not tried again: a next sync hides it.
             raise
@@ -210,7 +217,7 @@ class Files:
             if sha256 not in self.here:
                 return False
             try:
-                os.utime(self.path(sha256))
+                use(self.path(sha256))
             except FileNotFoundError:
                 del self.here[sha256]
                 return False
@@ -233,15 +240,33 @@ class Files:
         """The file that is here is what the manifest says. Blocks: it is read. Raises OSError."""
         return fits(self.path(manifest.sha256), manifest)
 
+    def doubt(self, sha256: bytes) -> bool:
+        """Takes a content back to those that arrive, all of whose chunks are verified, if somebody
+        has written to it, or removed it; whether it was so. Raises OSError."""
+        with self._lock:
+            try:
+                if sha256 not in self.here or is_sealed(self.path(sha256).stat()):
+                    return False
+            except FileNotFoundError:
+                pass
+            self._take_back(sha256)
+        log.warning("the content %s was written to, or removed: it is verified anew", sha256.hex())
+        return True
+
+    def _take_back(self, sha256: bytes) -> None:
+        self.here.pop(sha256, None)
+        path = self.arriving / sha256.hex()
+        with contextlib.suppress(FileNotFoundError):
+            self.path(sha256).rename(path)
+            path.chmod(0o600)
+            os.utime(path)
+
     def distrust(self, manifest: Manifest) -> list[int]:
         """Takes a content back to those that arrive, and keeps its damaged chunks for people to
         look at: their numbers. Blocks."""
         with self._lock:
-            self.here.pop(manifest.sha256, None)
-            with contextlib.suppress(FileNotFoundError):
-                self.path(manifest.sha256).rename(self.arriving / manifest.sha256.hex())
+            self._take_back(manifest.sha256)
         path = self.arrive(manifest)
-        path.chmod(0o600)
         damaged = lacking(path, manifest)
         quarantine = self.root / QUARANTINE
         quarantine.mkdir(mode=0o700, exist_ok=True)
@@ -263,7 +288,7 @@ class Files:
     def spare(self, sha256: bytes) -> bool:
         """It has not been handed over, or been about to be named, for CONTENT_KEEP_S."""
         try:
-            return _age_s(self.path(sha256)) > CONTENT_KEEP_S
+            return unused_s(self.path(sha256)) > CONTENT_KEEP_S
         except FileNotFoundError:
             return True
 
@@ -277,142 +302,6 @@ class Files:
                         path.unlink()
 
 
-class Arrival:
-    """A content that arrives piece by piece, from its begin on. One thread at a time."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        """Goes on behind what an earlier attempt has left at `path`, which is read once more.
-        `size`: what it should have in the end; 0 = not known. Blocks. Raises OSError."""
-        self.path, self.size = path, 0
-        self._chunk_bytes = chunk_bytes_of(size)
-        self._whole, self._chunk = hashlib.sha256(), hashlib.sha256()
-        self._digests: list[bytes] = []
-        self._file = path.open("a+b")
-        self._file.seek(0)
-        while data := self._file.read(_BLOCK_BYTES):
-            self._digest(data)
-
-    def _digest(self, data: bytes | memoryview) -> None:
-        self._whole.update(data)
-        view = memoryview(data)
-        while view:
-            part = view[: self._chunk_bytes - self.size % self._chunk_bytes]
-            self._chunk.update(part)
-            self.size += len(part)
-            view = view[len(part) :]
-            if self.size % self._chunk_bytes == 0:
-                self._end_chunk()
-
-    def _end_chunk(self) -> None:
-        self._digests.append(self._chunk.digest())
-        self._chunk = hashlib.sha256()
-
-    def add(self, data: bytes) -> None:
-        """The next piece. Blocks. Raises OSError."""
-        self._file.write(data)
-        self._digest(data)
-
-    def finish(self) -> Manifest:
-        """All has arrived. Blocks. Raises OSError."""
-        self._file.flush()
-        if self.size % self._chunk_bytes:
-            self._end_chunk()
-        chunk_bytes, digests = chunk_bytes_of(self.size), self._digests
-        if chunk_bytes != self._chunk_bytes:  # it is larger than was said
-            numbers = range(-(-self.size // chunk_bytes))
-            digests = digest_chunks(self._file.fileno(), self.size, chunk_bytes, numbers)
-        return Manifest(self._whole.digest(), self.size, chunk_bytes, b"".join(digests))
-
-    def close(self) -> None:
-        """What has arrived stays. Idempotent."""
-        self._file.close()
-
-
-class Assembly:
-    """A content of which all digests were announced, and some chunks may be here: its sender sends
-    the others. What is wrong is not written, and what comes behind it is kept for the next attempt.
-    One thread at a time."""
-
-    def __init__(self, path: Path, manifest: Manifest, lacking: Sequence[int]) -> None:
-        """`path`: a file of its size, in which all but the chunks with the numbers `lacking` are
-        right. Blocks. Raises OSError."""
-        self._manifest, self._left = manifest, deque(lacking)
-        self.size = manifest.size - sum(map(manifest.length, lacking))
-        """Bytes that are here."""
-        self._wrong: list[int] = []
-        """Chunks that have come otherwise than was announced."""
-        self._chunk = bytearray()
-        """Of the first one that is lacking."""
-        self._whole, self._digested = hashlib.sha256(), 0
-        self._file = path.open("r+b")
-
-    def add(self, data: bytes) -> None:
-        """The next piece. Blocks. Raises FailedPrecondition, OSError."""
-        view = memoryview(data)
-        while view:
-            if not self._left:
-                raise FailedPrecondition("more has come than was asked for; nothing was stored")
-            number = self._left[0]
-            part = view[: self._manifest.length(number) - len(self._chunk)]
-            self._chunk += part
-            view = view[len(part) :]
-            if len(self._chunk) == self._manifest.length(number):
-                self._end_chunk(number)
-
-    def _end_chunk(self, number: int) -> None:
-        chunk, at = self._chunk, number * self._manifest.chunk_bytes
-        self._chunk = bytearray()
-        self._left.popleft()
-        if hashlib.sha256(chunk).digest() != self._manifest.digest(number):
-            self._wrong.append(number)
-            return
-        self._file.seek(at)
-        self._file.write(chunk)
-        self.size += len(chunk)
-        if not self._wrong:
-            self._digest(at)
-            self._whole.update(chunk)
-            self._digested += len(chunk)
-
-    def _digest(self, end: int) -> None:
-        """All up to there is right."""
-        self._file.seek(self._digested)
-        while self._digested < end:
-            data = self._file.read(min(_BLOCK_BYTES, end - self._digested))
-            if not data:
-                return  # The file is shorter than it was: the digest will tell.
-            self._whole.update(data)
-            self._digested += len(data)
-
-    def finish(self) -> Manifest:
-        """All has arrived. Blocks: what was here is read, as chunks with those digests prove
-        nothing of the whole. Raises FailedPrecondition, OSError."""
-        manifest = self._manifest
-        if self._left:
-            raise FailedPrecondition(
-                f"{self.size:,} of {manifest.size:,} bytes are here; upload it again, and it goes"
-                " on with what is lacking"
-            )
-        if self._wrong:
-            raise FailedPrecondition(
-                f"{len(self._wrong)} chunks have come otherwise than was announced, so it was"
-                " changed meanwhile; nothing was stored, upload it again"
-            )
-        self._file.flush()
-        self._digest(manifest.size)
-        if self._whole.digest() != manifest.sha256:
-            raise FailedPrecondition(
-                f"what has come has SHA-256 {self._whole.hexdigest()}, not the announced"
-                f" {manifest.sha256.hex()}; nothing was stored"
-            )
-        return manifest
-
-    def close(self) -> None:
-        """What has arrived stays. Idempotent."""
-        self._file.close()
-
-
-_BLOCK_BYTES = 1 << 20
 _KEPT_CHUNKS_MAX = 8
 """Damaged chunks of one content that are put into quarantine."""
 

@@ -66,6 +66,11 @@ MUTANTS: Final = (
         "let _turn = turn;", "drop(turn);",
         ("tests/t2_engine/test_late_snapshots.py",),
     ),
+    Mutant(  # the kernel reads local files by itself
+        "what-was-written-to-is-read", "engine/src/mount/pins.rs",
+        "found.len() == node.size && is_sealed(found)", "found.len() == node.size",
+        ("rust", "a_file_that_somebody_wrote_to_is_damaged_and_forgotten"),
+    ),
     Mutant(  # kept awake for as long as the mount is there
         "sleepers-keep-cores-awake", "engine/src/mount/device.rs",
         "            waits.cores.keep_awake(false);\n", "",
@@ -333,7 +338,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "content-is-not-touched", "src/dfs/contents.py",
-        "                os.utime(self.path(sha256))\n",
+        "                use(self.path(sha256))\n",
         "                self.path(sha256).stat()\n", CONTENTS,
     ),
     Mutant(

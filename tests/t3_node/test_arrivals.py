@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 
-from dfs.contents import Arrival, Files, lacking
+from dfs.assembling import Arrival
+from dfs.contents import Files, lacking
 from dfs.limits import CHUNK_BYTES_MIN
 
 SIZE = 3 * CHUNK_BYTES_MIN + 12_345

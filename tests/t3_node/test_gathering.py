@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from dfs.contents import Assembly
+from dfs.assembling import Assembly
 from dfs.engine_memory import MemoryEngine
 from dfs.errors import DfsError, FailedPrecondition
 from dfs.limits import CHUNK_BYTES_MIN

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from dfs.assembling import Arrival
 from dfs.commands import floor_entry
-from dfs.contents import Arrival
 from dfs.errors import FailedPrecondition, OutOfSpace, TooLarge, Unavailable
 from dfs.limits import CHUNK_BYTES_MIN, CONTENT_PULLS_MAX, CONTENT_WHOLES_MAX, INLINE_BYTES_MAX
 from dfs.manifest import Manifest
 from dfs.node.contents import Scrub
 from dfs.node.contents.spreading import Spreading
 from dfs.proto import dfs_pb2 as pb
+from dfs.sealing import SEALED_NS
 
 from .conftest import wait_until
 
@@ -296,7 +297,7 @@ async def test_what_a_put_counts_on_stays_though_it_was_about_to_go(cluster, mon
     for data in (asked, named, spare):
         name, manifest = hand_over(one, data)
         await contents.adopt(name, manifest)
-        os.utime(path_of(one, manifest), (0, 0))
+        os.utime(path_of(one, manifest), ns=(0, SEALED_NS))
         manifests.append(manifest)
     contents.restart()
     await contents.check()
@@ -308,7 +309,7 @@ async def test_what_a_put_counts_on_stays_though_it_was_about_to_go(cluster, mon
         )  # fmt: skip
         assert (await contents._asked(question))["here"]
         await name_it(one, "named", manifests[1])
-        os.utime(path_of(one, manifests[1]), (0, 0))
+        os.utime(path_of(one, manifests[1]), ns=(0, SEALED_NS))
 
     contents._tidied_s = -math.inf
     await contents.tidy(barrier)

@@ -22,6 +22,7 @@ from dfs.limits import (
 )
 from dfs.manifest import Manifest
 from dfs.proto import dfs_pb2 as pb
+from dfs.sealing import SEALED_NS
 
 from .cli_rig import Cli, Served
 from .conftest import refusal
@@ -267,10 +268,10 @@ async def test_contents_that_a_node_keeps(api):
     await upload(api, pb.UploadHead(key="f", size=SIZE), data)
     here, not_here = hashlib.sha256(data).digest(), bytes(32)
     path = api.running.node.contents.files.path(here)
-    os.utime(path, (0, 0))
+    os.utime(path, ns=(0, SEALED_NS))
     found = await api.files.KeepContents(pb.KeepContentsRequest(sha256=[not_here, here]))
     assert list(found.sha256) == [here]
-    assert path.stat().st_mtime > 0
+    assert path.stat().st_atime > 0
     many = TRANSACTION_OPERATIONS_MAX + 1
     for asked, reason in (([b"short"], "INVALID_ARGUMENT"), ([here] * many, "TOO_LARGE")):
         with pytest.raises(grpc.aio.AioRpcError) as caught:

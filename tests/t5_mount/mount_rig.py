@@ -15,6 +15,7 @@ import pytest
 
 from dfs.cache.ports import NOBODY
 from dfs.mount import identity, locate, top_mount
+from dfs.sealing import seal
 
 from .telling import show
 
@@ -101,6 +102,7 @@ class Rig:
         """Puts content where objects are; returns its path."""
         path = self.objects / str(version)
         path.write_bytes(data)
+        seal(path)
         return str(path)
 
     def mkdir(

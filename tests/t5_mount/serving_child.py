@@ -22,6 +22,7 @@ from telling import show
 from dfs._engine import Part, Tree
 from dfs.limits import OWNER_MAX
 from dfs.mount import STANDBY_VARIABLE, TABLE_VARIABLE
+from dfs.sealing import seal
 
 UNOWNED = (OWNER_MAX + 1,) * 2
 CHUNK = 1 << 20
@@ -45,6 +46,8 @@ def serve(fd: int, adopt: bool, objects: Path) -> None:
     """Serves until standard input ends or SIGTERM comes."""
     tree = Tree({"deadline_ms": 20_000})
     files = sorted(path for path in objects.iterdir() if path.name[0] != ".")
+    for path in files:
+        seal(path)
     shown = [
         (f"d/{path.name}", 0, path.stat().st_size, 0o644, 10**18, *UNOWNED,
          path.stat().st_size, str(path))
@@ -71,6 +74,7 @@ def serve(fd: int, adopt: bool, objects: Path) -> None:
             elif path == "coming":
                 chunks.append((miss, upto if first or upto > 1 else 0))
         if (objects / ".late").exists():
+            seal(objects / ".late")
             for miss in late:
                 tree.fulfil(miss, str(objects / ".late"))
             late.clear()

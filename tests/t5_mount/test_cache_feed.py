@@ -152,9 +152,11 @@ async def test_a_replaced_version_is_still_complete_for_its_reader(tmp_path: Pat
 
 @pytest.mark.allow_logs("cached object is damaged")
 @pytest.mark.parametrize("rebooted", [True, False])
-async def test_a_truncated_object_is_set_aside_and_fetched_again(
-    tmp_path: Path, rebooted: bool
+@pytest.mark.parametrize("cut", [True, False])
+async def test_an_object_that_was_damaged_meanwhile_is_set_aside_and_fetched_again(
+    tmp_path: Path, rebooted: bool, cut: bool
 ) -> None:
+    """Somebody has cut it, or written to it."""
     async with Rig(tmp_path) as rig:
         await rig.node.put("large", LARGE)
         await rig.node.put("small", b"small")
@@ -163,7 +165,7 @@ async def test_a_truncated_object_is_set_aside_and_fetched_again(
         await rig.stop()
         for data in (LARGE, b"small"):
             rig.object(data).chmod(0o600)
-            rig.object(data).write_bytes(data[:-1])
+            rig.object(data).write_bytes(data[:-1] if cut else data[:-1] + b"!")
         if rebooted:
             (rig.state / "boot").write_text("another boot of this machine")
         await rig.start()

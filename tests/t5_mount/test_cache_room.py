@@ -17,6 +17,7 @@ from dfs.cache.objects import Objects
 from dfs.cache.problems import Problems
 from dfs.cache.room import Disk, NoRoom, Room
 from dfs.limits import AGENT_DATA_BYTES_MAX, OBJECT_USED_S, QUARANTINED_MAX
+from dfs.sealing import SEALED_NS
 from dfs.sizes import FreeSpace
 
 from .cache_rig import Rig, small_file_system, wait_until
@@ -280,15 +281,16 @@ def test_an_object_that_is_opened_all_the_time_is_not_touched_all_the_time(tmp_p
     objects.open()
     objects.note_used([])
     path, now = objects.add(hashlib.sha256(b"x").digest(), b"x"), int(time.time())
-    os.utime(path, (0, 0))
+    os.utime(path, (0, 5))
     objects.note_used([hashlib.sha256(b"x").digest()])
-    assert os.stat(path).st_mtime == 0  # It was written just now: nobody looks.
+    assert os.stat(path).st_atime == 0  # It was written just now: nobody looks.
     objects = Objects(str(tmp_path))
     objects.open()
     for age, touched in ((OBJECT_USED_S - 10, False), (OBJECT_USED_S + 1, True), (-100, True)):
-        os.utime(path, (now - age, now - age))
+        os.utime(path, (now - age, 5))
         objects.note_used([hashlib.sha256(b"x").digest()])
-        assert (os.stat(path).st_mtime != now - age) == touched
+        assert (os.stat(path).st_atime != now - age) == touched
+        assert os.stat(path).st_mtime == 5  # To be used is not to be verified.
 
 
 async def test_what_was_opened_last_stays_over_a_restart(tmp_path: Path) -> None:
@@ -298,10 +300,10 @@ async def test_what_was_opened_last_stays_over_a_restart(tmp_path: Path) -> None
             await rig.node.put(f"f{i}", content(i))
         await rig.shown("f3", content(3))
     for i in range(4):
-        os.utime(rig.object(content(i)), (i, i))
+        os.utime(rig.object(content(i)), ns=(i * 10**9, SEALED_NS))
     async with rig:
         assert await rig.read("f0") == content(0)
-        await wait_until("it is noted", lambda: rig.object(content(0)).stat().st_mtime > 3)
+        await wait_until("it is noted", lambda: rig.object(content(0)).stat().st_atime > 3)
     rig.options["cache_bytes_max"] = 21_000
     async with rig:
         await wait_until("the others went", lambda: rig.tree.shown["f2"].backing is None)

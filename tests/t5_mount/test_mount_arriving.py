@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from dfs.sealing import seal
+
 from .mount_rig import (
     WAIT_S,
     Background,
@@ -79,6 +81,7 @@ class Coming:
     def whole(self) -> None:
         """All of it is here: a file like others."""
         self.bring(*range(CHUNKS))
+        seal(self.file)
         place = digest_of(self.path, self.version), str(self.file)
         assert self.rig.tree.place_contents([place]) == 1
 

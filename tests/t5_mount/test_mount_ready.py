@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dfs._engine import Tree
+from dfs.sealing import seal
 
 from .mount_rig import UNOWNED, Rig, fails_with, mounted, needs_fuse, rows, wait_until
 from .telling import digest_of, show
@@ -147,7 +148,7 @@ def test_a_version_that_is_no_longer_shown_is_let_go_at_once(
         assert not in_use(old)
 
 
-@pytest.mark.parametrize("wrong", [b"short", b"too long a content", None])
+@pytest.mark.parametrize("wrong", [b"short", b"too long a content", b"changed", None])
 def test_a_ready_file_that_is_not_as_it_was_is_not_served(rig: Rig, wrong: bytes | None) -> None:
     """What an open finds wrong with a local file it also finds when the file is ready."""
     version = rig.put("f", b"content")
@@ -185,6 +186,7 @@ def test_what_was_ready_for_one_process_the_next_one_lets_go(rig: Rig) -> None:
     paths = [rig.objects / name for name in ("open", "closed")]
     for path in paths:
         path.write_bytes(b"content")
+        seal(path)
         item = (path.name, 0, 7, 0o644, 10**18, *UNOWNED, 1, str(path))
         assert not show(former, [item])
         assert not show(latter, [item])

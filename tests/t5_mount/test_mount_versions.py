@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from dfs._engine import Tree
+from dfs.sealing import seal
 
 from .mount_rig import UNOWNED, Background, Rig, mounted, needs_fuse, python, rows, wait_until
 from .telling import digest_of
@@ -41,6 +42,7 @@ def write_versions(rig: Rig, shared: mmap.mmap) -> tuple[int, int]:
             data = content(number, versions[number])
             place = rig.objects / f"{number}-{versions[number]}"
             place.write_bytes(data)
+            seal(place)
             key = f"d{number % 3}/f{number}"
             places[digest_of(key, versions[number])] = place
             changes.append((key, 0, len(data), 0o644, 0, *UNOWNED, versions[number], str(place)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import threading
 from pathlib import Path
@@ -65,6 +66,29 @@ def test_a_large_file_is_identical_on_every_mount(tmp_path: Path) -> None:
             client.delete("large")
         for node in cluster.nodes:
             wait_until("it is gone", lambda n=node: not (n.mount / "large").exists())
+
+
+@needs_fuse
+def test_what_somebody_wrote_into_local_files_is_not_read(tmp_path: Path) -> None:
+    """The kernel reads local files by itself. An open sees that somebody has written to one since
+    it was verified: what is wrong with it is had again from another member."""
+    contents = {"small": os.urandom(5_000), "large": os.urandom(9 * MIB)}
+    with running(tmp_path, mounts=True) as cluster:
+        node = cluster.nodes[1]
+        with cluster.client() as client:
+            client.put("small", contents["small"])
+            client.upload("large", io.BytesIO(contents["large"]))
+        for name, data in contents.items():
+            sha256 = hashlib.sha256(data).hexdigest()
+            wait_until("it is shown", lambda n=name, s=sha256, d=data: shows(node, n, len(d), s))
+            for _ in range(2):  # the second time another file is in its place
+                [place] = node.data.rglob(sha256)
+                with place.open("r+b") as file:
+                    file.seek(len(data) // 2)
+                    file.write(b"other bytes")
+                assert (node.mount / name).read_bytes() == data
+        assert "cached object is damaged" in node.log.read_text()
+        assert "was written to" in node.log.read_text()
 
 
 def upload_until_stored(cluster: Cluster, path: Path, outcome: list[object]) -> None:

@@ -3,6 +3,7 @@
 //! SHA-256 is that of `sha2`, or of `sha256` for two inputs at a time. Both use the instructions
 //! that processors have for it.
 pub mod copy;
+pub mod seal;
 pub mod sha256;
 pub mod small;
 

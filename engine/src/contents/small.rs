@@ -1,5 +1,6 @@
 //! Small contents that become files, many in one go: for each alone, what Python does around the
 //! system calls costs half as much as they do.
+use super::seal::seal;
 use super::sha256::digests;
 use super::{Digest, hex};
 use std::fs::{File, OpenOptions, Permissions};
@@ -40,5 +41,6 @@ fn make(root: &Path, digest: &Digest, data: &[u8]) -> io::Result<()> {
 
 fn fill(mut file: &File, data: &[u8]) -> io::Result<()> {
     file.write_all(data)?;
-    file.set_permissions(Permissions::from_mode(WHOLE))
+    file.set_permissions(Permissions::from_mode(WHOLE))?;
+    seal(file)
 }

@@ -6,10 +6,11 @@ use super::part::{Chunks, Part};
 use super::ready::{Local, Ready};
 use super::reply::Opened;
 use super::table::{Left, Row, Shared};
+use crate::contents::seal::is_sealed;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -24,7 +25,7 @@ pub const HELD_MAX: usize = 4_096;
 pub enum Trouble {
     /// There is no local file.
     Absent,
-    /// The local file has not the committed size, or is no file.
+    /// The local file is not as it was committed, or is no file.
     Damaged,
     /// Some of these chunks of it are not here.
     Lacking(Arc<Part>, Chunks),
@@ -387,13 +388,18 @@ fn open_place(node: &Node) -> Result<File, Trouble> {
         Err(error) => return Err(Trouble::Failed(error.raw_os_error().unwrap_or(libc::EIO))),
     };
     match file.metadata() {
-        Ok(metadata) if metadata.is_file() && metadata.len() == node.size => Ok(file),
+        Ok(metadata) if metadata.is_file() && is_as_committed(node, &metadata) => Ok(file),
         Ok(_) => {
             *place = None;
             Err(Trouble::Damaged)
         }
         Err(error) => Err(Trouble::Failed(error.raw_os_error().unwrap_or(libc::EIO))),
     }
+}
+
+/// The file is of the size that was committed, and nobody has written to it since it was verified.
+pub(super) fn is_as_committed(node: &Node, found: &Metadata) -> bool {
+    found.len() == node.size && is_sealed(found)
 }
 
 pub(super) fn path_of(place: &CStr) -> &Path {

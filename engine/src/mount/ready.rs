@@ -6,7 +6,7 @@
 //! longer shown, its content is hidden (as it is to be removed, and what is open is not removed),
 //! or too many others were closed since.
 use super::node::Node;
-use super::pins::{Pin, path_of};
+use super::pins::{Pin, is_as_committed, path_of};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, Metadata, symlink_metadata};
 use std::os::unix::fs::MetadataExt;
@@ -45,11 +45,11 @@ impl Local {
         !self.node.is_orphan() && self.node.place.lock().is_some()
     }
 
-    /// Its place still names that file, which has the committed size: what an open goes by.
+    /// Its place still names that file, which is as it was committed: what an open goes by.
     pub fn is_in_place(&self) -> bool {
         let place = self.node.place.lock();
         let found = place.as_deref().map(|at| symlink_metadata(path_of(at)));
-        let same = |found: &Metadata| inode(found) == self.inode && found.len() == self.node.size;
+        let same = |found| inode(found) == self.inode && is_as_committed(&self.node, found);
         matches!(found, Some(Ok(found)) if same(&found))
     }
 }

@@ -21,6 +21,7 @@ from ..errors import DeadlineExceeded, Unavailable
 from ..limits import CONTENT_HOLD_WAIT_MS, INLINE_BYTES_MAX, UPLOADS_BIG_MAX
 from ..manifest import Manifest
 from ..proto import dfs_pb2 as pb
+from ..sealing import is_sealed
 from .pending import Drop
 from .ports import Client
 from .take import Taken, Unchanged, take_large
@@ -105,14 +106,16 @@ class Large:
         return self._contents is not None
 
     def backing(self, sha256: bytes, size: int) -> str | None:
-        """Where the node has a content; None: not, or not yet, or not on this machine."""
+        """Where the node has a content; None: not, or not yet, or not on this machine, or somebody
+        has written to it."""
         if self._contents is None or size <= INLINE_BYTES_MAX:
             return None
         path = path_in(self._contents, sha256)
         try:
-            return str(path) if path.stat().st_size == size else None
+            found = path.stat()
         except OSError:
             return None
+        return str(path) if found.st_size == size and is_sealed(found) else None
 
     def open_arriving(self, sha256: bytes) -> int:
         """Opens the file into which the node has a content come; its descriptor. Raises OSError."""

@@ -4,9 +4,10 @@ A file here is immutable, verified and complete once its mode says so (0444); no
 before. What an agent was writing when it died (0200) is removed at the next start. It is not
 flushed to disk: after a crash of the machine it may be damaged. So at the first start after a boot
 all files are moved to `<state>/former/`; each is verified before it is used, and moves back then.
-A file in its place is trusted for the rest of the boot, but for its length: whoever asks for it
-says what that should be; and each is read again from time to time (`scrub.py`). A damaged one is
-moved to `<state>/quarantine`, which keeps the last few, and fetched again. Any thread may call.
+A file in its place is trusted for the rest of the boot as long as it has its length, and its seal
+(`dfs.sealing`): else it is verified before it is used. Each is read again from time to time, too
+(`scrub.py`). A damaged one is moved to `<state>/quarantine`, which keeps the last few, and fetched
+again. Any thread may call.
 
 What comes chunk by chunk stands in `<state>/arriving/<sha256>` until all is there, sparse. No chunk
 that is found there is trusted: whoever goes on with it verifies each.
@@ -30,6 +31,7 @@ from typing import Final
 from .._engine import store_objects
 from ..errors import DataLoss
 from ..limits import OBJECT_KEEP_S, OBJECT_USED_S, QUARANTINED_MAX
+from ..sealing import is_sealed, open_quietly, prove, seal, unused_s, use
 
 log = logging.getLogger(__name__)
 EMPTY: Final = hashlib.sha256(b"").digest()
@@ -76,11 +78,12 @@ class Objects:
         self._distrust_after_boot()
         former = self._scan(self.former) if os.path.isdir(self.former) else []
         trusted = self._scan(self.root)
-        self._former = {sha256 for _, sha256, _ in former}
-        for _, sha256, _ in trusted:
-            self._verified.add(sha256)
+        self._former = {sha256 for _, sha256, _, _ in former}
+        for _, sha256, _, sealed in trusted:
+            if sealed:
+                self._verified.add(sha256)
             self._leave_former(sha256)
-        for _, sha256, size in sorted([f for f in former if f[1] in self._former] + trusted):
+        for _, sha256, size, _ in sorted([f for f in former if f[1] in self._former] + trusted):
             self._count(sha256, size)
         self._scan_parts()
         self.add(EMPTY, b"")
@@ -96,7 +99,7 @@ class Objects:
                 return
         if os.path.isdir(self.root):
             if os.path.isdir(self.former):
-                for _, sha256, _ in self._scan(self.root):
+                for _, sha256, _, _ in self._scan(self.root):
                     name = sha256.hex()
                     directory = f"{self.former}/{name[:2]}"
                     os.makedirs(directory, mode=0o700, exist_ok=True)
@@ -108,10 +111,10 @@ class Objects:
         os.rename(f"{note}.tmp", note)
 
     @staticmethod
-    def _scan(root: str) -> list[tuple[int, bytes, int]]:
-        """(mtime, SHA-256, size) of the objects below `root`; makes its directories, removes what
-        is unfinished."""
-        found: list[tuple[int, bytes, int]] = []
+    def _scan(root: str) -> list[tuple[int, bytes, int, bool]]:
+        """(atime, SHA-256, size, sealed) of the objects below `root`; makes its directories,
+        removes what is unfinished."""
+        found: list[tuple[int, bytes, int, bool]] = []
         for i in range(256):
             directory = os.path.join(root, f"{i:02x}")
             os.makedirs(directory, mode=0o700, exist_ok=True)
@@ -195,6 +198,7 @@ class Objects:
             while view:
                 view = view[os.write(fd, view) :]
             os.fchmod(fd, _WHOLE)
+            seal(fd)
         except BaseException:
             self._unmake(made, fd)
             raise
@@ -258,6 +262,7 @@ class Objects:
                 self._count(sha256, _on_disk(where))
                 return None
             os.chmod(where, _WHOLE)
+            seal(where)
             path = self.path(sha256)
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             os.rename(where, path)
@@ -276,8 +281,8 @@ class Objects:
             return None
         where = self._where(sha256)
         try:
-            with open(where, "rb") as file:
-                right = hashlib.file_digest(file, "sha256").digest() == sha256
+            with open_quietly(where) as file:
+                right = prove(file, sha256)
         except FileNotFoundError:
             return self._gone(sha256, where)
         except OSError as error:
@@ -298,14 +303,18 @@ class Objects:
         return None
 
     def _stays(self, sha256: bytes) -> bool:
-        """Whether a verified object still is in its place; it is forgotten if it is not."""
+        """Whether a verified object still is in its place, and nobody has written to it; it is
+        forgotten, or has to be verified again, if it is not."""
         try:
-            size = os.stat(self.path(sha256)).st_size
+            found = os.stat(self.path(sha256))
         except OSError:
-            size = -1
+            found = None
         with self._lock:
-            if sha256 in self._verified and size != self._sizes[sha256]:
-                self._set_aside(sha256)
+            if sha256 in self._verified:
+                if found is None or found.st_size != self._sizes[sha256]:
+                    self._set_aside(sha256)
+                elif not is_sealed(found):
+                    self._verified.discard(sha256)
             return sha256 in self._verified
 
     def distrust(self, sha256: bytes) -> bool:
@@ -343,8 +352,8 @@ class Objects:
                 continue
             where = self._where(sha256)
             with contextlib.suppress(OSError):  # Only the order of evictions depends on it.
-                if not 0 <= now - os.stat(where).st_mtime < OBJECT_USED_S:
-                    os.utime(where)
+                if not 0 <= unused_s(where) < OBJECT_USED_S:
+                    use(where)
 
     def size(self, sha256: bytes) -> int | None:
         """Bytes of an object, or of what is here of it; None: there is none."""
@@ -440,7 +449,7 @@ class Objects:
             os.unlink(os.path.join(self.quarantine, name))
 
 
-def _objects_in(at: int) -> Iterator[tuple[int, bytes, int]]:
+def _objects_in(at: int) -> Iterator[tuple[int, bytes, int, bool]]:
     """Those of one directory, see `Objects._scan`."""
     with os.scandir(at) as entries:
         for entry in entries:
@@ -448,7 +457,8 @@ def _objects_in(at: int) -> Iterator[tuple[int, bytes, int]]:
             if len(entry.name) != 64 or stat.st_mode & 0o777 == _UNFINISHED:
                 os.unlink(entry.name, dir_fd=at)
             else:
-                yield stat.st_mtime_ns, bytes.fromhex(entry.name), stat.st_size
+                name = bytes.fromhex(entry.name)
+                yield stat.st_atime_ns, name, stat.st_size, is_sealed(stat)
 
 
 def _create(path: str, flags: int, mode: int) -> int:

@@ -14,6 +14,7 @@ from collections import deque
 from typing import Final
 
 from ..limits import CONTENT_SCRUB_BYTES, CONTENT_SCRUB_PASS_S_MIN, SCRUB_INTERVAL_MS
+from ..sealing import open_quietly
 from .objects import Objects
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Scrub:
     def _read(self, sha256: bytes, bytes_max: int) -> bool:
         """Reads on in an object; whether that was the end of it. It is opened each time: one that
         is open is not evicted. Raises OSError."""
-        with open(self._objects.path(sha256), "rb", buffering=0) as file:
+        with open_quietly(self._objects.path(sha256)) as file:
             file.seek(self._at)
             data = file.read(bytes_max)
         self._hash.update(data)

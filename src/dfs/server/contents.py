@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 import grpc
 
+from ..assembling import Arrival, Assembly
 from ..commands import (
     check_operations,
     check_put_content,
     refused_in,
 )
-from ..contents import Arrival, Assembly
 from ..errors import (
     Conflict,
     DfsError,
@@ -391,6 +391,7 @@ class Contents:
         contents = self._node.contents
         manifest = contents.known(request.sha256)
         answer = HaveContentResponse(size=manifest.size)
+        await contents.doubt(manifest.sha256)
         if request.HasField("chunk") and request.chunk >= manifest.chunks:
             raise InvalidArgument(f"the content has {manifest.chunks} chunks, none {request.chunk}")
         with suppress(TimeoutError):

@@ -4,6 +4,7 @@ use super::content::Digest;
 use super::feed::entries;
 use super::feed::tests::{event, record};
 use super::session::{Options, Session};
+use crate::contents::seal::seal;
 use sha2::Digest as _;
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -155,6 +156,7 @@ impl Kernel {
     pub fn object(&self, version: u64, content: &[u8]) -> Arc<CStr> {
         let path = self.dir.path().join(version.to_string());
         std::fs::write(&path, content).unwrap();
+        seal(&File::open(&path).unwrap()).unwrap();
         CString::new(path.to_str().unwrap()).unwrap().into()
     }
 

@@ -3,6 +3,7 @@ use super::super::node::{Kind, NOBODY};
 use super::super::table::Table;
 use super::super::tree::Tree;
 use super::*;
+use crate::contents::seal::seal;
 use std::ffi::CString;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
@@ -19,6 +20,7 @@ fn node(dir: &TempDir, version: u64, size: u64, content: Option<&[u8]>) -> Arc<N
     let path = dir.path().join(version.to_string());
     let place = content.map(|content| {
         std::fs::write(&path, content).unwrap();
+        seal(&File::open(&path).unwrap()).unwrap();
         CString::new(path.to_str().unwrap()).unwrap().into()
     });
     let kind = Kind::File;
@@ -80,6 +82,15 @@ fn a_file_of_the_wrong_size_is_damaged_and_forgotten() {
         assert_eq!(pins.open(&node, "f", &device, false), Err(Trouble::Absent));
         assert_eq!(pins.counts()[0], ("open", 0));
     }
+}
+
+#[test]
+fn a_file_that_somebody_wrote_to_is_damaged_and_forgotten() {
+    let (dir, device, pins) = (tempfile::tempdir().unwrap(), device(), Pins::default());
+    let node = node(&dir, 1, 5, Some(b"hello"));
+    std::fs::write(dir.path().join("1"), b"jello").unwrap();
+    assert_eq!(pins.open(&node, "f", &device, false), Err(Trouble::Damaged));
+    assert_eq!(pins.open(&node, "f", &device, false), Err(Trouble::Absent));
 }
 
 #[test]

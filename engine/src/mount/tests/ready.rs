@@ -3,6 +3,7 @@ use super::super::node::Kind;
 use super::super::table::Row;
 use super::super::tree::new;
 use super::*;
+use crate::contents::seal::seal;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,6 +12,7 @@ use tempfile::NamedTempFile;
 fn file(content: &[u8]) -> NamedTempFile {
     let file = NamedTempFile::new().unwrap();
     std::fs::write(&file, content).unwrap();
+    seal(file.as_file()).unwrap();
     file
 }
 
@@ -101,8 +103,11 @@ fn a_file_is_in_place_while_its_name_leads_to_it() {
     let local = Local::of(&node, file.as_file()).unwrap();
     assert!(local.is_in_place());
     file.as_file().set_len(6).unwrap();
+    seal(file.as_file()).unwrap();
     assert!(!local.is_in_place(), "it was cut");
     file.as_file().set_len(7).unwrap();
+    assert!(!local.is_in_place(), "it was written to");
+    seal(file.as_file()).unwrap();
     assert!(local.is_in_place());
     let other = self::file(b"another");
     std::fs::rename(other.path(), file.path()).unwrap();

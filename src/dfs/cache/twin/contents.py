@@ -12,6 +12,7 @@ from ...client.values import Stat
 from ...contents import ARRIVING, path_in
 from ...manifest import Manifest, chunk_bytes_of
 from ...proto import dfs_pb2 as pb
+from ...sealing import seal
 
 
 class MemoryContents:
@@ -65,6 +66,7 @@ class MemoryContents:
         if chunk is None:
             target = path_in(self.files, manifest.sha256)
             target.parent.mkdir(exist_ok=True)
+            seal(arriving)
             arriving.rename(target)
 
     def _write_at(self, manifest: Manifest, at: int, data: bytes) -> Path:

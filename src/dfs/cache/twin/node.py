@@ -32,6 +32,7 @@ from ...limits import REQUEST_ID_BYTES, VALUE_BYTES_MAX
 from ...manifest import chunk_bytes_of
 from ...paths import check_key
 from ...proto import dfs_pb2 as pb
+from ...sealing import seal
 from .contents import MemoryContents
 from .past import MemoryPast, new_stat
 from .tree import encoded, parents
@@ -253,6 +254,7 @@ class MemoryNode(MemoryContents, MemoryPast):
             raise Unavailable("no leader: node2 and node3 are silent")
         if incoming.exists():
             target.parent.mkdir(exist_ok=True)
+            seal(incoming)
             incoming.rename(target)
         assert hashlib.sha256(target.read_bytes()).digest() == sha256
         metadata = request.metadata

@@ -264,6 +264,11 @@ class Contents:
 
     # ---- getting ---------------------------------------------------------------------------------
 
+    async def doubt(self, sha256: bytes) -> None:
+        """See `Files.doubt`."""
+        if await self._blocking(self.files.doubt, sha256):
+            self._look(sha256)
+
     async def have(self, manifest: Manifest, wanted: bool = True) -> None:
         """Returns when the content is on this disk. `wanted`: somebody waits for it. Raises
         Unavailable (nobody who is reached can give it), OutOfSpace, OSError."""
@@ -478,18 +483,17 @@ class Contents:
         returns when this node has applied all that is committed; raises when that cannot be
         known."""
         now_s = _now_s()
-        if now_s - self._tidied_s < CONTENT_KEEP_S / 60:
+        if self._stale or self._since is not None or now_s - self._tidied_s < CONTENT_KEEP_S / 60:
             return
         self._tidied_s = now_s
-        old = [s for s in self._spare if s not in self._pulls and self.files.spare(s)]
-        if old and not self._stale:
+        if old := [s for s in self._spare if s not in self._pulls and self.files.spare(s)]:
             await barrier()
             for sha256 in old:
                 # The state itself says so; and who is about to name it has touched it.
                 if not self._readers and self.manifest(sha256) is None:
                     await self._blocking(self.files.remove, sha256)
                     self._look(sha256)
-        await self._blocking(self.files.sweep, self._pulls.contents)
+        await self._blocking(self.files.sweep, {*self._pulls.contents, *self._lacking})
 
 
 def _now_s() -> float:

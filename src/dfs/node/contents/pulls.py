@@ -125,8 +125,7 @@ class Pulls:
     async def _run(self, pull: Pull, base: bytes) -> None:
         manifest = pull.manifest
         async with self._turns.of(pull):
-            await self._blocking(check_space, self._files, manifest.size)
-            await self._blocking(self._files.arrive, manifest)
+            await self._blocking(self._make_room, manifest)
             pull.begun.set()
             left = await self.borrowed(manifest, pull.path, base)
             pull.received = manifest.size - sum(map(manifest.length, left))
@@ -134,6 +133,12 @@ class Pulls:
             await self._fetch_all(pull)
             await self._blocking(self._files.complete, manifest)
         self._arrived(manifest)
+
+    def _make_room(self, manifest: Manifest) -> None:
+        """The file is there into which it comes, and the disk has space for what lacks of it.
+        Raises OutOfSpace, OSError."""
+        path = self._files.arrive(manifest)
+        check_space(self._files, max(manifest.size - path.stat().st_blocks * 512, 0))
 
     async def borrowed(self, manifest: Manifest, path: Path, base: bytes) -> list[int]:
         """Numbers of the chunks that lack in a file that is being filled, when it has what another
