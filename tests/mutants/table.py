@@ -213,7 +213,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "ready-files-are-not-compared", "engine/src/mount/ready.rs",
-        "inode(found) == self.inode && found.len() == self.node.size", "found.ino() > 0", READY,
+        "inode(found) == self.inode && is_as_committed(&self.node, found)",
+        "is_as_committed(&self.node, found)", READY,
     ),
     Mutant(  # nobody would ever close them
         "ready-files-outlive-the-agent", "engine/src/mount/session.rs",
@@ -352,7 +353,7 @@ MUTANTS: Final = (
         CONTENTS,
     ),
     Mutant(
-        "digests-of-chunks-prove-the-whole", "src/dfs/contents.py",
+        "digests-of-chunks-prove-the-whole", "src/dfs/assembling.py",
         "        if self._whole.digest() != manifest.sha256:\n", "        if False:\n",
         ("tests/t3_node/test_gathering.py",),
     ),
@@ -368,7 +369,7 @@ MUTANTS: Final = (
         ("tests/t3_node/test_background.py",),
     ),
     Mutant(
-        "objects-are-not-verified", "src/dfs/cache/objects.py",
+        "objects-are-not-verified", "src/dfs/sealing.py",
         'right = hashlib.file_digest(file, "sha256").digest() == sha256', "right = True",
         ("tests/t5_mount",),
     ),
