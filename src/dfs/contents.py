@@ -244,11 +244,9 @@ class Files:
         """Takes a content back to those that arrive, all of whose chunks are verified, if somebody
         has written to it, or removed it; whether it was so. Raises OSError."""
         with self._lock:
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 if sha256 not in self.here or is_sealed(self.path(sha256).stat()):
                     return False
-            except FileNotFoundError:
-                pass
             self._take_back(sha256)
         log.warning("the content %s was written to, or removed: it is verified anew", sha256.hex())
         return True

@@ -9,6 +9,7 @@ import hashlib
 import os
 import subprocess
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import pytest
 
 from dfs.cache.agent import Agent, Options
 from dfs.cache.asking import SOCKET, ask
+from dfs.cache.inotify import Inotify
 from dfs.cache.twin import MemoryNode, MemoryTree
 from dfs.cli import main
 from dfs.client.values import Kind
@@ -191,3 +193,19 @@ class Rig:
         return self.state / "objects" / name[:2] / name
 
 
+def held_scan(
+    monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object] = lambda: None
+) -> tuple[threading.Event, threading.Event]:
+    """The next scan does something and stops before it watches the directory `last`, when it has
+    looked at the top: (it is there, it may go on)."""
+    add, there, go_on = Inotify.add, threading.Event(), threading.Event()
+
+    def slow(self: Inotify, path: str, mask: int) -> int:
+        if path.endswith("/last") and not there.is_set():
+            meanwhile()
+            there.set()
+            assert go_on.wait(WAIT_S)
+        return add(self, path, mask)
+
+    monkeypatch.setattr(Inotify, "add", slow)
+    return there, go_on

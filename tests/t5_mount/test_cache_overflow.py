@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from dfs.cache.inotify import Inotify
 from dfs.client.values import Kind
 
 from . import cache_rig
-from .cache_rig import WAIT_S, Rig, small_file_system, wait_until
+from .cache_rig import Rig, held_scan, small_file_system, wait_until
 
 FILES = 60_000
 QUEUED = Path("/proc/sys/fs/inotify/max_queued_events")
@@ -114,15 +113,7 @@ async def test_what_is_lost_while_a_scan_goes_on_is_found_by_the_next(
         rig.drop("last/file", b"1")
         await rig.shown("last/file", b"1")
         await rig.rescan()
-        add, begun, go_on = Inotify.add, threading.Event(), threading.Event()
-
-        def slow(self: Inotify, path: str, mask: int) -> int:
-            if path.endswith("/last"):
-                begun.set()
-                assert go_on.wait(WAIT_S)
-            return add(self, path, mask)
-
-        monkeypatch.setattr(Inotify, "add", slow)
+        begun, go_on = held_scan(monkeypatch)
         overflows = watcher.overflows
         watcher.scan_all()
         await wait_until("what is at the top was looked at", begun.is_set)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from dfs.cache.inotify import Inotify
-
-from .cache_rig import WAIT_S, Rig, wait_until
+from .cache_rig import Rig, held_scan, wait_until
 
 TICK_NS = 4_000_000
 """Before Linux 6.13 the time of a change is that of the last timer tick."""
@@ -29,16 +26,7 @@ async def test_what_is_stored_while_a_scan_goes_on_is_not_forgotten(
         assert watcher is not None
         rig.drop("last/file", b"1")
         await rig.shown("last/file", b"1")
-        add, begun, go_on = Inotify.add, threading.Event(), threading.Event()
-
-        def slow(self: Inotify, path: str, mask: int) -> int:
-            if path.endswith("/last") and not begun.is_set():
-                rig.drop("late", b"late")
-                begun.set()
-                assert go_on.wait(WAIT_S)
-            return add(self, path, mask)
-
-        monkeypatch.setattr(Inotify, "add", slow)
+        begun, go_on = held_scan(monkeypatch, lambda: rig.drop("late", b"late"))
         scans = watcher.scans
         watcher.scan_all()
         await wait_until("what is at the top was looked at", begun.is_set)

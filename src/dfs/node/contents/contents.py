@@ -266,7 +266,7 @@ class Contents:
 
     async def doubt(self, sha256: bytes) -> None:
         """See `Files.doubt`."""
-        if await self._blocking(self.files.doubt, sha256):
+        if sha256 in self.files and await self._blocking(self.files.doubt, sha256):
             self._look(sha256)
 
     async def have(self, manifest: Manifest, wanted: bool = True) -> None:
